@@ -1,0 +1,28 @@
+#!/usr/bin/env bash
+# The controller's Python environment, from the hashed lock. Usage: env.sh DIRECTORY, with PYTHON naming the interpreter.
+set -euo pipefail
+cd "$(dirname "$0")"
+venv=$(realpath -m "../$1")
+python=${PYTHON:-python3}
+
+"$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || {
+    echo "env: $python is not Python 3.11 or newer; name one with: make env PYTHON=/path/to/python3" >&2
+    exit 1
+}
+if ! "$python" -c 'import ensurepip, venv' 2>/dev/null; then
+    if [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null; then
+        echo "env: installing python3-venv, which $python lacks"
+        apt-get install -qq -y python3-venv >/dev/null || { apt-get update -qq && apt-get install -qq -y python3-venv >/dev/null; }
+    else
+        echo "env: $python has no venv module; install it (Debian: sudo apt-get install python3-venv) and run make again" >&2
+        exit 1
+    fi
+fi
+
+echo "env: installing the controller's locked environment into $1"
+[ -x "$venv/bin/pip" ] || "$python" -m venv --clear "$venv"
+"$venv/bin/pip" install --quiet --disable-pip-version-check --require-hashes --requirement uv.txt
+# uv does not read pip's configuration: a mirror that pip was told of is handed on.
+index=$("$venv/bin/pip" config get global.index-url 2>/dev/null || true)
+[ -z "$index" ] || export UV_DEFAULT_INDEX=${UV_DEFAULT_INDEX:-$index}
+UV_NATIVE_TLS=true "$venv/bin/uv" pip sync --quiet --python "$venv/bin/python" --require-hashes controller.txt uv.txt
