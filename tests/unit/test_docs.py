@@ -1,0 +1,108 @@
+"""The generated pages follow their sources, links lead somewhere, and examples are files that other tests run."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+import yaml
+
+ROOT = Path(__file__).resolve().parents[2]
+EXAMPLES = ROOT / "docs" / "examples"
+PAGES = sorted(
+    path
+    for pattern in ("README.md", "docs/*.md", "roles/*/README.md", "presets/*/README.md")
+    for path in ROOT.glob(pattern)
+)
+FENCE = re.compile(
+    r"^(?:<!-- file: (?P<file>\S+) -->\n)?```(?P<language>\w*)\n(?P<text>.*?)^```$", re.MULTILINE | re.DOTALL
+)
+
+each_page = pytest.mark.parametrize("page", PAGES, ids=lambda path: str(path.relative_to(ROOT)))
+
+
+class Block(NamedTuple):
+    """A fenced block of a page: the file that it shows (or None), its language and its text."""
+
+    file: str | None
+    language: str
+    text: str
+
+
+def blocks(page: Path) -> list[Block]:
+    """Return the fenced blocks of `page`."""
+    return [Block(**match.groupdict()) for match in FENCE.finditer(page.read_text(encoding="utf-8"))]
+
+
+def prose(page: Path) -> str:
+    """Return the text of `page` without its fenced blocks and inline code."""
+    return re.sub(r"`[^`\n]*`", "", FENCE.sub("", page.read_text(encoding="utf-8")))
+
+
+def anchors(page: Path) -> set[str]:
+    """Return the anchors that GitHub gives to the headings of `page`."""
+    headings = re.findall(r"^#+ (.+)$", FENCE.sub("", page.read_text(encoding="utf-8")), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+def leads_somewhere(page: Path, link: str) -> bool:
+    """Return whether a local `link` on `page` points to a file, and to a heading of it where it has an anchor."""
+    file, _, anchor = link.partition("#")
+    target = page.parent / file if file else page
+    return target.exists() and (not anchor or anchor in anchors(target))
+
+
+def is_playbook(text: str) -> bool:
+    """Return whether a YAML text is a list of plays."""
+    loaded = yaml.safe_load(text)
+    plays = [play for play in loaded if isinstance(play, dict)] if isinstance(loaded, list) else []
+    return any(key.rpartition(".")[2] in {"hosts", "import_playbook"} for play in plays for key in play)
+
+
+def test_generated_pages_are_up_to_date() -> None:
+    command = [sys.executable, str(ROOT / "docs" / "generate.py"), "--check"]
+    checked = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert checked.returncode == 0, checked.stdout + checked.stderr
+
+
+@each_page
+def test_local_links_lead_somewhere(page: Path) -> None:
+    links = re.findall(r"\]\(([^)\s]+)\)", prose(page))
+    local = [link for link in links if not re.match(r"[a-z]+:", link)]
+    assert [link for link in local if not leads_somewhere(page, link)] == []
+
+
+@each_page
+def test_playbooks_on_a_page_name_their_file(page: Path) -> None:
+    unnamed = [block.text for block in blocks(page) if block.language in {"yaml", "yml"} and block.file is None]
+    assert [text for text in unnamed if is_playbook(text)] == [], (
+        "precede the fence by <!-- file: docs/examples/x.yml -->"
+    )
+
+
+@each_page
+def test_examples_on_a_page_equal_their_file(page: Path) -> None:
+    for block in blocks(page):
+        if block.file is not None:
+            file = ROOT / block.file
+            assert file.parent == EXAMPLES
+            assert block.text == file.read_text(encoding="utf-8").removeprefix("---\n"), block.file
+
+
+def test_every_example_is_shown() -> None:
+    shown = {block.file for page in PAGES for block in blocks(page)}
+    files = {str(path.relative_to(ROOT)) for path in EXAMPLES.glob("*")}
+    assert files - shown == set()
+
+
+@each_page
+def test_make_targets_on_a_page_exist(page: Path) -> None:
+    makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
+    targets = set(re.findall(r"^([a-z-]+):", makefile, re.MULTILINE))
+    commands = "\n".join(block.text for block in blocks(page) if block.language in {"sh", "bash", "console"})
+    named = set(re.findall(r"^(?:\$ )?make ([a-z-]+)", commands, re.MULTILINE))
+    assert named - targets == set()

@@ -1,0 +1,84 @@
+"""Roles, templates and modules stand where a reader looks for them, and have the parts that each of them owes."""
+
+from __future__ import annotations
+
+import ast
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from jinja2 import Environment, nodes
+
+ROOT = Path(__file__).resolve().parents[2]
+PRIVATE_ROLES = {"prefect_common"}
+ROLES = sorted(path for path in (ROOT / "roles").glob("*/") if path.name not in PRIVATE_ROLES)
+TEMPLATES = sorted(path for path in (ROOT / "templates").rglob("*") if path.is_file())
+MODULES = sorted((ROOT / "plugins" / "modules").glob("*.py"))
+
+each_role = pytest.mark.parametrize("role", ROLES, ids=lambda path: path.name)
+each_template = pytest.mark.parametrize("template", TEMPLATES, ids=lambda path: str(path.relative_to(ROOT)))
+each_module = pytest.mark.parametrize("module", MODULES, ids=lambda path: path.stem)
+
+
+def tasks(path: Path) -> list[dict[str, Any]]:
+    """Return the tasks of a task file."""
+    return list(yaml.safe_load(path.read_text(encoding="utf-8")) or [])
+
+
+@each_role
+def test_role_enters_by_its_state(role: Path) -> None:
+    included = [task.get("ansible.builtin.include_tasks") for task in tasks(role / "tasks" / "main.yml")]
+    assert f"{{{{ {role.name}_state }}}}.yml" in included
+
+
+@each_role
+def test_role_has_a_task_file_for_each_state(role: Path) -> None:
+    specs = yaml.safe_load((role / "meta" / "argument_specs.yml").read_text(encoding="utf-8"))["argument_specs"]
+    states = specs["main"]["options"][f"{role.name}_state"]["choices"]
+    assert {state for state in states if not (role / "tasks" / f"{state}.yml").is_file()} == set()
+
+
+@pytest.mark.parametrize("link", sorted((ROOT / "roles").glob("*/templates")), ids=lambda path: path.parent.name)
+def test_role_reaches_the_shared_templates_by_a_symlink(link: Path) -> None:
+    assert link.is_symlink()
+    assert str(link.readlink()) == "../../templates"
+
+
+@each_template
+def test_template_is_named_like_the_file_it_writes(template: Path) -> None:
+    assert template.suffix == ".j2"
+    assert template.relative_to(ROOT / "templates").parts[0] in {"etc", "opt", "usr", "var"}
+
+
+@each_template
+def test_template_says_that_ansible_manages_the_file(template: Path) -> None:
+    lines = template.read_text(encoding="utf-8").splitlines()
+    first = lines[1] if lines[0].startswith("#!") else lines[0]
+    assert re.fullmatch(r"\{\{ ansible_managed \| comment(\(.+\))? \}\}", first)
+
+
+@each_template
+def test_template_only_branches_and_loops(template: Path) -> None:
+    tree = Environment(autoescape=False).parse(template.read_text(encoding="utf-8"))
+    statements = {type(node) for node in tree.find_all(nodes.Stmt)}
+    assert statements <= {nodes.Output, nodes.If, nodes.For}, "compute it in vars/ or Python"
+
+
+@each_module
+def test_module_is_documented(module: Path) -> None:
+    assigned = {
+        target.id
+        for statement in ast.parse(module.read_text(encoding="utf-8")).body
+        if isinstance(statement, ast.Assign)
+        for target in statement.targets
+        if isinstance(target, ast.Name)
+    }
+    assert {"DOCUMENTATION", "EXAMPLES", "RETURN"} <= assigned
+
+
+@each_module
+def test_module_is_tested(module: Path) -> None:
+    others = (path for path in ROOT.glob("tests/unit/**/test_*.py") if path != Path(__file__).resolve())
+    assert any(re.search(rf"\b{module.stem}\b", path.read_text(encoding="utf-8")) for path in others)
