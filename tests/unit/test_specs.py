@@ -104,6 +104,13 @@ def test_literal_default_is_equal_in_the_spec(role: str, name: str, option: Spec
     )
 
 
+@each_option
+def test_default_has_the_declared_type(role: str, name: str, option: Spec) -> None:
+    wanted = {"bool": bool, "dict": dict, "float": float, "int": int, "list": list, "path": str, "str": str}
+    default = option.get("default")
+    assert default is None or type(default) is wanted.get(option["type"], type(default)), f"quote {role}'s {name}?"
+
+
 @each_role
 def test_spec_holds_no_template(role: str) -> None:
     assert not templated(entry_points(role)), "Ansible would run it on every validation"
