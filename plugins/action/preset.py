@@ -1,0 +1,100 @@
+"""The preset task: find the preset, check the parameters, run its steps, report as one task."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ansible.errors import AnsibleActionFail
+from ansible.executor.task_queue_manager import TaskQueueManager
+from ansible.plugins.action import ActionBase
+from ansible_collections.selfhosted.prefect.plugins.plugin_utils.preset_file import (
+    Parameters,
+    Preset,
+    check,
+    find,
+    load,
+    search_path,
+)
+from ansible_collections.selfhosted.prefect.plugins.plugin_utils.preset_output import StepOutput
+from ansible_collections.selfhosted.prefect.plugins.plugin_utils.preset_run import run_steps
+
+
+class ActionModule(ActionBase):  # type: ignore[misc]  # ansible-core ships no types
+    """`- preset: prefect`."""
+
+    supports_raw_params = True
+    _requires_connection = False
+
+    def run(self, tmp: str | None = None, task_vars: dict[str, Any] | None = None) -> dict[str, Any]:
+        """Run the preset that the task names, on the task's host.
+
+        Raises:
+            AnsibleActionFail: no such preset, a malformed one, or parameters that do not fit it.
+        """
+        super().run(tmp, task_vars)
+        seen = task_vars or {}
+        name, given = self._call()
+        preset = load(find(name, search_path(self._loader.get_basedir())), self._loader)
+        parameters = self._check(preset, given)
+        host = self._task._variable_manager._inventory.get_host(seen["inventory_hostname"])
+        output = StepOutput(preset=preset.name, task=self._task, host=host, hide=parameters.hide)
+        code, facts = run_steps(
+            preset,
+            task=self._task,
+            host=host,
+            variables=self._loop_variables(seen)
+            | preset.variables(parameters.values)
+            | {"parameters": parameters.values},
+            loader=self._loader,
+            play_context=self._play_context,
+            output=output,
+        )
+        result: dict[str, Any] = {
+            "changed": any(step.changed for step in output.steps),
+            "preset": preset.name,
+            "path": str(preset.path),
+            "parameters": parameters.shown,
+        }
+        if code == TaskQueueManager.RUN_OK:
+            result["steps"] = [step.summary() for step in output.steps]
+            if facts:
+                result |= {"ansible_facts": facts, "_ansible_verbose_override": True}
+        else:
+            # The whole list would drown the message: `default` prints all of a failed result.
+            result["steps"] = [step.summary() for step in output.steps if step.changed or step is output.failure]
+            result["unreachable" if code & TaskQueueManager.RUN_UNREACHABLE_HOSTS else "failed"] = True
+            result["msg"] = (
+                f"{preset.name}: {output.failure.text if output.failure else 'the steps were not finished.'}"
+            )
+        return dict(parameters.hide(result))
+
+    def _call(self) -> tuple[str, dict[str, Any]]:
+        """The preset's name and the parameters, out of any of the spellings.
+
+        Raises:
+            AnsibleActionFail: there is no name, or `with` is not a mapping.
+        """
+        args = dict(self._task.args)
+        name = args.pop("_raw_params", None) or args.pop("name", None)
+        inner = args.pop("with", None) or {}
+        if not isinstance(name, str) or not name:
+            raise AnsibleActionFail(
+                "Name the preset: `preset: prefect`, or `preset: {name: prefect}`.", obj=self._task.args
+            )
+        if not isinstance(inner, dict):
+            raise AnsibleActionFail(f"{name}: `with` must be a mapping of parameters.", obj=inner)
+        return name, args | inner
+
+    def _check(self, preset: Preset, given: dict[str, Any]) -> Parameters:
+        """The parameters to run with; a declared default may be a template."""
+        spec = {
+            name: declared | ({"default": self._templar.template(declared["default"])} if "default" in declared else {})
+            for name, declared in preset.parameters.items()
+        }
+        return check(spec, given, where=f"preset {preset.name}")
+
+    def _loop_variables(self, seen: dict[str, Any]) -> dict[str, Any]:
+        """What an include around the task and the task's own loop have set, `item` before all."""
+        names = {"ansible_loop_var", "ansible_index_var", "ansible_loop"} if self._task.loop else set()
+        names |= {seen[name] for name in ("ansible_loop_var", "ansible_index_var") if name in names and name in seen}
+        return dict(self._task.get_include_params()) | {name: seen[name] for name in names if name in seen}

@@ -1,0 +1,242 @@
+"""What a preset's steps print and leave behind: lines under the preset task, and a record for its result."""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from threading import Timer
+from typing import Any
+
+import yaml
+from ansible import constants
+from ansible.executor.task_result import CallbackTaskResult, _RawTaskResult
+from ansible.inventory.host import Host
+from ansible.parsing.yaml.dumper import AnsibleDumper
+from ansible.playbook.task import Task
+from ansible.playbook.task_include import TaskInclude
+from ansible.plugins.callback import CallbackBase
+from ansible.plugins.callback.default import CallbackModule as DefaultCallback
+from ansible.plugins.loader import callback_loader
+from ansible.utils.color import stringc
+
+SLOW_SECONDS = 3.0
+COLORS = {
+    "ok": constants.COLOR_OK,
+    "changed": constants.COLOR_CHANGED,
+    "skipped": constants.COLOR_SKIP,
+    "failed": constants.COLOR_ERROR,
+    "unreachable": constants.COLOR_UNREACHABLE,
+}
+
+
+@dataclass(kw_only=True)
+class Step:
+    """One finished step.
+
+    Args:
+        name: the task's name, with its role's in front where it comes from one.
+        status: ok, changed, skipped, failed or unreachable.
+        changed: also true for a step that changed something and then failed.
+        message: its `msg`, or what a failed command said.
+        ignored: it failed and was told not to mind.
+    """
+
+    name: str
+    status: str
+    changed: bool
+    message: str
+    ignored: bool = False
+
+    @property
+    def text(self) -> str:
+        """Name and message as one."""
+        return f"{self.name}: {self.message or self.status}"
+
+    def summary(self) -> dict[str, Any]:
+        """The step as it stands in the preset task's result."""
+        flags = {
+            "changed": self.changed,
+            "failed": self.status in ("failed", "unreachable"),
+            "skipped": self.status == "skipped",
+        }
+        return {"name": self.name, **flags} | ({"msg": self.message} if self.message else {})
+
+
+class StepOutput(CallbackBase):
+    """The only callback of a nested run: the caller's own callbacks see one task, the preset.
+
+    Args:
+        preset: the name in front of every line.
+        task: the preset task, whose banner the first line asks for.
+        host: its host.
+        hide: takes the secrets out of a text.
+    """
+
+    CALLBACK_VERSION = 2.0
+    CALLBACK_TYPE = "stdout"
+    CALLBACK_NAME = "selfhosted.prefect.preset"
+
+    def __init__(self, *, preset: str, task: Task, host: Host, hide: Callable[[str], str]) -> None:
+        super().__init__()
+        self.steps: list[Step] = []
+        self._preset = preset
+        self._task = task
+        self._host = host
+        self._hide = hide
+        self._timer: Timer | None = None
+        stdout = callback_loader.get(constants.DEFAULT_STDOUT_CALLBACK, class_only=True)
+        self._for_people = isinstance(stdout, type) and issubclass(stdout, DefaultCallback)
+        self._plugin_options = constants.config.get_plugin_options("callback", "default") | {"result_format": "yaml"}
+        self._banner_asked = False
+        self._init_callback_methods()
+
+    @property
+    def failure(self) -> Step | None:
+        """The last step that failed and was not ignored; after a rescue it is no longer the reason for anything."""
+        return next((s for s in reversed(self.steps) if s.status in ("failed", "unreachable") and not s.ignored), None)
+
+    def v2_runner_on_start(self, host: Host, task: Task) -> None:
+        """Say what is being done, but only where it takes long enough to wonder."""
+        self._stop_timer()
+        line = self._line(host.get_name(), self._name(task), "running ...")
+        self._timer = Timer(SLOW_SECONDS, self._show, (line, constants.COLOR_HIGHLIGHT))
+        self._timer.daemon = True
+        self._timer.start()
+
+    def v2_runner_on_ok(self, result: CallbackTaskResult) -> None:
+        self._stop_timer()
+        if not isinstance(result.task, TaskInclude):
+            self._finish(result, "changed" if result.is_changed() else "ok")
+
+    def v2_runner_on_skipped(self, result: CallbackTaskResult) -> None:
+        self._stop_timer()
+        self._finish(result, "skipped")
+
+    def v2_runner_on_failed(self, result: CallbackTaskResult, ignore_errors: bool = False) -> None:
+        self._stop_timer()
+        self._finish(result, "failed", ignored=ignore_errors)
+
+    def v2_runner_on_unreachable(self, result: CallbackTaskResult) -> None:
+        self._stop_timer()
+        self._finish(result, "unreachable", ignored=bool(result.task.ignore_unreachable))
+
+    def v2_runner_item_on_ok(self, result: CallbackTaskResult) -> None:
+        if not isinstance(result.task, TaskInclude):
+            self._report(result, "changed" if result.is_changed() else "ok")
+
+    def v2_runner_item_on_skipped(self, result: CallbackTaskResult) -> None:
+        self._report(result, "skipped")
+
+    def v2_runner_item_on_failed(self, result: CallbackTaskResult) -> None:
+        self._report(result, "failed")
+
+    def v2_runner_retry(self, result: CallbackTaskResult) -> None:
+        left = result.result["retries"] - result.result["attempts"]
+        line = self._line(self.host_label(result), self._name(result.task), f"not yet, {left} tries left")
+        self._show(line, constants.COLOR_DEBUG)
+
+    def v2_on_file_diff(self, result: CallbackTaskResult) -> None:
+        results = result.result.get("results", [result.result]) if result.task.loop else [result.result]
+        for one in results:
+            if one.get("changed") and (diff := self._get_diff(one.get("diff") or [])):
+                self._show(diff.rstrip("\n"))
+
+    def _finish(self, result: CallbackTaskResult, status: str, *, ignored: bool = False) -> None:
+        """Keep the step, and print it unless its items have been printed already."""
+        message = self._hide(explain(result.result)) if status != "ok" else ""
+        self.steps.append(
+            Step(
+                name=self._name(result.task),
+                status=status,
+                changed=result.is_changed(),
+                message=message,
+                ignored=ignored,
+            )
+        )
+        if not (result.task.loop and result.result.get("results")):
+            self._report(result, status, ignored=ignored)
+
+    def _report(self, result: CallbackTaskResult, status: str, *, ignored: bool = False) -> None:
+        outcome = result.result
+        self._handle_warnings(outcome)
+        verbose = self._display.verbosity > 0
+        if status == "skipped" and not (verbose or self.get_option("display_skipped_hosts")):
+            return
+        name = self._name(result.task)
+        if "ansible_loop_var" in outcome:
+            name += f" ({self._get_item_label(outcome)})"
+        said = ""
+        if status in ("failed", "unreachable"):
+            said = explain(outcome)
+            if path := result.task.get_path():
+                said += f"\nat {path}"
+            if self._display.verbosity > 2:
+                self._handle_exception(outcome)
+        elif result.task.action in constants._ACTION_DEBUG and status == "ok":
+            self._clean_results(outcome, result.task.action)
+            said = readable({key: value for key, value in outcome.items() if not key.startswith("_ansible")})
+        elif status == "ok" and not self.get_option("display_ok_hosts"):
+            return
+        line = self._line(self.host_label(result), name, status + (" (ignored)" if ignored else ""))
+        if said:
+            line += "\n" + textwrap.indent(said, " " * 6)
+        if self._run_is_verbose(result) and result.task.action not in constants._ACTION_DEBUG:
+            line += textwrap.indent(self._dump_results(outcome), " " * 4)
+        self._show(line, constants.COLOR_SKIP if ignored else COLORS[status])
+
+    def _line(self, host: str, name: str, status: str) -> str:
+        return f"  {self._preset} | {host} | {name}: {status}"
+
+    def _name(self, task: Task) -> str:
+        return str(task.get_name(include_role_fqcn=False)).strip()
+
+    def _show(self, text: str, color: str | None = None) -> None:
+        """Print through the process that owns the terminal.
+
+        A stdout callback that is not derived from `default` may be writing JSON: there it takes -vv to see steps.
+        """
+        text = self._hide(text)
+        if not self._for_people:
+            self._display.vv(text)
+        elif self._banner_asked or self._task.no_log or self._display._final_q is None:
+            self._display.display(text, color=color)
+        else:
+            self._banner_asked = True
+            self._display._final_q.send_callback("v2_on_file_diff", self._as_diff(stringc(text, color)))
+
+    def _as_diff(self, text: str) -> _RawTaskResult:
+        """`text` as a diff of the preset task: the one event that makes `default` print a task's banner early."""
+        data = {"changed": True, "diff": {"prepared": text}}
+        return _RawTaskResult(host=self._host, task=self._task, return_data=data, task_fields=self._task.dump_attrs())
+
+    def _stop_timer(self) -> None:
+        if self._timer:
+            self._timer.cancel()
+            self._timer = None
+
+
+def explain(result: Mapping[str, Any]) -> str:
+    """Why a step ended as it did, in one text: its message, and the last lines of what a failed command wrote."""
+    items = result.get("results")
+    if isinstance(items, list):
+        failed = [item for item in items if isinstance(item, dict) and (item.get("failed") or item.get("unreachable"))]
+        if failed:
+            return "\n".join(dict.fromkeys(explain(item) for item in failed))
+    said = next((result[key] for key in ("msg", "reason", "censored", "skip_reason") if result.get(key)), "")
+    text = said if isinstance(said, str) else readable(said)
+    if result.get("failed") or result.get("rc"):
+        written = str(result.get("stderr") or result.get("stdout") or result.get("module_stderr") or "").strip()
+        text = "\n".join([text, *written.splitlines()[-20:]]).strip()
+    return text
+
+
+def readable(value: Any) -> str:
+    """A `debug` step's words for people: text as it is, a list of texts as lines, the rest as YAML."""
+    if isinstance(value, dict) and set(value) == {"msg"}:
+        value = value["msg"]
+    if isinstance(value, list) and all(isinstance(line, str) for line in value):
+        return "\n".join(value)
+    if isinstance(value, dict | list):
+        return str(yaml.dump(value, Dumper=AnsibleDumper, allow_unicode=True, sort_keys=False)).rstrip("\n")
+    return str(value)

@@ -1,0 +1,206 @@
+"""Run a preset's steps for real: a play of one host inside the process that executes the preset task."""
+
+from __future__ import annotations
+
+import copy
+import signal
+from collections import defaultdict
+from collections.abc import Generator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from ansible import context
+from ansible.errors import AnsibleActionFail
+from ansible.executor.task_queue_manager import AnsibleEndPlay, TaskQueueManager
+from ansible.inventory.host import Host
+from ansible.parsing.dataloader import DataLoader
+from ansible.playbook.block import Block
+from ansible.playbook.helpers import load_list_of_blocks
+from ansible.playbook.play import Play
+from ansible.playbook.play_context import PlayContext
+from ansible.playbook.role import Role
+from ansible.playbook.task import Task
+from ansible.playbook.task_include import TaskInclude
+from ansible.utils.context_objects import CLIArgs
+from ansible.vars.manager import VariableManager
+from ansible_collections.selfhosted.prefect.plugins.plugin_utils.preset_file import Preset
+from ansible_collections.selfhosted.prefect.plugins.plugin_utils.preset_output import StepOutput
+
+COLLECTION = "selfhosted.prefect"
+RUNNING: list[Path] = []
+
+# What a step takes over from the preset task, whose own values are final by now. Not among them: what says whether and
+# how often the task itself runs or may fail (when, loop, run_once, ignore_errors, tags, throttle, ...).
+INHERITED = (
+    "connection",
+    "port",
+    "remote_user",
+    "become",
+    "become_method",
+    "become_user",
+    "become_flags",
+    "become_exe",
+    "check_mode",
+    "diff",
+    "environment",
+    "no_log",
+    "module_defaults",
+    "delegate_to",
+    "delegate_facts",
+)
+
+
+def run_steps(
+    preset: Preset,
+    *,
+    task: Task,
+    host: Host,
+    variables: Mapping[str, Any],
+    loader: DataLoader,
+    play_context: PlayContext,
+    output: StepOutput,
+) -> tuple[int, dict[str, Any]]:
+    """Run the preset's steps on `host` as if they stood where `task` stands.
+
+    Args:
+        task: the preset task, post-validated.
+        variables: what the steps see beside everything that `task` itself sees; as strong as an include's `vars`.
+        play_context: the caller's, for the passwords asked on the command line.
+        output: gets every event.
+
+    Returns:
+        The code of `TaskQueueManager.run` (0, or bits of RUN_FAILED_HOSTS and RUN_UNREACHABLE_HOSTS), and the facts
+        that the steps gathered where the caller had none.
+
+    Raises:
+        AnsibleActionFail: the preset is running already, further out.
+        AnsibleError: the steps cannot be loaded.
+    """
+    manager = own_variables(task._variable_manager, task)
+    manager._inventory.restrict_to_hosts([host])
+    known = manager._facts_gathered_for_host(host.name)
+    with entered(preset.path), own_options(task), own_signals():
+        play = steps_play(preset.steps, task=task, variables=variables, manager=manager, loader=loader)
+        queue = TaskQueueManager(
+            inventory=manager._inventory,
+            variable_manager=manager,
+            loader=loader,
+            passwords={"conn_pass": play_context.password, "become_pass": play_context.become_pass},
+            forks=1,
+        )
+        queue._callback_plugins.append(output)
+        try:
+            code = int(queue.run(play))
+        except AnsibleEndPlay as end:
+            code = int(end.result)
+        finally:
+            queue.cleanup()
+    fresh = not known and manager._facts_gathered_for_host(host.name)
+    return code, dict(manager._fact_cache.get(host.name)) if fresh else {}
+
+
+def steps_play(
+    steps: list[dict[str, Any]],
+    *,
+    task: Task,
+    variables: Mapping[str, Any],
+    manager: VariableManager,
+    loader: DataLoader,
+) -> Play:
+    """The caller's play with `steps` as its only tasks.
+
+    Hosts pattern, variables and roles are the caller's, so that magic and role variables mean what they mean in the
+    preset task; the restriction of the inventory makes it a play of one host.
+    """
+    outer = task.get_play()
+    play = Play()
+    for name in ("name", "hosts", "order", "vars", "vars_files", "force_handlers"):
+        setattr(play, name, getattr(outer, name))
+    for name in ("_loader", "_ds", "_action_groups", "_group_actions"):
+        setattr(play, name, getattr(outer, name, None))
+    play._variable_manager = manager
+    play._removed_hosts = list(outer._removed_hosts)
+    play.gather_facts = False
+    play.strategy = "ansible.builtin.linear"
+    play.roles = [variables_of(role) for role in [*outer.roles, *([task._role] if task._role else [])]]
+
+    caller = Block(play=play)
+    for name in INHERITED:
+        setattr(caller, name, getattr(task, name))
+    caller.collections = list(dict.fromkeys([*(task.collections or []), COLLECTION, "ansible.legacy"]))
+    caller.vars = role_variables(task) | task.get_vars()
+    caller.debugger = "never"
+
+    include = TaskInclude(block=caller)
+    include.action = "ansible.builtin.include_tasks"
+    include.vars = dict(variables)
+    play.tasks = load_list_of_blocks(steps, play=play, parent_block=include, variable_manager=manager, loader=loader)
+    return play
+
+
+def variables_of(role: Role) -> Role:
+    """`role` with its variables public and none of its tasks run again."""
+    twin = copy.copy(role)
+    twin.from_include = twin.public = True
+    return twin
+
+
+def role_variables(task: Task) -> dict[str, Any]:
+    """The variables of the role that the preset task stands in, if it stands in one."""
+    if not task._role:
+        return {}
+    return dict(task._role.get_vars(task.get_dep_chain(), include_params=True, only_exports=False))
+
+
+def own_variables(manager: VariableManager, task: Task) -> VariableManager:
+    """A variable manager that sees all that the caller's does, and keeps what steps register or set to itself."""
+    own = copy.copy(manager)
+    for name in ("_nonpersistent_fact_cache", "_vars_cache"):
+        setattr(own, name, defaultdict(dict, {host: dict(values) for host, values in getattr(manager, name).items()}))
+    # Of the command line by default; `check_mode` and `diff` on the preset task count as much.
+    own._options_vars = manager._options_vars | {"ansible_check_mode": task.check_mode, "ansible_diff_mode": task.diff}
+    return own
+
+
+@contextmanager
+def entered(path: Path) -> Generator[None]:
+    """Refuse a preset inside itself.
+
+    Raises:
+        AnsibleActionFail: `path` is being run already, by a process that this one descends from.
+    """
+    if path in RUNNING:
+        raise AnsibleActionFail(f"A preset cannot run itself: {' -> '.join(map(str, [*RUNNING, path]))}.")
+    RUNNING.append(path)
+    try:
+        yield
+    finally:
+        RUNNING.remove(path)
+
+
+@contextmanager
+def own_options(task: Task) -> Generator[None]:
+    """The command line as the steps are to see it.
+
+    The preset task was chosen, so all its steps are: --tags only adds those tagged `never`. --skip-tags is as ever.
+    --step and --start-at-task have had their say on the task as a whole.
+    """
+    outer = context.CLIARGS
+    own = {"tags": ["all", *outer.get("tags", [])], "check": task.check_mode, "diff": task.diff}
+    context.CLIARGS = CLIArgs({**outer, **own, "step": False, "start_at_task": None})
+    try:
+        yield
+    finally:
+        context.CLIARGS = outer
+
+
+@contextmanager
+def own_signals() -> Generator[None]:
+    """Let the nested run pass signals on to its workers, and give the handlers back when it is over."""
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
