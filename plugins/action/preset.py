@@ -42,9 +42,7 @@ class ActionModule(ActionBase):  # type: ignore[misc]  # ansible-core ships no t
             preset,
             task=self._task,
             host=host,
-            variables=self._loop_variables(seen)
-            | preset.variables(parameters.values)
-            | {"parameters": parameters.values},
+            variables=self._loop_variables(seen) | preset.variables(parameters.values),
             loader=self._loader,
             play_context=self._play_context,
             output=output,
@@ -63,9 +61,7 @@ class ActionModule(ActionBase):  # type: ignore[misc]  # ansible-core ships no t
             # The whole list would drown the message: `default` prints all of a failed result.
             result["steps"] = [step.summary() for step in output.steps if step.changed or step is output.failure]
             result["unreachable" if code & TaskQueueManager.RUN_UNREACHABLE_HOSTS else "failed"] = True
-            result["msg"] = (
-                f"{preset.name}: {output.failure.text if output.failure else 'the steps were not finished.'}"
-            )
+            result["msg"] = f"{preset.name}: {output.failure.text if output.failure else 'not all steps were run.'}"
         return dict(parameters.hide(result))
 
     def _call(self) -> tuple[str, dict[str, Any]]:
@@ -78,9 +74,7 @@ class ActionModule(ActionBase):  # type: ignore[misc]  # ansible-core ships no t
         name = args.pop("_raw_params", None) or args.pop("name", None)
         inner = args.pop("with", None) or {}
         if not isinstance(name, str) or not name:
-            raise AnsibleActionFail(
-                "Name the preset: `preset: prefect`, or `preset: {name: prefect}`.", obj=self._task.args
-            )
+            raise AnsibleActionFail("Name the preset: `preset: prefect` or `preset: {name: prefect}`.", obj=args)
         if not isinstance(inner, dict):
             raise AnsibleActionFail(f"{name}: `with` must be a mapping of parameters.", obj=inner)
         return name, args | inner

@@ -57,8 +57,8 @@ class Preset:
     steps: list[dict[str, Any]]
 
     def variables(self, parameters: Mapping[str, Any]) -> dict[str, Any]:
-        """The variables that `parameters` set for the steps; one that is not given is left alone."""
-        return {
+        """`parameters`, and the variables that they set for the steps; one that is not given is left alone."""
+        return {"parameters": parameters} | {
             spec["variable"]: parameters[name]
             for name, spec in self.parameters.items()
             if "variable" in spec and name in parameters
@@ -131,9 +131,7 @@ def load(path: Path, loader: DataLoader) -> Preset:
     for name, spec in specs.items():
         where = f"{path}: parameters.{name}"
         if name in RESERVED:
-            raise AnsibleActionFail(
-                f"{where}: a parameter cannot be called {name!r}, the preset task uses that itself."
-            )
+            raise AnsibleActionFail(f"{where}: call it something else, {name!r} belongs to the preset task itself.")
         if not isinstance(spec, dict):
             raise AnsibleActionFail(f"{where}: must be a mapping with {', '.join(PARAMETER_SPEC)}.")
         check(PARAMETER_SPEC, spec, where=where)
