@@ -1,4 +1,3 @@
-#!/usr/bin/env python3
 """Write the reference pages from what the collection declares about itself.
 
 The sources are the roles' argument specs and defaults, the presets, the playbooks' head comments and the modules'
@@ -79,8 +78,8 @@ def code(value: object) -> str:
 
 
 def paragraphs(description: str | list[str] | None) -> list[str]:
-    """Return a spec's ``description`` (a string, a list of paragraphs, or missing) as a list of paragraphs."""
-    given = [description] if isinstance(description, str) else description or []
+    """Return a spec's ``description`` (a text, a list of paragraphs, or missing) as a list of paragraphs."""
+    given = description.strip().split("\n\n") if isinstance(description, str) else description or []
     return [markdown(paragraph) for paragraph in given]
 
 
@@ -94,6 +93,8 @@ def options(specs: Mapping[str, Spec], *, defaults: Mapping[str, Any], prefix: s
         sentences = paragraphs(spec.get("description"))
         if "choices" in spec:
             sentences.append(f"One of {', '.join(code(choice) for choice in spec['choices'])}.")
+        if "variable" in spec:
+            sentences.append(f"Sets {code(spec['variable'])}.")
         if "example" in spec:
             sentences.append(f"Example: {code(spec['example'])}.")
         yield Option(

@@ -1,5 +1,7 @@
 """Every variable of every role is declared once, documented, and named so that its role is plain to see.
 
+A preset's parameter that sets a variable is declared like it.
+
 Ansible sets no default from an argument spec, and templates the whole spec before it validates: a ``{{ }}`` there runs
 for every host, even where the variable is overridden, and prints what it rendered when the validation fails. So a
 literal default stands in both files with an equal value, and a templated one in ``defaults/main.yml`` alone.
@@ -63,11 +65,20 @@ OPTIONS = [
     for entry_point, spec in entry_points(role).items()
     for name, option in (spec.get("options") or {}).items()
 ]
+VARIABLES = {name: option for _, entry_point, name, option in OPTIONS if entry_point == "main"}
+PARAMETERS = {
+    path.parent.name: dict(yaml.safe_load(path.read_text(encoding="utf-8")).get("parameters") or {})
+    for path in sorted((ROOT / "presets").glob("*/preset.yml"))
+}
 DESCRIBED = [
     pytest.param(option, id=f"{role}/{entry_point}/{path}")
     for role in ROLES
     for entry_point, spec in entry_points(role).items()
     for path, option in nested(spec.get("options") or {}, "")
+] + [
+    pytest.param(parameter, id=f"{preset}/{path}")
+    for preset, parameters in PARAMETERS.items()
+    for path, parameter in nested(parameters, "")
 ]
 
 each_role = pytest.mark.parametrize("role", ROLES)
@@ -162,3 +173,18 @@ def test_internal_variables_carry_the_roles_name_and_underscores(role: str) -> N
 def test_no_variable_belongs_to_two_roles() -> None:
     declared = Counter(name for role in ROLES for name in {*load(role, "defaults", "main.yml"), *internal(role)})
     assert {name: count for name, count in declared.items() if count > 1} == {}
+
+
+@pytest.mark.parametrize(
+    "parameter",
+    [
+        pytest.param(parameter, id=f"{preset}/{name}")
+        for preset, parameters in PARAMETERS.items()
+        for name, parameter in parameters.items()
+        if "variable" in parameter
+    ],
+)
+def test_preset_parameter_is_declared_like_its_variable(parameter: Spec) -> None:
+    variable = VARIABLES[parameter["variable"]]
+    shared = ("type", "elements", "choices", "no_log")
+    assert {key: parameter.get(key) for key in shared} == {key: variable.get(key) for key in shared}
