@@ -353,7 +353,7 @@ def _basic(auth: str) -> str:
 
 def _backoff(sent: int) -> float:
     """Return seconds to wait after the `sent`th attempt, at random so that many clients do not come back together."""
-    return min(0.1 * 2**sent, 2.0) * random.uniform(0.5, 1.0)
+    return min(0.1 * 2.0**sent, 2.0) * random.uniform(0.5, 1.0)
 
 
 def _retry_after(headers: Message) -> float:

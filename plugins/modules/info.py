@@ -1,0 +1,248 @@
+#!/usr/bin/python
+"""Read what a Prefect API has to say about itself."""
+
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+module: info
+short_description: Read a summary of a Prefect API
+version_added: 0.1.0
+author:
+  - The selfhosted.prefect maintainers (@selfhosted)
+description:
+  - Reads, in a few requests, whether Prefect is there and ready, and which work pools, workers, deployments and recent
+    flow runs it has.
+  - An API that is away is a fact, not a failure, unless O(required) says so. Wrong credentials always fail.
+extends_documentation_fragment:
+  - selfhosted.prefect.api
+attributes:
+  check_mode:
+    description: Reads as it always does.
+    support: full
+  diff_mode:
+    description: Nothing changes.
+    support: none
+options:
+  required:
+    description:
+      - Whether to fail when the API does not answer.
+    type: bool
+    default: false
+  hours:
+    description:
+      - How far back flow runs are counted.
+    type: float
+    default: 24.0
+"""
+
+EXAMPLES = r"""
+- name: Look at Prefect
+  selfhosted.prefect.info:
+    api_url: http://127.0.0.1:4200/api
+  register: prefect
+
+- name: Have a worker online in every pool
+  ansible.builtin.assert:
+    that:
+      - prefect.reachable
+      - prefect.work_pools | rejectattr('workers_online') | length == 0
+
+- name: Fail unless Prefect answers, and count the flow runs of the last hour
+  selfhosted.prefect.info:
+    api_url: http://127.0.0.1:4200/api
+    required: true
+    hours: 1
+"""
+
+RETURN = r"""
+reachable:
+  description: Whether the API answered.
+  returned: success
+  type: bool
+  sample: true
+error:
+  description: Why it did not.
+  returned: when it is not reachable
+  type: str
+  sample: "GET http://127.0.0.1:4200/api/ready: no answer: [Errno 111] Connection refused"
+api_url:
+  description: The address that was asked.
+  returned: success
+  type: str
+  sample: http://127.0.0.1:4200/api
+ready:
+  description: Whether the database answers, too.
+  returned: success
+  type: bool
+  sample: true
+ui_url:
+  description: Where the UI is, as far as the API knows. Null when the server serves none.
+  returned: when it is reachable
+  type: str
+  sample: http://127.0.0.1:4200
+version:
+  description: The server's version of Prefect.
+  returned: when it is reachable
+  type: str
+  sample: 3.8.8
+database:
+  description:
+    - V(sqlite) or V(postgresql), where the server is configured with E(PREFECT_SERVER_DATABASE_DRIVER). Otherwise null,
+      because the API hides the connection URL as a whole.
+  returned: when it is reachable
+  type: str
+  sample: postgresql
+work_pools:
+  description: The work pools, by name.
+  returned: when it is reachable
+  type: list
+  elements: dict
+  contains:
+    name:
+      description: Its name.
+      type: str
+    type:
+      description: What runs its flow runs.
+      type: str
+    status:
+      description: C(READY), C(NOT_READY) (no worker is online) or C(PAUSED).
+      type: str
+    is_paused:
+      description: Whether it hands out no flow runs.
+      type: bool
+    concurrency_limit:
+      description: How many of its flow runs may run at the same time. Null means any number.
+      type: int
+    workers:
+      description: Its workers, by name, each with C(name), C(status) and C(last_heartbeat_time).
+      type: list
+      elements: dict
+    workers_online:
+      description: How many of them are online.
+      type: int
+deployments:
+  description: How many deployments there are (C(count)) and their C(names), as C(flow/deployment).
+  returned: when it is reachable
+  type: dict
+  sample:
+    count: 1
+    names: [hello/default]
+flow_runs:
+  description:
+    - How many flow runs were due in the last O(hours), by the type of their state (C(states)), and how many runs are
+      late now (C(late)), whenever they were due.
+  returned: when it is reachable
+  type: dict
+  sample:
+    hours: 24.0
+    late: 0
+    states:
+      COMPLETED: 12
+"""
+
+from collections import Counter
+from collections.abc import Mapping
+from datetime import datetime, timedelta, timezone
+from typing import Any
+from urllib.parse import urlsplit, urlunsplit
+
+from ..module_utils.api import Api, ApiError, quoted, run_module
+
+
+def work(api: Api, params: Mapping[str, Any], check_mode: bool) -> dict[str, Any]:
+    """Return the module's result. Raises ApiError when the API is away and required, or refuses us."""
+    result: dict[str, Any] = {"changed": False, "api_url": api.url, "reachable": True, "ready": False}
+    try:
+        result["ready"] = ready(api)
+        # A server that is not ready would have every further request wait for its database.
+        return {**result, **(summary(api, hours=params["hours"]) if result["ready"] else {})}
+    except ApiError as error:
+        if params["required"] or error.status in {401, 403}:
+            raise
+        return {**result, "reachable": False, "ready": False, "error": str(error)}
+
+
+def ready(api: Api) -> bool:
+    """Return whether the API has its database. Raises ApiError when there is no API."""
+    try:
+        api.call("GET", "/ready", patience=0)
+    except ApiError as error:
+        # The server's own 503 is JSON; a proxy's, for a server that is away, is a page.
+        if error.status == 503 and isinstance(error.body, dict):
+            return False
+        raise
+    return True
+
+
+def summary(api: Api, *, hours: float) -> dict[str, Any]:
+    """Return everything that a server tells which is ready. Raises ApiError."""
+    settings = api.get("/admin/settings")
+    return {
+        "version": api.get("/admin/version"),
+        "ui_url": ui_url(api.url, settings),
+        "database": database(settings),
+        "work_pools": [work_pool(api, pool) for pool in sorted(api.pages("/work_pools/filter"), key=_name)],
+        "deployments": deployments(api),
+        "flow_runs": flow_runs(api, hours=hours),
+    }
+
+
+def ui_url(api_url: str, settings: Mapping[str, Any]) -> str | None:
+    """Return the address of the UI: the one that the server gives in links, or else beside the API."""
+    ui = settings["server"]["ui"]
+    if not ui["enabled"]:
+        return None
+    base = (ui.get("serve_base") or "/").rstrip("/")
+    known: str = settings.get("ui_url") or urlunsplit((*urlsplit(api_url)[:2], base, "", ""))
+    return known
+
+
+def database(settings: Mapping[str, Any]) -> str | None:
+    """Return the kind of the database, if the server says it."""
+    driver = settings["server"]["database"].get("driver")
+    return str(driver).partition("+")[0] if driver else None
+
+
+def work_pool(api: Api, pool: Mapping[str, Any]) -> dict[str, Any]:
+    rows = sorted(api.pages(f"/work_pools/{quoted(pool['name'])}/workers/filter"), key=_name)
+    workers = [{field: row[field] for field in ("name", "status", "last_heartbeat_time")} for row in rows]
+    return {
+        **{field: pool.get(field) for field in ("name", "type", "status", "is_paused", "concurrency_limit")},
+        "workers": workers,
+        "workers_online": sum(worker["status"] == "ONLINE" for worker in workers),
+    }
+
+
+def deployments(api: Api) -> dict[str, Any]:
+    rows = list(api.pages("/deployments/filter"))
+    flows = {row["id"]: row["name"] for row in api.pages("/flows/filter")} if rows else {}
+    names = sorted(f"{flows.get(row['flow_id'])}/{row['name']}" for row in rows)
+    return {"count": len(names), "names": names}
+
+
+def flow_runs(api: Api, *, hours: float) -> dict[str, Any]:
+    now = datetime.now(timezone.utc)
+    span = timedelta(hours=hours)
+    body = {
+        "history_start": (now - span).isoformat(),
+        "history_end": now.isoformat(),
+        "history_interval_seconds": span.total_seconds(),
+    }
+    states: Counter[str] = Counter()
+    for interval in api.post("/flow_runs/history", body):
+        for state in interval["states"]:
+            states[state["state_type"]] += state["count_runs"]
+    late = api.post("/flow_runs/count", {"flow_runs": {"state": {"name": {"any_": ["Late"]}}}})
+    return {"hours": hours, "states": dict(sorted(states.items())), "late": late}
+
+
+def _name(row: Mapping[str, Any]) -> str:
+    return str(row["name"])
+
+
+def main() -> None:
+    run_module(work, {"required": {"type": "bool", "default": False}, "hours": {"type": "float", "default": 24.0}})
+
+
+if __name__ == "__main__":
+    main()
