@@ -1,0 +1,300 @@
+#!/usr/bin/env python3
+"""The locks that hosts install from: what goes into each, how each is made, and the proof that each works.
+
+A lock is a hashed requirement file that is valid for every supported Python and carries no download address, so
+that any index or mirror serves it. An unlocked Prefect breaks as its dependencies move on: the constraints below
+are what is known to have broken, each with its source.
+
+    locks.py make [LOCK ...]                       resolve again, to the newest versions that the data below allows
+    locks.py prove [LOCK ...] [--python PYTHON]    install, start, and run a flow, on every Python that is found
+
+Run it with the controller's environment (`make env`), where uv is. A new version of Prefect is one more entry here.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from uv import find_uv_bin
+
+DIRECTORY = Path(__file__).resolve().parent.parent / "roles/prefect/files/locks"
+PYTHONS = ("3.10", "3.11", "3.12", "3.13")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Lock:
+    """One requirement file, and why it holds what it holds.
+
+    `constraints` and `overrides` map a requirement to the reason for it. A constraint narrows what upstream allows;
+    an override replaces what upstream asks for.
+    """
+
+    name: str
+    requirements: Sequence[str]
+    constraints: Mapping[str, str] = field(default_factory=dict)
+    overrides: Mapping[str, str] = field(default_factory=dict)
+    oldest_python: str = PYTHONS[0]
+
+    @property
+    def path(self) -> Path:
+        return DIRECTORY / f"{self.name}.txt"
+
+    @property
+    def pythons(self) -> list[str]:
+        return [version for version in PYTHONS if _key(version) >= _key(self.oldest_python)]
+
+
+LOCKS = (
+    Lock(
+        name="3.9.1",
+        requirements=["prefect==3.9.1", "prefect-redis"],
+        overrides={"certifi": "3.9 asks for certifi>=2026.10.19, which not every index has; an older one does as well"},
+        oldest_python="3.11",
+    ),
+    Lock(
+        name="3.8.8",
+        requirements=["prefect==3.8.8", "prefect-redis"],
+        constraints={"fastapi<0.151": "3.9's own cap; from 0.155 on Body() has no min_items and no server starts"},
+    ),
+    Lock(
+        name="3.5.0",
+        # importlib-metadata: prefect.workers imports it without asking for it; opentelemetry-api used to bring it.
+        requirements=["prefect==3.5.0", "prefect-redis", "importlib-metadata"],
+        constraints={"fastapi<0.137": "every request answers 500: https://github.com/PrefectHQ/prefect/issues/22276"},
+    ),
+    Lock(name="supervisor", requirements=["supervisor"]),
+)
+
+
+def make(lock: Lock) -> None:
+    """Resolve `lock` from the index that uv is configured for, and write its file.
+
+    Raises:
+        subprocess.CalledProcessError: nothing satisfies the requirements; uv has said why.
+    """
+    with tempfile.TemporaryDirectory() as scratch:
+        inputs = {"requirements": lock.requirements, "constraints": lock.constraints, "overrides": lock.overrides}
+        for name, lines in inputs.items():
+            Path(scratch, name).write_text("".join(f"{line}\n" for line in lines))
+        _uv(
+            "pip", "compile", "--quiet", "--universal", "--generate-hashes", "--no-header", "--no-annotate",
+            "--python-version", lock.oldest_python, "--constraints", "constraints", "--overrides", "overrides",
+            "--output-file", "lock", "requirements",
+            cwd=scratch, stdout=subprocess.DEVNULL,
+        )  # fmt: skip
+        pins = Path(scratch, "lock").read_text()
+    header = f"# Made by `requirements/locks.py make {lock.name}`, which says what is held back and why.\n"
+    lock.path.write_text(header + pins)
+    print(f"{lock.path.name}: {len(re.findall(r'^[^ #]', pins, re.MULTILINE))} pins")
+
+
+def prove(lock: Lock, python: str) -> str:
+    """Install `lock` for the interpreter `python` in a scratch directory and use it for real.
+
+    Returns what was seen, as one line of text.
+
+    Raises:
+        RuntimeError: something did not work; the message holds the log of the process that failed.
+        subprocess.CalledProcessError: the lock does not install.
+    """
+    with tempfile.TemporaryDirectory(prefix="prefect-lock-") as scratch:
+        home = Path(scratch)
+        _uv("venv", "--quiet", "--python", python, str(home / "venv"))
+        started = time.monotonic()
+        _uv("pip", "sync", "--quiet", "--require-hashes", "--python", str(home / "venv/bin/python"), str(lock.path))
+        install = time.monotonic() - started
+        seen = _prove_supervisor(home) if lock.name == "supervisor" else _prove_prefect(home)
+        return f"installed in {install:.1f} s, {seen}"
+
+
+FLOW = """
+from prefect import flow, task
+
+@task
+def double(number: int) -> int:
+    return 2 * number
+
+@flow(log_prints=True)
+def proof() -> None:
+    print("sum", sum(double.map([1, 2, 3]).result()))
+
+if __name__ == "__main__":
+    flow.from_source(source=".", entrypoint="proof.py:proof").deploy("proof", work_pool_name="proof")
+"""
+
+MODULES = ("prefect.server.api.server", "prefect.cli", "prefect.engine", "prefect.workers.process")
+REDIS_MODULES = ("prefect_redis.messaging", "prefect_redis.ordering")
+
+
+def _prove_prefect(home: Path) -> str:
+    """Import, start the server on SQLite, and run a deployed flow in a process worker of the release in `home`."""
+    port = _free_port()
+    environment = {
+        **{name: value for name, value in os.environ.items() if not name.startswith("PREFECT_")},
+        "PREFECT_HOME": str(home / "prefect"),
+        "PREFECT_API_URL": f"http://127.0.0.1:{port}/api",
+        "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+        "PREFECT_LOGGING_COLORS": "false",
+        "DO_NOT_TRACK": "1",
+        "PYTHONWARNINGS": "ignore",
+    }
+    (home / "proof.py").write_text(FLOW)
+    bin_ = home / "venv/bin"
+    cli = [str(bin_ / "prefect"), "--no-prompt"]
+
+    def run(*command: str) -> str:
+        done = subprocess.run(command, cwd=home, env=environment, capture_output=True, text=True)
+        if done.returncode:
+            raise RuntimeError(f"{' '.join(command)}: exit code {done.returncode}\n{done.stdout}{done.stderr}")
+        return done.stdout
+
+    run(str(bin_ / "python"), "-c", f"import {', '.join((*MODULES, *REDIS_MODULES))}")
+    started = time.monotonic()
+    with _running([*cli, "server", "start", "--port", str(port)], home / "server.log", home, environment) as server:
+        _wait_ready(f"http://127.0.0.1:{port}/api/ready", server, home / "server.log")
+        ready = time.monotonic() - started
+        run(*cli, "work-pool", "create", "proof", "--type", "process")
+        run(str(bin_ / "python"), "proof.py")
+        worker = [*cli, "worker", "start", "--pool", "proof", "--type", "process", "--install-policy", "never"]
+        with _running(worker, home / "worker.log", home, environment):
+            started = time.monotonic()
+            run(*cli, "deployment", "run", "proof/proof", "--watch", "--watch-timeout", "120")
+            flow = time.monotonic() - started
+    if "sum 12" not in (log := (home / "worker.log").read_text()):
+        raise RuntimeError(f"The flow did not print its sum:\n{log}")
+    return f"server ready in {ready:.1f} s, flow run completed in {flow:.1f} s"
+
+
+def _prove_supervisor(home: Path) -> str:
+    """Keep a program running with the supervisord in `home`, and ask supervisorctl for its state."""
+    (home / "supervisord.conf").write_text(
+        f"[supervisord]\nnodaemon=true\nuser={os.getuid()}\nlogfile=/dev/null\nlogfile_maxbytes=0\n"
+        "pidfile=%(here)s/supervisord.pid\n"
+        "[unix_http_server]\nfile=%(here)s/supervisor.sock\n"
+        "[rpcinterface:supervisor]\nsupervisor.rpcinterface_factory = "
+        "supervisor.rpcinterface:make_main_rpcinterface\n"
+        "[supervisorctl]\nserverurl=unix://%(here)s/supervisor.sock\n"
+        "[program:proof]\ncommand=sleep 60\nstartsecs=0\n"
+    )
+    configuration = ["-c", str(home / "supervisord.conf")]
+    log = home / "supervisord.log"
+    with _running([str(home / "venv/bin/supervisord"), *configuration], log, home, dict(os.environ)):
+        status = ""
+        for _ in range(50):
+            command = [str(home / "venv/bin/supervisorctl"), *configuration, "status", "proof"]
+            status = subprocess.run(command, capture_output=True, text=True).stdout
+            if "RUNNING" in status:
+                return "program RUNNING"
+            time.sleep(0.2)
+    raise RuntimeError(f"supervisorctl says {status!r}\n{log.read_text()}")
+
+
+@contextmanager
+def _running(
+    command: list[str], log: Path, cwd: Path, environment: dict[str, str]
+) -> Iterator[subprocess.Popen[bytes]]:
+    """Run `command` beside the block and stop it afterwards, by force after 30 seconds."""
+    with log.open("wb") as output:
+        process = subprocess.Popen(command, cwd=cwd, env=environment, stdout=output, stderr=output)
+    try:
+        yield process
+    finally:
+        process.terminate()
+        try:
+            process.wait(timeout=30)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+
+
+def _wait_ready(url: str, server: subprocess.Popen[bytes], log: Path, timeout: float = 180) -> None:
+    """Return once `url` answers 200; raise RuntimeError with the server's log after `timeout` seconds or its end."""
+    deadline = time.monotonic() + timeout
+    while server.poll() is None and time.monotonic() < deadline:
+        try:
+            with urllib.request.urlopen(url, timeout=5):
+                return
+        except (urllib.error.URLError, OSError):
+            time.sleep(0.2)
+    raise RuntimeError(f"The server never became ready:\n{log.read_text()[-4000:]}")
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def _uv(*arguments: str, **options: object) -> None:
+    subprocess.run([find_uv_bin(), *arguments], check=True, **options)  # type: ignore[call-overload]
+
+
+def _key(version: str) -> tuple[int, ...]:
+    return tuple(int(part) for part in version.split(".")[:2])
+
+
+def _lock(name: str) -> Lock:
+    for lock in LOCKS:
+        if lock.name == name:
+            return lock
+    raise argparse.ArgumentTypeError(f"there is no lock {name!r}")
+
+
+def _interpreters(wanted: Sequence[str]) -> dict[str, str]:
+    """Map versions ("3.12") to interpreters: those named, or else whatever of PYTHONS is on the PATH."""
+    found = {}
+    for name in wanted or [f"python{version}" for version in PYTHONS]:
+        if path := shutil.which(name):
+            command = [path, "-c", "import sys; print('{}.{}'.format(*sys.version_info))"]
+            version = subprocess.run(command, capture_output=True, text=True)
+            if version.returncode == 0:
+                found[version.stdout.strip()] = path
+                continue
+        if wanted:
+            sys.exit(f"locks: {name} is not a Python interpreter that runs")
+    return found
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("action", choices=["make", "prove"])
+    parser.add_argument("locks", nargs="*", metavar="LOCK", type=_lock, help=", ".join(lock.name for lock in LOCKS))
+    parser.add_argument("--python", action="append", default=[], help="an interpreter to prove on; may be repeated")
+    options = parser.parse_args()
+    # A shell starts its background jobs with SIGINT ignored, children inherit that, and a worker stops on SIGINT only.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    if options.action == "make":
+        for lock in options.locks or LOCKS:
+            make(lock)
+        return 0
+    failed = 0
+    for lock in options.locks or LOCKS:
+        for version, interpreter in _interpreters(options.python).items():
+            if version not in lock.pythons:
+                print(f"{lock.name:<11} {version:<5} not supported", flush=True)
+                continue
+            try:
+                result = prove(lock, interpreter)
+            except (RuntimeError, subprocess.CalledProcessError) as error:
+                result, failed = f"FAILED: {error}", failed + 1
+            print(f"{lock.name:<11} {version:<5} {result}", flush=True)
+    return 1 if failed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
