@@ -1,0 +1,95 @@
+"""Refuse variables that nothing reads and settings that contradict a variable, before a host is touched."""
+
+from __future__ import annotations
+
+import difflib
+from pathlib import Path
+from typing import Any
+
+import yaml
+from ansible.plugins.action import ActionBase
+
+ROLES = Path(__file__).resolve().parents[2] / "roles"
+
+OWNED = {
+    "PREFECT_API_AUTH_STRING": "prefect_api_auth",
+    "PREFECT_API_DATABASE_CONNECTION_URL": "prefect_server_database_url",
+    "PREFECT_API_SSL_CERT_FILE": "prefect_api_ca",
+    "PREFECT_API_URL": "prefect_api_url",
+    "PREFECT_HOME": "prefect_home",
+    "PREFECT_SERVER_ANALYTICS_ENABLED": "prefect_server_analytics",
+    "PREFECT_SERVER_API_AUTH_STRING": "prefect_api_auth",
+    "PREFECT_SERVER_API_HOST": "prefect_server_host",
+    "PREFECT_SERVER_API_PORT": "prefect_server_port",
+    "PREFECT_SERVER_DATABASE_CONNECTION_URL": "prefect_server_database_url",
+    "PREFECT_SERVER_DATABASE_MIGRATE_ON_START": "prefect_server_database_migrate",
+    "PREFECT_SERVER_UI_API_URL": "prefect_server_ui_api_url",
+    "PREFECT_UI_API_URL": "prefect_server_ui_api_url",
+    "PREFECT_WORKER_QUERY_SECONDS": "prefect_worker_query_seconds",
+    "PREFECT_WORKER_WEBSERVER_HOST": "prefect_worker_health_host",
+    "PREFECT_WORKER_WEBSERVER_PORT": "prefect_worker_health_port",
+}
+"""Settings that have a variable of their own: two places for one fact would contradict each other one day."""
+
+OUTDATED = {
+    "PREFECT_DATABASE_URL": "set prefect_server_database_url",
+    "PREFECT_SERVER_HOST": "set prefect_server_host",
+    "PREFECT_SERVER_PORT": "set prefect_server_port",
+    "PREFECT_STORAGE_TYPE": "set prefect_server_database_url",
+    "PREFECT_CLIENT_METRICS_ENABLED": "leave it out: on a process worker every flow run crashes on the port that the worker holds",
+}
+"""Names that Prefect 3 does not read, or that break it, and what to do."""
+
+
+def known_variables(roles: Path) -> dict[str, set[str]]:
+    """Return the variables of every role, from its argument specs."""
+    known: dict[str, set[str]] = {}
+    for path in roles.glob("*/meta/argument_specs.yml"):
+        specs = yaml.safe_load(path.read_text(encoding="utf-8"))["argument_specs"]
+        known[path.parents[1].name] = {name for spec in specs.values() for name in spec.get("options", {})}
+    return known
+
+
+def unknown_variables(names: list[str], known: dict[str, set[str]]) -> list[str]:
+    """Return a complaint for each variable that looks like ours and is not.
+
+    Below a role's prefix every unknown name is a mistake; elsewhere only one that is close to a name of ours.
+    """
+    ours = set().union(*known.values()) if known else set()
+    prefixes = tuple(f"{role}_" for role in known if role != "prefect")
+    complaints = []
+    for name in sorted(set(names) - ours):
+        near = difflib.get_close_matches(name, ours, n=1, cutoff=0.6 if name.startswith(prefixes) else 0.88)
+        if near or name.startswith(prefixes):
+            complaints.append(f"{name}: there is no such variable" + (f"; did you mean {near[0]}?" if near else ""))
+    return complaints
+
+
+def refused_settings(settings: dict[str, Any]) -> list[str]:
+    """Return a complaint for each setting that has a variable, or that is none."""
+    complaints = []
+    for name in settings:
+        if name in OWNED:
+            complaints.append(f"prefect_settings: set {OWNED[name]}, not {name}")
+        elif name in OUTDATED:
+            complaints.append(f"prefect_settings: {name}: {OUTDATED[name]}")
+        elif not name.startswith("PREFECT_") or name != name.upper():
+            complaints.append(
+                f"prefect_settings: {name} is no setting of Prefect; their names start with PREFECT_, in capitals"
+            )
+    return complaints
+
+
+class ActionModule(ActionBase):
+    """Runs on the controller alone."""
+
+    _requires_connection = False
+
+    def run(self, tmp: str | None = None, task_vars: dict[str, Any] | None = None) -> dict[str, Any]:
+        result: dict[str, Any] = super().run(tmp, task_vars)
+        _, arguments = self.validate_argument_spec({"settings": {"type": "dict", "default": {}}})
+        names = [name for name in task_vars or {} if name.startswith("prefect_")]
+        complaints = unknown_variables(names, known_variables(ROLES)) + refused_settings(arguments["settings"])
+        if complaints:
+            return result | {"failed": True, "msg": "\n".join(complaints)}
+        return result | {"changed": False}

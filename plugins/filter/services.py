@@ -1,0 +1,99 @@
+"""What Jinja needs to turn a service's description into a unit, a program and settings."""
+
+from __future__ import annotations
+
+import json
+import re
+import shlex
+from collections.abc import Callable
+from typing import Any
+
+
+def env_value(value: Any) -> str:
+    """Return a value as both systemd's EnvironmentFile and a shell read it: in double quotes, with escapes.
+
+    Booleans are `true` and `false`, nothing is empty, mappings and lists are JSON, as Prefect's settings want them.
+    """
+    if isinstance(value, bool):
+        text = str(value).lower()
+    elif value is None:
+        text = ""
+    elif isinstance(value, (dict, list)):
+        text = json.dumps(value, sort_keys=True)
+    else:
+        text = str(value)
+    return '"' + re.sub(r'(["\\$`])', r"\\\1", text) + '"'
+
+
+def unit_word(word: Any) -> str:
+    """Return a word as systemd reads it in a unit: specifiers and quotes are taken literally."""
+    text = str(word).replace("%", "%%")
+    if re.fullmatch(r"[\w@:/.,=+%-]+", text):
+        return text
+    return '"' + text.replace("\\", "\\\\").replace('"', '\\"') + '"'
+
+
+def unit_command(command: list[Any]) -> str:
+    """Return a command line for ExecStart, in which nothing is expanded."""
+    return " ".join(unit_word(str(word).replace("$", "$$")) for word in command)
+
+
+def program_command(service: dict[str, Any], settings: str) -> str:
+    """Return a command line for supervisord, which reads no settings files: a shell does, and is replaced."""
+    exports = "".join(
+        f"export {name}={shlex.quote(str(value))}; " for name, value in sorted(service.get("environment", {}).items())
+    )
+    script = f"set -a; . {shlex.quote(settings)}; set +a; {exports}exec {shlex.join(map(str, service['command']))}"
+    return f"/bin/sh -c {shlex.quote(script)}".replace("%", "%%")
+
+
+def service_files(services: list[dict[str, Any]], host: dict[str, Any], supervisor: str) -> list[dict[str, Any]]:
+    """Return the files that services are made of, each once, as the `files` module wants them.
+
+    A service with a `template` is an instance of that unit: the unit stands in the template, what is its own in a drop-in.
+    """
+    files: dict[str, dict[str, Any]] = {}
+
+    def add(path: str, template: str, service: dict[str, Any], **more: Any) -> None:
+        files.setdefault(
+            path, {"path": path, "template": template, "vars": {"service": service}, "mode": "0644"} | more
+        )
+
+    units, etc = host["dirs"]["units"], host["dirs"]["etc"]
+    for service in services:
+        secret = {"mode": "0640", "group": host["group"], "secret": True}
+        add(f"{etc}/{service['settings_file']}", "etc/prefect/settings.env.j2", service, **secret)
+        if host["service_manager"] == "supervisord":
+            add(f"{supervisor}/conf.d/{service['name']}.conf", "opt/prefect/supervisor/program.conf.j2", service)
+            continue
+        unit = service.get("template") or service["name"]
+        add(f"{units}/{unit}.service", "etc/systemd/system/service.j2", service)
+        if service.get("template"):
+            add(f"{units}/{service['name']}.service.d/instance.conf", "etc/systemd/system/instance.conf.j2", service)
+    return list(files.values())
+
+
+def service_states(services: list[dict[str, Any]], host: dict[str, Any], supervisor: str) -> list[dict[str, Any]]:
+    """Return what the `services` module wants to know of each service."""
+    current = f"{host['dirs']['opt']}/current"
+    return [
+        {
+            "name": service["name"],
+            "files": [file["path"] for file in service_files([service], host, supervisor)],
+            "watch": [current, *service.get("watch", [])],
+            "health": service.get("health", {}),
+        }
+        for service in services
+    ]
+
+
+class FilterModule:
+    def filters(self) -> dict[str, Callable[..., Any]]:
+        return {
+            "env_value": env_value,
+            "program_command": program_command,
+            "service_files": service_files,
+            "service_states": service_states,
+            "unit_command": unit_command,
+            "unit_word": unit_word,
+        }

@@ -1,0 +1,85 @@
+"""Workers of a host, one by one, from what an inventory says of them."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from typing import Any
+
+from ansible.errors import AnsibleFilterError
+
+
+def workers(instances: list[dict[str, Any]], *, host: str, first_port: int, limit: int) -> list[dict[str, Any]]:
+    """Return each worker with its unit instance, name, pool, type, limit, queues and health port.
+
+    The first worker of a pool is called like the pool, the next ones get a number: `default`, `default-2`, ...
+    Raises AnsibleFilterError for an entry that names no pool and for two workers of one name.
+    """
+    found: list[dict[str, Any]] = []
+    for entry in instances:
+        if not entry.get("pool"):
+            raise AnsibleFilterError(f"prefect_worker_instances: an entry names no pool: {entry}")
+        for number in range(1, int(entry.get("count", 1)) + 1):
+            unit = re.sub(r"[^A-Za-z0-9_.-]", "-", entry["pool"]) + (f"-{number}" if number > 1 else "")
+            found.append(
+                {
+                    "unit": unit,
+                    "name": f"{host}-{unit}",
+                    "pool": entry["pool"],
+                    "type": entry.get("type", "process"),
+                    "limit": entry.get("limit", limit),
+                    "queues": entry.get("queues", []),
+                    "health_port": int(entry.get("health_port", first_port + len(found))),
+                }
+            )
+    units = [worker["unit"] for worker in found]
+    doubled = sorted({unit for unit in units if units.count(unit) > 1})
+    if doubled:
+        raise AnsibleFilterError(
+            f"prefect_worker_instances: two workers would be called {', '.join(doubled)}; use count"
+        )
+    return found
+
+
+def worker_command(worker: dict[str, Any], *, prefect: str) -> list[str]:
+    """Return the command line of a worker.
+
+    `--type` lets it start while the API is away, `--install-policy` keeps it from installing packages into the
+    release, and a pool that is missing stays missing: the inventory makes pools.
+    """
+    command = [prefect, "--no-prompt", "worker", "start", "--name", worker["name"], "--pool", worker["pool"]]
+    command += [
+        "--type",
+        worker["type"],
+        "--install-policy",
+        "never",
+        "--no-create-pool-if-not-found",
+        "--with-healthcheck",
+    ]
+    if worker["limit"] is not None and int(worker["limit"]) > 0:
+        command += ["--limit", str(worker["limit"])]
+    for queue in worker["queues"]:
+        command += ["--work-queue", queue]
+    return command
+
+
+def worker_services(
+    found: list[dict[str, Any]], host: dict[str, Any], instance_options: dict[str, Any]
+) -> list[dict[str, Any]]:
+    """Return the services of workers: what they share is merged into each already."""
+    return [
+        worker
+        | {
+            "name": f"{worker['template']}{worker['unit']}",
+            "command": worker_command(worker, prefect=f"{host['dirs']['opt']}/current/bin/prefect"),
+            "environment": {"PREFECT_WORKER_WEBSERVER_PORT": worker["health_port"]},
+            "instance_options": instance_options,
+            "health": {"pool": worker["pool"], "worker": worker["name"]},
+        }
+        for worker in found
+    ]
+
+
+class FilterModule:
+    def filters(self) -> dict[str, Callable[..., Any]]:
+        return {"worker_services": worker_services, "workers": workers}

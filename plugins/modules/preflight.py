@@ -1,0 +1,360 @@
+#!/usr/bin/python
+# Copyright: The selfhosted.prefect maintainers
+# Apache License 2.0 (see LICENSE or https://www.apache.org/licenses/LICENSE-2.0)
+"""Read a host and refuse what cannot work there, before anything is changed."""
+
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+module: preflight
+short_description: Read a host and refuse what cannot work there
+description:
+  - Decides where an instance of Prefect lives on a host, who runs it and what keeps it running.
+  - Reports every obstacle at once, each with the variable to change, before anything is written.
+version_added: 0.1.0
+author: The selfhosted.prefect maintainers
+options:
+  instance:
+    description: Name of the instance. Every path, user and unit derives from it.
+    type: str
+    default: prefect
+  scope:
+    description:
+      - V(system) puts everything below C(/opt), C(/etc) and C(/var/lib) and needs root.
+      - V(user) puts everything below the home directory of the user who connects.
+      - V(auto) is V(system) for root and V(user) for anybody else.
+    type: str
+    choices: [auto, system, user]
+    default: auto
+  service_manager:
+    description: What keeps the services running. V(auto) is systemd where it runs and supervisord elsewhere.
+    type: str
+    choices: [auto, systemd, supervisord, none]
+    default: auto
+  user:
+    description: User that runs the services in the system scope. Empty derives it from the instance.
+    type: str
+    default: ''
+  home:
+    description: Directory of the instance's data. Empty derives it from the instance.
+    type: str
+    default: ''
+  opt_dir:
+    description: Directory of the releases. Empty derives it from the instance.
+    type: str
+    default: ''
+  etc_dir:
+    description: Directory of the settings. Empty derives it from the instance.
+    type: str
+    default: ''
+  python:
+    description: Python interpreter to build a release on. Empty takes the newest that fits.
+    type: str
+    default: ''
+  release:
+    description: Name of the release that is wanted.
+    type: str
+    default: ''
+  ports:
+    description: TCP ports to be free on the host, or held by this instance, as a mapping of variable names to ports.
+    type: dict
+    default: {}
+  state:
+    description: With V(absent) nothing is demanded of the host.
+    type: str
+    choices: [present, absent]
+    default: present
+attributes:
+  check_mode:
+    description: Never changes a host.
+    support: full
+"""
+
+EXAMPLES = r"""
+- name: Read the host
+  selfhosted.prefect.preflight:
+    instance: prefect
+    ports: {prefect_server_port: 4200}
+  register: host
+"""
+
+RETURN = r"""
+dirs:
+  description: Absolute directories of the instance, by purpose (opt, etc, home, bin, units, log).
+  returned: success
+  type: dict
+user:
+  description: Name of the user that runs the services.
+  returned: success
+  type: str
+group:
+  description: Name of that user's group.
+  returned: success
+  type: str
+scope:
+  description: Either system or user.
+  returned: success
+  type: str
+service_manager:
+  description: One of systemd, supervisord and none.
+  returned: success
+  type: str
+python:
+  description: The interpreter for new releases, its path and its version.
+  returned: when a release has to be built
+  type: dict
+architecture:
+  description: The machine's architecture, for example x86_64.
+  returned: success
+  type: str
+home_present:
+  description: Whether the directory of the data exists.
+  returned: success
+  type: bool
+release_present:
+  description: Whether the wanted release is installed and proven.
+  returned: success
+  type: bool
+"""
+
+import contextlib
+import grp
+import os
+import platform
+import pwd
+import re
+import shutil
+import stat
+import subprocess
+from pathlib import Path
+from typing import Any
+
+from ansible.module_utils.basic import AnsibleModule
+
+MIN_PYTHON = (3, 10)
+RELEASE_MB = 700
+"""Megabytes: uv (55), a release with bytecode (260), uv's unpacking beside it, and the first data."""
+
+
+def base_name(instance: str) -> str:
+    """Return the name that paths, users and units start with: ``prefect`` for the default, ``prefect-blue`` for blue."""
+    return instance if instance.startswith("prefect") else f"prefect-{instance}"
+
+
+def directories(*, name: str, scope: str, user_home: str, given: dict[str, str]) -> dict[str, str]:
+    """Return the absolute directories of an instance; the user scope follows the XDG base directories."""
+    if scope == "system":
+        derived = {
+            "opt": f"/opt/{name}",
+            "etc": f"/etc/{name}",
+            "home": f"/var/lib/{name}",
+            "log": f"/var/log/{name}",
+            "bin": "/usr/local/bin",
+            "units": "/etc/systemd/system",
+        }
+    else:
+        derived = {
+            "opt": f"{user_home}/.local/share/{name}",
+            "etc": f"{user_home}/.config/{name}",
+            "home": f"{user_home}/.local/state/{name}",
+            "log": f"{user_home}/.local/state/{name}/log",
+            "bin": f"{user_home}/.local/bin",
+            "units": f"{user_home}/.config/systemd/user",
+        }
+    return derived | {purpose: path for purpose, path in given.items() if path}
+
+
+def systemd_runs(scope: str) -> bool:
+    """Return whether systemd manages this host (system) or answers this user (user)."""
+    if not Path("/run/systemd/system").is_dir():
+        return False
+    if scope == "system":
+        return True
+    environment = os.environ | {"XDG_RUNTIME_DIR": f"/run/user/{os.getuid()}"}
+    with contextlib.suppress(OSError, subprocess.TimeoutExpired):
+        answer = subprocess.run(
+            ["systemctl", "--user", "show-environment"], env=environment, capture_output=True, timeout=10, check=False
+        )
+        return answer.returncode == 0
+    return False
+
+
+def reachable_by_others(path: Path) -> bool:
+    """Return whether any user may enter every directory above ``path`` and execute it."""
+    return all(step.stat().st_mode & stat.S_IXOTH for step in [path, *path.parents])
+
+
+def find_python(wanted: str, *, for_others: bool) -> tuple[dict[str, str] | None, list[str]]:
+    """Return the interpreter for a release and, where there is none, what was looked at.
+
+    ``for_others`` passes over interpreters in somebody's home directory, which a service user cannot execute.
+    """
+    names = [wanted] if wanted else [f"/usr/bin/python3.{minor}" for minor in (13, 12, 11, 10)]
+    if not wanted:
+        names += [
+            "/usr/bin/python3",
+            "/usr/local/bin/python3",
+            shutil.which("python3") or "",
+            os.path.realpath("/proc/self/exe"),
+        ]
+    seen = []
+    for name in dict.fromkeys(filter(None, names)):
+        probe = "import os, sys; print(*sys.version_info[:3], os.path.realpath(sys.executable))"
+        try:
+            answer = subprocess.run([name, "-I", "-c", probe], capture_output=True, text=True, timeout=20, check=True)
+        except (OSError, subprocess.SubprocessError):
+            if wanted:
+                seen.append(f"{name} (cannot be run)")
+            continue
+        major, minor, micro, path = answer.stdout.split(maxsplit=3)
+        version = f"{major}.{minor}.{micro}"
+        if (int(major), int(minor)) < MIN_PYTHON:
+            seen.append(f"{name} (Python {version} is too old)")
+        elif for_others and not reachable_by_others(Path(path.strip())):
+            seen.append(f"{name} (only its owner may execute {path.strip()})")
+        else:
+            return {"path": path.strip(), "version": version}, seen
+    return None, seen
+
+
+def listeners(port: int) -> list[tuple[int, str]]:
+    """Return (pid, command line) of the processes that listen on a TCP port; pid 0 where it cannot be known."""
+    inodes = set()
+    for table in ("/proc/net/tcp", "/proc/net/tcp6"):
+        with contextlib.suppress(OSError):
+            for line in Path(table).read_text().splitlines()[1:]:
+                fields = line.split()
+                if fields[3] == "0A" and int(fields[1].rsplit(":", 1)[1], 16) == port:
+                    inodes.add(f"socket:[{fields[9]}]")
+    if not inodes:
+        return []
+    found = []
+    for process in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            if any(os.readlink(handle) in inodes for handle in (process / "fd").iterdir()):
+                command = (process / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace").strip()
+                found.append((int(process.name), command))
+    return found or [(0, "a process of another user")]
+
+
+def unwritable(path: str) -> str | None:
+    """Return the nearest existing directory above ``path`` when nothing can be written there."""
+    nearest = next(step for step in [Path(path), *Path(path).parents] if step.exists())
+    return None if nearest.is_dir() and os.access(nearest, os.W_OK | os.X_OK) else str(nearest)
+
+
+def obstacles(params: dict[str, Any], host: dict[str, Any]) -> list[str]:
+    """Return everything about the host that would make the installation fail."""
+    found = []
+    dirs: dict[str, str] = host["dirs"]
+    for purpose, variable in (("opt", "prefect_opt_dir"), ("etc", "prefect_etc_dir"), ("home", "prefect_home")):
+        blocked = unwritable(dirs[purpose])
+        if blocked:
+            found.append(
+                f"{variable}: {dirs[purpose]} cannot be written, because {blocked} does not allow it; name another directory"
+            )
+    if not host["release_present"]:
+        nearest = next(step for step in [Path(dirs["opt"]), *Path(dirs["opt"]).parents] if step.exists())
+        free = shutil.disk_usage(nearest).free // 1_000_000
+        if free < RELEASE_MB:
+            found.append(
+                f"prefect_opt_dir: {dirs['opt']} has {free} MB left and a release needs {RELEASE_MB} MB; free some or name another directory"
+            )
+        if host["python"] is None:
+            looked = "; ".join(host["pythons_seen"]) or "none found"
+            found.append(
+                f"prefect_python: no Python {MIN_PYTHON[0]}.{MIN_PYTHON[1]} or newer on this host ({looked}); install one or name it"
+            )
+    if host["scope"] == "system":
+        with contextlib.suppress(KeyError):
+            account = pwd.getpwnam(host["user"])
+            if account.pw_dir != dirs["home"]:
+                found.append(
+                    f"prefect_user: {host['user']} exists with the home {account.pw_dir}, not {dirs['home']}; "
+                    "name another user, or set prefect_home to its home"
+                )
+    for command in (host["name"], f"{host['name']}-info"):
+        path = Path(dirs["bin"], command)
+        if path.exists() and dirs["opt"] not in path.read_text(errors="replace"):
+            found.append(
+                f"prefect_instance: {path} is there already and is not ours; remove it or choose another name for the instance"
+            )
+    for variable, port in params["ports"].items():
+        for pid, command in listeners(int(port)):
+            if not command.startswith((f"{dirs['opt']}/", f"{os.path.realpath(dirs['opt'])}/")):
+                found.append(
+                    f"{variable}: port {port} is in use by {command} (pid {pid}); stop it or choose another port"
+                )
+    return found
+
+
+def main() -> None:
+    text = {"type": "str", "default": ""}
+    module = AnsibleModule(
+        argument_spec={
+            "instance": {"type": "str", "default": "prefect"},
+            "scope": {"type": "str", "choices": ["auto", "system", "user"], "default": "auto"},
+            "service_manager": {
+                "type": "str",
+                "choices": ["auto", "systemd", "supervisord", "none"],
+                "default": "auto",
+            },
+            "user": text,
+            "home": text,
+            "opt_dir": text,
+            "etc_dir": text,
+            "python": text,
+            "release": text,
+            "ports": {"type": "dict", "default": {}},
+            "state": {"type": "str", "choices": ["present", "absent"], "default": "present"},
+        },
+        supports_check_mode=True,
+    )
+    params = module.params
+    account = pwd.getpwuid(os.getuid())
+    scope = params["scope"]
+    if scope == "auto":
+        scope = "system" if os.getuid() == 0 else "user"
+    if scope == "system" and os.getuid() != 0:
+        module.fail_json(msg="prefect_scope: system needs root; use become, or set prefect_scope to user")
+    if not re.fullmatch(r"[a-z][a-z0-9-]{0,23}", params["instance"]):
+        module.fail_json(
+            msg=f"prefect_instance: {params['instance']!r} is no name for an instance: "
+            "a letter, then at most 23 lower-case letters, digits and hyphens"
+        )
+
+    name = base_name(params["instance"])
+    dirs = directories(
+        name=name,
+        scope=scope,
+        user_home=account.pw_dir,
+        given={"opt": params["opt_dir"], "etc": params["etc_dir"], "home": params["home"]},
+    )
+    manager = params["service_manager"]
+    if manager == "auto":
+        manager = "systemd" if systemd_runs(scope) else "supervisord"
+    release = Path(dirs["opt"], "releases", params["release"], ".proven")
+    host: dict[str, Any] = {
+        "name": name,
+        "dirs": dirs,
+        "scope": scope,
+        "user": (params["user"] or name) if scope == "system" else account.pw_name,
+        "service_manager": manager,
+        "architecture": platform.machine(),
+        "uid": os.getuid(),
+        "release_present": bool(params["release"]) and release.exists(),
+        "home_present": Path(dirs["home"]).exists(),
+        "python": None,
+    }
+    host["group"] = host["user"] if scope == "system" else grp.getgrgid(account.pw_gid).gr_name
+    if params["state"] == "present":
+        if not host["release_present"]:
+            host["python"], host["pythons_seen"] = find_python(params["python"], for_others=scope == "system")
+        problems = obstacles(params, host)
+        if problems:
+            module.fail_json(msg="\n".join(problems), obstacles=problems, **host)
+    module.exit_json(changed=False, **host)
+
+
+if __name__ == "__main__":
+    main()

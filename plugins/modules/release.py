@@ -1,0 +1,266 @@
+#!/usr/bin/python
+# Copyright: The selfhosted.prefect maintainers
+# Apache License 2.0 (see LICENSE or https://www.apache.org/licenses/LICENSE-2.0)
+"""Install a release of Prefect beside the others, prove it, and only then switch to it."""
+
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+module: release
+short_description: Install, prove and switch to a release of Prefect
+description:
+  - A release is one immutable virtual environment. It is built with uv from a hashed lock, proven by importing
+    what a server and a worker import, and never changed afterwards.
+  - A release that was killed half-way has no proof in it, and is built again.
+version_added: 0.1.0
+author: The selfhosted.prefect maintainers
+options:
+  path:
+    description: Directory of the release. Its parent holds the other releases.
+    type: path
+    required: true
+  link:
+    description: Symbolic link to the release in use.
+    type: path
+    required: true
+  uv:
+    description: The uv executable on the host. Needed when the release is not there yet.
+    type: path
+  python:
+    description: Interpreter to build on. Needed when the release is not there yet.
+    type: path
+  requirements:
+    description: Content of a hashed requirement file. Empty, O(packages) are resolved on the host.
+    type: str
+    default: ''
+  constraints:
+    description: Content of a constraint file, for whatever the lock does not name.
+    type: str
+    default: ''
+  packages:
+    description: Requirements to install beside the lock.
+    type: list
+    elements: str
+    default: []
+  probe:
+    description: Modules that must be importable.
+    type: list
+    elements: str
+    default: []
+  index_url:
+    description: Package index to use in place of uv's default.
+    type: str
+    default: ''
+  ca_bundle:
+    description: File of the certificate authorities to trust when packages are fetched. Empty trusts the host's own.
+    type: str
+    default: ''
+  cache_dir:
+    description: Directory that keeps downloaded packages for the next release. Empty keeps none.
+    type: str
+    default: ''
+  keep:
+    description: How many proven releases to keep, the one in use included.
+    type: int
+    default: 3
+attributes:
+  check_mode:
+    description: Says whether a release would be built or switched to.
+    support: full
+"""
+
+EXAMPLES = r"""
+- name: Install Prefect
+  selfhosted.prefect.release:
+    path: /opt/prefect/releases/3.8.8-0123456789ab
+    link: /opt/prefect/current
+    uv: /opt/prefect/bin/uv
+    python: /usr/bin/python3.11
+    requirements: "{{ lookup('ansible.builtin.file', 'prefect-3.8.8.txt') }}"
+    probe: [prefect.server.api.server]
+"""
+
+RETURN = r"""
+built:
+  description: Whether the release was built by this call.
+  returned: success
+  type: bool
+previous:
+  description: The release that was in use before, or an empty string.
+  returned: success
+  type: str
+removed:
+  description: Old releases that were removed.
+  returned: success
+  type: list
+  elements: str
+"""
+
+import fcntl
+import os
+import shutil
+import subprocess
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+from ansible.module_utils.basic import AnsibleModule
+
+PROOF = ".proven"
+LOCK = "lock.txt"
+
+REASONS = (
+    (
+        "hash mismatch",
+        "prefect_lock: a package is not the one that the lock was made from; make the lock again, or ask who serves the index",
+    ),
+    ("no matching distribution", "prefect_index_url: the index does not serve what the lock names"),
+    ("not found in the package registry", "prefect_index_url: the index does not serve what the lock names"),
+    ("no solution found", "prefect_version: these versions cannot be installed together"),
+    (
+        "failed to fetch",
+        "prefect_index_url: the package index cannot be reached from this host (a mirror: prefect_index_url; a private CA: prefect_ca_bundle)",
+    ),
+    (
+        "request failed",
+        "prefect_index_url: the package index cannot be reached from this host (a mirror: prefect_index_url; a private CA: prefect_ca_bundle)",
+    ),
+    (
+        "error sending request",
+        "prefect_index_url: the package index cannot be reached from this host (a mirror: prefect_index_url; a private CA: prefect_ca_bundle)",
+    ),
+    ("no space left", "prefect_opt_dir: the disk is full"),
+)
+"""What uv says, in lower case, and what to do about it."""
+
+
+class ReleaseError(Exception):
+    """A release that cannot be built or does not work; the message names the variable and the fix."""
+
+
+def run(command: list[str], *, env: dict[str, str], what: str) -> None:
+    """Run one step, or raise `ReleaseError` with the end of its output and a hint."""
+    result = subprocess.run(command, env=env, cwd="/", capture_output=True, text=True, check=False)
+    if result.returncode == 0:
+        return
+    output = (result.stderr or result.stdout).strip()
+    hint = next(
+        (advice for sign, advice in REASONS if sign in output.lower()), "prefect_version: the release cannot be used"
+    )
+    raise ReleaseError(f"{hint}\n{what} failed:\n" + "\n".join(output.splitlines()[-15:]))
+
+
+def environment(params: dict[str, Any], scratch: str) -> dict[str, str]:
+    """Return the environment for uv and for the probe: nothing of the caller's home is read or written."""
+    env = os.environ | {
+        "HOME": scratch,
+        "PREFECT_HOME": scratch,
+        "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+        "DO_NOT_TRACK": "1",
+        "UV_NO_CONFIG": "1",
+        "UV_NO_PROGRESS": "1",
+        "UV_PYTHON_DOWNLOADS": "never",
+        "UV_SYSTEM_CERTS": "true",
+        "UV_CACHE_DIR": params["cache_dir"] or str(Path(params["path"]).with_name(".uv-cache")),
+    }
+    for variable in ("PYTHONDONTWRITEBYTECODE", "PYTHONPATH", "VIRTUAL_ENV"):
+        env.pop(variable, None)
+    if params["index_url"]:
+        env["UV_DEFAULT_INDEX"] = params["index_url"]
+    if params["ca_bundle"]:
+        env["SSL_CERT_FILE"] = params["ca_bundle"]
+    return env
+
+
+def build(params: dict[str, Any], release: Path) -> None:
+    """Build and prove the release; the proof is written last, so that a build cut short is known for one."""
+    shutil.rmtree(release, ignore_errors=True)
+    uv, python = params["uv"], str(release / "bin" / "python")
+    with tempfile.TemporaryDirectory() as scratch:
+        env = environment(params, scratch)
+        run(
+            [uv, "venv", "--quiet", "--python", params["python"], str(release)],
+            env=env,
+            what="Making the virtual environment",
+        )
+        if params["requirements"]:
+            lock = release / LOCK
+            lock.write_text(params["requirements"])
+            command = [uv, "pip", "sync", "--quiet", "--python", python, "--require-hashes", str(lock)]
+            run(command, env=env, what="Installing the lock")
+        if params["packages"]:
+            command = [uv, "pip", "install", "--quiet", "--python", python]
+            for option in ("constraints", "requirements"):
+                if params[option]:
+                    file = Path(scratch, f"{option}.txt")
+                    file.write_text(params[option])
+                    command += ["--constraint", str(file)]
+            run([*command, *params["packages"]], env=env, what=f"Installing {', '.join(params['packages'])}")
+        probe = "; ".join(f"import {module}" for module in params["probe"])
+        run([python, "-c", probe], env=env, what=f"Proving the release ({probe})")
+    if not params["cache_dir"]:
+        shutil.rmtree(release.with_name(".uv-cache"), ignore_errors=True)
+    (release / PROOF).write_text(time.strftime("%Y-%m-%dT%H:%M:%SZ\n", time.gmtime()))
+
+
+def prune(releases: Path, *, keep: int, in_use: set[str]) -> list[str]:
+    """Remove all but the newest ``keep`` proven releases and whatever was left half-built; return their names."""
+    others = [
+        path for path in releases.iterdir() if path.is_dir() and path.name not in in_use and path.name != ".uv-cache"
+    ]
+    proven = sorted(
+        (path for path in others if (path / PROOF).exists()), key=lambda path: -(path / PROOF).stat().st_mtime
+    )
+    spared = {path.name for path in proven[: max(keep - len(in_use), 0)]}
+    removed = sorted(path.name for path in others if path.name not in spared)
+    for name in removed:
+        shutil.rmtree(releases / name)
+    return removed
+
+
+def main() -> None:
+    module = AnsibleModule(
+        argument_spec={
+            "path": {"type": "path", "required": True},
+            "link": {"type": "path", "required": True},
+            "uv": {"type": "path"},
+            "python": {"type": "path"},
+            "requirements": {"type": "str", "default": ""},
+            "constraints": {"type": "str", "default": ""},
+            "packages": {"type": "list", "elements": "str", "default": []},
+            "probe": {"type": "list", "elements": "str", "default": []},
+            "index_url": {"type": "str", "default": ""},
+            "ca_bundle": {"type": "str", "default": ""},
+            "cache_dir": {"type": "str", "default": ""},
+            "keep": {"type": "int", "default": 3},
+        },
+        supports_check_mode=True,
+    )
+    params = module.params
+    release, link = Path(params["path"]), Path(params["link"])
+    previous = link.readlink().name if link.is_symlink() else ""
+    built, switched, removed = not (release / PROOF).exists(), previous != release.name, []
+    diff = {"before": f"{link} -> {previous}\n" if previous else "", "after": f"{link} -> {release.name}\n"}
+
+    if not module.check_mode and (built or switched):
+        os.umask(0o022)
+        release.parent.mkdir(parents=True, exist_ok=True)
+        with (release.parent / ".lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            try:
+                if not (release / PROOF).exists():
+                    build(params, release)
+            except ReleaseError as error:
+                shutil.rmtree(release, ignore_errors=True)
+                module.fail_json(msg=str(error))
+            fresh = link.with_name(f".{link.name}.new")
+            fresh.unlink(missing_ok=True)
+            fresh.symlink_to(Path("releases", release.name))
+            fresh.replace(link)
+            removed = prune(release.parent, keep=params["keep"], in_use={release.name, previous} - {""})
+    module.exit_json(changed=built or switched, built=built, previous=previous, removed=removed, diff=diff)
+
+
+if __name__ == "__main__":
+    main()

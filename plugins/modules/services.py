@@ -1,0 +1,537 @@
+#!/usr/bin/python
+# Copyright: The selfhosted.prefect maintainers
+# Apache License 2.0 (see LICENSE or https://www.apache.org/licenses/LICENSE-2.0)
+"""Keep services running with the settings that are on disk, under systemd or supervisord."""
+
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+module: services
+short_description: Keep services running with the settings that are on disk
+description:
+  - Starts services together, restarts exactly those whose files differ from the ones that they were last healthy
+    with, and waits until each is healthy. The digest of those files is kept in a state directory and written after
+    the wait, so that a run which was killed between writing and restarting is finished by the next one.
+  - A service that does not become healthy fails the task with the end of its log.
+version_added: 0.1.0
+author: The selfhosted.prefect maintainers
+options:
+  services:
+    description: The services.
+    type: list
+    elements: dict
+    default: []
+    suboptions:
+      name:
+        description: Name of the unit without its suffix, or of the supervisord program.
+        type: str
+        required: true
+      files:
+        description: Files that the service is made of. They are removed with it.
+        type: list
+        elements: path
+        default: []
+      watch:
+        description: Further files and symbolic links whose change asks for a restart.
+        type: list
+        elements: path
+        default: []
+      health:
+        description:
+          - How the service is known to be healthy. C(url) answers 200; or C(worker) of C(pool) is online at
+            C(api_url) since it was started. Left out, it is enough that it runs.
+        type: dict
+        default: {}
+        suboptions:
+          url:
+            description: Address that answers 200 once the service is healthy.
+            type: str
+          pool:
+            description: Work pool of the worker.
+            type: str
+          worker:
+            description: Name of the worker.
+            type: str
+  state:
+    description:
+      - V(started) as described, V(restarted) in any case, V(stopped) and not started at boot,
+        V(absent) stopped and its files removed.
+    type: str
+    choices: [started, restarted, stopped, absent]
+    default: started
+  manager:
+    description: What runs the services.
+    type: str
+    choices: [systemd, supervisord, none]
+    default: systemd
+  scope:
+    description: The system's systemd, or that of the user who connects.
+    type: str
+    choices: [system, user]
+    default: system
+  state_dir:
+    description: Directory of the digests.
+    type: path
+    required: true
+  units_dir:
+    description: Directory of the units.
+    type: path
+  supervisor:
+    description: Directory of supervisord, with its C(bin), C(supervisord.conf) and C(conf.d).
+    type: path
+  prune:
+    description:
+      - Services of these names that are not listed are removed.
+        A name that ends in C(@) stands for a template unit and its instances.
+    type: list
+    elements: str
+    default: []
+  shutdown:
+    description: Whether to end supervisord itself once the services are gone.
+    type: bool
+    default: false
+  api:
+    description: The API that workers report to, as O(api.url), O(api.auth) and O(api.ca).
+    type: dict
+    default: {}
+    suboptions:
+      url:
+        description: Address of the API, ending in C(/api).
+        type: str
+      auth:
+        description: The API's C(user:password).
+        type: str
+      ca:
+        description: File of the certificate authorities to trust.
+        type: str
+  timeout:
+    description: Seconds that the services have to become healthy.
+    type: int
+    default: 180
+attributes:
+  check_mode:
+    description: Says what would be started, restarted or removed.
+    support: full
+"""
+
+EXAMPLES = r"""
+- name: Run the server
+  selfhosted.prefect.services:
+    state_dir: /opt/prefect/state
+    units_dir: /etc/systemd/system
+    services:
+      - name: prefect-server
+        files: [/etc/systemd/system/prefect-server.service]
+        watch: [/etc/prefect/server.env, /opt/prefect/current]
+        health: {url: "http://127.0.0.1:4200/api/ready"}
+"""
+
+RETURN = r"""
+services:
+  description: What was done to each service, by name; one of started, restarted, stopped, removed and unchanged.
+  returned: success
+  type: dict
+"""
+
+import contextlib
+import hashlib
+import os
+import re
+import subprocess
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any, Protocol
+
+from ansible.module_utils.basic import AnsibleModule
+from ansible_collections.selfhosted.prefect.plugins.module_utils.api import Api, ApiError, worker_online_since
+
+LOG_LINES = 30
+CRASHES = 3
+"""Processes of one service that may come and go within one wait before it is given up."""
+
+
+class ServiceError(Exception):
+    """A service that cannot be run; the message ends with its log."""
+
+
+def run(
+    command: list[str], *, env: dict[str, str] | None = None, check: bool = True
+) -> subprocess.CompletedProcess[str]:
+    """Run a command and return it finished; a failure raises `ServiceError` with what it printed."""
+    result = subprocess.run(command, env=env, capture_output=True, text=True, check=False)
+    if check and result.returncode:
+        raise ServiceError(
+            f"{' '.join(command)}: exit code {result.returncode}\n{(result.stderr or result.stdout).strip()}"
+        )
+    return result
+
+
+@dataclass(frozen=True)
+class Status:
+    """What the manager says of a service: its process (0 for none), whether it is to run at boot, whether it is given up."""
+
+    pid: int = 0
+    enabled: bool = False
+    gone: bool = False
+
+    @property
+    def running(self) -> bool:
+        return self.pid > 0
+
+
+class Manager(Protocol):
+    """systemd, supervisord, or nothing."""
+
+    def reload(self, names: Iterable[str]) -> None: ...
+    def status(self, name: str) -> Status: ...
+    def start(self, names: list[str]) -> None: ...
+    def stop(self, name: str) -> None: ...
+    def forget(self, names: list[str]) -> None: ...
+    def log(self, name: str) -> str: ...
+    def known(self, pattern: str) -> dict[str, list[Path]]: ...
+    def alive(self) -> bool: ...
+    def shutdown(self) -> None: ...
+
+
+@dataclass
+class Systemd:
+    """systemd, the system's or the user's."""
+
+    scope: str
+    units: Path
+    env: dict[str, str] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.env = dict(os.environ)
+        if self.scope == "user":
+            self.env["XDG_RUNTIME_DIR"] = f"/run/user/{os.getuid()}"
+
+    def _systemctl(self, *words: str, check: bool = True) -> str:
+        return run(["systemctl", f"--{self.scope}", *words], env=self.env, check=check).stdout
+
+    def reload(self, names: Iterable[str]) -> None:
+        """Read the units again, when one of them is newer than what systemd knows."""
+        units = [f"{name}.service" for name in names]
+        if not units or "yes" in self._systemctl("show", "--property=NeedDaemonReload", "--value", *units).split():
+            self._systemctl("daemon-reload")
+
+    def status(self, name: str) -> Status:
+        text = self._systemctl("show", "--property=ActiveState,MainPID,UnitFileState", f"{name}.service")
+        shown = dict(line.split("=", 1) for line in text.splitlines())
+        return Status(
+            pid=int(shown["MainPID"]) if shown["ActiveState"] in ("active", "reloading") else 0,
+            enabled=shown["UnitFileState"] == "enabled",
+            gone=shown["ActiveState"] == "failed",
+        )
+
+    def start(self, names: list[str]) -> None:
+        """Enable and (re)start services, all at the same time."""
+        units = [f"{name}.service" for name in names]
+        self._systemctl("reset-failed", *units, check=False)
+        self._systemctl("enable", "--quiet", *units)
+        started = run(["systemctl", f"--{self.scope}", "restart", *units], env=self.env, check=False)
+        if started.returncode:
+            raise ServiceError("\n".join([started.stderr.strip(), *map(self.log, names)]))
+        if self.scope == "user":
+            # Without lingering a user's services end when the user logs out and do not start at boot.
+            run(["loginctl", "enable-linger"], env=self.env, check=False)
+
+    def stop(self, name: str) -> None:
+        self._systemctl("disable", "--quiet", "--now", f"{name}.service", check=False)
+
+    def forget(self, names: list[str]) -> None:
+        self._systemctl("daemon-reload")
+        self._systemctl("reset-failed", *(f"{name}.service" for name in names), check=False)
+
+    def log(self, name: str) -> str:
+        scope = [] if self.scope == "system" else ["--user"]
+        command = ["journalctl", *scope, "--no-pager", "--output=cat", f"--lines={LOG_LINES}", f"--unit={name}.service"]
+        return run(command, env=self.env, check=False).stdout
+
+    def known(self, pattern: str) -> dict[str, list[Path]]:
+        """Return the services that a pattern stands for and that have files, with these."""
+        unit = self.units / f"{pattern}.service"
+        found = {pattern: [unit]} if unit.exists() else {}
+        if pattern.endswith("@"):
+            for path in self.units.glob(f"*.wants/{pattern}*.service"):
+                found[path.name.removesuffix(".service")] = []
+            for path in self.units.glob(f"{pattern}*.service.d"):
+                found[path.name.removesuffix(".service.d")] = list(path.iterdir())
+        return found
+
+    def alive(self) -> bool:
+        return False
+
+    def shutdown(self) -> None:
+        pass
+
+
+@dataclass
+class Supervisord:
+    """supervisord from PyPI, one for each instance of Prefect, in an environment of its own."""
+
+    directory: Path
+
+    def _ctl(self, *words: str) -> str:
+        control = str(self.directory / "current" / "bin" / "supervisorctl")
+        return run([control, "--configuration", str(self.directory / "supervisord.conf"), *words], check=False).stdout
+
+    def alive(self) -> bool:
+        return (self.directory / "current").exists() and self._ctl("pid").strip().isdigit()
+
+    def reload(self, names: Iterable[str]) -> None:
+        if not self.alive():
+            (self.directory / "supervisor.sock").unlink(missing_ok=True)
+            daemon = str(self.directory / "current" / "bin" / "supervisord")
+            run([daemon, "--configuration", str(self.directory / "supervisord.conf")])
+        else:
+            self._ctl("reread")
+
+    def status(self, name: str) -> Status:
+        if not self.alive():
+            return Status()
+        shown = re.match(r"\S+\s+([A-Z]+)(?:\s+pid (\d+))?", self._ctl("status", name))
+        if shown is None:
+            return Status()
+        return Status(pid=int(shown[2] or 0), enabled=True, gone=shown[1] == "FATAL")
+
+    def start(self, names: list[str]) -> None:
+        for name in names:
+            # `update` starts what is new and restarts what has changed; what it left alone runs with old settings.
+            before = self.status(name).pid
+            self._ctl("update", name)
+            if self.status(name).pid in (0, before):
+                self._ctl("restart", name)
+
+    def stop(self, name: str) -> None:
+        if self.alive():
+            self._ctl("stop", name)
+
+    def forget(self, names: list[str]) -> None:
+        if self.alive():
+            self._ctl("reread")
+            for name in names:
+                self._ctl("update", name)
+
+    def log(self, name: str) -> str:
+        return self._ctl("tail", f"-{LOG_LINES * 100}", name)
+
+    def known(self, pattern: str) -> dict[str, list[Path]]:
+        wanted = f"{pattern}*.conf" if pattern.endswith("@") else f"{pattern}.conf"
+        return {path.name.removesuffix(".conf"): [path] for path in (self.directory / "conf.d").glob(wanted)}
+
+    def shutdown(self) -> None:
+        """End supervisord and what it runs."""
+        pid = self._ctl("pid").strip()
+        self._ctl("shutdown")
+        while Path("/proc", pid).exists():
+            time.sleep(0.1)
+
+
+class Nothing:
+    """No manager: files are written, nothing runs (the building of an image)."""
+
+    def reload(self, names: Iterable[str]) -> None:
+        pass
+
+    def status(self, name: str) -> Status:
+        return Status()
+
+    def start(self, names: list[str]) -> None:
+        pass
+
+    def stop(self, name: str) -> None:
+        pass
+
+    def forget(self, names: list[str]) -> None:
+        pass
+
+    def log(self, name: str) -> str:
+        return ""
+
+    def known(self, pattern: str) -> dict[str, list[Path]]:
+        return {}
+
+    def alive(self) -> bool:
+        return False
+
+    def shutdown(self) -> None:
+        pass
+
+
+def digest(paths: Iterable[str]) -> str:
+    """Return the SHA-256 of what the paths hold; a symbolic link counts as its target's path."""
+    total = hashlib.sha256()
+    for path in map(Path, paths):
+        total.update(str(path).encode())
+        with contextlib.suppress(OSError):
+            total.update(os.readlink(path).encode() if path.is_symlink() else path.read_bytes())
+    return total.hexdigest()
+
+
+def answers(url: str) -> bool:
+    """Return whether a GET of ``url`` gives 200."""
+    with contextlib.suppress(OSError, urllib.error.URLError), urllib.request.urlopen(url, timeout=5) as response:
+        return bool(response.status == 200)
+    return False
+
+
+def health_check(service: dict[str, Any], *, api: Api | None, since: datetime) -> Callable[[], bool]:
+    """Return a question to ask until it says yes: is the service healthy?"""
+    health = service["health"] or {}
+    if health.get("url"):
+        return lambda: answers(health["url"])
+    if health.get("worker") and api is not None:
+        return lambda: worker_online_since(api, pool=health["pool"], worker=health["worker"], since=since)
+    return lambda: True
+
+
+def wait(manager: Manager, services: list[dict[str, Any]], *, api: Api | None, since: datetime, timeout: int) -> None:
+    """Wait until every service is healthy; raise `ServiceError` with the log of the first that is not."""
+    deadline = time.monotonic() + timeout
+    waiting = {service["name"]: health_check(service, api=api, since=since) for service in services}
+    seen: dict[str, set[int]] = {name: set() for name in waiting}
+    reason = ""
+    while waiting:
+        for name, healthy in list(waiting.items()):
+            status = manager.status(name)
+            seen[name].add(status.pid)
+            if status.gone or len(seen[name] - {0}) > CRASHES:
+                raise ServiceError(f"{name} does not stay up. The end of its log:\n{manager.log(name)}")
+            try:
+                if status.running and healthy():
+                    del waiting[name]
+            except ApiError as error:
+                reason = f" The API said: {error}."
+        if waiting and time.monotonic() > deadline:
+            name = next(iter(waiting))
+            raise ServiceError(
+                f"{name} is not healthy after {timeout} s.{reason} The end of its log:\n{manager.log(name)}"
+            )
+        if waiting:
+            time.sleep(0.25)
+
+
+def remove(manager: Manager, doomed: dict[str, list[Path]], *, state_dir: Path) -> None:
+    """Stop services, remove their files and what remembers them."""
+    for name in doomed:
+        manager.stop(name)
+    for name, files in doomed.items():
+        for path in files:
+            path.unlink(missing_ok=True)
+            if path.parent.name.endswith(".service.d") and not any(path.parent.iterdir()):
+                path.parent.rmdir()
+        (state_dir / f"{name}.healthy").unlink(missing_ok=True)
+    if doomed:
+        manager.forget(list(doomed))
+
+
+def manager_of(params: dict[str, Any]) -> Manager:
+    """Return the manager that the module was told to use."""
+    if params["manager"] == "systemd":
+        return Systemd(scope=params["scope"], units=Path(params["units_dir"]))
+    return Supervisord(directory=Path(params["supervisor"])) if params["manager"] == "supervisord" else Nothing()
+
+
+def surplus(
+    manager: Manager, services: dict[str, dict[str, Any]], *, patterns: list[str], absent: bool
+) -> dict[str, list[Path]]:
+    """Return the services to remove and their files: all that are known, or those that nobody listed."""
+    known = {name: files for pattern in patterns for name, files in manager.known(pattern).items()}
+    if not absent:
+        return {name: files for name, files in known.items() if name not in services and not name.endswith("@")}
+    for name, service in services.items():
+        files = [path for path in map(Path, service["files"]) if path.exists()]
+        if files or manager.status(name).running:
+            known[name] = files
+    return known
+
+
+def action_for(status: Status, *, state: str, proven: bool) -> str:
+    """Return what has to be done to a service so that it is in the wanted state with proven files."""
+    if state == "stopped":
+        return "stopped" if status.running or status.enabled else "unchanged"
+    if not status.running or not status.enabled:
+        return "started"
+    return "unchanged" if proven and state == "started" else "restarted"
+
+
+def main() -> None:
+    text = {"type": "str"}
+    module = AnsibleModule(
+        argument_spec={
+            "services": {
+                "type": "list",
+                "elements": "dict",
+                "default": [],
+                "options": {
+                    "name": {"type": "str", "required": True},
+                    "files": {"type": "list", "elements": "path", "default": []},
+                    "watch": {"type": "list", "elements": "path", "default": []},
+                    "health": {"type": "dict", "default": {}, "options": {"url": text, "pool": text, "worker": text}},
+                },
+            },
+            "state": {"type": "str", "choices": ["started", "restarted", "stopped", "absent"], "default": "started"},
+            "manager": {"type": "str", "choices": ["systemd", "supervisord", "none"], "default": "systemd"},
+            "scope": {"type": "str", "choices": ["system", "user"], "default": "system"},
+            "state_dir": {"type": "path", "required": True},
+            "units_dir": {"type": "path"},
+            "supervisor": {"type": "path"},
+            "prune": {"type": "list", "elements": "str", "default": []},
+            "shutdown": {"type": "bool", "default": False},
+            "api": {
+                "type": "dict",
+                "default": {},
+                "options": {"url": text, "auth": {"type": "str", "no_log": True}, "ca": text},
+            },
+            "timeout": {"type": "int", "default": 180},
+        },
+        required_if=[("manager", "systemd", ["units_dir"]), ("manager", "supervisord", ["supervisor"])],
+        supports_check_mode=True,
+    )
+    params = module.params
+    services = {service["name"]: service for service in params["services"]}
+    state_dir = Path(params["state_dir"])
+    digests = {name: digest([*service["files"], *service["watch"]]) for name, service in services.items()}
+    manager = manager_of(params)
+    doomed = surplus(manager, services, patterns=params["prune"], absent=params["state"] == "absent")
+    actions = dict.fromkeys(services, "unchanged") | dict.fromkeys(doomed, "removed")
+    if params["manager"] != "none" and params["state"] != "absent":
+        for name in services:
+            remembered = state_dir / f"{name}.healthy"
+            proven = remembered.exists() and remembered.read_text().strip() == digests[name]
+            actions[name] = action_for(manager.status(name), state=params["state"], proven=proven)
+    ends = params["shutdown"] and manager.alive()
+    changed = ends or any(action != "unchanged" for action in actions.values())
+
+    if changed and not module.check_mode:
+        touched = [name for name, action in actions.items() if action in ("started", "restarted")]
+        api = Api(**{key: value for key, value in params["api"].items() if value}) if params["api"].get("url") else None
+        try:
+            remove(manager, doomed, state_dir=state_dir)
+            for name in (name for name, action in actions.items() if action == "stopped"):
+                manager.stop(name)
+            if touched:
+                for name in touched:
+                    (state_dir / f"{name}.healthy").unlink(missing_ok=True)
+                since = datetime.now(timezone.utc)
+                manager.reload(touched)
+                manager.start(touched)
+                wait(manager, [services[name] for name in touched], api=api, since=since, timeout=params["timeout"])
+                state_dir.mkdir(parents=True, exist_ok=True)
+                for name in touched:
+                    (state_dir / f"{name}.healthy").write_text(f"{digests[name]}\n")
+            if ends:
+                manager.shutdown()
+        except ServiceError as error:
+            module.fail_json(msg=str(error), services=actions)
+    module.exit_json(changed=changed, services=actions)
+
+
+if __name__ == "__main__":
+    main()

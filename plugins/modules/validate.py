@@ -1,0 +1,38 @@
+#!/usr/bin/python
+# Copyright: The selfhosted.prefect maintainers
+# Apache License 2.0 (see LICENSE or https://www.apache.org/licenses/LICENSE-2.0)
+"""Documentation of the action plugin of the same name."""
+
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+module: validate
+short_description: Refuse variables that nothing reads
+description:
+  - Argument specs check the variables that they know and accept misspelt ones in silence. This one does not.
+  - Runs on the controller and touches no host.
+version_added: 0.1.0
+author: The selfhosted.prefect maintainers
+options:
+  settings:
+    description: Settings for Prefect that must neither contradict a variable nor be outdated.
+    type: dict
+    default: {}
+attributes:
+  check_mode:
+    description: Never changes anything.
+    support: full
+"""
+
+EXAMPLES = r"""
+- name: Check the variables
+  selfhosted.prefect.validate:
+    settings: {PREFECT_LOGGING_LEVEL: DEBUG}
+"""
+
+RETURN = r"""
+msg:
+  description: Every complaint, a line each, with the name that was probably meant.
+  returned: failure
+  type: str
+"""
