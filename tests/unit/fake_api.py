@@ -1,0 +1,359 @@
+"""A Prefect API in memory, as far as the modules use it, that can misbehave on demand.
+
+Its answers were copied from Prefect 3.8.8: codes, bodies and refusals. What it does not know answers as an unknown
+route does there.
+"""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+import io
+import json
+import re
+import threading
+import time
+import uuid
+from collections import deque
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta, timezone
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from types import TracebackType
+from typing import Any
+from urllib.parse import parse_qs, unquote, urlsplit
+
+from ansible.module_utils.testing import patch_module_args
+
+CREATED = "2026-11-21T01:00:00.000000Z"
+Reply = tuple[int, Any]
+
+
+def outcome(main: Callable[[], None], *, check_mode: bool = False, **options: Any) -> dict[str, Any]:
+    """Run the `main` of a module with `options` in this process and return what it would hand to Ansible."""
+    printed = io.StringIO()
+    arguments = {"_ansible_check_mode": check_mode, **options}
+    with patch_module_args(arguments), contextlib.redirect_stdout(printed), contextlib.suppress(SystemExit):
+        main()
+    result: dict[str, Any] = json.loads(printed.getvalue())
+    return result
+
+
+def now() -> str:
+    return datetime.now(timezone.utc).isoformat().replace("+00:00", "Z")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Fault:
+    """What happens to one request instead of its answer: `status` None drops the connection.
+
+    `carried_out` does what was asked before, as when only the answer is lost. A `body` of bytes is sent as it is.
+    """
+
+    status: int | None
+    headers: Mapping[str, str] = field(default_factory=dict)
+    body: Any = None
+    carried_out: bool = False
+
+
+class FakeApi:
+    """The server and what it holds. Use it as a context manager; `url` is its address.
+
+    `requests` lists everything that came in as `METHOD /path`, `writes` only what changes objects.
+    """
+
+    def __init__(self) -> None:
+        self.auth: str | None = None
+        self.csrf: str | None = None
+        """The one token that is good, or None when the protection is off."""
+        self.faults: deque[Fault] = deque()
+        self.before: Callable[[str], None] = lambda request: None
+        """Called with `METHOD /path` before a request is answered: another client that is quicker, say."""
+        self.requests: list[str] = []
+        self.bodies: list[Any] = []
+        self.connections = 0
+        self.pools: dict[str, dict[str, Any]] = {}
+        self.queues: dict[tuple[str, str], dict[str, Any]] = {}
+        self.workers: dict[str, list[dict[str, Any]]] = {}
+        self.flows: dict[str, dict[str, Any]] = {}
+        self.deployments: dict[str, dict[str, Any]] = {}
+        self.runs: dict[str, dict[str, Any]] = {}
+        self.logs: list[dict[str, Any]] = []
+        self.course: list[tuple[str, str]] = [("RUNNING", "Running"), ("COMPLETED", "Completed")]
+        """The states that a run goes through, one each time that it is read."""
+        self.ready = True
+        self.clock_ahead = timedelta(0)
+
+    def __enter__(self) -> FakeApi:
+        self._server = ThreadingHTTPServer(("127.0.0.1", 0), _handler(self))
+        self._server.daemon_threads = True
+        self._thread = threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.01})
+        self._thread.start()
+        self.root = f"http://127.0.0.1:{self._server.server_port}"
+        self.url = f"{self.root}/api"
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._server.shutdown()
+        self._server.server_close()
+        self._thread.join()
+
+    @property
+    def writes(self) -> list[str]:
+        reads = ("/filter", "/history", "/count")
+        return [each for each in self.requests if not each.startswith("GET") and not each.endswith(reads)]
+
+    def add_pool(self, name: str, **fields: Any) -> dict[str, Any]:
+        self.pools[name] = {
+            "id": str(uuid.uuid4()),
+            "created": CREATED,
+            "updated": CREATED,
+            "name": name,
+            "description": None,
+            "type": "process",
+            "base_job_template": {},
+            "is_paused": False,
+            "concurrency_limit": None,
+            "status": "NOT_READY",
+            **fields,
+        }
+        return self.pools[name]
+
+    def add_worker(self, pool: str, name: str, *, status: str = "ONLINE", heartbeat: str = CREATED) -> None:
+        self.workers.setdefault(pool, []).append({"name": name, "status": status, "last_heartbeat_time": heartbeat})
+
+    def add_deployment(self, flow: str, name: str, *, pool: str | None) -> dict[str, Any]:
+        flow_id = next((each["id"] for each in self.flows.values() if each["name"] == flow), str(uuid.uuid4()))
+        self.flows[flow_id] = {"id": flow_id, "name": flow}
+        key = str(uuid.uuid4())
+        self.deployments[key] = {"id": key, "flow_id": flow_id, "name": name, "work_pool_name": pool}
+        return self.deployments[key]
+
+    def add_run(self, *, kind: str = "SCHEDULED", name: str = "Scheduled", **fields: Any) -> dict[str, Any]:
+        key = str(uuid.uuid4())
+        self.runs[key] = {
+            "id": key,
+            "name": "zealous-otter",
+            "state_type": kind,
+            "state_name": name,
+            "state": {"type": kind, "name": name, "message": None},
+            "total_run_time": 1.5,
+            "start_time": None,
+            "expected_start_time": CREATED,
+            "work_pool_name": None,
+            "work_queue_name": None,
+            "idempotency_key": None,
+            **fields,
+        }
+        return self.runs[key]
+
+    def move(self, run: dict[str, Any], kind: str, name: str, message: str | None = None) -> None:
+        run.update(state_type=kind, state_name=name, state={"type": kind, "name": name, "message": message})
+        run["start_time"] = run["start_time"] or (now() if kind == "RUNNING" else None)
+
+    def answer(self, method: str, path: str, body: Any) -> Reply:
+        """Return the status and body of a request to `path` below the API's address."""
+        for route, handle in ROUTES:
+            match = re.fullmatch(route, f"{method} {path}")
+            if match:
+                return handle(self, *(unquote(part) for part in match.groups()), body)
+        return 404, {"detail": "Not Found"}
+
+
+def _page(rows: list[dict[str, Any]], body: Any) -> Reply:
+    limit = body.get("limit", 200)
+    if limit > 200:
+        return 422, {"exception_message": "Invalid request received."}
+    return 200, rows[body.get("offset", 0) :][:limit]
+
+
+def create_pool(api: FakeApi, body: Any) -> Reply:
+    if body["name"].lower().startswith("prefect"):
+        return 403, {"detail": "Work pools starting with 'Prefect' are reserved for internal use."}
+    if body["name"] in api.pools:
+        return 409, {"detail": "A work pool with this name already exists."}
+    return 201, api.add_pool(**body)
+
+
+def read_pool(api: FakeApi, name: str, body: Any) -> Reply:
+    return (200, api.pools[name]) if name in api.pools else (404, {"detail": f'Work pool "{name}" not found.'})
+
+
+def update_pool(api: FakeApi, name: str, body: Any) -> Reply:
+    if name not in api.pools:
+        return read_pool(api, name, body)
+    if "type" in body:
+        error = {"type": "extra_forbidden", "loc": ["body", "type"], "msg": "Extra inputs are not permitted"}
+        echo = {"input": body["type"], **error}
+        return 422, {
+            "exception_message": "Invalid request received.",
+            "exception_detail": [echo],
+            "request_body": body,
+        }
+    api.pools[name].update(body)
+    return 204, None
+
+
+def delete_pool(api: FakeApi, name: str, body: Any) -> Reply:
+    if name not in api.pools:
+        return read_pool(api, name, body)
+    del api.pools[name]
+    return 204, None
+
+
+def read_workers(api: FakeApi, pool: str, body: Any) -> Reply:
+    if pool not in api.pools:
+        return read_pool(api, pool, body)
+    wanted = body.get("workers", {}).get("status", {}).get("any_", ["ONLINE", "OFFLINE"])
+    return _page([row for row in api.workers.get(pool, []) if row["status"] in wanted], body)
+
+
+def read_queue(api: FakeApi, pool: str, name: str, body: Any) -> Reply:
+    queue = api.queues.get((pool, name))
+    return (200, queue) if queue else (404, {"detail": f"Work pool queue '{pool}/{name}' not found."})
+
+
+def read_deployment(api: FakeApi, flow: str, name: str, body: Any) -> Reply:
+    for each in api.deployments.values():
+        if each["name"] == name and api.flows[each["flow_id"]]["name"] == flow:
+            return 200, each
+    return 404, {"detail": "Deployment not found"}
+
+
+def create_run(api: FakeApi, deployment: str, body: Any) -> Reply:
+    for run in api.runs.values():
+        if run["idempotency_key"] == body["idempotency_key"]:
+            return 200, run
+    return 201, api.add_run(work_pool_name=api.deployments[deployment]["work_pool_name"], **body)
+
+
+def read_run(api: FakeApi, run_id: str, body: Any) -> Reply:
+    run = api.runs.get(run_id)
+    if run is None:
+        return 404, {"detail": "Flow run not found"}
+    if api.course and run["state_type"] != "PAUSED":
+        api.move(run, *api.course.pop(0))
+    return 200, run
+
+
+def set_state(api: FakeApi, run_id: str, body: Any) -> Reply:
+    run = api.runs[run_id]
+    if run["state_type"] == "SCHEDULED":
+        api.move(run, "CANCELLED", "Cancelled")
+        return 201, {"status": "REJECT", "state": run["state"], "details": {"reason": "It has not begun."}}
+    api.move(run, body["state"]["type"], body["state"]["name"])
+    return 201, {"status": "ACCEPT", "state": run["state"], "details": {}}
+
+
+def resume(api: FakeApi, run_id: str, body: Any) -> Reply:
+    run = api.runs[run_id]
+    if body.get("run_input") == {"approved": "maybe"}:
+        return 200, {"status": "REJECT", "state": run["state"], "details": {"reason": "not of type 'boolean'"}}
+    api.move(run, "SCHEDULED", "Resuming")
+    return 201, {"status": "ACCEPT", "state": run["state"], "details": {}}
+
+
+def history(api: FakeApi, body: Any) -> Reply:
+    states = [{"state_type": run["state_type"], "count_runs": 1} for run in api.runs.values()]
+    return 200, [{"states": states}]
+
+
+SETTINGS = {
+    "ui_url": None,
+    "server": {
+        "ui": {"enabled": True, "serve_base": "/"},
+        "database": {"connection_url": "**********", "driver": None},
+    },
+}
+
+ROUTES: tuple[tuple[str, Callable[..., Reply]], ...] = (
+    (r"GET /ready", lambda api, body: (200, {"message": "OK"}) if api.ready else (503, {"message": "Database not up"})),
+    (r"GET /admin/version", lambda api, body: (200, "3.8.8")),
+    (r"GET /admin/settings", lambda api, body: (200, SETTINGS)),
+    (r"POST /work_pools/", create_pool),
+    (r"POST /work_pools/filter", lambda api, body: _page(list(api.pools.values()), body)),
+    (r"GET /work_pools/([^/]+)", read_pool),
+    (r"PATCH /work_pools/([^/]+)", update_pool),
+    (r"DELETE /work_pools/([^/]+)", delete_pool),
+    (r"POST /work_pools/([^/]+)/workers/filter", read_workers),
+    (r"GET /work_pools/([^/]+)/queues/([^/]+)", read_queue),
+    (r"POST /flows/filter", lambda api, body: _page(list(api.flows.values()), body)),
+    (r"POST /deployments/filter", lambda api, body: _page(list(api.deployments.values()), body)),
+    (r"GET /deployments/name/([^/]+)/([^/]+)", read_deployment),
+    (r"POST /deployments/([^/]+)/create_flow_run", create_run),
+    (r"GET /flow_runs/([^/]+)", read_run),
+    (r"POST /flow_runs/([^/]+)/set_state", set_state),
+    (r"POST /flow_runs/([^/]+)/resume", resume),
+    (r"POST /flow_runs/history", history),
+    (r"POST /flow_runs/count", lambda api, body: (200, sum(r["state_name"] == "Late" for r in api.runs.values()))),
+    (r"POST /logs/filter", lambda api, body: (200, api.logs[::-1][: body["limit"]])),
+)
+
+
+def _handler(api: FakeApi) -> type[BaseHTTPRequestHandler]:
+    class Handler(BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+        # Headers and body in one packet: two make the client wait 40 ms for the second (Nagle).
+        wbufsize = -1
+
+        def setup(self) -> None:
+            super().setup()
+            api.connections += 1
+
+        def date_time_string(self, timestamp: float | None = None) -> str:
+            return super().date_time_string(int(time.time() + api.clock_ahead.total_seconds()))
+
+        def log_message(self, format: str, *args: Any) -> None:
+            pass
+
+        def reply(self, status: int, body: Any, headers: Mapping[str, str] | None = None) -> None:
+            content = body if isinstance(body, bytes) else b"" if body is None else json.dumps(body).encode()
+            self.send_response(status)
+            for name, value in (headers or {}).items():
+                self.send_header(name, value)
+            self.send_header("Content-Length", str(len(content)))
+            self.end_headers()
+            self.wfile.write(content)
+
+        def refusal(self, path: str) -> Reply | None:
+            """Return what keeps a request from being looked at: the credentials, the token."""
+            basic = "Basic " + base64.b64encode((api.auth or "").encode()).decode()
+            if api.auth is not None and path != "/ready" and self.headers.get("Authorization") != basic:
+                return 401, {"exception_message": "Unauthorized"}
+            if api.csrf is not None and self.command != "GET":
+                if self.headers.get("Prefect-Csrf-Token") is None:
+                    return 403, {"detail": "Missing CSRF token."}
+                if self.headers["Prefect-Csrf-Token"] != api.csrf or not self.headers.get("Prefect-Csrf-Client"):
+                    return 403, {"detail": "Invalid CSRF token or client identifier."}
+            return None
+
+        def handle_any(self) -> None:
+            received = self.rfile.read(int(self.headers.get("Content-Length") or 0))
+            body = json.loads(received) if received else None
+            address = urlsplit(self.path)
+            request = f"{self.command} {address.path.removeprefix('/api')}"
+            api.requests.append(request)
+            api.bodies.append(body)
+            api.before(request)
+            fault = api.faults.popleft() if api.faults else None
+            if fault and fault.carried_out:
+                api.answer(self.command, address.path.removeprefix("/api"), body)
+            if fault and fault.status is None:
+                self.close_connection = True
+            elif fault and fault.status is not None:
+                self.reply(fault.status, fault.body, fault.headers)
+            elif not address.path.startswith("/api/"):
+                self.reply(404, {"detail": "Not Found"})
+            elif address.path == "/api/csrf-token" and api.csrf is None:
+                self.reply(422, {"detail": "CSRF protection is disabled."})
+            elif address.path == "/api/csrf-token" and parse_qs(address.query).get("client"):
+                self.reply(200, {"token": api.csrf})
+            else:
+                path = address.path.removeprefix("/api")
+                self.reply(*(self.refusal(path) or api.answer(self.command, path, body)))
+
+        do_GET = do_POST = do_PUT = do_PATCH = do_DELETE = handle_any
+
+    return Handler

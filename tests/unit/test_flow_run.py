@@ -1,0 +1,271 @@
+"""Flow runs that are started, followed, cancelled and resumed, and what is said of those that do not get there."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from datetime import datetime, timedelta, timezone
+from typing import Any
+
+import pytest
+from ansible_collections.selfhosted.prefect.plugins.modules import flow_run
+from fake_api import FakeApi, Fault, outcome
+
+CREATE = "/create_flow_run"
+
+
+@pytest.fixture
+def fake() -> Iterator[FakeApi]:
+    with FakeApi() as api:
+        api.add_pool("main")
+        api.add_worker("main", "one")
+        api.add_deployment("hello", "default", pool="main")
+        api.add_deployment("alone", "served", pool=None)
+        log(api, "Finished in state Completed()")
+        yield api
+
+
+def log(fake: FakeApi, message: str) -> None:
+    when = "2026-11-21T01:02:03.500000Z"
+    fake.logs.append({"timestamp": when, "level": 20, "name": "prefect.flow_runs", "message": message})
+
+
+def run(fake: FakeApi, *, check_mode: bool = False, **options: Any) -> dict[str, Any]:
+    what = {} if "id" in options or "deployment" in options else {"deployment": "hello/default"}
+    result: dict[str, Any] = outcome(
+        flow_run.main, check_mode=check_mode, **{"api_url": fake.url, "poll": 0.05, **what, **options}
+    )
+    return result
+
+
+def created(fake: FakeApi) -> list[Any]:
+    return [body for body, request in zip(fake.bodies, fake.requests, strict=True) if request.endswith(CREATE)]
+
+
+def test_a_run_that_completes(fake: FakeApi) -> None:
+    result = run(fake, name="mine", parameters={"name": "Ada"}, tags=["a"], job_variables={"env": {}})
+    (body,) = created(fake)
+    assert body.pop("idempotency_key")
+    assert body == {"name": "mine", "parameters": {"name": "Ada"}, "tags": ["a"], "job_variables": {"env": {}}}
+    assert result["changed"] is True
+    assert (result["state_type"], result["state_name"], result["duration"]) == ("COMPLETED", "Completed", 1.5)
+    assert result["logs"] == ["01:02:03 | INFO    | prefect.flow_runs | Finished in state Completed()"]
+    assert result["url"] == f"{fake.root}/runs/flow-run/{result['id']}"
+
+
+def test_check_mode_looks_up_the_deployment(fake: FakeApi) -> None:
+    assert run(fake, check_mode=True)["changed"] is True
+    assert run(fake, check_mode=True, deployment="hello/other")["failed"]
+    assert fake.writes == []
+
+
+def test_every_start_is_a_run(fake: FakeApi) -> None:
+    assert run(fake, wait=False)["changed"] is run(fake, wait=False)["changed"] is True
+    assert len(fake.runs) == 2
+
+
+def test_one_run_for_one_idempotency_key(fake: FakeApi) -> None:
+    first = run(fake, idempotency_key="release-42")
+    again = run(fake, idempotency_key="release-42")
+    assert (first["changed"], again["changed"]) == (True, False)
+    assert first["id"] == again["id"]
+
+
+def test_an_answer_that_was_lost_starts_no_second_run(fake: FakeApi) -> None:
+    def lose(request: str) -> None:
+        if request.endswith(CREATE) and not fake.runs:
+            fake.faults.append(Fault(status=None, carried_out=True))
+
+    fake.before = lose
+    assert run(fake)["changed"] is True
+    assert len(fake.runs) == 1
+
+
+def test_not_waiting(fake: FakeApi) -> None:
+    result = run(fake, wait=False)
+    assert result["state_type"] == "SCHEDULED"
+    assert not any(request.startswith("GET /flow_runs") for request in fake.requests)
+
+
+def test_a_run_that_fails(fake: FakeApi) -> None:
+    fake.course = [("RUNNING", "Running"), ("FAILED", "TimedOut")]
+    log(fake, "Traceback:\n  deep")
+    result = run(fake)
+    assert result["failed"]
+    assert result["state_name"] == "TimedOut"
+    assert "flow run zealous-otter is TimedOut" in result["msg"]
+    assert result["msg"].endswith("Traceback:\n  deep")
+    assert result["url"] in result["msg"]
+
+
+def test_a_failure_that_was_expected(fake: FakeApi) -> None:
+    fake.course = [("FAILED", "Failed")]
+    assert run(fake, until=["FAILED", "CRASHED"])["state_type"] == "FAILED"
+
+
+def test_the_log_is_cut_by_lines(fake: FakeApi) -> None:
+    log(fake, "\n".join(f"line {number}" for number in range(90)))
+    lines = run(fake, log_lines=10)["logs"]
+    assert (len(lines), lines[-1]) == (10, "line 89")
+
+
+def test_no_log_is_read_where_none_is_wanted(fake: FakeApi) -> None:
+    assert run(fake, log_lines=0)["logs"] == []
+    assert "POST /logs/filter" not in fake.requests
+
+
+def test_the_end_of_the_log_is_waited_for(fake: FakeApi) -> None:
+    fake.logs.clear()
+
+    def flush(request: str) -> None:
+        if fake.requests.count("POST /logs/filter") == 2 and not fake.logs:
+            log(fake, "Finished in state Completed()")
+
+    fake.before = flush
+    assert len(run(fake)["logs"]) == 1
+
+
+def test_a_log_without_an_end_has_a_bound(fake: FakeApi, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(flow_run, "SETTLE", 0.3)
+    fake.logs.clear()
+    began = time.monotonic()
+    assert run(fake)["logs"] == []
+    assert 0.3 < time.monotonic() - began < 3
+
+
+def test_the_time_is_over_while_it_runs(fake: FakeApi) -> None:
+    fake.course = [("RUNNING", "Running")]
+    result = run(fake, timeout=0.2)
+    assert "zealous-otter is Running after 0.2 s" in result["msg"]
+    assert result["changed"] is True
+    assert "waiting_for" not in result
+
+
+def test_a_pause_that_nobody_ends(fake: FakeApi) -> None:
+    fake.course = [("PAUSED", "Paused")]
+    assert "waits to be resumed" in run(fake, timeout=0.2)["msg"]
+
+
+def test_waiting_for_a_pause(fake: FakeApi) -> None:
+    fake.course = [("RUNNING", "Running"), ("PAUSED", "Paused")]
+    assert run(fake, until=["PAUSED"])["state_type"] == "PAUSED"
+
+
+@pytest.mark.parametrize(
+    ("pool", "worker", "run_fields", "reason"),
+    [
+        ({}, "OFFLINE", {}, "no worker is online in the work pool main"),
+        ({"is_paused": True}, "ONLINE", {}, "the work pool main is paused"),
+        ({"concurrency_limit": 0}, "ONLINE", {}, "the work pool main has a concurrency limit of 0"),
+        ({}, "ONLINE", {}, "the workers one are online and have not taken it"),
+        ({}, "ONLINE", {"work_pool_name": None}, "has no work pool"),
+        ({}, "ONLINE", {"work_pool_name": "gone"}, "its work pool gone is gone"),
+        ({}, "ONLINE", {"name": "AwaitingConcurrencySlot"}, "a slot of its deployment's concurrency limit"),
+        (
+            {},
+            "ONLINE",
+            {"expected_start_time": (datetime.now(timezone.utc) + timedelta(days=1)).isoformat()},
+            "it is due at",
+        ),
+    ],
+)
+def test_why_a_run_has_not_begun(
+    fake: FakeApi, pool: dict[str, Any], worker: str, run_fields: dict[str, Any], reason: str
+) -> None:
+    fake.pools["main"].update(pool)
+    fake.workers["main"][0]["status"] = worker
+    fake.course = []
+    started = run(fake, wait=False, idempotency_key="same")
+    state = run_fields.pop("name", "Late")
+    fake.move(fake.runs[started["id"]], "SCHEDULED", state)
+    fake.runs[started["id"]].update(run_fields)
+    result = run(fake, idempotency_key="same", timeout=0.1)
+    assert result["failed"]
+    assert len(result["waiting_for"]) == 1
+    assert reason in result["waiting_for"][0]
+    assert reason in result["msg"]
+    assert f"is {state} after 0.1 s" in result["msg"]
+
+
+def test_a_paused_queue_is_named(fake: FakeApi) -> None:
+    fake.queues[("main", "slow")] = {"name": "slow", "is_paused": True, "concurrency_limit": None}
+    fake.course = []
+    started = run(fake, wait=False, idempotency_key="same")
+    fake.runs[started["id"]]["work_queue_name"] = "slow"
+    assert run(fake, idempotency_key="same", timeout=0.1)["waiting_for"] == ["the work queue slow is paused"]
+
+
+@pytest.mark.parametrize(
+    ("deployment", "words"),
+    [
+        ("hello/defalt", "but hello/default"),
+        ("nothing/like-it", "but alone/served, hello/default"),
+        ("hello", "like flow/deployment"),
+        ("/default", "like flow/deployment"),
+    ],
+)
+def test_an_unknown_deployment(fake: FakeApi, deployment: str, words: str) -> None:
+    result = run(fake, deployment=deployment)
+    assert result["failed"]
+    assert words in result["msg"]
+
+
+def test_cancel(fake: FakeApi) -> None:
+    started = fake.add_run(kind="RUNNING", name="Running")
+    fake.course = [("RUNNING", "Running"), ("CANCELLING", "Cancelling"), ("CANCELLED", "Cancelled")]
+    result = run(fake, state="cancelled", id=started["id"])
+    assert (result["changed"], result["state_type"]) == (True, "CANCELLED")
+    again = run(fake, state="cancelled", id=started["id"])
+    assert again["changed"] is False
+    assert len(fake.writes) == 1
+
+
+def test_cancel_a_run_that_has_not_begun(fake: FakeApi) -> None:
+    started = fake.add_run()
+    fake.course = []
+    assert run(fake, state="cancelled", id=started["id"])["state_type"] == "CANCELLED"
+
+
+@pytest.mark.parametrize("state", ["cancelled", "resumed"])
+def test_a_run_that_has_ended_stays_as_it_is(fake: FakeApi, state: str) -> None:
+    ended = fake.add_run(kind="COMPLETED", name="Completed")
+    fake.course = []
+    result = run(fake, state=state, id=ended["id"])
+    assert (result["changed"], result["state_type"]) == (False, "COMPLETED")
+    assert fake.writes == []
+
+
+@pytest.mark.parametrize("state", ["cancelled", "resumed"])
+def test_check_mode_changes_no_run(fake: FakeApi, state: str) -> None:
+    paused = fake.add_run(kind="PAUSED", name="Paused")
+    assert run(fake, check_mode=True, state=state, id=paused["id"])["changed"] is True
+    assert fake.writes == []
+
+
+def test_resume_with_input(fake: FakeApi) -> None:
+    paused = fake.add_run(kind="PAUSED", name="Paused")
+    result = run(fake, state="resumed", id=paused["id"], run_input={"approved": True})
+    assert (result["changed"], result["state_type"]) == (True, "COMPLETED")
+    assert fake.bodies[fake.requests.index(fake.writes[0])] == {"run_input": {"approved": True}}
+
+
+def test_resume_with_input_that_does_not_fit(fake: FakeApi) -> None:
+    paused = fake.add_run(kind="PAUSED", name="Paused")
+    result = run(fake, state="resumed", id=paused["id"], run_input={"approved": "maybe"})
+    assert "cannot resume flow run zealous-otter: not of type 'boolean'" in result["msg"]
+
+
+def test_resume_a_run_that_is_not_paused(fake: FakeApi) -> None:
+    running = fake.add_run(kind="RUNNING", name="Running")
+    fake.course = []
+    assert "is Running, not Paused" in run(fake, state="resumed", id=running["id"])["msg"]
+
+
+def test_an_unknown_run(fake: FakeApi) -> None:
+    assert "there is no flow run nope" in run(fake, state="cancelled", id="nope")["msg"]
+
+
+@pytest.mark.parametrize("options", [{"id": "x"}, {"state": "cancelled", "deployment": "a/b"}, {"until": ["DONE"]}])
+def test_options_that_do_not_go_together(fake: FakeApi, options: dict[str, Any]) -> None:
+    assert run(fake, **options)["failed"]
+    assert fake.requests == []

@@ -1,0 +1,429 @@
+"""Work pools by their module, the engine under it, and what the HTTP layer hides from both."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from datetime import datetime, timedelta, timezone
+from typing import Any
+
+import pytest
+from ansible_collections.selfhosted.prefect.plugins.module_utils.api import (
+    Api,
+    ApiError,
+    Failure,
+    worker_online_since,
+)
+from ansible_collections.selfhosted.prefect.plugins.module_utils.resource import Field, Plan, Resource, plan
+from ansible_collections.selfhosted.prefect.plugins.module_utils.wait import wait_ready, wait_workers
+from ansible_collections.selfhosted.prefect.plugins.modules import work_pool
+from fake_api import FakeApi, Fault, now, outcome
+
+TEMPLATE = {"job_configuration": {"env": "{{ env }}"}, "variables": {"type": "object"}}
+OTHER_TEMPLATE = {**TEMPLATE, "variables": {"type": "object", "properties": {}}}
+
+CREATE, UPDATE, DELETE = "POST /work_pools/", "PATCH /work_pools/main", "DELETE /work_pools/main"
+
+TABLE: list[tuple[dict[str, Any] | None, dict[str, Any], list[str]]] = [
+    (None, {}, [CREATE]),
+    (None, {"type": "docker", "description": "d", "concurrency_limit": 3, "is_paused": True}, [CREATE]),
+    (None, {"concurrency_limit": -1, "description": ""}, [CREATE]),
+    (None, {"concurrency_limit": 0}, [CREATE]),
+    (None, {"base_job_template": TEMPLATE}, [CREATE]),
+    (None, {"state": "absent"}, []),
+    ({}, {}, []),
+    ({}, {"state": "absent"}, [DELETE]),
+    ({"type": "docker"}, {}, []),
+    ({"type": "docker"}, {"type": "docker"}, []),
+    ({}, {"concurrency_limit": 3}, [UPDATE]),
+    ({"concurrency_limit": 3}, {"concurrency_limit": 3}, []),
+    ({"concurrency_limit": 3}, {"concurrency_limit": "3"}, []),
+    ({"concurrency_limit": 3}, {}, []),
+    ({"concurrency_limit": 3}, {"concurrency_limit": -1}, [UPDATE]),
+    ({"concurrency_limit": 3}, {"concurrency_limit": 0}, [UPDATE]),
+    ({}, {"concurrency_limit": -1}, []),
+    ({"description": "d"}, {"description": ""}, [UPDATE]),
+    ({"description": "d"}, {"description": "d"}, []),
+    ({}, {"description": ""}, []),
+    ({"is_paused": True}, {}, []),
+    ({"is_paused": True}, {"is_paused": False}, [UPDATE]),
+    ({}, {"is_paused": False}, []),
+    ({"base_job_template": TEMPLATE}, {}, []),
+    ({"base_job_template": TEMPLATE}, {"base_job_template": TEMPLATE}, []),
+    ({"base_job_template": TEMPLATE}, {"base_job_template": OTHER_TEMPLATE}, [UPDATE]),
+    ({"concurrency_limit": 3, "description": "d"}, {"concurrency_limit": 4, "is_paused": True}, [UPDATE]),
+]
+
+
+@pytest.fixture
+def fake() -> Iterator[FakeApi]:
+    with FakeApi() as api:
+        yield api
+
+
+def pool(fake: FakeApi, *, check_mode: bool = False, **options: Any) -> dict[str, Any]:
+    result: dict[str, Any] = outcome(
+        work_pool.main, check_mode=check_mode, **{"api_url": fake.url, "name": "main", **options}
+    )
+    return result
+
+
+def managed(result: dict[str, Any] | None) -> dict[str, Any] | None:
+    """Return what is asked for in an object, without what the server adds."""
+    return result and {name: result.get(name) for name in ("name", *work_pool.WORK_POOL.fields)}
+
+
+@pytest.mark.parametrize(("existing", "wanted", "writes"), TABLE)
+def test_dry_for_real_and_again(
+    fake: FakeApi, existing: dict[str, Any] | None, wanted: dict[str, Any], writes: list[str]
+) -> None:
+    if existing is not None:
+        fake.add_pool("main", **existing)
+
+    dry = pool(fake, check_mode=True, **wanted)
+    assert fake.writes == []
+
+    real = pool(fake, **wanted)
+    assert fake.writes == writes
+    assert dry["changed"] is real["changed"] is bool(writes)
+    assert dry["diff"] == real["diff"]
+    assert (real["diff"]["before"] != real["diff"]["after"]) is bool(writes)
+    assert managed(real["object"]) == managed(fake.pools.get("main"))
+    if existing is not None:
+        assert managed(dry["object"]) == managed(real["object"])
+
+    again = pool(fake, **wanted)
+    assert again["changed"] is False
+    assert fake.writes == writes
+    for option, value in wanted.items():
+        if option != "state":
+            cleared = value in (-1, "")
+            assert fake.pools["main"][option] == (None if cleared else type(fake.pools["main"][option])(value))
+
+
+def test_only_what_differs_is_written(fake: FakeApi) -> None:
+    fake.add_pool("main", concurrency_limit=3, description="d")
+    pool(fake, concurrency_limit=4, description="d", is_paused=False)
+    assert fake.bodies[fake.requests.index(UPDATE)] == {"concurrency_limit": 4}
+
+
+def test_unchanged_takes_one_request(fake: FakeApi) -> None:
+    fake.add_pool("main")
+    pool(fake, type="process")
+    assert fake.requests == ["GET /work_pools/main"]
+
+
+def test_a_name_is_one_segment_of_the_path(fake: FakeApi) -> None:
+    pool(fake, name="Ünï ?#1")
+    assert pool(fake, name="Ünï ?#1")["changed"] is False
+    assert list(fake.pools) == ["Ünï ?#1"]
+
+
+def test_immutable_field(fake: FakeApi) -> None:
+    fake.add_pool("main", type="docker")
+    result = pool(fake, type="process", concurrency_limit=1)
+    assert result["failed"]
+    assert "type is 'docker', not 'process'" in result["msg"]
+    assert "state: absent" in result["msg"]
+    assert fake.writes == []
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"name": "Prefect-pool"}, "start with 'prefect'"),
+        ({"name": "a/b"}, "/ % & < >"),
+        ({"concurrency_limit": -2}, "concurrency_limit is -2"),
+        ({"base_job_template": {}}, "leave it out"),
+        ({"base_job_template": {"variables": {}}}, "job_configuration"),
+        ({"api_url": "localhost:4200/api"}, "http://127.0.0.1:4200/api"),
+        ({"api_url": "http://user:secret@localhost:4200/api"}, "api_auth"),
+    ],
+)
+def test_refused_before_the_first_request(fake: FakeApi, options: dict[str, Any], words: str) -> None:
+    result = pool(fake, **options)
+    assert result["failed"]
+    assert words in result["msg"]
+    assert fake.requests == []
+
+
+def test_all_complaints_at_once(fake: FakeApi) -> None:
+    message = pool(fake, name="prefect/", concurrency_limit=-2)["msg"]
+    assert all(words in message for words in ("start with 'prefect'", "/ % & < >", "concurrency_limit is -2"))
+
+
+def test_a_name_that_cannot_be_is_absent(fake: FakeApi) -> None:
+    assert pool(fake, name="prefect", state="absent")["changed"] is False
+
+
+def test_two_hosts_create_at_the_same_time(fake: FakeApi) -> None:
+    def other(request: str) -> None:
+        if request == CREATE and "main" not in fake.pools:
+            fake.add_pool("main")
+
+    fake.before = other
+    assert pool(fake)["changed"] is False
+
+
+def test_two_hosts_create_differently_at_the_same_time(fake: FakeApi) -> None:
+    def other(request: str) -> None:
+        if request == CREATE and "main" not in fake.pools:
+            fake.add_pool("main", concurrency_limit=7)
+
+    fake.before = other
+    assert pool(fake, concurrency_limit=3)["changed"] is True
+    assert fake.pools["main"]["concurrency_limit"] == 3
+
+
+def test_two_hosts_delete_at_the_same_time(fake: FakeApi) -> None:
+    fake.add_pool("main")
+
+    def other(request: str) -> None:
+        if request == DELETE:
+            fake.pools.clear()
+
+    fake.before = other
+    result = pool(fake, state="absent")
+    assert not result.get("failed")
+    assert result["changed"] is False
+
+
+def test_a_conflict_that_stays_fails(fake: FakeApi) -> None:
+    def refuse(request: str) -> None:
+        if request == CREATE:
+            fake.faults.append(Fault(status=409, body={"detail": "for another reason"}))
+
+    fake.before = refuse
+    result = pool(fake)
+    assert result["failed"]
+    assert "409 Conflict: for another reason" in result["msg"]
+
+
+@pytest.mark.parametrize("status", [None, 502])
+def test_an_answer_that_was_lost_is_still_a_change(fake: FakeApi, status: int | None) -> None:
+    def lose(request: str) -> None:
+        if request == CREATE and not fake.pools:
+            fake.faults.append(Fault(status=status, carried_out=True))
+
+    fake.before = lose
+    result = pool(fake)
+    assert result["changed"] is True
+    assert list(fake.pools) == ["main"]
+
+
+@pytest.mark.parametrize("status", [408, 429, 502, 503, None])
+def test_tried_again(fake: FakeApi, status: int | None) -> None:
+    fake.faults.append(Fault(status=status))
+    assert pool(fake)["changed"] is True
+    assert len(fake.requests) == 3
+
+
+def test_retries_end(fake: FakeApi) -> None:
+    fake.faults.extend([Fault(status=503, body={"exception_message": "Service Unavailable"})] * 9)
+    with Api(fake.url, patience=0.5) as api, pytest.raises(ApiError, match=r"503 .*tried \d times.*Unavailable"):
+        api.get("/work_pools/main")
+    assert len(fake.requests) >= 2
+
+
+def test_other_errors_are_not_tried_again(fake: FakeApi) -> None:
+    fake.faults.append(Fault(status=500, body={"exception_message": "Internal Server Error"}))
+    result = pool(fake)
+    assert result["request"] == {
+        "method": "GET",
+        "path": "/work_pools/main",
+        "status": 500,
+        "body": {"exception_message": "Internal Server Error"},
+    }
+    assert len(fake.requests) == 1
+
+
+def test_retry_after_is_kept_to(fake: FakeApi) -> None:
+    fake.add_pool("main")
+    fake.faults.append(Fault(status=429, headers={"Retry-After": "1"}))
+    began = time.monotonic()
+    with Api(fake.url) as api:
+        api.get("/work_pools/main")
+    assert time.monotonic() - began >= 1
+
+
+def test_retry_after_beyond_our_patience_fails_at_once(fake: FakeApi) -> None:
+    fake.faults.append(Fault(status=503, headers={"Retry-After": "3600"}))
+    with Api(fake.url) as api, pytest.raises(ApiError):
+        api.get("/work_pools/main")
+    assert len(fake.requests) == 1
+
+
+def test_maintenance_is_waited_for_longer(fake: FakeApi) -> None:
+    fake.add_pool("main")
+    fake.faults.append(Fault(status=503, headers={"Prefect-Maintenance": "true"}))
+    with Api(fake.url, patience=0.0) as api:
+        assert api.get("/work_pools/main")["name"] == "main"
+
+
+def test_one_connection_for_many_requests(fake: FakeApi) -> None:
+    with Api(fake.url) as api:
+        for _ in range(20):
+            api.get("/admin/version")
+    assert fake.connections == 1
+
+
+def test_nothing_listens(fake: FakeApi) -> None:
+    began = time.monotonic()
+    result = pool(fake, api_url="http://127.0.0.1:1/api")
+    assert "GET http://127.0.0.1:1/api/work_pools/main: no answer" in result["msg"]
+    assert "refused" in result["msg"]
+    assert time.monotonic() - began < 1
+
+
+def test_a_server_that_goes_away_half_way_is_waited_for(fake: FakeApi) -> None:
+    with Api(fake.url, patience=0.5) as api:
+        api.get("/admin/version")
+        fake.faults.extend([Fault(status=None)] * 99)
+        with pytest.raises(ApiError, match=r"no answer \(tried"):
+            api.get("/admin/version")
+    assert len(fake.requests) > 2
+
+
+def test_a_wrong_address_is_not_absence(fake: FakeApi) -> None:
+    result = pool(fake, api_url=fake.root, state="absent")
+    assert result["failed"]
+    assert "api_url usually ends in /api" in result["msg"]
+
+
+def test_a_page_is_not_an_answer(fake: FakeApi) -> None:
+    fake.faults.append(Fault(status=200, body=b"<html>the UI</html>"))
+    assert "that is not Prefect's API" in pool(fake)["msg"]
+
+
+def test_a_redirect_names_its_target(fake: FakeApi) -> None:
+    fake.faults.append(Fault(status=301, headers={"Location": "https://prefect.example.org/api"}))
+    assert "redirects to https://prefect.example.org/api: correct api_url" in pool(fake)["msg"]
+
+
+def test_a_trailing_slash_is_taken(fake: FakeApi) -> None:
+    assert pool(fake, api_url=f"{fake.url}/")["changed"] is True
+
+
+def test_an_error_does_not_repeat_the_request(fake: FakeApi) -> None:
+    fake.add_pool("main")
+    with Api(fake.url) as api, pytest.raises(ApiError) as caught:
+        api.call("PATCH", "/work_pools/main", {"type": "s3cret"})
+    assert "type: Extra inputs are not permitted" in str(caught.value)
+    assert "s3cret" not in f"{caught.value} {caught.value.details}"
+
+
+def test_auth(fake: FakeApi) -> None:
+    fake.auth = "admin:pass:wörd"
+    assert pool(fake, api_auth="admin:pass:wörd")["changed"] is True
+    assert "set api_auth" in pool(fake)["msg"]
+
+
+def test_options_from_the_environment(fake: FakeApi, monkeypatch: pytest.MonkeyPatch) -> None:
+    fake.auth = "admin:password"
+    monkeypatch.setenv("PREFECT_API_URL", fake.url)
+    monkeypatch.setenv("PREFECT_API_AUTH_STRING", "admin:password")
+    assert outcome(work_pool.main, name="main")["changed"] is True
+
+
+@pytest.mark.parametrize("csrf", [True, False])
+def test_csrf_token(fake: FakeApi, csrf: bool) -> None:
+    fake.csrf = "token"
+    assert pool(fake, api_csrf=csrf)["changed"] is True
+    assert len(fake.requests) == (3 if csrf else 4)
+
+
+def test_csrf_token_that_expired(fake: FakeApi) -> None:
+    fake.csrf = "first"
+    with Api(fake.url) as api:
+        api.post("/work_pools/", {"name": "one"})
+        fake.csrf = "second"
+        api.post("/work_pools/", {"name": "two"})
+    assert list(fake.pools) == ["one", "two"]
+
+
+def test_csrf_where_the_server_has_none(fake: FakeApi) -> None:
+    assert pool(fake, api_csrf=True)["changed"] is True
+
+
+def test_pages(fake: FakeApi) -> None:
+    for number in range(401):
+        fake.add_pool(f"pool-{number}")
+    with Api(fake.url) as api:
+        assert len(list(api.pages("/work_pools/filter"))) == 401
+    assert len(fake.requests) == 3
+
+
+def test_a_secret_shows_that_it_changes_and_not_what_it_is() -> None:
+    thing = Resource(kind="thing", collection="/t/", item="/t/{key}", fields={"word": Field(secret=True)})
+
+    def diff(present: str, wanted: str) -> dict[str, Any]:
+        found: Plan = plan(thing, key="a", wanted={"word": wanted}, state="present", present={"word": present})
+        assert "old" not in str(found.diff)
+        assert "new-word" not in str(found.diff)
+        return found.diff
+
+    changed = diff("old", "new-word")
+    assert changed["before"] != changed["after"]
+    same = diff("old", "old")
+    assert same["before"] == same["after"]
+
+
+def test_fields_are_compared_as_they_are_normalised() -> None:
+    tags = Field(normalise=lambda value: sorted(value or ()))
+    thing = Resource(kind="thing", collection="/t/", item="/t/{key}", fields={"tags": tags})
+    present = {"tags": ["a", "b"]}
+    assert plan(thing, key="a", wanted={"tags": ["b", "a"]}, state="present", present=present).action == "nothing"
+    assert plan(thing, key="a", wanted={"tags": ["b"]}, state="present", present=present).body == {"tags": ["b"]}
+
+
+def test_wait_ready(fake: FakeApi) -> None:
+    fake.faults.append(Fault(status=503))
+    with Api(fake.url) as api:
+        assert 0.2 < wait_ready(api, timeout=5) < 2
+
+
+def test_wait_ready_has_a_bound() -> None:
+    with Api("http://127.0.0.1:1/api") as api, pytest.raises(Failure, match=r"waited 0\.3 s; last seen: .*refused"):
+        wait_ready(api, timeout=0.3)
+
+
+def test_wait_ready_gives_up_on_a_dead_process() -> None:
+    began = time.monotonic()
+    with Api("http://127.0.0.1:1/api") as api, pytest.raises(Failure, match="the process has ended"):
+        wait_ready(api, timeout=60, given_up=lambda: "the process has ended")
+    assert time.monotonic() - began < 1
+
+
+def test_wait_workers(fake: FakeApi) -> None:
+    started = datetime.now(timezone.utc)
+    fake.add_pool("main")
+    fake.add_worker("main", "one", heartbeat=now())
+    fake.add_worker("main", "two", heartbeat="2026-01-01T00:00:00Z")
+    with Api(fake.url) as api:
+        wait_workers(api, pool="main", names=["one"], since=started, timeout=1)
+        with pytest.raises(Failure, match=r"work pool main .*not online: two$"):
+            wait_workers(api, pool="main", names=["one", "two"], since=started, timeout=0.3)
+        with pytest.raises(Failure, match=r'Work pool "other" not found'):
+            wait_workers(api, pool="other", names=["one"], since=started, timeout=0.3)
+
+
+def test_a_worker_that_is_offline_is_not_online(fake: FakeApi) -> None:
+    fake.add_pool("main")
+    fake.add_worker("main", "one", status="OFFLINE", heartbeat=now())
+    with Api(fake.url) as api:
+        since = datetime(2026, 1, 1, tzinfo=timezone.utc)
+        assert not worker_online_since(api, pool="main", worker="one", since=since)
+
+
+def test_clocks_that_differ(fake: FakeApi) -> None:
+    """The heartbeat is the server's time, `since` ours: a server that is an hour ahead has heard nothing new."""
+    fake.add_pool("main")
+    ahead = timedelta(hours=1)
+    before_the_start = datetime.now(timezone.utc) + ahead - timedelta(minutes=1)
+    fake.add_worker("main", "one", heartbeat=before_the_start.isoformat())
+    with Api(fake.url) as api:
+        fake.clock_ahead = ahead
+        assert not worker_online_since(api, pool="main", worker="one", since=datetime.now(timezone.utc))
+        fake.workers["main"][0]["last_heartbeat_time"] = (datetime.now(timezone.utc) + ahead).isoformat()
+        since = datetime.now(timezone.utc) - timedelta(seconds=10)
+        assert worker_online_since(api, pool="main", worker="one", since=since)
