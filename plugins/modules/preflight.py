@@ -79,6 +79,14 @@ EXAMPLES = r"""
 """
 
 RETURN = r"""
+instance:
+  description: Name of the instance.
+  returned: success
+  type: str
+name:
+  description: What the names of its directories, user and units start with.
+  returned: success
+  type: str
 dirs:
   description: Absolute directories of the instance, by purpose (opt, etc, home, bin, units, log).
   returned: success
@@ -335,6 +343,7 @@ def main() -> None:
         manager = "systemd" if systemd_runs(scope) else "supervisord"
     release = Path(dirs["opt"], "releases", params["release"], ".proven")
     host: dict[str, Any] = {
+        "instance": params["instance"],
         "name": name,
         "dirs": dirs,
         "scope": scope,

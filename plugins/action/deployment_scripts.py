@@ -1,0 +1,39 @@
+"""Choose the scripts that are meant for a host, and bring those of the controller along."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from ansible.errors import AnsibleActionFail
+from ansible.plugins.action import ActionBase
+
+
+def meant_for(script: dict[str, Any], names: set[str]) -> bool:
+    """Return whether a script names the host or one of its groups, or names nobody."""
+    hosts = script.get("hosts") or []
+    return not hosts or bool(names & set([hosts] if isinstance(hosts, str) else hosts))
+
+
+class ActionModule(ActionBase):
+    """Replaces `src` by `content` and drops what is for other hosts; the module does the rest."""
+
+    def run(self, tmp: str | None = None, task_vars: dict[str, Any] | None = None) -> dict[str, Any]:
+        result: dict[str, Any] = super().run(tmp, task_vars)
+        variables = task_vars or {}
+        names = {variables["inventory_hostname"], *variables["group_names"]}
+        arguments = dict(self._task.args)
+        scripts = []
+        for script in arguments["scripts"]:
+            if "name" not in script:
+                raise AnsibleActionFail(f"prefect_flows_deployment_scripts: a script has no name: {script}")
+            if not meant_for(script, names):
+                continue
+            given = {key: value for key, value in script.items() if key not in ("hosts", "src")}
+            if "src" in script:
+                given["content"] = Path(self._find_needle("files", script["src"])).read_text(encoding="utf-8")
+            scripts.append(given)
+        arguments["scripts"] = scripts
+        return result | self._execute_module(
+            module_name="selfhosted.prefect.deployment_scripts", module_args=arguments, task_vars=task_vars
+        )
