@@ -11,6 +11,7 @@ import http.client
 import itertools
 import json
 import random
+import ssl
 import time
 import urllib.request
 import uuid
@@ -19,6 +20,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta, timezone
 from email.message import Message
 from email.utils import parsedate_to_datetime
+from pathlib import Path
 from types import TracebackType
 from typing import Any
 from urllib.parse import quote, unquote, urlsplit
@@ -134,6 +136,8 @@ class Api:
             raise Failure(f"api_url is {url!r}: it should look like http://127.0.0.1:4200/api")
         if split.username is not None:
             raise Failure("api_url holds a user and password: give them in api_auth, as user:password")
+        if ca and not Path(ca).is_file():
+            raise Failure(f"api_ca is {ca}: there is no such file on this host")
         self.timeout, self.patience, self.maintenance = timeout, patience, maintenance
         self._split, self._ca, self._validate_certs = split, ca, validate_certs
         self._headers = {"Accept": "application/json", **{name: str(value) for name, value in (headers or {}).items()}}
@@ -374,7 +378,10 @@ def _date(value: str | None) -> datetime | None:
 
 
 def _reason(error: Exception) -> str:
-    return str(error) or type(error).__name__
+    reason = str(error) or type(error).__name__
+    if isinstance(error, ssl.SSLCertVerificationError):
+        return f"{reason}: set api_ca to a PEM file of the authority that signed it"
+    return reason
 
 
 def _is_unknown_route(body: Any) -> bool:
@@ -412,4 +419,6 @@ def _explain(body: Any) -> str:
     if isinstance(body, list):
         return "; ".join(_explain(entry) for entry in body)
     text = " ".join(str("" if body is None else body).split())
+    if text.startswith("<"):
+        return "a page of HTML"
     return text if len(text) <= 300 else f"{text[:300]}..."

@@ -72,6 +72,8 @@ class FakeApi:
         self.requests: list[str] = []
         self.bodies: list[Any] = []
         self.connections = 0
+        self.hosts: set[str] = set()
+        """The names that it was asked by."""
         self.pools: dict[str, dict[str, Any]] = {}
         self.queues: dict[tuple[str, str], dict[str, Any]] = {}
         self.workers: dict[str, list[dict[str, Any]]] = {}
@@ -335,6 +337,7 @@ def _handler(api: FakeApi) -> type[BaseHTTPRequestHandler]:
             address = urlsplit(self.path)
             request = f"{self.command} {address.path.removeprefix('/api')}"
             api.requests.append(request)
+            api.hosts.add(self.headers["Host"])
             api.bodies.append(body)
             api.before(request)
             fault = api.faults.popleft() if api.faults else None

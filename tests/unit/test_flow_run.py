@@ -262,7 +262,7 @@ def test_resume_a_run_that_is_not_paused(fake: FakeApi) -> None:
 
 
 def test_an_unknown_run(fake: FakeApi) -> None:
-    assert "there is no flow run nope" in run(fake, state="cancelled", id="nope")["msg"]
+    assert "there is no flow run no/pe" in run(fake, state="cancelled", id="no/pe")["msg"]
 
 
 @pytest.mark.parametrize("options", [{"id": "x"}, {"state": "cancelled", "deployment": "a/b"}, {"until": ["DONE"]}])

@@ -138,6 +138,7 @@ def test_immutable_field(fake: FakeApi) -> None:
         ({"base_job_template": {"variables": {}}}, "job_configuration"),
         ({"api_url": "localhost:4200/api"}, "http://127.0.0.1:4200/api"),
         ({"api_url": "http://user:secret@localhost:4200/api"}, "api_auth"),
+        ({"api_ca": "/no/such/file.pem"}, "api_ca is /no/such/file.pem"),
     ],
 )
 def test_refused_before_the_first_request(fake: FakeApi, options: dict[str, Any], words: str) -> None:
@@ -282,6 +283,27 @@ def test_a_server_that_goes_away_half_way_is_waited_for(fake: FakeApi) -> None:
         with pytest.raises(ApiError, match=r"no answer \(tried"):
             api.get("/admin/version")
     assert len(fake.requests) > 2
+
+
+def test_a_server_that_restarts_is_waited_for() -> None:
+    with FakeApi() as fake:
+        api = Api(fake.url, patience=0.5)
+        api.get("/admin/version")
+        api.close()
+    with pytest.raises(ApiError, match=r"no answer \(tried \d times\): .*refused"):
+        api.get("/admin/version")
+
+
+def test_a_proxy_is_asked_for_the_whole_address(fake: FakeApi, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("http_proxy", fake.root)
+    assert pool(fake, api_url="http://prefect.example.org/api")["changed"] is True
+    assert fake.hosts == {"prefect.example.org"}
+
+
+def test_no_proxy(fake: FakeApi, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("http_proxy", "http://127.0.0.1:1")
+    monkeypatch.setenv("no_proxy", "127.0.0.1")
+    assert pool(fake)["changed"] is True
 
 
 def test_a_wrong_address_is_not_absence(fake: FakeApi) -> None:
