@@ -1,0 +1,213 @@
+"""Every example flow runs green: on its own, and deployed to a server with a worker.
+
+PREFECT_TEST_PYTHON names the Python of a release, with Prefect in it. Where PREFECT_API_URL is set as well, that
+server is used, with its worker and with deployments that its own deploy.py has registered; otherwise the tests start
+a server and a worker of their own.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import socket
+import sqlite3
+import subprocess
+import time
+import urllib.error
+import urllib.request
+from base64 import b64encode
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+EXAMPLES = Path(__file__).resolve().parents[2] / "roles/prefect_flows/files/examples"
+PYTHON = Path(os.environ.get("PREFECT_TEST_PYTHON", ""))
+SECONDS = 180.0
+
+pytestmark = pytest.mark.skipif(
+    "PREFECT_TEST_PYTHON" not in os.environ,
+    reason="PREFECT_TEST_PYTHON is not set: name the Python of a Prefect release",
+)
+
+
+class Api:
+    """A Prefect server's REST API, at `url`, with the credential of PREFECT_API_AUTH_STRING if there is one."""
+
+    def __init__(self, url: str) -> None:
+        self.url = url
+
+    def __call__(self, method: str, path: str, body: object = None) -> Any:
+        headers = {"Content-Type": "application/json"}
+        if credential := os.environ.get("PREFECT_API_AUTH_STRING"):
+            headers["Authorization"] = f"Basic {b64encode(credential.encode()).decode()}"
+        data = None if body is None else json.dumps(body).encode()
+        request = urllib.request.Request(self.url + path, data, headers, method=method)
+        with urllib.request.urlopen(request, timeout=30) as response:
+            text = response.read()
+        return json.loads(text) if text else None
+
+    def ready(self) -> bool:
+        try:
+            self("GET", "/ready")
+        except (urllib.error.URLError, OSError):
+            return False
+        return True
+
+    def state(self, run: str) -> str:
+        return str(self("GET", f"/flow_runs/{run}")["state"]["type"])
+
+    def log(self, run: str) -> str:
+        wanted = {"logs": {"flow_run_id": {"any_": [run]}}, "limit": 200}
+        return "\n".join(line["message"] for line in self("POST", "/logs/filter", wanted))
+
+
+# What each example prints, when it is run alone and when it is run as a deployment and, if it asks, answered.
+ALONE = {
+    "hello_flow": "Hello, world!",
+    "data_pipeline": "3 shops, revenue",
+    "scheduled_flow": "is ready",
+    "approval_flow": "Did not release 1.0: nobody answered",
+    "database_sync": "Wrote 2 rows to data/target.db",
+}
+DEPLOYED = ALONE | {"approval_flow": "Released 1.0"}
+
+
+@pytest.fixture(scope="module")
+def flows(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A copy of the examples, since they write beside themselves."""
+    return Path(shutil.copytree(EXAMPLES, tmp_path_factory.mktemp("flows"), dirs_exist_ok=True))
+
+
+@pytest.fixture(scope="module")
+def environment(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """The environment of a Prefect that knows of no server, has its own home, and reports to nobody."""
+    return {
+        **{name: value for name, value in os.environ.items() if not name.startswith("PREFECT_")},
+        "PREFECT_HOME": str(tmp_path_factory.mktemp("home")),
+        "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+        "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": str(int(SECONDS)),
+        "PREFECT_LOGGING_COLORS": "false",
+        "DO_NOT_TRACK": "1",
+    }
+
+
+@pytest.fixture(scope="module")
+def api(environment: dict[str, str], flows: Path) -> Iterator[Api]:
+    """A function `api(method, path, body)` that returns the answer of a server which has the deployments."""
+    if url := os.environ.get("PREFECT_API_URL"):
+        yield Api(url)
+        return
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = str(probe.getsockname()[1])
+    environment = environment | {"PREFECT_API_URL": f"http://127.0.0.1:{port}/api"}
+    prefect = [str(PYTHON.with_name("prefect")), "--no-prompt"]
+    call = Api(environment["PREFECT_API_URL"])
+    # A worker stops on SIGINT only, and inherits that it is ignored from a shell that runs pytest in the background.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    server = subprocess.Popen([*prefect, "server", "start", "--port", port], env=environment, cwd=flows)
+    processes = [server]
+    try:
+        _until(lambda: server.poll() is not None or call.ready(), "the server to become ready")
+        call("POST", "/work_pools/", {"name": "default", "type": "process"})
+        worker = [*prefect, "worker", "start", "--pool", "default", "--type", "process", "--install-policy", "never"]
+        processes.append(subprocess.Popen(worker, env=environment, cwd=flows))
+        subprocess.run([PYTHON, "deploy.py"], env=environment, cwd=flows, check=True, timeout=SECONDS)
+        yield call
+    finally:
+        for process in reversed(processes):
+            process.terminate()
+            process.wait(timeout=60)
+
+
+@pytest.mark.parametrize("example", ALONE)
+def test_runs_alone(example: str, environment: dict[str, str], flows: Path) -> None:
+    output = _run(f"{example}.py", environment, flows)
+    assert ALONE[example] in output
+    assert "Finished in state Completed()" in output
+
+
+def test_second_run_of_the_pipeline_fetches_nothing(environment: dict[str, str], flows: Path) -> None:
+    _run("data_pipeline.py", environment, flows)
+    output = _run("data_pipeline.py", environment, flows)
+    assert output.count("Finished in state Cached(type=COMPLETED)") == 3
+    assert "does not answer" not in output
+
+
+def test_sync_follows_the_source(environment: dict[str, str], flows: Path) -> None:
+    _run("database_sync.py", environment, flows)
+    with sqlite3.connect(flows / "shop.db") as source:
+        source.execute("CREATE TABLE customers (id INTEGER PRIMARY KEY, name TEXT, updated_at TEXT)")
+        source.execute("INSERT INTO customers VALUES (2, 'Grace Hopper', '2026-02-01T00:00:00Z')")
+    script = "from pathlib import Path; from database_sync import database_sync; database_sync(Path('shop.db'))"
+    subprocess.run([PYTHON, "-c", script], env=environment, cwd=flows, check=True, timeout=SECONDS)
+    with sqlite3.connect(flows / "data/target.db") as target:
+        assert target.execute("SELECT id, name FROM customers ORDER BY id").fetchall() == [
+            (1, "Ada"),
+            (2, "Grace Hopper"),
+        ]
+
+
+def test_runs_deployed(api: Api) -> None:
+    """All at once, as one worker does it, and a person answers the one that asks."""
+    names = {example: example.replace("_", "-") for example in DEPLOYED}
+    deployments = {example: api("GET", f"/deployments/name/{name}/example") for example, name in names.items()}
+    runs = {
+        example: api("POST", f"/deployments/{deployment['id']}/create_flow_run", {})["id"]
+        for example, deployment in deployments.items()
+    }
+    asking = runs["approval_flow"]
+    _until(lambda: api.state(asking) == "PAUSED", "approval_flow to ask")
+    resumed = api("POST", f"/flow_runs/{asking}/resume", {"run_input": {"approved": True, "comment": "ship it"}})
+    assert resumed["status"] == "ACCEPT"
+    _until(lambda: all(api.state(run) in END for run in runs.values()), "every run to end")
+    assert {example: api.state(run) for example, run in runs.items()} == dict.fromkeys(runs, "COMPLETED")
+    _until(lambda: all(DEPLOYED[example] in api.log(run) for example, run in runs.items()), "every run's output")
+    crons = {
+        example: schedule["schedule"]["cron"]
+        for example, deployment in deployments.items()
+        for schedule in deployment["schedules"]
+    }
+    assert crons == {"scheduled_flow": "0 6 * * *", "database_sync": "0 2 * * *"}
+
+
+@pytest.mark.skipif("PREFECT_API_URL" in os.environ, reason="the server of PREFECT_API_URL has its own deployments")
+def test_deploying_again_keeps_what_an_operator_set(api: Api, environment: dict[str, str], flows: Path) -> None:
+    path = "/deployments/name/scheduled-flow/example"
+    before = api("GET", path)
+    api("PATCH", f"/deployments/{before['id']}", {"paused": True})
+    _run("deploy.py", environment | {"PREFECT_API_URL": api.url}, flows)
+    after = api("GET", path)
+    assert after["paused"]
+    assert after["schedules"][0]["id"] == before["schedules"][0]["id"]
+
+
+END = {"COMPLETED", "FAILED", "CRASHED", "CANCELLED"}
+
+
+def _run(script: str, environment: dict[str, str], flows: Path) -> str:
+    """Run a script of `flows` with the release's Python and return its output; it must end with exit code 0."""
+    command = [str(PYTHON), script]
+    done = subprocess.run(
+        command,
+        env=environment,
+        cwd=flows,
+        timeout=SECONDS,
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+    )
+    assert done.returncode == 0, done.stdout
+    return done.stdout
+
+
+def _until(condition: Callable[[], bool], what: str) -> None:
+    """Poll `condition` until it holds; fail after SECONDS, saying `what` was waited for."""
+    deadline = time.monotonic() + SECONDS
+    while not condition():
+        assert time.monotonic() < deadline, f"waited {SECONDS:.0f} s for {what}"
+        time.sleep(0.5)
