@@ -74,7 +74,7 @@ class ActionModule(ActionBase):  # type: ignore[misc]  # ansible-core ships no t
         name = args.pop("_raw_params", None) or args.pop("name", None)
         inner = args.pop("with", None) or {}
         if not isinstance(name, str) or not name:
-            raise AnsibleActionFail("Name the preset: `preset: prefect` or `preset: {name: prefect}`.", obj=args)
+            raise AnsibleActionFail("Name the preset: `preset: prefect` or `preset: {name: prefect}`.")
         if not isinstance(inner, dict):
             raise AnsibleActionFail(f"{name}: `with` must be a mapping of parameters.", obj=inner)
         return name, args | inner

@@ -21,6 +21,7 @@ from ansible.plugins.loader import callback_loader
 from ansible.utils.color import stringc
 
 SLOW_SECONDS = 3.0
+FAILED = ("failed", "unreachable")
 COLORS = {
     "ok": constants.COLOR_OK,
     "changed": constants.COLOR_CHANGED,
@@ -57,7 +58,7 @@ class Step:
         """The step as it stands in the preset task's result."""
         flags = {
             "changed": self.changed,
-            "failed": self.status in ("failed", "unreachable"),
+            "failed": self.status in FAILED,
             "skipped": self.status == "skipped",
         }
         return {"name": self.name, **flags} | ({"msg": self.message} if self.message else {})
@@ -75,7 +76,7 @@ class StepOutput(CallbackBase):  # type: ignore[misc]  # ansible-core ships no t
 
     CALLBACK_VERSION = 2.0
     CALLBACK_TYPE = "stdout"
-    CALLBACK_NAME = "selfhosted.prefect.preset"
+    CALLBACK_NAME = _load_name = "selfhosted.prefect.preset"
 
     def __init__(self, *, preset: str, task: Task, host: Host, hide: Callable[[str], str]) -> None:
         super().__init__()
@@ -94,7 +95,7 @@ class StepOutput(CallbackBase):  # type: ignore[misc]  # ansible-core ships no t
     @property
     def failure(self) -> Step | None:
         """The last step that failed and was not ignored; after a rescue it is no longer the reason for anything."""
-        return next((s for s in reversed(self.steps) if s.status in ("failed", "unreachable") and not s.ignored), None)
+        return next((s for s in reversed(self.steps) if s.status in FAILED and not s.ignored), None)
 
     def v2_runner_on_start(self, host: Host, task: Task) -> None:
         """Say what is being done, but only where it takes long enough to wonder."""
@@ -144,13 +145,12 @@ class StepOutput(CallbackBase):  # type: ignore[misc]  # ansible-core ships no t
 
     def _finish(self, result: CallbackTaskResult, status: str, *, ignored: bool = False) -> None:
         """Keep the step, and print it unless its items have been printed already."""
-        message = self._hide(explain(result.result)) if status != "ok" else ""
         self.steps.append(
             Step(
                 name=self._name(result.task),
                 status=status,
                 changed=result.is_changed(),
-                message=message,
+                message=self._hide(words(result, status)),
                 ignored=ignored,
             )
         )
@@ -166,22 +166,17 @@ class StepOutput(CallbackBase):  # type: ignore[misc]  # ansible-core ships no t
         name = self._name(result.task)
         if "ansible_loop_var" in outcome:
             name += f" ({self._get_item_label(outcome)})"
-        said = ""
-        if status in ("failed", "unreachable"):
-            said = explain(outcome)
-            if path := result.task.get_path():
-                said += f"\nat {path}"
-            if self._display.verbosity > 2:
-                self._handle_exception(outcome)
-        elif result.task.action in constants._ACTION_DEBUG and status == "ok":
-            self._clean_results(outcome, result.task.action)
-            said = readable({key: value for key, value in outcome.items() if not key.startswith("_ansible")})
-        elif status == "ok" and not self.get_option("display_ok_hosts"):
+        talks = result.task.action in constants._ACTION_DEBUG
+        if status == "ok" and not talks and not self.get_option("display_ok_hosts"):
             return
         line = self._line(self.host_label(result), name, status + (" (ignored)" if ignored else ""))
-        if said:
-            line += "\n" + textwrap.indent(said, " " * 6)
-        if self._run_is_verbose(result) and result.task.action not in constants._ACTION_DEBUG:
+        if talks or status in FAILED:
+            line += "\n" + textwrap.indent(words(result, status), " " * 6)
+        if status in FAILED:
+            line += f"\n      at {result.task.get_path()}"
+            if self._display.verbosity > 2:
+                self._handle_exception(outcome)
+        if verbose and not talks:
             line += textwrap.indent(self._dump_results(outcome), " " * 4)
         self._show(line, constants.COLOR_SKIP if ignored else COLORS[status])
 
@@ -189,7 +184,8 @@ class StepOutput(CallbackBase):  # type: ignore[misc]  # ansible-core ships no t
         return f"  {self._preset} | {host} | {name}: {status}"
 
     def _name(self, task: Task) -> str:
-        return str(task.get_name(include_role_fqcn=False)).strip()
+        name = str(task.name or task.action).strip()
+        return f"{task._role.get_name(include_role_fqcn=False)} : {name}" if task._role else name
 
     def _show(self, text: str, color: str | None = None) -> None:
         """Print through the process that owns the terminal.
@@ -216,25 +212,30 @@ class StepOutput(CallbackBase):  # type: ignore[misc]  # ansible-core ships no t
             self._timer = None
 
 
+def words(result: CallbackTaskResult, status: str) -> str:
+    """What a step says: why it failed, or the message of one that went well."""
+    said = {key: value for key, value in result.result.items() if not key.startswith(("_ansible", "ansible_loop"))}
+    if status in FAILED:
+        return explain(said)
+    if result.task.action in constants._ACTION_DEBUG and not said.keys() & {"msg", "censored"}:
+        return readable({key: value for key, value in said.items() if key not in ("changed", "item")})
+    return "" if "results" in said else readable(said.get("msg") or said.get("censored") or "")
+
+
 def explain(result: Mapping[str, Any]) -> str:
-    """Why a step ended as it did, in one text: its message, and the last lines of what a failed command wrote."""
+    """Why a step failed, in one text: its message, and the last lines of what a failed command wrote."""
     items = result.get("results")
     if isinstance(items, list):
         failed = [item for item in items if isinstance(item, dict) and (item.get("failed") or item.get("unreachable"))]
         if failed:
             return "\n".join(dict.fromkeys(explain(item) for item in failed))
-    said = next((result[key] for key in ("msg", "reason", "censored", "skip_reason") if result.get(key)), "")
-    text = said if isinstance(said, str) else readable(said)
-    if result.get("failed") or result.get("rc"):
-        written = str(result.get("stderr") or result.get("stdout") or result.get("module_stderr") or "").strip()
-        text = "\n".join([text, *written.splitlines()[-20:]]).strip()
-    return text
+    said = readable(next((result[key] for key in ("msg", "reason", "censored") if result.get(key)), ""))
+    written = str(result.get("stderr") or result.get("stdout") or result.get("module_stderr") or "").strip()
+    return "\n".join([said, *written.splitlines()[-20:]]).strip()
 
 
 def readable(value: Any) -> str:
-    """A `debug` step's words for people: text as it is, a list of texts as lines, the rest as YAML."""
-    if isinstance(value, dict) and set(value) == {"msg"}:
-        value = value["msg"]
+    """A value for people: text as it is, a list of texts as lines, the rest as YAML."""
     if isinstance(value, list) and all(isinstance(line, str) for line in value):
         return "\n".join(value)
     if isinstance(value, dict | list):

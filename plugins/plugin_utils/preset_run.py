@@ -81,7 +81,7 @@ def run_steps(
     manager._inventory.restrict_to_hosts([host])
     known = manager._facts_gathered_for_host(host.name)
     with entered(preset.path), own_options(task), own_signals():
-        play = steps_play(preset.steps, task=task, variables=variables, manager=manager, loader=loader)
+        play = steps_play(preset, task=task, variables=variables, manager=manager, loader=loader)
         queue = TaskQueueManager(
             inventory=manager._inventory,
             variable_manager=manager,
@@ -101,14 +101,14 @@ def run_steps(
 
 
 def steps_play(
-    steps: list[dict[str, Any]],
+    preset: Preset,
     *,
     task: Task,
     variables: Mapping[str, Any],
     manager: VariableManager,
     loader: DataLoader,
 ) -> Play:
-    """The caller's play with `steps` as its only tasks.
+    """The caller's play with the preset's steps as its only tasks.
 
     Hosts pattern, variables and roles are the caller's, so that magic and role variables mean what they mean in the
     preset task; the restriction of the inventory makes it a play of one host.
@@ -134,8 +134,11 @@ def steps_play(
 
     include = TaskInclude(block=caller)
     include.action = "ansible.builtin.include_tasks"
+    include.args = {"_raw_params": str(preset.path)}
     include.vars = dict(variables)
-    play.tasks = load_list_of_blocks(steps, play=play, parent_block=include, variable_manager=manager, loader=loader)
+    play.tasks = load_list_of_blocks(
+        preset.steps, play=play, parent_block=include, variable_manager=manager, loader=loader
+    )
     return play
 
 
