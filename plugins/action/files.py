@@ -26,7 +26,8 @@ class ActionModule(ActionBase):
                         "vars": {"type": "dict", "default": {}},
                         "owner": text,
                         "group": text,
-                        "mode": {"type": "str", "required": True},
+                        "mode": text,
+                        "state": {"type": "str", "choices": ["present", "kept", "absent"], "default": "present"},
                         "recurse": {"type": "bool", "default": False},
                         "secret": {"type": "bool", "default": False},
                     },
@@ -37,7 +38,7 @@ class ActionModule(ActionBase):
         files = []
         for file in arguments["files"]:
             given = {
-                name: file[name] for name in ("path", "owner", "group", "mode", "recurse") if file[name] is not None
+                name: file[name] for name in ("path", "state", "owner", "group", "mode", "recurse") if file[name] is not None
             }
             if file["template"]:
                 content = lookup.run([file["template"]], task_vars, template_vars=file["vars"])[0]

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 DOCUMENTATION = r"""
 module: files
-short_description: Make directories and write templates, all in one round trip
+short_description: Make directories, write templates and remove either, all in one round trip
 description:
   - What M(ansible.builtin.file) and M(ansible.builtin.template) do in several round trips for each file, this does in
     one for all of them.
@@ -39,9 +39,13 @@ options:
         description: Group. Left out, that of whoever connects.
         type: str
       mode:
-        description: Permissions, in octal digits.
+        description: Permissions, in octal digits. Needed unless the path is to be absent.
         type: str
-        required: true
+      state:
+        description: V(kept) gives a directory owner and mode if it is there, and makes none.
+        type: str
+        choices: [present, kept, absent]
+        default: present
       recurse:
         description: Whether what is below a directory gets the same owner and group.
         type: bool
@@ -79,6 +83,7 @@ import contextlib
 import grp
 import os
 import pwd
+import shutil
 import stat
 from pathlib import Path
 from typing import Any
@@ -124,9 +129,21 @@ def write(path: Path, content: str, *, owner: int, group: int, mode: int) -> Non
     fresh.replace(path)
 
 
+def remove(path: Path, *, dry: bool) -> tuple[bool, list[dict[str, str]]]:
+    """Remove a file or a directory with what is in it; return whether it was there, and the diff."""
+    if not os.path.lexists(path):
+        return False, []
+    if not dry:
+        shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
+    return True, [{"before_header": str(path), "after_header": str(path), "prepared": f"remove {path}\n"}]
+
+
 def ensure(file: dict[str, Any], *, dry: bool) -> tuple[bool, list[dict[str, str]]]:
     """Make one file or directory as it is wanted; return whether it changed, and its diff."""
-    path, mode = Path(file["path"]), int(file["mode"], 8)
+    path = Path(file["path"])
+    if file["state"] == "absent" or (file["state"] == "kept" and not path.exists()):
+        return remove(path, dry=dry) if file["state"] == "absent" else (False, [])
+    mode = int(file["mode"], 8)
     owner, group = ids(file, dry=dry)
     content = file["secret_content"] if file["secret_content"] is not None else file["content"]
     right = is_right(path, owner=owner, group=group, mode=mode)
@@ -165,7 +182,8 @@ def main() -> None:
                     "secret_content": {"type": "str", "no_log": True},
                     "owner": {"type": "str"},
                     "group": {"type": "str"},
-                    "mode": {"type": "str", "required": True},
+                    "mode": {"type": "str"},
+                    "state": {"type": "str", "choices": ["present", "kept", "absent"], "default": "present"},
                     "recurse": {"type": "bool", "default": False},
                 },
             }
