@@ -257,6 +257,10 @@ def resume(api: FakeApi, run_id: str, body: Any) -> Reply:
     return 201, {"status": "ACCEPT", "state": run["state"], "details": {}}
 
 
+def read_logs(api: FakeApi, body: Any) -> Reply:
+    return 200, api.logs[:: -1 if body["sort"] == "TIMESTAMP_DESC" else 1][: body["limit"]]
+
+
 def history(api: FakeApi, body: Any) -> Reply:
     states = [{"state_type": run["state_type"], "count_runs": 1} for run in api.runs.values()]
     return 200, [{"states": states}]
@@ -290,7 +294,7 @@ ROUTES: tuple[tuple[str, Callable[..., Reply]], ...] = (
     (r"POST /flow_runs/([^/]+)/resume", resume),
     (r"POST /flow_runs/history", history),
     (r"POST /flow_runs/count", lambda api, body: (200, sum(r["state_name"] == "Late" for r in api.runs.values()))),
-    (r"POST /logs/filter", lambda api, body: (200, api.logs[::-1][: body["limit"]])),
+    (r"POST /logs/filter", read_logs),
 )
 
 

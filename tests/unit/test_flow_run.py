@@ -109,6 +109,12 @@ def test_the_log_is_cut_by_lines(fake: FakeApi) -> None:
     assert (len(lines), lines[-1]) == (10, "line 89")
 
 
+def test_the_newest_lines_are_read(fake: FakeApi) -> None:
+    log(fake, "first of the last")
+    log(fake, "last")
+    assert [line.rpartition("| ")[2] for line in run(fake, log_lines=2)["logs"]] == ["first of the last", "last"]
+
+
 def test_no_log_is_read_where_none_is_wanted(fake: FakeApi) -> None:
     assert run(fake, log_lines=0)["logs"] == []
     assert "POST /logs/filter" not in fake.requests
@@ -265,7 +271,9 @@ def test_an_unknown_run(fake: FakeApi) -> None:
     assert "there is no flow run no/pe" in run(fake, state="cancelled", id="no/pe")["msg"]
 
 
-@pytest.mark.parametrize("options", [{"id": "x"}, {"state": "cancelled", "deployment": "a/b"}, {"until": ["DONE"]}])
+@pytest.mark.parametrize(
+    "options", [{"id": "x", "deployment": "a/b"}, {"state": "cancelled", "deployment": "a/b"}, {"until": ["DONE"]}]
+)
 def test_options_that_do_not_go_together(fake: FakeApi, options: dict[str, Any]) -> None:
     assert run(fake, **options)["failed"]
     assert fake.requests == []
