@@ -103,8 +103,8 @@ ran:
   returned: success
   type: list
   elements: str
-digest:
-  description: What all scripts depend on, as a SHA-256.
+proof:
+  description: A SHA-256 that is another one whenever a script has run.
   returned: success
   type: str
 output:
@@ -120,6 +120,8 @@ import os
 import pwd
 import shlex
 import subprocess
+import time
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -156,6 +158,11 @@ def settings(path: str) -> dict[str, str]:
 def script_digest(script: dict[str, Any], *, shared: str) -> str:
     """Return what one script depends on, as a SHA-256."""
     return hashlib.sha256((shared + json.dumps(script, sort_keys=True)).encode()).hexdigest()
+
+
+def proof(memory: Iterable[Path]) -> str:
+    """Return the SHA-256 of when which script succeeded."""
+    return hashlib.sha256("".join(path.read_text() for path in memory if path.exists()).encode()).hexdigest()
 
 
 def source(script: dict[str, Any], chdir: Path) -> str | None:
@@ -261,12 +268,11 @@ def main() -> None:
         for script in params["scripts"]
         if params["force"]
         or not memory[script["name"]].exists()
-        or memory[script["name"]].read_text() != digests[script["name"]]
+        or memory[script["name"]].read_text().split()[:1] != [digests[script["name"]]]
     ]
     names = [script["name"] for script in due]
-    total = hashlib.sha256("".join(digests.values()).encode()).hexdigest()
     if module.check_mode or not due:
-        module.exit_json(changed=bool(due), ran=names, digest=total, output={})
+        module.exit_json(changed=bool(due), ran=names, proof=proof(memory.values()), output={})
     output = {}
     try:
         if len(digests) < len(params["scripts"]):
@@ -282,10 +288,10 @@ def main() -> None:
         for script in due:
             output[script["name"]] = run(script, params=params, text=texts[script["name"]])
             state_dir.mkdir(parents=True, exist_ok=True)
-            memory[script["name"]].write_text(digests[script["name"]])
+            memory[script["name"]].write_text(f"{digests[script['name']]} {time.time():.0f}\n")
     except ScriptError as error:
         module.fail_json(msg=str(error), ran=list(output), output=output)
-    module.exit_json(changed=True, ran=names, digest=total, output=output)
+    module.exit_json(changed=True, ran=names, proof=proof(memory.values()), output=output)
 
 
 if __name__ == "__main__":

@@ -59,6 +59,7 @@ options:
   idempotency_key:
     description:
       - If the deployment has a run that was started with the same key, that run is taken, and nothing changes.
+        A run that failed, crashed or was cancelled is not taken but followed by a new one.
     type: str
   run_input:
     description:
@@ -237,6 +238,9 @@ def start(api: Api, params: Mapping[str, Any], check_mode: bool) -> tuple[bool, 
     # With a key, a request that is sent again because its answer was lost starts no second run.
     body["idempotency_key"] = params["idempotency_key"] or uuid.uuid4().hex
     answer = api.call("POST", f"/deployments/{deployment['id']}/create_flow_run", body)
+    while answer.status == 200 and answer.body["state_type"] in ENDS - {"COMPLETED"}:
+        body["idempotency_key"] += f" {answer.body['id']}"
+        answer = api.call("POST", f"/deployments/{deployment['id']}/create_flow_run", body)
     return answer.status == 201 or not params["idempotency_key"], answer.body
 
 
