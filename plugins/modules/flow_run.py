@@ -91,7 +91,8 @@ options:
     default: 2.0
   log_lines:
     description:
-      - How many lines of the log to return. V(0) reads no log, which saves up to three seconds of waiting for its end.
+      - How many lines of the log to return, out of its last 200 records at most.
+      - V(0) reads no log, which saves up to three seconds of waiting for its end.
     type: int
     default: 50
 """
@@ -306,7 +307,9 @@ def facts(api: Api, run: Mapping[str, Any], *, lines: int) -> dict[str, Any]:
 
 def tail(api: Api, run: Mapping[str, Any], *, lines: int) -> list[str]:
     """Return the last lines of a run's log. Of one that has run and ended, wait a little for the very last."""
-    body = {"logs": {"flow_run_id": {"any_": [run["id"]]}}, "sort": "TIMESTAMP_DESC", "limit": min(lines, PAGE)}
+    # Whatever is wanted, the flow's last words are looked for among what the engine and the worker say after them.
+    limit = max(20, min(lines, PAGE))
+    body = {"logs": {"flow_run_id": {"any_": [run["id"]]}}, "sort": "TIMESTAMP_DESC", "limit": limit}
     settling = run["state_type"] in ENDS and run["start_time"] is not None
     deadline = time.monotonic() + SETTLE
     while True:

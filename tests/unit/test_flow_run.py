@@ -71,6 +71,17 @@ def test_one_run_for_one_idempotency_key(fake: FakeApi) -> None:
     assert first["id"] == again["id"]
 
 
+def test_a_run_that_failed_is_followed_by_a_new_one_of_the_same_key(fake: FakeApi) -> None:
+    fake.course = [("FAILED", "Failed")]
+    failed = run(fake, idempotency_key="release-42")
+    fake.course = [("COMPLETED", "Completed")]
+    repaired = run(fake, idempotency_key="release-42")
+    assert repaired["changed"] is True
+    assert repaired["id"] != failed["id"]
+    assert run(fake, idempotency_key="release-42")["changed"] is False
+    assert len(fake.runs) == 2
+
+
 def test_an_answer_that_was_lost_starts_no_second_run(fake: FakeApi) -> None:
     def lose(request: str) -> None:
         if request.endswith(CREATE) and not fake.runs:
@@ -110,6 +121,9 @@ def test_the_log_is_cut_by_lines(fake: FakeApi) -> None:
 
 
 def test_the_newest_lines_are_read(fake: FakeApi) -> None:
+    for number in range(30):
+        log(fake, f"line {number}")
+    log(fake, "Finished in state Completed()")
     log(fake, "first of the last")
     log(fake, "last")
     assert [line.rpartition("| ")[2] for line in run(fake, log_lines=2)["logs"]] == ["first of the last", "last"]
