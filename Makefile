@@ -25,4 +25,40 @@ site: env ## Put a complete Prefect on the inventory's hosts (INVENTORY=..., ARG
 absent: env ## Take it away again (PURGE=1: the data too)
 	@$(RUN) ansible-playbook -i $(INVENTORY) playbooks/absent.yml -e '{"prefect_purge": $(if $(filter 1,$(PURGE)),true,false)}' $(ARGS)
 
-.PHONY: help env site absent
+check: env ## Lint, types, docs and unit tests: under a minute, without a network
+	@$(MAKE) --no-print-directory --jobs=2 --keep-going --output-sync=target check-ansible check-types check-unit check-python check-yaml
+
+check-ansible: env
+	@$(RUN) ansible-lint
+
+check-types: env
+	@$(RUN) mypy
+
+check-unit: env
+	@$(RUN) pytest tests/unit
+
+check-python: env
+	@$(RUN) ruff format --check .
+	@$(RUN) ruff check .
+
+check-yaml: env
+	@$(RUN) yamllint --strict .
+
+test: check ## Every test of the project, on hosts with a real systemd (root, Debian or Ubuntu)
+	@trap 'tests/hosts/host end' EXIT; tests/hosts/prepare; \
+	$(RUN) ANSIBLE_HOME=$(CURDIR)/.ansible MOLECULE_COMMAND_BORDERS=false MOLECULE_GLOB='molecule/*/molecule.yml' molecule test --all; \
+	$(RUN) pytest tests/system
+
+bench: env ## Measure ourselves against the way by hand and against the floor
+	@tests/hosts/prepare
+	@$(RUN) python benchmarks/bench.py $(ARGS)
+
+docs: env ## Write the generated pages anew
+	@$(RUN) python docs/generate.py
+
+lock: env ## Resolve every lock anew: the controller's and Prefect's
+	@cd requirements && for name in uv controller; do \
+	  ../$(VENV)/bin/uv pip compile --quiet --upgrade --universal --python-version 3.11 --generate-hashes --no-header --no-annotate $$name.in -o $$name.txt; done
+	@$(RUN) python requirements/locks.py make
+
+.PHONY: help env site absent check check-ansible check-types check-unit check-python check-yaml test bench docs lock
