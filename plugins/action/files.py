@@ -35,18 +35,24 @@ class ActionModule(ActionBase):
             }
         )
         lookup = lookup_loader.get("ansible.builtin.template", loader=self._loader, templar=self._templar)
-        files = []
+        files, secrets = [], []
         for file in arguments["files"]:
             given = {
-                name: file[name] for name in ("path", "state", "owner", "group", "mode", "recurse") if file[name] is not None
+                name: file[name] for name in ("path", "owner", "group", "mode", "recurse") if file[name] is not None
             }
             if file["template"]:
                 content = lookup.run([file["template"]], task_vars, template_vars=file["vars"])[0]
-                given["secret_content" if file["secret"] else "content"] = content
+                if file["secret"]:
+                    given["secret"] = True
+                    secrets.append(content)
+                else:
+                    given["content"] = content
             files.append(given)
         result |= self._execute_module(
-            module_name="selfhosted.prefect.files", module_args={"files": files}, task_vars=task_vars
+            module_name="selfhosted.prefect.files",
+            module_args={"files": files, "secrets": secrets},
+            task_vars=task_vars,
         )
-        # The arguments hold the rendered files, secrets included; what was written is in `written` and in the diff.
+        # Whole files would drown everything else that `-vvv` prints; what was written is in `written` and in the diff.
         result.pop("invocation", None)
         return result

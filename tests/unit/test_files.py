@@ -1,0 +1,264 @@
+"""Files and directories, written by their module and sent by its action plugin."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from ansible.module_utils.basic import AnsibleModule
+from ansible_collections.selfhosted.prefect.plugins.modules import files
+from fake_api import outcome
+
+ROOT = Path(__file__).resolve().parents[2]
+SECRET = 'PREFECT_API_AUTH_STRING="admin:s3cret"\nOTHER="s4cret\'"\n'
+
+as_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root gives files away")
+
+
+def ensure(*wanted: dict[str, Any], check_mode: bool = False, secrets: list[str] | None = None) -> dict[str, Any]:
+    given = [{"mode": "0644"} | file for file in wanted]
+    result: dict[str, Any] = outcome(files.main, check_mode=check_mode, files=given, secrets=secrets or [])
+    return result
+
+
+def snapshot(directory: Path) -> dict[str, tuple[int, int, int, bytes]]:
+    """Return mode, owner, group and content of everything below a directory."""
+    found = {}
+    for path in sorted(directory.rglob("*")):
+        is_file = path.is_file() and not path.is_symlink()
+        state = path.lstat()
+        found[str(path)] = (state.st_mode, state.st_uid, state.st_gid, path.read_bytes() if is_file else b"")
+    return found
+
+
+def nothing(path: Path) -> None:
+    pass
+
+
+def same(path: Path) -> None:
+    path.write_text("new\n")
+    path.chmod(0o640)
+
+
+def other_mode(path: Path) -> None:
+    same(path)
+    path.chmod(0o644)
+
+
+def other_content(path: Path) -> None:
+    path.write_text("old\n")
+    path.chmod(0o640)
+
+
+def line_ends(path: Path) -> None:
+    path.write_bytes(b"new\r\n")
+    path.chmod(0o640)
+
+
+def not_text(path: Path) -> None:
+    path.write_bytes(b"\xff\xfe")
+
+
+def link(path: Path) -> None:
+    target = path.with_name("target")
+    same(target)
+    path.symlink_to(target)
+
+
+def dangling(path: Path) -> None:
+    path.symlink_to(path.with_name("gone"))
+
+
+def half_written(path: Path) -> None:
+    path.with_name(f".{path.name}.ansible-new").write_text("ne")
+
+
+@pytest.mark.parametrize(
+    ("before", "changes"),
+    [
+        (nothing, True),
+        (same, False),
+        (other_mode, True),
+        (other_content, True),
+        (line_ends, True),
+        (not_text, True),
+        (link, True),
+        (dangling, True),
+        (half_written, True),
+    ],
+)
+def test_a_file_dry_for_real_and_again(tmp_path: Path, before: Any, changes: bool) -> None:
+    path = tmp_path / "settings.env"
+    before(path)
+    wanted = {"path": str(path), "content": "new\n", "mode": "0640"}
+
+    start = snapshot(tmp_path)
+    dry = ensure(wanted, check_mode=True)
+    assert snapshot(tmp_path) == start
+
+    real = ensure(wanted)
+    assert dry == real
+    assert real["changed"] is changes
+    assert real["written"] == ([str(path)] if changes else [])
+    assert not path.is_symlink()
+    assert path.read_bytes() == b"new\n"
+    assert path.stat().st_mode & 0o7777 == 0o640
+    assert [step.name for step in tmp_path.iterdir() if step.name.startswith(".")] == []
+
+    end = snapshot(tmp_path)
+    assert ensure(wanted)["changed"] is False
+    assert snapshot(tmp_path) == end
+
+
+def test_line_ends_are_kept(tmp_path: Path) -> None:
+    wanted = {"path": str(tmp_path / "a"), "content": "one\r\ntwo\r\n"}
+    assert ensure(wanted)["changed"] is True
+    assert (tmp_path / "a").read_bytes() == b"one\r\ntwo\r\n"
+    assert ensure(wanted)["changed"] is False
+
+
+def test_a_reader_keeps_the_whole_old_file(tmp_path: Path) -> None:
+    path = tmp_path / "a"
+    path.write_text("old\n")
+    with path.open() as reader:
+        ensure({"path": str(path), "content": "new\n"})
+        assert reader.read() == "old\n"
+
+
+def test_the_diff(tmp_path: Path) -> None:
+    (tmp_path / "a").write_text("old\n")
+    result = ensure({"path": str(tmp_path / "a"), "content": "new\n"}, {"path": str(tmp_path / "d"), "mode": "0755"})
+    name = str(tmp_path / "a")
+    assert result["diff"][0] == {"before_header": name, "after_header": name, "before": "old\n", "after": "new\n"}
+    assert result["diff"][1]["prepared"] == f"directory {tmp_path / 'd'}\n"
+
+
+@pytest.mark.parametrize("check_mode", [True, False])
+def test_a_secret_is_in_its_file_only(tmp_path: Path, check_mode: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    logged: list[str] = []
+    monkeypatch.setattr(AnsibleModule, "log", lambda self, msg, log_args=None: logged.append(f"{msg} {log_args}"))
+    path, public = tmp_path / "server.env", tmp_path / "unit"
+    path.write_text('OLD="s5cret"\n')
+    wanted = [{"path": str(path), "mode": "0640", "secret": True}, {"path": str(public), "content": "x\n"}]
+    result = ensure(*wanted, check_mode=check_mode, secrets=[SECRET])
+    assert result["written"] == [str(path), str(public)]
+    for word in ("s3cret", "s4cret", "s5cret"):
+        assert word not in json.dumps(result) + "".join(logged)
+    assert logged
+    if not check_mode:
+        assert path.read_text() == SECRET
+        assert public.read_text() == "x\n"
+        assert ensure(*wanted, secrets=[SECRET])["changed"] is False
+
+
+def test_a_directory_dry_for_real_and_again(tmp_path: Path) -> None:
+    wanted = {"path": str(tmp_path / "a" / "b"), "mode": "0750"}
+    assert ensure(wanted, check_mode=True)["changed"] is True
+    assert not (tmp_path / "a").exists()
+    assert ensure(wanted)["changed"] is True
+    assert (tmp_path / "a" / "b").stat().st_mode & 0o7777 == 0o750
+    assert (tmp_path / "a").stat().st_mode & 0o7777 == 0o755
+    assert ensure(wanted)["changed"] is False
+
+
+def test_what_is_above_can_be_entered_whatever_the_umask_is(tmp_path: Path) -> None:
+    os.umask(0o077)
+    ensure({"path": str(tmp_path / "unit.service.d" / "instance.conf"), "content": "x"})
+    assert (tmp_path / "unit.service.d").stat().st_mode & 0o7777 == 0o755
+
+
+def test_a_directory_may_be_a_link_to_another_disk(tmp_path: Path) -> None:
+    (tmp_path / "disk").mkdir(mode=0o700)
+    (tmp_path / "home").symlink_to("disk")
+    wanted = {"path": str(tmp_path / "home"), "mode": "0750"}
+    assert ensure(wanted)["changed"] is True
+    assert (tmp_path / "home").is_symlink()
+    assert (tmp_path / "disk").stat().st_mode & 0o7777 == 0o750
+    assert ensure(wanted)["changed"] is False
+
+
+@as_root
+def test_owner_and_group(tmp_path: Path) -> None:
+    wanted = {"path": str(tmp_path / "a"), "content": "x", "owner": "daemon", "group": "mail"}
+    assert ensure(wanted)["changed"] is True
+    assert ((tmp_path / "a").owner(), (tmp_path / "a").group()) == ("daemon", "mail")
+    os.chown(tmp_path / "a", 0, 0)
+    assert ensure(wanted)["changed"] is True
+    assert ensure(wanted)["changed"] is False
+
+
+@as_root
+def test_what_is_below_is_given_away_and_what_it_links_to_is_not(tmp_path: Path) -> None:
+    outside = tmp_path / "outside"
+    outside.write_text("x")
+    below = tmp_path / "home" / "flows"
+    below.mkdir(parents=True)
+    (below / "flow.py").write_text("x")
+    (below / "link").symlink_to(outside)
+    wanted = {"path": str(tmp_path / "home"), "mode": "0750", "owner": "daemon", "group": "daemon", "recurse": True}
+    assert ensure(wanted)["changed"] is True
+    assert {step.lstat().st_uid for step in (tmp_path / "home").rglob("*")} == {1}
+    assert outside.owner() == "root"
+    assert ensure(wanted)["changed"] is False
+    os.chown(below / "flow.py", 0, 0)
+    assert ensure(wanted)["changed"] is True
+    assert (below / "flow.py").owner() == "daemon"
+
+
+@pytest.mark.parametrize("name", ["owner", "group"])
+def test_whoever_is_not_there_yet_is_a_change_in_check_mode_and_an_error_otherwise(tmp_path: Path, name: str) -> None:
+    wanted = {"path": str(tmp_path / "a"), "content": "x", name: "no-such-name"}
+    assert ensure(wanted, check_mode=True)["changed"] is True
+    result = ensure(wanted)
+    assert result["failed"]
+    assert f"{tmp_path / 'a'} cannot be written" in result["msg"]
+    assert "no-such-name" in result["msg"]
+
+
+@pytest.mark.parametrize("check_mode", [True, False])
+@pytest.mark.parametrize(
+    ("wanted", "there"), [({"path": "file"}, "is no directory"), ({"path": "directory", "content": "x"}, "directory")]
+)
+def test_what_stands_in_the_way_stays(tmp_path: Path, wanted: dict[str, Any], there: str, check_mode: bool) -> None:
+    (tmp_path / "file").write_text("precious")
+    (tmp_path / "directory").mkdir()
+    result = ensure(wanted | {"path": str(tmp_path / wanted["path"])}, check_mode=check_mode)
+    assert result["failed"]
+    assert there in result["msg"]
+    assert (tmp_path / "file").read_text() == "precious"
+
+
+def test_through_ansible_a_secret_is_rendered_and_nothing_prints_it(tmp_path: Path) -> None:
+    (tmp_path / "templates").mkdir()
+    (tmp_path / "templates" / "env.j2").write_text("PASSWORD={{ password }}\nNAME={{ name }}\n")
+    task = {
+        "selfhosted.prefect.files": {
+            "files": [
+                {"path": str(tmp_path / name), "template": "env.j2", "vars": {"name": name}, "mode": "0600"}
+                | {"secret": name == "hidden"}
+                for name in ("hidden", "shown")
+            ]
+        }
+    }
+    play = {
+        "hosts": "localhost",
+        "gather_facts": False,
+        "vars": {"password": "{{ lookup('ansible.builtin.env', name) }}", "name": "none"},
+        "tasks": [task],
+    }
+    (tmp_path / "play.json").write_text(json.dumps([play]))
+    ansible = [Path(sys.executable).with_name("ansible-playbook"), "-i", "localhost,", "-c", "local", "-vvv", "--diff"]
+    environment = os.environ | {"hidden": "s3cret", "shown": "public", "ANSIBLE_CONFIG": str(ROOT / "ansible.cfg")}
+    interpreter = ["-e", f"ansible_python_interpreter={sys.executable}"]
+    result = subprocess.run(
+        [*ansible, *interpreter, tmp_path / "play.json"], cwd=ROOT, env=environment, capture_output=True, text=True
+    )
+    assert result.returncode == 0, result.stdout + result.stderr
+    assert (tmp_path / "hidden").read_text() == "PASSWORD=s3cret\nNAME=hidden\n"
+    assert "+PASSWORD=public" in result.stdout
+    assert "s3cret" not in result.stdout + result.stderr
