@@ -38,7 +38,9 @@ class ActionModule(ActionBase):
         files, secrets = [], []
         for file in arguments["files"]:
             given = {
-                name: file[name] for name in ("path", "owner", "group", "mode", "recurse") if file[name] is not None
+                name: file[name]
+                for name in ("path", "state", "owner", "group", "mode", "recurse")
+                if file[name] is not None
             }
             if file["template"]:
                 content = lookup.run([file["template"]], task_vars, template_vars=file["vars"])[0]
