@@ -42,7 +42,9 @@ options:
         description: Permissions, in octal digits. Needed unless the path is to be absent.
         type: str
       state:
-        description: V(kept) gives a directory owner and mode if it is there, and makes none.
+        description:
+          - V(kept) gives a directory owner and mode if it is there, and makes none. V(absent) removes a directory with
+            all that is in it.
         type: str
         choices: [present, kept, absent]
         default: present
@@ -211,6 +213,7 @@ def main() -> None:
                     "recurse": {"type": "bool", "default": False},
                     "secret": {"type": "bool", "default": False},
                 },
+                "required_if": [("state", "present", ["mode"]), ("state", "kept", ["mode"])],
             },
             # What the secret files hold, in their order. It does not stand in `files`, because Ansible logs every
             # module's options and does not find a suboption of several lines there again, to hide it.

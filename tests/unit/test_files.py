@@ -144,7 +144,10 @@ def test_a_secret_is_in_its_file_only(tmp_path: Path, check_mode: bool, monkeypa
     monkeypatch.setattr(AnsibleModule, "log", lambda self, msg, log_args=None: logged.append(f"{msg} {log_args}"))
     path, public = tmp_path / "server.env", tmp_path / "unit"
     path.write_text('OLD="s5cret"\n')
-    wanted = [{"path": str(path), "mode": "0640", "secret": True}, {"path": str(public), "content": "x\n"}]
+    wanted: list[dict[str, Any]] = [
+        {"path": str(path), "mode": "0640", "secret": True},
+        {"path": str(public), "content": "x\n"},
+    ]
     result = ensure(*wanted, check_mode=check_mode, secrets=[SECRET])
     assert result["written"] == [str(path), str(public)]
     for word in ("s3cret", "s4cret", "s5cret"):
@@ -164,6 +167,43 @@ def test_a_directory_dry_for_real_and_again(tmp_path: Path) -> None:
     assert (tmp_path / "a" / "b").stat().st_mode & 0o7777 == 0o750
     assert (tmp_path / "a").stat().st_mode & 0o7777 == 0o755
     assert ensure(wanted)["changed"] is False
+
+
+@pytest.mark.parametrize("kind", ["file", "directory", "link", "dangling"])
+def test_absent_dry_for_real_and_again(tmp_path: Path, kind: str) -> None:
+    precious = tmp_path / "precious"
+    precious.mkdir()
+    (precious / "data").write_text("x")
+    path = tmp_path / "a"
+    if kind == "file":
+        path.write_text("x")
+    elif kind == "directory":
+        (path / "b").mkdir(parents=True)
+        (path / "b" / "c").write_text("x")
+    else:
+        path.symlink_to("precious" if kind == "link" else "gone")
+    wanted = {"path": str(path), "state": "absent", "mode": None}
+    dry = ensure(wanted, check_mode=True)
+    assert os.path.lexists(path)
+    assert dry == ensure(wanted)
+    assert dry["written"] == [str(path)]
+    assert not os.path.lexists(path)
+    assert (precious / "data").exists()
+    assert ensure(wanted)["changed"] is False
+
+
+def test_kept_makes_nothing_and_sets_right_what_is_there(tmp_path: Path) -> None:
+    wanted = {"path": str(tmp_path / "home"), "state": "kept", "mode": "0700"}
+    assert ensure(wanted)["changed"] is False
+    assert not (tmp_path / "home").exists()
+    (tmp_path / "home").mkdir(mode=0o755)
+    assert ensure(wanted)["changed"] is True
+    assert (tmp_path / "home").stat().st_mode & 0o7777 == 0o700
+    assert ensure(wanted)["changed"] is False
+
+
+def test_the_mode_is_demanded(tmp_path: Path) -> None:
+    assert "mode" in ensure({"path": str(tmp_path / "a"), "content": "x", "mode": None})["msg"]
 
 
 def test_what_is_above_can_be_entered_whatever_the_umask_is(tmp_path: Path) -> None:
@@ -252,11 +292,19 @@ def test_through_ansible_a_secret_is_rendered_and_nothing_prints_it(tmp_path: Pa
         "tasks": [task],
     }
     (tmp_path / "play.json").write_text(json.dumps([play]))
-    ansible = [Path(sys.executable).with_name("ansible-playbook"), "-i", "localhost,", "-c", "local", "-vvv", "--diff"]
+    ansible = [
+        str(Path(sys.executable).with_name("ansible-playbook")),
+        "-i",
+        "localhost,",
+        "-c",
+        "local",
+        "-vvv",
+        "--diff",
+    ]
     environment = os.environ | {"hidden": "s3cret", "shown": "public", "ANSIBLE_CONFIG": str(ROOT / "ansible.cfg")}
     interpreter = ["-e", f"ansible_python_interpreter={sys.executable}"]
     result = subprocess.run(
-        [*ansible, *interpreter, tmp_path / "play.json"], cwd=ROOT, env=environment, capture_output=True, text=True
+        [*ansible, *interpreter, str(tmp_path / "play.json")], cwd=ROOT, env=environment, capture_output=True, text=True
     )
     assert result.returncode == 0, result.stdout + result.stderr
     assert (tmp_path / "hidden").read_text() == "PASSWORD=s3cret\nNAME=hidden\n"
