@@ -22,6 +22,7 @@ as_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root gives files aw
 
 def ensure(*wanted: dict[str, Any], check_mode: bool = False, secrets: list[str] | None = None) -> dict[str, Any]:
     given = [{"mode": "0644"} | file for file in wanted]
+    given = [{name: value for name, value in file.items() if value is not None} for file in given]
     result: dict[str, Any] = outcome(files.main, check_mode=check_mode, files=given, secrets=secrets or [])
     return result
 
