@@ -14,6 +14,7 @@ Run it with the controller's environment (`make env`), where uv is. A new versio
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import re
 import shutil
@@ -59,6 +60,9 @@ class Lock:
         return [version for version in PYTHONS if _key(version) >= _key(self.oldest_python)]
 
 
+# Seen in the proof below: "Can't evaluate bulk DML statement" in models.deployments._insert_scheduled_flow_runs.
+SQLALCHEMY = "the scheduler fails and no schedule ever runs, while the server is healthy and other runs work"
+
 LOCKS = (
     Lock(
         name="3.9.1",
@@ -69,13 +73,19 @@ LOCKS = (
     Lock(
         name="3.8.8",
         requirements=["prefect==3.8.8", "prefect-redis"],
-        constraints={"fastapi<0.151": "3.9's own cap; from 0.155 on Body() has no min_items and no server starts"},
+        constraints={
+            "fastapi<0.151": "3.9's own cap; from 0.155 on Body() has no min_items and no server starts",
+            "sqlalchemy<2.1": SQLALCHEMY,
+        },
     ),
     Lock(
         name="3.5.0",
         # importlib-metadata: prefect.workers imports it without asking for it; opentelemetry-api used to bring it.
         requirements=["prefect==3.5.0", "prefect-redis", "importlib-metadata"],
-        constraints={"fastapi<0.137": "every request answers 500: https://github.com/PrefectHQ/prefect/issues/22276"},
+        constraints={
+            "fastapi<0.137": "every request answers 500: https://github.com/PrefectHQ/prefect/issues/22276",
+            "sqlalchemy<2.1": SQLALCHEMY,
+        },
     ),
     Lock(name="supervisor", requirements=["supervisor"]),
 )
@@ -134,7 +144,7 @@ def proof() -> None:
     print("sum", sum(double.map([1, 2, 3]).result()))
 
 if __name__ == "__main__":
-    flow.from_source(source=".", entrypoint="proof.py:proof").deploy("proof", work_pool_name="proof")
+    flow.from_source(source=".", entrypoint="proof.py:proof").deploy("proof", work_pool_name="proof", cron="0 6 * * *")
 """
 
 MODULES = ("prefect.server.api.server", "prefect.cli", "prefect.engine", "prefect.workers.process")
@@ -175,7 +185,12 @@ def _prove_prefect(home: Path) -> str:
             started = time.monotonic()
             run(*cli, "deployment", "run", "proof/proof", "--watch", "--watch-timeout", "120")
             flow = time.monotonic() - started
-    if "sum 12" not in (log := (home / "worker.log").read_text()):
+        planned = _planned(f"http://127.0.0.1:{port}/api")
+        log = (home / "server.log").read_text()
+        if not planned or "Traceback" in log:
+            raise RuntimeError(f"The server {'has logged an error' if planned else 'plans no runs'}:\n{log[-4000:]}")
+    log = (home / "worker.log").read_text()
+    if "sum 12" not in log:
         raise RuntimeError(f"The flow did not print its sum:\n{log}")
     return f"server ready in {ready:.1f} s, flow run completed in {flow:.1f} s"
 
@@ -232,6 +247,19 @@ def _wait_ready(url: str, server: subprocess.Popen[bytes], log: Path, timeout: f
         except (urllib.error.URLError, OSError):
             time.sleep(0.2)
     raise RuntimeError(f"The server never became ready:\n{log.read_text()[-4000:]}")
+
+
+def _planned(api: str, timeout: float = 30) -> bool:
+    """Return whether the server plans runs for a schedule within `timeout` seconds; a failing scheduler is silent."""
+    body = json.dumps({"flow_runs": {"state": {"type": {"any_": ["SCHEDULED"]}}}}).encode()
+    request = urllib.request.Request(f"{api}/flow_runs/count", body, {"Content-Type": "application/json"})
+    deadline = time.monotonic() + timeout
+    while time.monotonic() < deadline:
+        with urllib.request.urlopen(request, timeout=5) as response:
+            if int(response.read()):
+                return True
+        time.sleep(0.5)
+    return False
 
 
 def _free_port() -> int:
