@@ -8,20 +8,26 @@ import shlex
 from collections.abc import Callable
 from typing import Any
 
+from ansible.errors import AnsibleFilterError
+
+
+def setting_text(value: Any) -> str:
+    """Return a value as Prefect's settings want it: `true` and `false`, empty for nothing, JSON for what has parts."""
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, (dict, list)):
+        return json.dumps(value, sort_keys=True)
+    return "" if value is None else str(value)
+
 
 def env_value(value: Any) -> str:
     """Return a value as both systemd's EnvironmentFile and a shell read it: in double quotes, with escapes.
 
-    Booleans are `true` and `false`, nothing is empty, mappings and lists are JSON, as Prefect's settings want them.
+    Raises AnsibleFilterError for control characters, with which systemd drops a variable in silence.
     """
-    if isinstance(value, bool):
-        text = str(value).lower()
-    elif value is None:
-        text = ""
-    elif isinstance(value, (dict, list)):
-        text = json.dumps(value, sort_keys=True)
-    else:
-        text = str(value)
+    text = setting_text(value)
+    if re.search(r"[\x00-\x08\x0b-\x1f\x7f]", text):
+        raise AnsibleFilterError("prefect_settings: a value holds a control character, which no environment file can")
     return '"' + re.sub(r'(["\\$`])', r"\\\1", text) + '"'
 
 
@@ -30,7 +36,9 @@ def unit_word(word: Any) -> str:
     text = str(word).replace("%", "%%")
     if re.fullmatch(r"[\w@:/.,=+%-]+", text):
         return text
-    return '"' + text.replace("\\", "\\\\").replace('"', '\\"') + '"'
+    for character, escaped in (("\\", r"\\"), ('"', r"\""), ("\n", r"\n")):
+        text = text.replace(character, escaped)
+    return f'"{text}"'
 
 
 def unit_command(command: list[Any]) -> str:
@@ -38,19 +46,30 @@ def unit_command(command: list[Any]) -> str:
     return " ".join(unit_word(str(word).replace("$", "$$")) for word in command)
 
 
+def program_word(word: Any) -> str:
+    """Return a word as a shell reads it, in which supervisord finds no comment: that is a # or ; after a space.
+
+    Raises AnsibleFilterError for a line break, which supervisord's configuration has no way to hold.
+    """
+    if "\n" in str(word):
+        raise AnsibleFilterError(f"{word!r} holds a line break, which the command line of a service cannot")
+    return re.sub(r"(\s)([#;])", r"\1''\2", shlex.quote(str(word)))
+
+
 def program_command(service: dict[str, Any], settings: str) -> str:
     """Return a command line for supervisord, which reads no settings files: a shell does, and is replaced."""
     exports = "".join(
-        f"export {name}={shlex.quote(str(value))}; " for name, value in sorted(service.get("environment", {}).items())
+        f"export {name}={program_word(value)}; " for name, value in sorted(service.get("environment", {}).items())
     )
-    script = f"set -a; . {shlex.quote(settings)}; set +a; {exports}exec {shlex.join(map(str, service['command']))}"
+    command = " ".join(map(program_word, service["command"]))
+    script = f"set -a; . {program_word(settings)}; set +a; {exports}exec {command}"
     return f"/bin/sh -c {shlex.quote(script)}".replace("%", "%%")
 
 
 def service_files(services: list[dict[str, Any]], host: dict[str, Any], supervisor: str) -> list[dict[str, Any]]:
     """Return the files that services are made of, each once, as the `files` module wants them.
 
-    A service with a `template` is an instance of that unit: the unit stands in the template, what is its own in a drop-in.
+    A service with a `template` is an instance of that unit: the unit stands in the template, its own in a drop-in.
     """
     files: dict[str, dict[str, Any]] = {}
 

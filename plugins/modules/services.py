@@ -135,11 +135,11 @@ services:
 
 import contextlib
 import hashlib
+import http.client
 import os
 import re
 import subprocess
 import time
-import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
@@ -148,9 +148,20 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.selfhosted.prefect.plugins.module_utils.api import Api, ApiError, worker_online_since
+from ansible_collections.selfhosted.prefect.plugins.module_utils.api import (
+    Api,
+    ApiError,
+    Failure,
+    worker_online_since,
+)
 
 LOG_LINES = 30
+POLL = 0.25
+"""Seconds between two looks."""
+
+SHUTDOWN = 180
+"""Seconds that supervisord has to end what it runs; the slowest service has 60."""
+
 CRASHES = 3
 """Processes of one service that may come and go within one wait before it is given up."""
 
@@ -173,7 +184,7 @@ def run(
 
 @dataclass(frozen=True)
 class Status:
-    """What the manager says of a service: its process (0 for none), whether it is to run at boot, whether it is given up."""
+    """What the manager says of a service: its process (0 for none), whether it runs at boot, whether it is given up."""
 
     pid: int = 0
     enabled: bool = False
@@ -261,7 +272,8 @@ class Systemd:
             for path in self.units.glob(f"*.wants/{pattern}*.service"):
                 found[path.name.removesuffix(".service")] = []
             for path in self.units.glob(f"{pattern}*.service.d"):
-                found[path.name.removesuffix(".service.d")] = list(path.iterdir())
+                # The directory itself, too: a run that was killed may have left it empty.
+                found[path.name.removesuffix(".service.d")] = [*path.iterdir(), path]
         return found
 
     def alive(self) -> bool:
@@ -276,6 +288,8 @@ class Supervisord:
     """supervisord from PyPI, one for each instance of Prefect, in an environment of its own."""
 
     directory: Path
+    booted: bool = False
+    """Whether supervisord was started by us, and every program with it."""
 
     def _ctl(self, *words: str) -> str:
         control = str(self.directory / "current" / "bin" / "supervisorctl")
@@ -289,11 +303,12 @@ class Supervisord:
             (self.directory / "supervisor.sock").unlink(missing_ok=True)
             daemon = str(self.directory / "current" / "bin" / "supervisord")
             run([daemon, "--configuration", str(self.directory / "supervisord.conf")])
+            self.booted = True
         else:
             self._ctl("reread")
 
     def status(self, name: str) -> Status:
-        if not self.alive():
+        if not (self.directory / "current").exists():
             return Status()
         shown = re.match(r"\S+\s+([A-Z]+)(?:\s+pid (\d+))?", self._ctl("status", name))
         if shown is None:
@@ -301,11 +316,10 @@ class Supervisord:
         return Status(pid=int(shown[2] or 0), enabled=True, gone=shown[1] == "FATAL")
 
     def start(self, names: list[str]) -> None:
-        for name in names:
-            # `update` starts what is new and restarts what has changed; what it left alone runs with old settings.
-            before = self.status(name).pid
-            self._ctl("update", name)
-            if self.status(name).pid in (0, before):
+        for name in () if self.booted else names:
+            # `update` starts what is new, restarts what has changed, and says so. What it left alone is stopped or
+            # runs with old settings.
+            if not self._ctl("update", name).strip():
                 self._ctl("restart", name)
 
     def stop(self, name: str) -> None:
@@ -326,11 +340,14 @@ class Supervisord:
         return {path.name.removesuffix(".conf"): [path] for path in (self.directory / "conf.d").glob(wanted)}
 
     def shutdown(self) -> None:
-        """End supervisord and what it runs."""
-        pid = self._ctl("pid").strip()
+        """End supervisord and what it runs; raise ServiceError where that takes too long."""
+        pid = int(self._ctl("pid"))
         self._ctl("shutdown")
-        while Path("/proc", pid).exists():
-            time.sleep(0.1)
+        deadline = time.monotonic() + SHUTDOWN
+        while not ended(pid):
+            if time.monotonic() > deadline:
+                raise ServiceError(f"supervisord (pid {pid}) has not ended {SHUTDOWN} s after it was told to")
+            time.sleep(POLL)
 
 
 class Nothing:
@@ -368,15 +385,28 @@ def digest(paths: Iterable[str]) -> str:
     """Return the SHA-256 of what the paths hold; a symbolic link counts as its target's path."""
     total = hashlib.sha256()
     for path in map(Path, paths):
-        total.update(str(path).encode())
+        total.update(f"{path}\0".encode())
         with contextlib.suppress(OSError):
-            total.update(os.readlink(path).encode() if path.is_symlink() else path.read_bytes())
+            held = str(path.readlink()).encode() if path.is_symlink() else path.read_bytes()
+            total.update(f"{len(held)}\0".encode() + held)
     return total.hexdigest()
+
+
+def ended(pid: int) -> bool:
+    """Return whether a process is gone. A zombie is: in a container there may be nobody to reap it."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] in ("Z", "X")
+    except OSError:
+        return True
+
+
+DIRECT = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+"""Asks this host's own services, which no proxy of the environment is to hear of."""
 
 
 def answers(url: str) -> bool:
     """Return whether a GET of ``url`` gives 200."""
-    with contextlib.suppress(OSError, urllib.error.URLError), urllib.request.urlopen(url, timeout=5) as response:
+    with contextlib.suppress(OSError, http.client.HTTPException), DIRECT.open(url, timeout=5) as response:
         return bool(response.status == 200)
     return False
 
@@ -391,10 +421,15 @@ def health_check(service: dict[str, Any], *, api: Api | None, since: datetime) -
     return lambda: True
 
 
-def wait(manager: Manager, services: list[dict[str, Any]], *, api: Api | None, since: datetime, timeout: int) -> None:
-    """Wait until every service is healthy; raise `ServiceError` with the log of the first that is not."""
+def wait(
+    manager: Manager, checks: dict[str, Callable[[], bool]], *, timeout: int, proven: Callable[[str], None]
+) -> None:
+    """Wait until every service is healthy, and tell `proven` the name of each at once.
+
+    Raises ServiceError with the log of the first that is not.
+    """
     deadline = time.monotonic() + timeout
-    waiting = {service["name"]: health_check(service, api=api, since=since) for service in services}
+    waiting = dict(checks)
     seen: dict[str, set[int]] = {name: set() for name in waiting}
     reason = ""
     while waiting:
@@ -406,6 +441,7 @@ def wait(manager: Manager, services: list[dict[str, Any]], *, api: Api | None, s
             try:
                 if status.running and healthy():
                     del waiting[name]
+                    proven(name)
             except ApiError as error:
                 reason = f" The API said: {error}."
         if waiting and time.monotonic() > deadline:
@@ -414,7 +450,41 @@ def wait(manager: Manager, services: list[dict[str, Any]], *, api: Api | None, s
                 f"{name} is not healthy after {timeout} s.{reason} The end of its log:\n{manager.log(name)}"
             )
         if waiting:
-            time.sleep(0.25)
+            time.sleep(POLL)
+
+
+def remembered(state_dir: Path, name: str) -> str:
+    """Return the digest that a service was last healthy with, or an empty string."""
+    with contextlib.suppress(FileNotFoundError):
+        return (state_dir / f"{name}.healthy").read_text().strip()
+    return ""
+
+
+def start(
+    manager: Manager,
+    services: list[dict[str, Any]],
+    *,
+    digests: dict[str, str],
+    state_dir: Path,
+    api: Api | None,
+    timeout: int,
+) -> None:
+    """(Re)start services together and wait for them; each that is healthy is remembered, so that none starts twice."""
+    if not services:
+        return
+    names = [service["name"] for service in services]
+    state_dir.mkdir(parents=True, exist_ok=True)
+    for name in names:
+        (state_dir / f"{name}.healthy").unlink(missing_ok=True)
+    since = datetime.now(timezone.utc)
+    manager.reload(names)
+    manager.start(names)
+    checks = {service["name"]: health_check(service, api=api, since=since) for service in services}
+
+    def remember(name: str) -> None:
+        (state_dir / f"{name}.healthy").write_text(f"{digests[name]}\n")
+
+    wait(manager, checks, timeout=timeout, proven=remember)
 
 
 def remove(manager: Manager, doomed: dict[str, list[Path]], *, state_dir: Path) -> None:
@@ -423,9 +493,13 @@ def remove(manager: Manager, doomed: dict[str, list[Path]], *, state_dir: Path) 
         manager.stop(name)
     for name, files in doomed.items():
         for path in files:
-            path.unlink(missing_ok=True)
-            if path.parent.name.endswith(".service.d") and not any(path.parent.iterdir()):
-                path.parent.rmdir()
+            if not path.is_dir():
+                path.unlink(missing_ok=True)
+            drop_ins = path if path.is_dir() else path.parent
+            if drop_ins.name.endswith(".service.d"):
+                # Somebody else's drop-in keeps the directory.
+                with contextlib.suppress(OSError):
+                    drop_ins.rmdir()
         (state_dir / f"{name}.healthy").unlink(missing_ok=True)
     if doomed:
         manager.forget(list(doomed))
@@ -497,39 +571,30 @@ def main() -> None:
     params = module.params
     services = {service["name"]: service for service in params["services"]}
     state_dir = Path(params["state_dir"])
-    digests = {name: digest([*service["files"], *service["watch"]]) for name, service in services.items()}
     manager = manager_of(params)
-    doomed = surplus(manager, services, patterns=params["prune"], absent=params["state"] == "absent")
-    actions = dict.fromkeys(services, "unchanged") | dict.fromkeys(doomed, "removed")
-    if params["manager"] != "none" and params["state"] != "absent":
-        for name in services:
-            remembered = state_dir / f"{name}.healthy"
-            proven = remembered.exists() and remembered.read_text().strip() == digests[name]
-            actions[name] = action_for(manager.status(name), state=params["state"], proven=proven)
-    ends = params["shutdown"] and manager.alive()
-    changed = ends or any(action != "unchanged" for action in actions.values())
-
-    if changed and not module.check_mode:
-        touched = [name for name, action in actions.items() if action in ("started", "restarted")]
+    actions: dict[str, str] = {}
+    try:
         api = Api(**{key: value for key, value in params["api"].items() if value}) if params["api"].get("url") else None
-        try:
+        doomed = surplus(manager, services, patterns=params["prune"], absent=params["state"] == "absent")
+        digests = {name: digest([*service["files"], *service["watch"]]) for name, service in services.items()}
+        actions = dict.fromkeys(services, "unchanged") | dict.fromkeys(doomed, "removed")
+        if params["manager"] != "none" and params["state"] != "absent":
+            for name in services:
+                actions[name] = action_for(
+                    manager.status(name), state=params["state"], proven=digests[name] == remembered(state_dir, name)
+                )
+        ends = params["shutdown"] and manager.alive()
+        changed = ends or any(action != "unchanged" for action in actions.values())
+        if not module.check_mode:
             remove(manager, doomed, state_dir=state_dir)
             for name in (name for name, action in actions.items() if action == "stopped"):
                 manager.stop(name)
-            if touched:
-                for name in touched:
-                    (state_dir / f"{name}.healthy").unlink(missing_ok=True)
-                since = datetime.now(timezone.utc)
-                manager.reload(touched)
-                manager.start(touched)
-                wait(manager, [services[name] for name in touched], api=api, since=since, timeout=params["timeout"])
-                state_dir.mkdir(parents=True, exist_ok=True)
-                for name in touched:
-                    (state_dir / f"{name}.healthy").write_text(f"{digests[name]}\n")
+            touched = [services[name] for name, action in actions.items() if action in ("started", "restarted")]
+            start(manager, touched, digests=digests, state_dir=state_dir, api=api, timeout=params["timeout"])
             if ends:
                 manager.shutdown()
-        except ServiceError as error:
-            module.fail_json(msg=str(error), services=actions)
+    except (ServiceError, Failure) as error:
+        module.fail_json(msg=str(error), services=actions)
     module.exit_json(changed=changed, services=actions)
 
 
