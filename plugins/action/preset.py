@@ -42,7 +42,7 @@ class ActionModule(ActionBase):  # type: ignore[misc]  # ansible-core ships no t
             preset,
             task=self._task,
             host=host,
-            variables=self._loop_variables(seen) | preset.variables(parameters.values),
+            variables=self._near_variables(seen) | preset.variables(parameters.values),
             loader=self._loader,
             play_context=self._play_context,
             output=output,
@@ -87,8 +87,10 @@ class ActionModule(ActionBase):  # type: ignore[misc]  # ansible-core ships no t
         }
         return check(spec, given, where=f"preset {preset.name}")
 
-    def _loop_variables(self, seen: dict[str, Any]) -> dict[str, Any]:
-        """What an include around the task and the task's own loop have set, `item` before all."""
+    def _near_variables(self, seen: dict[str, Any]) -> dict[str, Any]:
+        """What stands too near the task for its play to know: its role's and include's parameters, its loop's item."""
+        role = self._task._role
+        near: dict[str, Any] = role.get_role_params(self._task.get_dep_chain()) if role else {}
         names = {"ansible_loop_var", "ansible_index_var", "ansible_loop"} if self._task.loop else set()
         names |= {seen[name] for name in ("ansible_loop_var", "ansible_index_var") if name in names and name in seen}
-        return dict(self._task.get_include_params()) | {name: seen[name] for name in names if name in seen}
+        return near | self._task.get_include_params() | {name: seen[name] for name in names if name in seen}

@@ -89,7 +89,6 @@ class StepOutput(CallbackBase):  # type: ignore[misc]  # ansible-core ships no t
         stdout = callback_loader.get(constants.DEFAULT_STDOUT_CALLBACK, class_only=True)
         self._for_people = isinstance(stdout, type) and issubclass(stdout, DefaultCallback)
         self._plugin_options = constants.config.get_plugin_options("callback", "default") | {"result_format": "yaml"}
-        self._banner_asked = False
         self._init_callback_methods()
 
     @property
@@ -190,21 +189,20 @@ class StepOutput(CallbackBase):  # type: ignore[misc]  # ansible-core ships no t
     def _show(self, text: str, color: str | None = None) -> None:
         """Print through the process that owns the terminal.
 
-        A stdout callback that is not derived from `default` may be writing JSON: there it takes -vv to see steps.
+        A line goes there as a diff of the preset task, the one event for which `default` prints the task's banner first
+        and a text as it is. Where that would be censored, it goes alone. A stdout callback that is not derived from
+        `default` may be writing JSON: there it takes -vv to see steps.
         """
         text = self._hide(text)
         if not self._for_people:
             self._display.vv(text)
-        elif self._banner_asked or self._task.no_log or self._display._final_q is None:
+        elif self._task.no_log:
             self._display.display(text, color=color)
         else:
-            self._banner_asked = True
-            self._display._final_q.send_callback("v2_on_file_diff", self._as_diff(stringc(text, color)))
-
-    def _as_diff(self, text: str) -> _RawTaskResult:
-        """`text` as a diff of the preset task: the one event that makes `default` print a task's banner early."""
-        data = {"changed": True, "diff": {"prepared": text}}
-        return _RawTaskResult(host=self._host, task=self._task, return_data=data, task_fields=self._task.dump_attrs())
+            line = {"changed": True, "diff": {"prepared": stringc(text, color)}}
+            fields = {"name": self._task.name, "check_mode": self._task.check_mode}
+            result = _RawTaskResult(host=self._host, task=self._task, return_data=line, task_fields=fields)
+            self._display._final_q.send_callback("v2_on_file_diff", result)
 
     def _stop_timer(self) -> None:
         if self._timer:

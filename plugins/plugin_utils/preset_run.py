@@ -71,7 +71,7 @@ def run_steps(
 
     Returns:
         The code of `TaskQueueManager.run` (0, or bits of RUN_FAILED_HOSTS and RUN_UNREACHABLE_HOSTS), and the facts
-        that the steps gathered where the caller had none.
+        that the caller did not have, so that nothing has to gather them again.
 
     Raises:
         AnsibleActionFail: the preset is running already, further out.
@@ -79,8 +79,8 @@ def run_steps(
     """
     manager = own_variables(task._variable_manager, task)
     manager._inventory.restrict_to_hosts([host])
-    known = manager._facts_gathered_for_host(host.name)
-    with entered(preset.path), own_options(task), own_signals():
+    known = facts_of(manager, host)
+    with entered(preset.path), own_options(), own_signals():
         play = steps_play(preset, task=task, variables=variables, manager=manager, loader=loader)
         queue = TaskQueueManager(
             inventory=manager._inventory,
@@ -96,8 +96,7 @@ def run_steps(
             code = int(end.result)
         finally:
             queue.cleanup()
-    fresh = not known and manager._facts_gathered_for_host(host.name)
-    return code, dict(manager._fact_cache.get(host.name)) if fresh else {}
+    return code, {name: value for name, value in facts_of(manager, host).items() if name not in known}
 
 
 def steps_play(
@@ -129,7 +128,7 @@ def steps_play(
     for name in INHERITED:
         setattr(caller, name, getattr(task, name))
     caller.collections = list(dict.fromkeys([*(task.collections or []), COLLECTION, "ansible.legacy"]))
-    caller.vars = role_variables(task) | task.get_vars()
+    caller.vars = task.get_vars()
     caller.debugger = "never"
 
     include = TaskInclude(block=caller)
@@ -149,11 +148,12 @@ def variables_of(role: Role) -> Role:
     return twin
 
 
-def role_variables(task: Task) -> dict[str, Any]:
-    """The variables of the role that the preset task stands in, if it stands in one."""
-    if not task._role:
+def facts_of(manager: VariableManager, host: Host) -> dict[str, Any]:
+    """A copy of the host's facts, empty where none were gathered."""
+    try:
+        return dict(manager._fact_cache.get(host.name))
+    except KeyError:
         return {}
-    return dict(task._role.get_vars(task.get_dep_chain(), include_params=True, only_exports=False))
 
 
 def own_variables(manager: VariableManager, task: Task) -> VariableManager:
@@ -183,15 +183,15 @@ def entered(path: Path) -> Generator[None]:
 
 
 @contextmanager
-def own_options(task: Task) -> Generator[None]:
+def own_options() -> Generator[None]:
     """The command line as the steps are to see it.
 
     The preset task was chosen, so all its steps are: --tags only adds those tagged `never`. --skip-tags is as ever.
     --step and --start-at-task have had their say on the task as a whole.
     """
     outer = context.CLIARGS
-    own = {"tags": ["all", *outer.get("tags", [])], "check": task.check_mode, "diff": task.diff}
-    context.CLIARGS = CLIArgs({**outer, **own, "step": False, "start_at_task": None})
+    own = {"tags": ["all", *outer.get("tags", [])], "step": False, "start_at_task": None}
+    context.CLIARGS = CLIArgs({**outer, **own})
     try:
         yield
     finally:

@@ -65,7 +65,7 @@ def seen(result: Result) -> Result:
 
 @pytest.fixture(scope="module")
 def both(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Result]:
-    """The results on host `one` of works.yml and refuses.yml, run side by side, by the names they are registered under."""
+    """The results on host `one` of works.yml and refuses.yml, run side by side, by the names of their registers."""
     out = {name: tmp_path_factory.mktemp(name) for name in ("works", "refuses")}
     (out["works"] / "room").mkdir()
     with ThreadPoolExecutor() as pool:
@@ -133,6 +133,7 @@ def test_steps_see_what_the_task_sees(works: Result) -> None:
     assert {key: seen(works["passes"])[key] for key in expected} == expected
     role = seen(works["calls_preset_result"])
     assert (role["role_default"], role["role_var"]) == ("default of the role", "variable of the role")
+    assert role["role_parameter"] == "of the include"
 
 
 def test_loop_and_when(works: Result) -> None:
@@ -168,6 +169,7 @@ def test_whatever_a_task_list_may_hold(works: Result) -> None:
     assert said(mixed, "Not when unwanted") == "wanted"
     assert "Only when named" not in [step["name"] for step in mixed["steps"]]
     assert works["set_inside"] == "unset"
+    assert works["facts"]["mixed_fact"] == "gathered"
     assert "+note for one: default" in works["printed"]
     assert "mixed | one | Ask twice: not yet, 2 tries left" in works["printed"]
 
@@ -247,8 +249,13 @@ def test_the_command_line_reaches_the_steps_and_chooses_the_task_as_a_whole(tmp_
 
 
 def test_an_interrupted_preset_leaves_nothing_running(tmp_path: Path) -> None:
+    seconds = 100_000 + os.getpid()
+
     def sleeping() -> bool:
-        return subprocess.run(["pgrep", "-f", "^sleep 4321$"], stdout=subprocess.DEVNULL, check=False).returncode == 0
+        return (
+            subprocess.run(["pgrep", "-f", f"^sleep {seconds}$"], stdout=subprocess.DEVNULL, check=False).returncode
+            == 0
+        )
 
     def wait(condition: Callable[[], bool]) -> None:
         deadline = time.monotonic() + 20
@@ -256,7 +263,7 @@ def test_an_interrupted_preset_leaves_nothing_running(tmp_path: Path) -> None:
             assert time.monotonic() < deadline
             time.sleep(0.05)
 
-    arguments = command("interrupted.yml", tmp_path)
+    arguments = command("interrupted.yml", tmp_path, "-e", f"seconds={seconds}")
     with subprocess.Popen(arguments, cwd=HERE, env=environment(), stdout=subprocess.DEVNULL) as process:
         wait(sleeping)
         process.send_signal(signal.SIGINT)
