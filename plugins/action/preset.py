@@ -90,7 +90,8 @@ class ActionModule(ActionBase):  # type: ignore[misc]  # ansible-core ships no t
     def _near_variables(self, seen: dict[str, Any]) -> dict[str, Any]:
         """What stands too near the task for its play to know: its role's and include's parameters, its loop's item."""
         role = self._task._role
-        near: dict[str, Any] = role.get_role_params(self._task.get_dep_chain()) if role else {}
+        near = dict(role.get_role_params(self._task.get_dep_chain()) if role else {})
         names = {"ansible_loop_var", "ansible_index_var", "ansible_loop"} if self._task.loop else set()
         names |= {seen[name] for name in ("ansible_loop_var", "ansible_index_var") if name in names and name in seen}
-        return near | self._task.get_include_params() | {name: seen[name] for name in names if name in seen}
+        near |= self._task.get_include_params()
+        return near | {name: seen[name] for name in names if name in seen}

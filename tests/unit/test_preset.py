@@ -133,7 +133,7 @@ def test_steps_see_what_the_task_sees(works: Result) -> None:
     assert {key: seen(works["passes"])[key] for key in expected} == expected
     role = seen(works["calls_preset_result"])
     assert (role["role_default"], role["role_var"]) == ("default of the role", "variable of the role")
-    assert role["role_parameter"] == "of the include"
+    assert (role["role_parameter"], role["set_word"]) == ("of the include", "of the include, above set_fact")
 
 
 def test_loop_and_when(works: Result) -> None:
