@@ -337,7 +337,8 @@ def test_systemd_knows_instances_by_links_and_drop_ins(tmp_path: Path) -> None:
     for name in ("w@full", "w@empty", "other@x"):
         (tmp_path / f"{name}.service.d").mkdir()
     (tmp_path / "w@full.service.d" / "instance.conf").write_text("")
-    known = services.Systemd(scope="system", units=tmp_path).known("w@")
+    given = {"manager": "systemd", "scope": "system", "units_dir": str(tmp_path), "log_dir": str(tmp_path)}
+    known = services.manager_of(given).known("w@")
     assert known == {
         "w@": [tmp_path / "w@.service"],
         "w@enabled": [],
