@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
 from ansible.errors import AnsibleActionFail
 from ansible.plugins.action import ActionBase
+from ansible_collections.selfhosted.prefect.plugins.filter.services import setting_text
 
 
 def meant_for(script: dict[str, Any], names: set[str]) -> bool:
@@ -24,16 +26,23 @@ class ActionModule(ActionBase):
         names = {variables["inventory_hostname"], *variables["group_names"]}
         arguments = dict(self._task.args)
         scripts = []
-        for script in arguments["scripts"]:
-            if "name" not in script:
+        for script in arguments.get("scripts", []):
+            if not isinstance(script, dict) or "name" not in script:
                 raise AnsibleActionFail(f"prefect_flows_deployment_scripts: a script has no name: {script}")
             if not meant_for(script, names):
                 continue
             given = {key: value for key, value in script.items() if key not in ("hosts", "src")}
             if "src" in script:
+                if "content" in script:
+                    raise AnsibleActionFail(
+                        f"prefect_flows_deployment_scripts: {script['name']} has a content and a src; leave one out"
+                    )
                 given["content"] = Path(self._find_needle("files", script["src"])).read_text(encoding="utf-8")
             scripts.append(given)
+        environment = arguments.get("environment") or {}
         arguments["scripts"] = scripts
-        return result | self._execute_module(
+        arguments["environment"] = json.dumps({name: setting_text(value) for name, value in environment.items()})
+        result |= self._execute_module(
             module_name="selfhosted.prefect.deployment_scripts", module_args=arguments, task_vars=task_vars
         )
+        return result

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import ipaddress
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +37,9 @@ OUTDATED = {
     "PREFECT_SERVER_HOST": "set prefect_server_host",
     "PREFECT_SERVER_PORT": "set prefect_server_port",
     "PREFECT_STORAGE_TYPE": "set prefect_server_database_url",
-    "PREFECT_CLIENT_METRICS_ENABLED": "leave it out: on a process worker every flow run crashes on the port that the worker holds",
+    "PREFECT_CLIENT_METRICS_ENABLED": (
+        "leave it out: on a process worker every flow run crashes on the port that the worker holds"
+    ),
 }
 """Names that Prefect 3 does not read, or that break it, and what to do."""
 
@@ -65,19 +68,45 @@ def unknown_variables(names: list[str], known: dict[str, set[str]]) -> list[str]
     return complaints
 
 
-def refused_settings(settings: dict[str, Any]) -> list[str]:
-    """Return a complaint for each setting that has a variable, or that is none."""
+def refused_settings(variable: str, settings: dict[str, Any]) -> list[str]:
+    """Return a complaint for each setting in a variable that has a variable of its own, or that is none."""
     complaints = []
     for name in settings:
         if name in OWNED:
-            complaints.append(f"prefect_settings: set {OWNED[name]}, not {name}")
+            complaints.append(f"{variable}: set {OWNED[name]}, not {name}")
         elif name in OUTDATED:
-            complaints.append(f"prefect_settings: {name}: {OUTDATED[name]}")
+            complaints.append(f"{variable}: {name}: {OUTDATED[name]}")
         elif not name.startswith("PREFECT_") or name != name.upper():
             complaints.append(
-                f"prefect_settings: {name} is no setting of Prefect; their names start with PREFECT_, in capitals"
+                f"{variable}: {name} is no setting of Prefect; their names start with PREFECT_, in capitals"
             )
     return complaints
+
+
+def refused_credential(auth: str) -> list[str]:
+    """Return a complaint, without the secret, where a credential is not `user:password`."""
+    if auth and not all(auth.partition(":")):
+        return ["prefect_api_auth: it has to be user:password"]
+    return []
+
+
+def loopback(address: str) -> bool:
+    """Return whether only its own host reaches an address."""
+    try:
+        return ipaddress.ip_address(address).is_loopback
+    except ValueError:
+        return address == "localhost"
+
+
+def refused_server(server: dict[str, str]) -> list[str]:
+    """Return a complaint where this host depends on a server of another host that listens on the loopback."""
+    if server and loopback(server["listens_on"]):
+        return [
+            f"prefect_server_host: this host needs the server on {server['name']}, which listens on "
+            f"{server['listens_on']} alone; set prefect_server_host for it, to 0.0.0.0 for instance, and "
+            "prefect_api_auth for all hosts; or set prefect_api_url to a server that is open"
+        ]
+    return []
 
 
 class ActionModule(ActionBase):
@@ -87,9 +116,18 @@ class ActionModule(ActionBase):
 
     def run(self, tmp: str | None = None, task_vars: dict[str, Any] | None = None) -> dict[str, Any]:
         result: dict[str, Any] = super().run(tmp, task_vars)
-        _, arguments = self.validate_argument_spec({"settings": {"type": "dict", "default": {}}})
+        _, arguments = self.validate_argument_spec(
+            {
+                "settings": {"type": "dict", "default": {}},
+                "api_auth": {"type": "str", "default": ""},
+                "server": {"type": "dict", "default": {}},
+            }
+        )
         names = [name for name in task_vars or {} if name.startswith("prefect_")]
-        complaints = unknown_variables(names, known_variables(ROLES)) + refused_settings(arguments["settings"])
+        complaints = unknown_variables(names, known_variables(ROLES))
+        for variable, settings in arguments["settings"].items():
+            complaints += refused_settings(variable, settings)
+        complaints += refused_credential(arguments["api_auth"]) + refused_server(arguments["server"])
         if complaints:
             return result | {"failed": True, "msg": "\n".join(complaints)}
         return result | {"changed": False}

@@ -80,6 +80,19 @@ def worker_services(
     ]
 
 
+def serve_services(scripts: list[dict[str, Any]], host: dict[str, Any], shared: dict[str, Any]) -> list[dict[str, Any]]:
+    """Return the services that keep scripts running which serve flows themselves."""
+    python = f"{host['dirs']['opt']}/current/bin/python"
+    return [
+        shared
+        | {
+            "name": f"{shared['template']}{script['name']}",
+            "command": [python, f"{shared['working_directory']}/{script['path']}", *script.get("args", [])],
+        }
+        for script in scripts
+    ]
+
+
 class FilterModule:
     def filters(self) -> dict[str, Callable[..., Any]]:
-        return {"worker_services": worker_services, "workers": workers}
+        return {"serve_services": serve_services, "worker_services": worker_services, "workers": workers}

@@ -118,12 +118,14 @@ import hashlib
 import json
 import os
 import pwd
-import shlex
+import re
+import signal
 import subprocess
 import time
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 from ansible.module_utils.basic import AnsibleModule
 
@@ -134,6 +136,23 @@ CODE = {".cfg", ".ini", ".json", ".py", ".sql", ".toml", ".txt", ".yaml", ".yml"
 """Endings of files that are code: flows run where their code is, and may leave data there."""
 
 
+COMPILER = """
+import json, sys
+failed = False
+for name, text in json.load(sys.stdin).items():
+    try:
+        compile(text, name, "exec", dont_inherit=True)
+    except SyntaxError as error:
+        failed = True
+        print(f"{name}, line {error.lineno}: {error.msg}")
+    except ValueError as error:
+        failed = True
+        print(f"{name}: {error}")
+sys.exit(failed)
+"""
+"""Reads scripts by name as JSON and prints a line for each that is none."""
+
+
 class ScriptError(Exception):
     """A script that cannot be run or that failed; the message ends with its output."""
 
@@ -142,17 +161,18 @@ def code_digest(directory: Path) -> str:
     """Return the SHA-256 of every file of code below a directory."""
     total = hashlib.sha256()
     for path in sorted(directory.rglob("*")):
-        if path.is_file() and not IGNORED & set(path.parts) and path.suffix in CODE:
-            total.update(str(path.relative_to(directory)).encode())
+        name = path.relative_to(directory)
+        if path.is_file() and not IGNORED & set(name.parts) and path.suffix in CODE:
             with contextlib.suppress(OSError):
-                total.update(path.read_bytes())
+                content = path.read_bytes()
+                total.update(f"{name}\0{len(content)}\0".encode() + content)
     return total.hexdigest()
 
 
-def settings(path: str) -> dict[str, str]:
-    """Return a settings file, as a shell reads it."""
-    lines = (line.split("=", 1) for line in Path(path).read_text(encoding="utf-8").splitlines() if "=" in line)
-    return {name: "".join(shlex.split(value)) for name, value in lines if not name.startswith("#")}
+def settings(text: str) -> dict[str, str]:
+    """Return the content of a settings file as a shell reads it; the filter `env_value` wrote its values."""
+    found = re.findall(r'^(\w+)="((?:[^"\\]|\\.)*)"$', text, re.MULTILINE | re.DOTALL)
+    return {name: re.sub(r'\\(["\\$`])', r"\1", value) for name, value in found}
 
 
 def script_digest(script: dict[str, Any], *, shared: str) -> str:
@@ -165,26 +185,54 @@ def proof(memory: Iterable[Path]) -> str:
     return hashlib.sha256("".join(path.read_text() for path in memory if path.exists()).encode()).hexdigest()
 
 
-def source(script: dict[str, Any], chdir: Path) -> str | None:
-    """Return the text of a script, None for a project. Raises ScriptError where there is nothing."""
-    given = [kind for kind in ("path", "content", "project") if script[kind] is not None]
-    if len(given) != 1:
-        raise ScriptError(
-            f"prefect_flows_deployment_scripts: {script['name']} needs one of src, content, path and project"
-        )
+def refuse(scripts: list[dict[str, Any]]) -> None:
+    """Raise ScriptError for scripts that say too little, too much, or the same name twice."""
+    names = [script["name"] for script in scripts]
+    doubled = sorted({name for name in names if names.count(name) > 1})
+    if doubled:
+        raise ScriptError(f"prefect_flows_deployment_scripts: two scripts have the name {', '.join(doubled)}")
+    for script in scripts:
+        if sum(script[kind] is not None for kind in ("path", "content", "project")) != 1:
+            raise ScriptError(
+                f"prefect_flows_deployment_scripts: {script['name']} needs one of src, content, path and project"
+            )
+
+
+def source(script: dict[str, Any], chdir: Path) -> str:
+    """Return the text of a script, an empty one for a project. Raises ScriptError where there is nothing."""
     if script["content"] is not None:
         return str(script["content"])
-    path = chdir / script["project"] / "prefect.yaml" if script["path"] is None else chdir / script["path"]
+    path = chdir / (script["path"] or f"{script['project']}/prefect.yaml")
     if not path.is_file():
         raise ScriptError(f"prefect_flows_deployment_scripts: {script['name']}: there is no {path} on this host")
-    return path.read_text(encoding="utf-8") if script["path"] is not None else None
+    return path.read_text(encoding="utf-8") if script["path"] else ""
 
 
-def run(script: dict[str, Any], *, params: dict[str, Any], text: str | None) -> str:
-    """Run one script as the user of the services and return what it printed."""
-    binaries, chdir = Path(params["release"], "bin"), Path(params["chdir"])
+def check_syntax(texts: dict[str, str], python: Path) -> None:
+    """Compile scripts by name with the Python that runs them, which may be newer than ours; raise ScriptError."""
+    try:
+        answer = subprocess.run(
+            [python, "-I", "-c", COMPILER], input=json.dumps(texts), capture_output=True, text=True, check=False
+        )
+    except OSError as error:
+        raise ScriptError(f"{python} cannot be run: {error.strerror}") from error
+    complaints = answer.stdout.splitlines() or answer.stderr.splitlines()[-1:]
+    if answer.returncode:
+        raise ScriptError("\n".join(f"prefect_flows_deployment_scripts: {complaint}" for complaint in complaints))
+
+
+def command_of(script: dict[str, Any], *, binaries: Path) -> list[str]:
+    """Return the command line of a script, which is a file, standard input or a project."""
+    if script["project"] is not None:
+        return [str(binaries / "prefect"), "--no-prompt", "deploy", "--all"]
+    return [str(binaries / "python"), script["path"] or "-", *script["args"]]
+
+
+def run(script: dict[str, Any], *, params: dict[str, Any], environment: dict[str, str]) -> str:
+    """Run one script as the user of the services and return what it printed. Raises ScriptError if it fails."""
+    binaries = Path(params["release"], "bin")
     account = pwd.getpwnam(params["user"]) if params["user"] else pwd.getpwuid(os.getuid())
-    environment = {
+    identity = {
         "HOME": account.pw_dir,
         "LANG": "C.UTF-8",
         "LOGNAME": account.pw_name,
@@ -192,36 +240,37 @@ def run(script: dict[str, Any], *, params: dict[str, Any], text: str | None) -> 
         "PYTHONDONTWRITEBYTECODE": "1",
         "USER": account.pw_name,
     }
-    environment |= settings(params["settings_file"]) | {k: str(value) for k, value in params["environment"].items()}
-    if script["project"] is not None:
-        command, chdir = [str(binaries / "prefect"), "--no-prompt", "deploy", "--all"], chdir / script["project"]
-    elif script["path"] is not None:
-        command = [str(binaries / "python"), script["path"], *script["args"]]
-    else:
-        command = [str(binaries / "python"), "-", *script["args"]]
     become: dict[str, Any] = {}
     if os.getuid() == 0 and account.pw_uid != 0:
         become = {"user": account.pw_uid, "group": account.pw_gid, "extra_groups": []}
+    process = subprocess.Popen(
+        command_of(script, binaries=binaries),
+        cwd=Path(params["chdir"], script["project"] or ""),
+        env=identity | environment,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        encoding="utf-8",
+        errors="replace",
+        # A group of its own, so that nothing that the script has started outlives its time.
+        start_new_session=True,
+        **become,
+    )
     try:
-        result = subprocess.run(
-            command,
-            cwd=chdir,
-            env=environment,
-            input=text if script["content"] is not None else "",
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            timeout=params["timeout"],
-            check=False,
-            **become,
-        )
+        output, _ = process.communicate(script["content"] or "", timeout=params["timeout"])
     except subprocess.TimeoutExpired as error:
+        os.killpg(process.pid, signal.SIGKILL)
+        output, _ = process.communicate()
         raise ScriptError(
-            f"{script['name']} was not done after {params['timeout']} s:\n{error.stdout or ''}"
+            f"prefect_flows_deployment_scripts: {script['name']} was not done after {params['timeout']} s; "
+            f"correct it, or raise prefect_flows_timeout. It said:\n{output.strip()}"
         ) from error
-    if result.returncode:
-        raise ScriptError(f"{script['name']} failed with exit code {result.returncode}:\n{result.stdout.strip()}")
-    return result.stdout
+    if process.returncode:
+        raise ScriptError(
+            f"prefect_flows_deployment_scripts: {script['name']} failed with exit code {process.returncode}:\n"
+            f"{output.strip()}"
+        )
+    return str(output)
 
 
 def main() -> None:
@@ -242,7 +291,8 @@ def main() -> None:
             },
             "chdir": {"type": "path", "required": True},
             "release": {"type": "path", "required": True},
-            "environment": {"type": "dict", "default": {}},
+            # One text, because of a mapping Ansible would hide every value wherever it turns up, be it "1".
+            "environment": {"type": "str", "no_log": True, "default": "{}"},
             "settings_file": {"type": "path", "required": True},
             "user": text,
             "state_dir": {"type": "path", "required": True},
@@ -253,16 +303,13 @@ def main() -> None:
     )
     params = module.params
     chdir, state_dir = Path(params["chdir"]), Path(params["state_dir"])
-    shared = "\n".join(
-        [
-            os.path.realpath(params["release"]),
-            json.dumps(params["environment"], sort_keys=True),
-            Path(params["settings_file"]).read_text() if Path(params["settings_file"]).exists() else "",
-            code_digest(chdir) if chdir.is_dir() else "",
-        ]
-    )
+    settings_text = ""
+    with contextlib.suppress(FileNotFoundError):
+        settings_text = Path(params["settings_file"]).read_text(encoding="utf-8")
+    code = code_digest(chdir) if chdir.is_dir() else ""
+    shared = json.dumps([os.path.realpath(params["release"]), params["environment"], settings_text, code])
     digests = {script["name"]: script_digest(script, shared=shared) for script in params["scripts"]}
-    memory = {name: state_dir / f"script-{name.replace('/', '-')}.done" for name in digests}
+    memory = {name: state_dir / f"script-{quote(name, safe='')}.done" for name in digests}
     due = [
         script
         for script in params["scripts"]
@@ -270,28 +317,21 @@ def main() -> None:
         or not memory[script["name"]].exists()
         or memory[script["name"]].read_text().split()[:1] != [digests[script["name"]]]
     ]
-    names = [script["name"] for script in due]
-    if module.check_mode or not due:
-        module.exit_json(changed=bool(due), ran=names, proof=proof(memory.values()), output={})
-    output = {}
+    output: dict[str, str] = {}
     try:
-        if len(digests) < len(params["scripts"]):
-            raise ScriptError("prefect_flows_deployment_scripts: two scripts have the same name")
-        texts = {script["name"]: source(script, chdir) for script in due}
-        for name, code in texts.items():
-            try:
-                compile(code or "", name, "exec")
-            except SyntaxError as error:
-                raise ScriptError(
-                    f"prefect_flows_deployment_scripts: {name}, line {error.lineno}: {error.msg}"
-                ) from error
-        for script in due:
-            output[script["name"]] = run(script, params=params, text=texts[script["name"]])
-            state_dir.mkdir(parents=True, exist_ok=True)
-            memory[script["name"]].write_text(f"{digests[script['name']]} {time.time():.0f}\n")
-    except ScriptError as error:
+        refuse(params["scripts"])
+        if due and not module.check_mode:
+            texts = {script["name"]: source(script, chdir) for script in due}
+            check_syntax(texts, Path(params["release"], "bin", "python"))
+            environment = settings(settings_text) | json.loads(params["environment"])
+            for script in due:
+                output[script["name"]] = run(script, params=params, environment=environment)
+                state_dir.mkdir(parents=True, exist_ok=True)
+                memory[script["name"]].write_text(f"{digests[script['name']]} {time.time_ns()}\n")
+    except (ScriptError, OSError, KeyError) as error:
         module.fail_json(msg=str(error), ran=list(output), output=output)
-    module.exit_json(changed=True, ran=names, proof=proof(memory.values()), output=output)
+    names = [script["name"] for script in due]
+    module.exit_json(changed=bool(due), ran=names, proof=proof(memory.values()), output=output)
 
 
 if __name__ == "__main__":

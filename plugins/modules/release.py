@@ -146,7 +146,8 @@ def run(command: list[str], *, env: dict[str, str], what: str) -> None:
         return
     output = (result.stderr or result.stdout).strip()
     hint = next(
-        (advice for sign, advice in REASONS if sign in output.lower()), "prefect_version: the release cannot be used"
+        (advice for sign, advice in REASONS if sign in output.lower()),
+        "prefect_version, prefect_lock and prefect_packages describe a release that cannot be used; correct them",
     )
     raise ReleaseError(f"{hint}\n{what} failed:\n" + "\n".join(output.splitlines()[-15:]))
 

@@ -79,6 +79,10 @@ options:
   supervisor:
     description: Directory of supervisord, with its C(bin), C(supervisord.conf) and C(conf.d).
     type: path
+  log_dir:
+    description: Directory of the log files of services that do not write to the journal.
+    type: path
+    default: /var/log
   prune:
     description:
       - Services of these names that are not listed are removed.
@@ -136,6 +140,7 @@ services:
 import contextlib
 import hashlib
 import http.client
+import itertools
 import os
 import re
 import subprocess
@@ -215,6 +220,8 @@ class Systemd:
 
     scope: str
     units: Path
+    logs: Path
+    """Directory of the log files, for services that do not write to the journal."""
     env: dict[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -261,6 +268,9 @@ class Systemd:
 
     def log(self, name: str) -> str:
         scope = [] if self.scope == "system" else ["--user"]
+        file = self.logs / f"{name}.log"
+        if file.exists():
+            return "\n".join(file.read_text(errors="replace").splitlines()[-LOG_LINES:])
         command = ["journalctl", *scope, "--no-pager", "--output=cat", f"--lines={LOG_LINES}", f"--unit={name}.service"]
         return run(command, env=self.env, check=False).stdout
 
@@ -382,9 +392,11 @@ class Nothing:
 
 
 def digest(paths: Iterable[str]) -> str:
-    """Return the SHA-256 of what the paths hold; a symbolic link counts as its target's path."""
+    """Return the SHA-256 of what the paths hold: a directory its Python code, a symbolic link its target's path."""
     total = hashlib.sha256()
-    for path in map(Path, paths):
+    listed = [Path(path) for path in paths]
+    code = [sorted(path.rglob("*.py")) for path in listed if path.is_dir() and not path.is_symlink()]
+    for path in itertools.chain(listed, *code):
         total.update(f"{path}\0".encode())
         with contextlib.suppress(OSError):
             held = str(path.readlink()).encode() if path.is_symlink() else path.read_bytes()
@@ -400,13 +412,10 @@ def ended(pid: int) -> bool:
         return True
 
 
-DIRECT = urllib.request.build_opener(urllib.request.ProxyHandler({}))
-"""Asks this host's own services, which no proxy of the environment is to hear of."""
-
-
 def answers(url: str) -> bool:
-    """Return whether a GET of ``url`` gives 200."""
-    with contextlib.suppress(OSError, http.client.HTTPException), DIRECT.open(url, timeout=5) as response:
+    """Return whether a GET of ``url`` gives 200. No proxy of the environment is asked: the service is on this host."""
+    direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+    with contextlib.suppress(OSError, http.client.HTTPException), direct.open(url, timeout=5) as response:
         return bool(response.status == 200)
     return False
 
@@ -508,7 +517,7 @@ def remove(manager: Manager, doomed: dict[str, list[Path]], *, state_dir: Path) 
 def manager_of(params: dict[str, Any]) -> Manager:
     """Return the manager that the module was told to use."""
     if params["manager"] == "systemd":
-        return Systemd(scope=params["scope"], units=Path(params["units_dir"]))
+        return Systemd(scope=params["scope"], units=Path(params["units_dir"]), logs=Path(params["log_dir"]))
     return Supervisord(directory=Path(params["supervisor"])) if params["manager"] == "supervisord" else Nothing()
 
 
@@ -556,6 +565,7 @@ def main() -> None:
             "state_dir": {"type": "path", "required": True},
             "units_dir": {"type": "path"},
             "supervisor": {"type": "path"},
+            "log_dir": {"type": "path", "default": "/var/log"},
             "prune": {"type": "list", "elements": "str", "default": []},
             "shutdown": {"type": "bool", "default": False},
             "api": {

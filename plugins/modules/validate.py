@@ -15,7 +15,18 @@ version_added: 0.1.0
 author: The selfhosted.prefect maintainers
 options:
   settings:
-    description: Settings for Prefect that must neither contradict a variable nor be outdated.
+    description:
+      - Settings for Prefect that must neither contradict a variable nor be outdated, by the variable that holds them.
+    type: dict
+    default: {}
+  api_auth:
+    description: The API's credential, C(user:password) or empty. It is never shown.
+    type: str
+    default: ''
+  server:
+    description:
+      - The server on another host that this host depends on, as C(name) and the address that it C(listens_on).
+        Empty where there is none.
     type: dict
     default: {}
 attributes:
@@ -27,7 +38,8 @@ attributes:
 EXAMPLES = r"""
 - name: Check the variables
   selfhosted.prefect.validate:
-    settings: {PREFECT_LOGGING_LEVEL: DEBUG}
+    settings:
+      prefect_settings: {PREFECT_LOGGING_LEVEL: DEBUG}
 """
 
 RETURN = r"""
