@@ -15,21 +15,39 @@ from ansible.plugins.action import ActionBase
 
 
 def contents(source: Path, *, exclude: list[str]) -> dict[str, str]:
-    """Return the files below ``source`` with their SHA-256, by relative path."""
+    """Return the files below ``source``, by relative path, each as its SHA-256 and an x where it is executable.
+
+    What links lead to is taken for a part of the directory: on the host there is nothing that they could lead to.
+    Raises AnsibleActionFail for a link that leads nowhere, or to where it stands.
+    """
     found = {}
-    for directory, names, files in os.walk(source):
+    for place, names, files in os.walk(source, followlinks=True):
+        directory = Path(place)
         names[:] = [name for name in names if not any(fnmatch.fnmatch(name, pattern) for pattern in exclude)]
+        for name in names:
+            if (directory / name).is_symlink() and directory.resolve().is_relative_to((directory / name).resolve()):
+                raise AnsibleActionFail(f"src: {directory / name} leads to a directory that it is in")
         for name in files:
-            if not any(fnmatch.fnmatch(name, pattern) for pattern in exclude):
-                path = Path(directory, name)
-                found[path.relative_to(source).as_posix()] = hashlib.sha256(path.read_bytes()).hexdigest()
+            path = directory / name
+            if any(fnmatch.fnmatch(name, pattern) for pattern in exclude):
+                continue
+            if not path.exists():
+                raise AnsibleActionFail(f"src: {path} leads nowhere")
+            if path.is_file():
+                executable = "x" if path.stat().st_mode & 0o100 else ""
+                found[path.relative_to(source).as_posix()] = hashlib.sha256(path.read_bytes()).hexdigest() + executable
     return found
+
+
+def pack(archive: Path, source: Path, names: list[str]) -> None:
+    """Write the named files below ``source`` to a compressed archive, what links lead to in place of them."""
+    with tarfile.open(archive, mode="w:gz", dereference=True) as tar:
+        for name in names:
+            tar.add(source / name, arcname=name)
 
 
 class ActionModule(ActionBase):
     """Asks the host what differs, and sends that."""
-
-    TRANSFERS_FILES = True
 
     def run(self, tmp: str | None = None, task_vars: dict[str, Any] | None = None) -> dict[str, Any]:
         result: dict[str, Any] = super().run(tmp, task_vars)
@@ -56,14 +74,13 @@ class ActionModule(ActionBase):
         answer = self._execute_module(module_name="selfhosted.prefect.tree", module_args=call, task_vars=task_vars)
         if answer.get("sent") and not answer.get("failed") and not self._task.check_mode:
             with tempfile.NamedTemporaryFile(suffix=".tar.gz") as archive:
-                with tarfile.open(fileobj=archive, mode="w:gz") as tar:
-                    for name in answer["sent"]:
-                        tar.add(source / name, arcname=name)
-                archive.flush()
-                remote = self._connection._shell.join_path(self._make_tmp_path(), "tree.tar.gz")
+                pack(Path(archive.name), source, answer["sent"])
+                directory = self._connection._shell.tmpdir or self._make_tmp_path()
+                remote = self._connection._shell.join_path(directory, "tree.tar.gz")
                 self._transfer_file(archive.name, remote)
+            self._fixup_perms2([directory, remote])
             call["archive"] = remote
             answer = self._execute_module(module_name="selfhosted.prefect.tree", module_args=call, task_vars=task_vars)
-            self._remove_tmp_path(self._connection._shell.tmpdir)
         answer.pop("invocation", None)
-        return result | answer
+        result |= answer
+        return result

@@ -171,7 +171,7 @@ def code_digest(directory: Path) -> str:
 
 def settings(text: str) -> dict[str, str]:
     """Return the content of a settings file as a shell reads it; the filter `env_value` wrote its values."""
-    found = re.findall(r'^(\w+)="((?:[^"\\]|\\.)*)"$', text, re.MULTILINE | re.DOTALL)
+    found = re.findall(r'^(\w+)="((?:[^"\\]|\\.)*)"$', text, re.MULTILINE)
     return {name: re.sub(r'\\(["\\$`])', r"\1", value) for name, value in found}
 
 

@@ -72,6 +72,7 @@ import json
 import os
 import pwd
 import tarfile
+from dataclasses import dataclass
 from pathlib import Path
 
 from ansible.module_utils.basic import AnsibleModule
@@ -80,18 +81,76 @@ MEMORY = ".selfhosted-prefect.json"
 """File in the destination that names what was sent."""
 
 
+@dataclass(frozen=True)
+class Memory:
+    """What was sent to a directory before, and whether that was done: a run may have been killed."""
+
+    files: tuple[str, ...] = ()
+    complete: bool = True
+
+    @classmethod
+    def of(cls, dest: Path) -> Memory:
+        with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
+            found = json.loads((dest / MEMORY).read_text())
+            return cls(tuple(found["files"]), found["complete"])
+        return cls()
+
+    def write(self, dest: Path, *, owner: int, group: int) -> None:
+        replace(
+            dest / MEMORY,
+            json.dumps({"complete": self.complete, "files": sorted(self.files)}).encode(),
+            owner=owner,
+            group=group,
+            mode=0o640,
+        )
+
+
 def digest(path: Path) -> str:
-    """Return the SHA-256 of a file, or an empty string where there is none."""
+    """Return the SHA-256 of a file and an x where it is executable, or an empty string where there is none."""
     with contextlib.suppress(OSError):
-        return hashlib.sha256(path.read_bytes()).hexdigest()
+        executable = "x" if path.stat().st_mode & 0o100 else ""
+        return hashlib.sha256(path.read_bytes()).hexdigest() + executable
     return ""
 
 
-def remembered(dest: Path) -> list[str]:
-    """Return the files that were sent before."""
-    with contextlib.suppress(OSError, ValueError):
-        return list(json.loads((dest / MEMORY).read_text()))
-    return []
+def replace(path: Path, content: bytes, *, owner: int, group: int, mode: int) -> None:
+    """Write a file as a whole or not at all."""
+    fresh = path.with_name(f".{path.name}.ansible-new")
+    fresh.write_bytes(content)
+    fresh.chmod(mode)
+    os.chown(fresh, owner, group)
+    fresh.replace(path)
+
+
+def make(directory: Path, *, below: Path, owner: int, group: int) -> None:
+    """Make a directory and what is missing above it, down from ``below``."""
+    for step in reversed([step for step in [directory, *directory.parents] if step.is_relative_to(below)]):
+        if not step.is_dir():
+            step.mkdir(mode=0o750)
+            os.chown(step, owner, group)
+
+
+def unpack(archive: str, dest: Path, *, wanted: dict[str, str], owner: int, group: int) -> None:
+    """Write the files of an archive that are wanted, each at once."""
+    with tarfile.open(archive) as tar:
+        for member in tar.getmembers():
+            source = tar.extractfile(member)
+            if source is None or member.name not in wanted:
+                continue
+            path = dest / member.name
+            make(path.parent, below=dest, owner=owner, group=group)
+            mode = 0o750 if wanted[member.name].endswith("x") else 0o640
+            replace(path, source.read(), owner=owner, group=group, mode=mode)
+
+
+def remove(path: Path, *, below: Path) -> None:
+    """Remove a file and the directories that are empty without it."""
+    path.unlink()
+    with contextlib.suppress(OSError):
+        for step in path.parents:
+            if step == below:
+                break
+            step.rmdir()
 
 
 def main() -> None:
@@ -108,43 +167,33 @@ def main() -> None:
     )
     params = module.params
     dest, wanted = Path(params["dest"]), params["wanted"]
-    before = remembered(dest)
-    if params["only_if_empty"] and dest.is_dir() and (before or any(dest.iterdir())):
+    before = Memory.of(dest)
+    if params["only_if_empty"] and before.complete and dest.is_dir() and any(dest.iterdir()):
         module.exit_json(changed=False, sent=[], removed=[])
-    owner = pwd.getpwnam(params["owner"]).pw_uid if params["owner"] and not module.check_mode else -1
-    group = grp.getgrnam(params["group"]).gr_gid if params["group"] and not module.check_mode else -1
 
     send = sorted(name for name, wanted_digest in wanted.items() if digest(dest / name) != wanted_digest)
-    remove = sorted(name for name in before if name not in wanted and (dest / name).is_file())
-    changed = bool(send or remove) or not dest.is_dir()
+    doomed = sorted(name for name in before.files if name not in wanted and (dest / name).is_file())
+    changed = bool(send or doomed) or not dest.is_dir() or not before.complete
     if module.check_mode or not changed or (send and not params["archive"]):
-        module.exit_json(changed=changed, sent=send, removed=remove)
+        module.exit_json(changed=changed, sent=send, removed=doomed)
 
-    os.umask(0o027)
-    dest.mkdir(parents=True, exist_ok=True)
-    os.chown(dest, owner, group)
-    if params["archive"]:
-        with tarfile.open(params["archive"]) as archive:
-            for member in archive.getmembers():
-                path = dest / member.name
-                source = archive.extractfile(member)
-                if member.name not in wanted or source is None:
-                    continue
-                for parent in reversed(
-                    [step for step in path.parents if step not in dest.parents and not step.exists()]
-                ):
-                    parent.mkdir()
-                    os.chown(parent, owner, group)
-                fresh = path.with_name(f".{path.name}.ansible-new")
-                fresh.write_bytes(source.read())
-                fresh.chmod(0o750 if member.mode & 0o100 else 0o640)
-                os.chown(fresh, owner, group)
-                fresh.replace(path)
-    for name in remove:
-        (dest / name).unlink()
-    (dest / MEMORY).write_text(json.dumps(sorted(wanted)))
-    os.chown(dest / MEMORY, owner, group)
-    module.exit_json(changed=True, sent=send, removed=remove)
+    os.umask(0o022)
+    try:
+        owner = pwd.getpwnam(params["owner"]).pw_uid if params["owner"] else -1
+        group = grp.getgrnam(params["group"]).gr_gid if params["group"] else -1
+        dest.parent.mkdir(parents=True, exist_ok=True)
+        make(dest, below=dest, owner=owner, group=group)
+        os.chown(dest, owner, group)
+        Memory((*{*before.files, *wanted},), complete=False).write(dest, owner=owner, group=group)
+        # Before anything is written: what was a file may have become a directory.
+        for name in doomed:
+            remove(dest / name, below=dest)
+        if params["archive"]:
+            unpack(params["archive"], dest, wanted=wanted, owner=owner, group=group)
+        Memory(tuple(wanted)).write(dest, owner=owner, group=group)
+    except (OSError, KeyError) as error:
+        module.fail_json(msg=f"{dest} cannot be written: {error}")
+    module.exit_json(changed=True, sent=send, removed=doomed)
 
 
 if __name__ == "__main__":

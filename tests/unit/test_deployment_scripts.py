@@ -371,6 +371,8 @@ def test_meant_for(hosts: Any, meant: bool) -> None:
 PLAY = """
 - hosts: all
   gather_facts: false
+  vars:
+    secret: "{{ lookup('ansible.builtin.env', 'SECRET') }}"
   tasks:
     - selfhosted.prefect.deployment_scripts: &call
         scripts:
@@ -381,7 +383,7 @@ PLAY = """
         release: "{{ dir }}/current"
         settings_file: "{{ dir }}/client.env"
         state_dir: "{{ dir }}/state"
-        environment: {FLAG: true, LIST: [1, "{{ 1 + 1 }}"], EMPTY: null, SECRET: "{{ lookup('ansible.builtin.env', 'SECRET') }}"}
+        environment: {FLAG: true, LIST: [1, "{{ 1 + 1 }}"], EMPTY: null, SECRET: "{{ secret }}"}
     - selfhosted.prefect.deployment_scripts:
         <<: *call
         scripts: ["{{ item }}"]

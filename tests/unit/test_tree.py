@@ -1,0 +1,317 @@
+"""A directory that is sent: by its module with the archive that the action plugin makes, and through Ansible."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from ansible.errors import AnsibleActionFail
+from ansible_collections.selfhosted.prefect.plugins.action.tree import contents, pack
+from ansible_collections.selfhosted.prefect.plugins.modules import tree
+from fake_api import outcome
+
+ROOT = Path(__file__).resolve().parents[2]
+EXCLUDED = [".git", "__pycache__", "*.pyc"]
+MEMORY = ".selfhosted-prefect.json"
+
+
+def put(directory: Path, **files: str) -> Path:
+    """Write files, with __ for a slash in their names."""
+    for name, text in files.items():
+        path = directory / name.replace("__", "/")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+    return directory
+
+
+def found(directory: Path) -> dict[str, str]:
+    """Return the content of the files below a directory, without the memory."""
+    paths = [path for path in directory.rglob("*") if path.is_file() and path.name != MEMORY]
+    return {path.relative_to(directory).as_posix(): path.read_text() for path in sorted(paths)}
+
+
+@pytest.fixture
+def source(tmp_path: Path) -> Path:
+    return put(tmp_path / "source", **{"a.py": "a", "b__c__d.py": "d", "with space.txt": "s", "empty.py": ""})
+
+
+@pytest.fixture
+def dest(tmp_path: Path) -> Path:
+    return tmp_path / "srv" / "flows"
+
+
+def send(source: Path, dest: Path, *, check_mode: bool = False, **options: Any) -> dict[str, Any]:
+    """Do what the action plugin does: ask, pack, and ask with the archive."""
+    wanted = contents(source, exclude=EXCLUDED)
+    call = {"dest": str(dest), "wanted": wanted, **options}
+    answer: dict[str, Any] = outcome(tree.main, check_mode=check_mode, **call)
+    if answer.get("sent") and not check_mode:
+        archive = dest.parents[1] / "tree.tar.gz"
+        pack(archive, source, answer["sent"])
+        answer = outcome(tree.main, archive=str(archive), **call)
+        archive.unlink()
+    answer.pop("invocation")
+    return answer
+
+
+def test_dry_for_real_and_again(source: Path, dest: Path) -> None:
+    put(source, **{"__pycache__/a.pyc": "x", "b__c__d.pyc": "x", ".git__HEAD": "x"})
+    dry = send(source, dest, check_mode=True)
+    assert not dest.parent.exists()
+    assert send(source, dest) == dry
+    assert dry == {"changed": True, "sent": ["a.py", "b/c/d.py", "empty.py", "with space.txt"], "removed": []}
+    assert found(dest) == {"a.py": "a", "b/c/d.py": "d", "empty.py": "", "with space.txt": "s"}
+    assert send(source, dest) == {"changed": False, "sent": [], "removed": []}
+
+
+def test_an_empty_directory(tmp_path: Path, dest: Path) -> None:
+    (tmp_path / "source").mkdir()
+    assert send(tmp_path / "source", dest)["changed"] is True
+    assert dest.is_dir()
+    assert send(tmp_path / "source", dest)["changed"] is False
+
+
+Change = Callable[[Path, Path], object]
+
+
+@pytest.mark.parametrize(
+    ("change", "sent", "removed", "left"),
+    [
+        pytest.param(lambda source, dest: put(source, **{"a.py": "A"}), ["a.py"], [], {"a.py": "A"}, id="changed"),
+        pytest.param(lambda source, dest: put(dest, **{"a.py": "A"}), ["a.py"], [], {}, id="changed on the host"),
+        pytest.param(lambda source, dest: (dest / "a.py").unlink(), ["a.py"], [], {}, id="removed on the host"),
+        pytest.param(lambda source, dest: put(source, **{"b__e.py": "e"}), ["b/e.py"], [], {"b/e.py": "e"}, id="added"),
+        pytest.param(lambda source, dest: (source / "a.py").unlink(), [], ["a.py"], {"a.py": None}, id="removed"),
+        pytest.param(
+            lambda source, dest: ((source / "a.py").unlink(), put(source, **{"a.py__x.py": "x"})),
+            ["a.py/x.py"],
+            ["a.py"],
+            {"a.py": None, "a.py/x.py": "x"},
+            id="a file becomes a directory",
+        ),
+        pytest.param(
+            lambda source, dest: (
+                (source / "b/c/d.py").unlink(),
+                (source / "b/c").rmdir(),
+                put(source, **{"b__c": "c"}),
+            ),
+            ["b/c"],
+            ["b/c/d.py"],
+            {"b/c/d.py": None, "b/c": "c"},
+            id="a directory becomes a file",
+        ),
+        pytest.param(lambda source, dest: put(dest, **{"b__mine.py": "m"}), None, [], {"b/mine.py": "m"}, id="foreign"),
+    ],
+)
+def test_what_differs_and_nothing_else(
+    source: Path,
+    dest: Path,
+    change: Change,
+    sent: list[str] | None,
+    removed: list[str],
+    left: dict[str, str | None],
+) -> None:
+    send(source, dest)
+    before = found(dest)
+    change(source, dest)
+    dry = send(source, dest, check_mode=True)
+    assert send(source, dest) == dry
+    assert dry == {"changed": sent is not None, "sent": sent or [], "removed": removed}
+    assert found(dest) == {name: text for name, text in (before | left).items() if text is not None}
+    assert send(source, dest)["changed"] is False
+
+
+def test_directories_go_with_their_last_file(source: Path, dest: Path) -> None:
+    put(source, **{"b__other.py": "o"})
+    send(source, dest)
+    (source / "b/c/d.py").unlink()
+    send(source, dest)
+    assert not (dest / "b/c").exists()
+    assert (dest / "b").is_dir()
+    put(dest, b__mine="m")
+    (source / "b/other.py").unlink()
+    send(source, dest)
+    assert found(dest / "b") == {"mine": "m"}
+
+
+def test_only_what_was_sent_is_removed(source: Path, dest: Path) -> None:
+    put(dest, **{"mine.py": "m", "b__mine.py": "m"})
+    send(source, dest)
+    (source / "a.py").unlink()
+    assert send(source, dest)["removed"] == ["a.py"]
+    assert set(found(dest)) == {"mine.py", "b/mine.py", "b/c/d.py", "empty.py", "with space.txt"}
+
+
+@pytest.mark.parametrize("edit", [{"a.py": "local"}, {"mine.py": "m"}, {}])
+def test_only_if_empty(source: Path, dest: Path, edit: dict[str, str]) -> None:
+    dest.mkdir(parents=True)
+    assert send(source, dest, only_if_empty=True)["changed"] is True
+    put(dest, **edit)
+    before = found(dest)
+    put(source, **{"a.py": "newer"})
+    assert send(source, dest, only_if_empty=True) == {"changed": False, "sent": [], "removed": []}
+    assert found(dest) == before
+
+
+def test_only_if_empty_leaves_what_others_put_there(source: Path, dest: Path) -> None:
+    put(dest, **{"mine.py": "m"})
+    assert send(source, dest, only_if_empty=True)["changed"] is False
+    assert found(dest) == {"mine.py": "m"}
+
+
+@pytest.mark.parametrize("only_if_empty", [True, False])
+def test_a_run_that_was_killed_is_finished_by_the_next(
+    source: Path, dest: Path, only_if_empty: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    written: list[Path] = []
+    replace = tree.replace
+
+    def killed(path: Path, content: bytes, **options: Any) -> None:
+        written.append(path)
+        if len(written) == 3:
+            raise KeyboardInterrupt
+        replace(path, content, **options)
+
+    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+        patched.setattr(tree, "replace", killed)
+        send(source, dest, only_if_empty=only_if_empty)
+    assert 0 < len(found(dest)) < 4
+    # What was sent by the killed run is known, so that it goes when it is gone from the source.
+    (source / "a.py").unlink()
+    result = send(source, dest, only_if_empty=only_if_empty)
+    assert result["changed"] is True
+    assert result["removed"] == ["a.py"]
+    assert found(dest) == {"b/c/d.py": "d", "empty.py": "", "with space.txt": "s"}
+    assert send(source, dest, only_if_empty=only_if_empty)["changed"] is False
+
+
+def test_a_run_that_was_killed_at_its_last_step_is_finished(source: Path, dest: Path) -> None:
+    send(source, dest)
+    memory = json.loads((dest / MEMORY).read_text())
+    (dest / MEMORY).write_text(json.dumps(memory | {"complete": False}))
+    assert send(source, dest)["changed"] is True
+    assert send(source, dest)["changed"] is False
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", "{}", '{"files": 1, "complete": true}'])
+def test_a_memory_that_cannot_be_read(source: Path, dest: Path, text: str) -> None:
+    put(dest, **{MEMORY: text})
+    assert send(source, dest)["changed"] is True
+    assert send(source, dest)["changed"] is False
+
+
+def test_modes_and_what_is_above(source: Path, dest: Path) -> None:
+    os.umask(0o077)
+    (source / "a.py").chmod(0o755)
+    send(source, dest)
+
+    def mode(path: Path) -> int:
+        return path.stat().st_mode & 0o7777
+
+    assert mode(dest.parent) == 0o755
+    assert [mode(dest / name) for name in (".", "b", "b/c", "a.py", "b/c/d.py", MEMORY)] == [
+        *[0o750] * 4,
+        *[0o640] * 2,
+    ]
+    (source / "a.py").chmod(0o644)
+    assert send(source, dest)["sent"] == ["a.py"]
+    assert mode(dest / "a.py") == 0o640
+    assert send(source, dest)["changed"] is False
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root gives files away")
+def test_owner_and_group(source: Path, dest: Path) -> None:
+    send(source, dest, owner="daemon", group="mail")
+    assert {(path.owner(), path.group()) for path in [dest, *dest.rglob("*")]} == {("daemon", "mail")}
+    assert dest.parent.owner() == "root"
+
+
+@pytest.mark.parametrize("name", ["owner", "group"])
+def test_whoever_is_not_there_yet(source: Path, dest: Path, name: str) -> None:
+    options: dict[str, Any] = {name: "no-such-name"}
+    assert send(source, dest, check_mode=True, **options)["changed"] is True
+    assert "no-such-name" in send(source, dest, **options)["msg"]
+    assert not dest.parent.exists()
+
+
+def test_a_file_in_the_place_of_the_directory(source: Path, dest: Path) -> None:
+    put(dest.parent, flows="precious")
+    assert f"{dest} cannot be written" in send(source, dest)["msg"]
+    assert dest.read_text() == "precious"
+
+
+def test_links_are_sent_as_what_they_lead_to(tmp_path: Path, source: Path, dest: Path) -> None:
+    put(tmp_path / "shared", **{"one.py": "1", "deeper__two.py": "2"})
+    (source / "file.py").symlink_to(tmp_path / "shared" / "one.py")
+    (source / "same.py").symlink_to("a.py")
+    (source / "shared").symlink_to("../shared")
+    os.link(source / "a.py", source / "hard.py")
+    send(source, dest)
+    links = {"file.py": "1", "same.py": "a", "hard.py": "a", "shared/one.py": "1", "shared/deeper/two.py": "2"}
+    assert found(dest).items() >= links.items()
+    assert not any(path.is_symlink() for path in dest.rglob("*"))
+    assert send(source, dest)["changed"] is False
+
+
+@pytest.mark.parametrize(("target", "says"), [("gone.py", "leads nowhere"), ("..", "leads to a directory that it is")])
+def test_links_that_cannot_be_sent(source: Path, target: str, says: str) -> None:
+    (source / "b" / "link").symlink_to(target)
+    with pytest.raises(AnsibleActionFail, match=says):
+        contents(source, exclude=EXCLUDED)
+    assert set(contents(source, exclude=["link"])) == {"a.py", "b/c/d.py", "empty.py", "with space.txt"}
+
+
+def test_what_is_no_file_is_left_out(source: Path) -> None:
+    os.mkfifo(source / "pipe")
+    assert "pipe" not in contents(source, exclude=EXCLUDED)
+
+
+PLAY = """
+- hosts: localhost
+  gather_facts: false
+  tasks:
+    - selfhosted.prefect.tree: &call {src: flows, dest: "{{ dir }}/dest"}
+      register: dry
+      check_mode: true
+    - ansible.builtin.stat: {path: "{{ dir }}/dest"}
+      register: dest
+    - selfhosted.prefect.tree: *call
+      register: real
+    - selfhosted.prefect.tree: *call
+      register: again
+    - selfhosted.prefect.tree: {src: "{{ dir }}/play.yml", dest: "{{ dir }}/dest"}
+      register: refused
+      ignore_errors: true
+    - ansible.builtin.assert:
+        that:
+          - not dest.stat.exists
+          - dry.sent == ['a.py', 'b/c/d.py']
+          - real == dry
+          - not again.changed
+          - refused.msg is search('play.yml is no directory')
+"""
+
+
+def test_through_ansible(tmp_path: Path) -> None:
+    put(tmp_path / "files" / "flows", **{"a.py": "a", "b__c__d.py": "d", ".env": "x", "b__x.pyc": "x"})
+    (tmp_path / "play.yml").write_text(PLAY)
+    (tmp_path / "tmp").mkdir()
+    ansible = [str(Path(sys.executable).with_name("ansible-playbook")), "-i", "localhost,", "-c", "local"]
+    variables = {"dir": str(tmp_path), "ansible_remote_tmp": str(tmp_path / "tmp")}
+    variables["ansible_python_interpreter"] = sys.executable
+    result = subprocess.run(
+        [*ansible, "-e", json.dumps(variables), str(tmp_path / "play.yml")],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert result.returncode == 0, result.stdout + result.stderr
+    assert found(tmp_path / "dest") == {"a.py": "a", "b/c/d.py": "d"}
+    assert list((tmp_path / "tmp").iterdir()) == []
