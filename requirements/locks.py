@@ -155,7 +155,7 @@ def _prove_prefect(home: Path) -> str:
     """Import, start the server on SQLite, and run a deployed flow in a process worker of the release in `home`."""
     port = _free_port()
     environment = {
-        **{name: value for name, value in os.environ.items() if not name.startswith("PREFECT_")},
+        **{name: value for name, value in os.environ.items() if not name.startswith(("PREFECT_", "PYTHON"))},
         "PREFECT_HOME": str(home / "prefect"),
         "PREFECT_API_URL": f"http://127.0.0.1:{port}/api",
         "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
