@@ -13,7 +13,8 @@ def workers(instances: list[dict[str, Any]], *, host: str, first_port: int, limi
     """Return each worker with its unit instance, name, pool, type, limit, queues and health port.
 
     The first worker of a pool is called like the pool, the next ones get a number: `default`, `default-2`, ...
-    Raises AnsibleFilterError for an entry that names no pool and for two workers of one name.
+    The workers of an entry with a health port have that one and the next ones.
+    Raises AnsibleFilterError for an entry that names no pool and for two workers of one name or port.
     """
     found: list[dict[str, Any]] = []
     for entry in instances:
@@ -29,7 +30,9 @@ def workers(instances: list[dict[str, Any]], *, host: str, first_port: int, limi
                     "type": entry.get("type", "process"),
                     "limit": entry.get("limit", limit),
                     "queues": entry.get("queues", []),
-                    "health_port": int(entry.get("health_port", first_port + len(found))),
+                    "health_port": (
+                        int(entry["health_port"]) + number - 1 if entry.get("health_port") else first_port + len(found)
+                    ),
                 }
             )
     units = [worker["unit"] for worker in found]
@@ -37,6 +40,13 @@ def workers(instances: list[dict[str, Any]], *, host: str, first_port: int, limi
     if doubled:
         raise AnsibleFilterError(
             f"prefect_worker_instances: two workers would be called {', '.join(doubled)}; use count"
+        )
+    ports = [worker["health_port"] for worker in found]
+    doubled = sorted({str(port) for port in ports if ports.count(port) > 1})
+    if doubled:
+        raise AnsibleFilterError(
+            f"prefect_worker_instances: two workers would have the health port {', '.join(doubled)}; "
+            "give one of them another health_port"
         )
     return found
 

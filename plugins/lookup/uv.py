@@ -41,22 +41,29 @@ def find_uv() -> str | None:
     """Return the path of uv, the one beside Ansible first."""
     try:
         import uv
-    except ImportError:
+
+        return str(uv.find_uv_bin())
+    except (ImportError, FileNotFoundError):
         return shutil.which("uv")
-    return str(uv.find_uv_bin())
+
+
+def uv_for(architecture: str) -> str:
+    """Return the path of uv for hosts of an architecture. Raises AnsibleLookupError where the controller has none."""
+    path = find_uv()
+    if path is None:
+        raise AnsibleLookupError(
+            "prefect_uv: the controller has no uv; install it beside Ansible (pip install uv) or name one"
+        )
+    ours = f"{platform.system()} on {platform.machine()}"
+    if ours != f"Linux on {architecture}":
+        raise AnsibleLookupError(
+            f"prefect_uv: the host is Linux on {architecture} and the controller's uv is for {ours}; "
+            f"name a uv for {architecture}"
+        )
+    return path
 
 
 class LookupModule(LookupBase):
     def run(self, terms: list[str], variables: dict[str, Any] | None = None, **kwargs: Any) -> list[str]:
         self.set_options(var_options=variables, direct=kwargs)
-        architecture = self.get_option("architecture")
-        path = find_uv()
-        if path is None:
-            raise AnsibleLookupError(
-                "prefect_uv: the controller has no uv; install it beside Ansible (pip install uv) or name one"
-            )
-        if architecture != platform.machine():
-            raise AnsibleLookupError(
-                f"prefect_uv: the host is {architecture} and the controller's uv is for {platform.machine()}; name a uv for {architecture}"
-            )
-        return [path]
+        return [uv_for(self.get_option("architecture"))]

@@ -1,0 +1,120 @@
+"""Workers of a host, out of what an inventory says of them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from ansible.errors import AnsibleFilterError
+from ansible_collections.selfhosted.prefect.plugins.filter.workers import (
+    serve_services,
+    worker_command,
+    worker_services,
+    workers,
+)
+
+HOST = {"dirs": {"opt": "/opt/prefect"}}
+START = ["/p", "--no-prompt", "worker", "start", "--name", "a-default", "--pool", "default", "--type", "process"]
+KEPT = ["--install-policy", "never", "--no-create-pool-if-not-found", "--with-healthcheck"]
+
+
+def found(*entries: dict[str, Any]) -> list[dict[str, Any]]:
+    return workers(list(entries), host="a", first_port=5200, limit=10)
+
+
+@pytest.mark.parametrize(
+    ("entries", "units", "ports"),
+    [
+        ([], [], []),
+        ([{"pool": "default"}], ["default"], [5200]),
+        ([{"pool": "default", "count": 0}], [], []),
+        ([{"pool": "default", "count": 3}], ["default", "default-2", "default-3"], [5200, 5201, 5202]),
+        ([{"pool": "a", "count": "2"}, {"pool": "b"}], ["a", "a-2", "b"], [5200, 5201, 5202]),
+        ([{"pool": "a"}, {"pool": "b", "health_port": "6000", "count": 2}], ["a", "b", "b-2"], [5200, 6000, 6001]),
+        ([{"pool": "a", "health_port": None}], ["a"], [5200]),
+        ([{"pool": "Team A/ü @1%"}], ["Team-A----1-"], [5200]),
+        ([{"pool": "a.b_c-1"}], ["a.b_c-1"], [5200]),
+    ],
+)
+def test_units_and_ports(entries: list[dict[str, Any]], units: list[str], ports: list[int]) -> None:
+    seen = found(*entries)
+    assert [worker["unit"] for worker in seen] == units
+    assert [worker["name"] for worker in seen] == [f"a-{unit}" for unit in units]
+    assert [worker["health_port"] for worker in seen] == ports
+
+
+def test_what_an_entry_leaves_out() -> None:
+    assert found({"pool": "a b"}) == [
+        {
+            "unit": "a-b",
+            "name": "a-a-b",
+            "pool": "a b",
+            "type": "process",
+            "limit": 10,
+            "queues": [],
+            "health_port": 5200,
+        }
+    ]
+
+
+def test_what_an_entry_says() -> None:
+    own = {"pool": "a", "type": "docker", "limit": 0, "queues": ["high"]}
+    assert found(own)[0].items() >= own.items()
+
+
+@pytest.mark.parametrize(
+    ("entries", "says"),
+    [
+        ([{}], "names no pool"),
+        ([{"pool": ""}], "names no pool"),
+        ([{"pool": "a"}, {"pool": "a"}], "two workers would be called a; use count"),
+        ([{"pool": "a b"}, {"pool": "a-b"}], "two workers would be called a-b"),
+        ([{"pool": "a", "count": 2}, {"pool": "a-2"}], "two workers would be called a-2"),
+        ([{"pool": "a"}, {"pool": "b", "health_port": 5200}], "two workers would have the health port 5200"),
+        (
+            [{"pool": "a", "count": 2, "health_port": 6000}, {"pool": "b", "health_port": 6001}],
+            "two workers would have the health port 6001",
+        ),
+    ],
+)
+def test_refused(entries: list[dict[str, Any]], says: str) -> None:
+    with pytest.raises(AnsibleFilterError, match=f"prefect_worker_instances: .*{says}"):
+        found(*entries)
+
+
+@pytest.mark.parametrize(
+    ("own", "more"),
+    [
+        ({}, ["--limit", "10"]),
+        ({"limit": 3}, ["--limit", "3"]),
+        ({"limit": "3"}, ["--limit", "3"]),
+        ({"limit": 0}, []),
+        ({"limit": None}, []),
+        ({"limit": 0, "queues": ["high", "low"]}, ["--work-queue", "high", "--work-queue", "low"]),
+    ],
+)
+def test_command(own: dict[str, Any], more: list[str]) -> None:
+    assert worker_command(found({"pool": "default"} | own)[0], prefect="/p") == [*START, *KEPT, *more]
+
+
+def test_services() -> None:
+    merged = [
+        worker | {"template": "prefect-worker@", "settings_file": "worker.env"} for worker in found({"pool": "b"})
+    ]
+    (service,) = worker_services(merged, HOST, {"MemoryMax": "1G"})
+    assert service["name"] == "prefect-worker@b"
+    assert service["command"][0] == "/opt/prefect/current/bin/prefect"
+    assert service["environment"] == {"PREFECT_WORKER_WEBSERVER_PORT": 5200}
+    assert service["health"] == {"pool": "b", "worker": "a-b"}
+    assert service["instance_options"] == {"MemoryMax": "1G"}
+    assert service["settings_file"] == "worker.env"
+
+
+def test_what_is_served() -> None:
+    shared = {"template": "prefect-serve@", "working_directory": "/flows", "settings_file": "serve.env"}
+    scripts = [{"name": "shop", "path": "shop/serve.py"}, {"name": "mail", "path": "m.py", "args": ["a b"]}]
+    shop, mail = serve_services(scripts, HOST, shared)
+    assert (shop["name"], mail["name"]) == ("prefect-serve@shop", "prefect-serve@mail")
+    assert shop["command"] == ["/opt/prefect/current/bin/python", "/flows/shop/serve.py"]
+    assert mail["command"][1:] == ["/flows/m.py", "a b"]
+    assert shop["settings_file"] == "serve.env"
