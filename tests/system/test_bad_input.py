@@ -1,0 +1,282 @@
+"""What people get wrong: it is refused with the host, the variable and the way out, and the next good run works.
+
+The order of the tests is that of a host's life: bare, half installed, installed.
+"""
+
+from __future__ import annotations
+
+import re
+import textwrap
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+from real_host import NAME, ROOT, Ended, Host, Variables
+
+LOCK = ROOT / "roles/prefect/files/locks/3.8.8.txt"
+
+
+@dataclass(frozen=True)
+class Bad:
+    """Something bad: `variables` of the host, or what `before` does to it, and what the run `says`, in any order."""
+
+    name: str
+    variables: Variables
+    says: tuple[str, ...]
+    before: str = "true"
+    after: str = "true"
+    groups: dict[str, list[str]] | None = field(default=None)
+
+    def __str__(self) -> str:
+        return self.name
+
+
+def refused(ended: Ended, *says: str) -> None:
+    """Assert that a run failed on our host and said all that it should."""
+    assert ended.rc not in (0, 250), f"exit code {ended.rc}, and it should have failed:\n{ended.output}"
+    missing = [text for text in (NAME, *says) if text not in ended.words]
+    assert not missing, f"nobody said {missing} in:\n{ended.output}"
+
+
+REFUSED_BEFORE_ANYTHING_CHANGED = [
+    Bad(
+        "misspelt variable",
+        {"prefect_server_prot": 4200},
+        ("prefect_server_prot: there is no such variable; did you mean prefect_server_port?",),
+    ),
+    Bad(
+        "misspelt variable of a role that comes later",
+        {"prefect_flows_sorce": "flows"},
+        ("prefect_flows_sorce", "did you mean prefect_flows_source?"),
+    ),
+    Bad("wrong type", {"prefect_server_port": "http"}, ("prefect_server_port", "'http'", "int")),
+    Bad("wrong choice", {"prefect_scope": "everybody"}, ("prefect_scope", "everybody", "auto, system, user")),
+    Bad(
+        "setting that contradicts its variable",
+        {"prefect_settings": {"PREFECT_SERVER_API_PORT": 4300}},
+        ("prefect_settings: set prefect_server_port, not PREFECT_SERVER_API_PORT",),
+    ),
+    Bad(
+        "setting of the server that contradicts its variable",
+        {"prefect_server_settings": {"PREFECT_API_URL": "http://127.0.0.1:1/api"}},
+        ("prefect_server_settings: set prefect_api_url, not PREFECT_API_URL",),
+    ),
+    Bad(
+        "setting that Prefect does not know",
+        {"prefect_settings": {"LOGGING_LEVEL": "DEBUG"}},
+        ("prefect_settings: LOGGING_LEVEL is no setting of Prefect", "PREFECT_"),
+    ),
+    Bad("credential without a colon", {"prefect_api_auth": "s3cret"}, ("prefect_api_auth", "user:password")),
+    Bad(
+        "server on another host that nobody can reach",
+        {},
+        ("prefect_server_host", "prefect_api_auth", "elsewhere", "127.0.0.1"),
+        groups={"prefect_server": ["elsewhere"], "prefect_worker": [NAME]},
+    ),
+    Bad(
+        "port in use",
+        {},
+        ("prefect_server_port: port 4200 is in use by", "-m http.server 4200", "(pid ", "choose another port"),
+        before="systemd-run --quiet --unit=faults-port python3 -m http.server 4200; "
+        "until ss -tln | grep -q :4200; do sleep 0.1; done",
+        after="systemctl stop faults-port",
+    ),
+    Bad(
+        "too little disk",
+        {"prefect_opt_dir": "/srv/small/prefect"},
+        ("prefect_opt_dir: /srv/small/prefect has", "MB left and a release needs", "name another directory"),
+        before="mkdir /srv/small && mount -t tmpfs -o size=100m tmpfs /srv/small",
+        after="umount /srv/small && rmdir /srv/small",
+    ),
+    Bad(
+        "Python too old",
+        {"prefect_python": "/srv/python3.9"},
+        ("prefect_python: no Python 3.10 or newer", "/srv/python3.9 (Python 3.9.18 is too old)"),
+        before="printf '#!/bin/sh\\necho 3 9 18 /srv/python3.9\\n' > /srv/python3.9 && chmod 755 /srv/python3.9",
+        after="rm /srv/python3.9",
+    ),
+    Bad(
+        "Python that is not there",
+        {"prefect_python": "/srv/nothing"},
+        ("prefect_python: no Python 3.10 or newer", "/srv/nothing (cannot be run)"),
+    ),
+    Bad(
+        "directory that cannot be written",
+        {"prefect_etc_dir": "/srv/readonly/prefect"},
+        ("prefect_etc_dir: /srv/readonly/prefect cannot be written", "/srv/readonly", "name another directory"),
+        before="mkdir /srv/readonly && mount --bind /srv/readonly /srv/readonly && "
+        "mount -o remount,bind,ro /srv/readonly",
+        after="umount /srv/readonly && rmdir /srv/readonly",
+    ),
+    Bad(
+        "service user with another home",
+        {},
+        ("prefect_user: prefect exists with the home /srv/elsewhere", "/var/lib/prefect", "name another user"),
+        before="useradd --system --home-dir /srv/elsewhere prefect",
+        after="userdel prefect",
+    ),
+]
+
+
+@pytest.mark.parametrize("bad", REFUSED_BEFORE_ANYTHING_CHANGED, ids=str)
+def test_a_bare_host_stays_as_it_was(host: Host, bad: Bad) -> None:
+    host.sh(bad.before)
+    try:
+        before = host.manifest()
+        limit = ("--limit", NAME)
+        refused(host.play(variables=bad.variables, groups=bad.groups, arguments=limit), *bad.says)
+        differs = sorted(before ^ host.manifest())
+    finally:
+        host.sh(bad.after)
+    assert not differs, f"the run was refused, and yet the host differs by {differs}"
+
+
+def test_absent_on_a_host_that_never_had_it(host: Host) -> None:
+    before = host.manifest()
+    ended = host.play("playbooks/absent.yml", {"prefect_purge": True})
+    assert (ended.rc, ended.changed) == (0, 0), ended.output
+    assert host.manifest() == before
+
+
+def small_lock(directory: Path, *, changed: bool) -> Path:
+    """Write a lock of the first package of the shipped one, with its hashes `changed` if asked; it holds no Prefect."""
+    text = re.search(r"^\S+==.*(?:\n    --hash.*)+", LOCK.read_text(), re.MULTILINE)
+    assert text
+    lock = directory / f"{changed=}.txt"
+    lock.write_text(re.sub(r"sha256:\w{8}", "sha256:00000000", text[0]) if changed else text[0])
+    return lock
+
+
+@pytest.fixture
+def unproven(tmp_path: Path) -> dict[str, tuple[Variables, tuple[str, ...]]]:
+    """What no release can be built from, by what is wrong with it: the variables, and what the run says."""
+    return {
+        "hash": (
+            {"prefect_lock": str(small_lock(tmp_path, changed=True))},
+            ("prefect_lock", "make the lock again", "mismatch"),
+        ),
+        "probe": (
+            {"prefect_lock": str(small_lock(tmp_path, changed=False))},
+            ("prefect_lock", "No module named 'prefect'"),
+        ),
+        "index": (
+            {"prefect_index_url": "http://127.0.0.1:9/simple", "prefect_packages": ["six"]},
+            ("prefect_index_url", "cannot be reached from this host", "prefect_ca_bundle"),
+        ),
+    }
+
+
+@pytest.mark.parametrize("kind", ["hash", "index"])
+def test_a_release_that_cannot_be_built_leaves_none(
+    host: Host, unproven: dict[str, tuple[Variables, tuple[str, ...]]], kind: str
+) -> None:
+    variables, says = unproven[kind]
+    refused(host.play(variables=variables), *says)
+    assert host.sh("ls -A /opt/prefect/releases /opt/prefect | grep -v -e ^[.] -e :$ | xargs") == "releases uv"
+    assert host.server_pid() == 0
+
+
+def test_a_server_that_cannot_start_is_given_up_with_its_log(host: Host) -> None:
+    ended = host.play(variables={"prefect_server_database_url": "sqlite+aiosqlite:////nowhere/prefect.db"})
+    refused(ended, "prefect-server", "The end of its log:", "unable to open database file")
+    assert ended.seconds < 150, f"it took {ended.seconds:.0f} s to give up"
+
+
+@pytest.fixture(scope="module")
+def installed(host: Host) -> Iterator[Host]:
+    """The host after a good run, which has repaired what the bad ones left."""
+    ended = host.play()
+    assert ended.rc == 0, ended.output
+    assert host.last_run() == "COMPLETED"
+    yield host
+
+
+@pytest.fixture
+def good(installed: Host) -> Iterator[Host]:
+    """An instance that works, and that has to be the same after the test."""
+
+    def read() -> tuple[int, str, str]:
+        return installed.server_pid(), installed.sh("readlink /opt/prefect/current"), installed.api("/ready")
+
+    before = read()
+    yield installed
+    assert read() == before, "the good instance is not what it was"
+
+
+@pytest.mark.parametrize("kind", ["hash", "probe", "index"])
+def test_an_upgrade_that_fails_leaves_the_old_release_running(
+    good: Host, unproven: dict[str, tuple[Variables, tuple[str, ...]]], kind: str
+) -> None:
+    variables, says = unproven[kind]
+    refused(good.play(variables=variables | {"prefect_version": "3.9.1"}), *says)
+
+
+def test_a_workers_port_in_use(good: Host) -> None:
+    good.sh(
+        "systemd-run --quiet --unit=faults-port python3 -m http.server 5555; "
+        "until ss -tln | grep -q :5555; do sleep 0.1; done"
+    )
+    try:
+        ended = good.play(variables={"prefect_worker_health_port": 5555})
+    finally:
+        good.sh("systemctl stop faults-port")
+    refused(ended, "prefect_worker_health_port", "port 5555 is in use by", "-m http.server 5555")
+
+
+DEPLOY = """
+    from prefect import flow
+    flow.from_source(source=".", entrypoint="{entrypoint}").deploy("bad", work_pool_name="default")
+"""
+UNIMPORTABLE = """
+    import no_such_package
+    from prefect import flow
+
+    @flow
+    def bad_flow():
+        pass
+"""
+
+
+def script(content: str) -> Variables:
+    """Give the variables of one deployment script, beside that of the examples."""
+    bad = {"name": "bad", "content": textwrap.dedent(content)}
+    return {"prefect_flows_deployment_scripts": [{"name": "examples", "path": "deploy.py"}, bad]}
+
+
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [
+        pytest.param(
+            "def broken(:\n",
+            ("prefect_flows_deployment_scripts: bad, line 1: invalid syntax",),
+            id="syntax error",
+        ),
+        pytest.param(
+            DEPLOY.format(entrypoint="hello_flow.py:nothing"),
+            ("prefect_flows_deployment_scripts: bad failed with exit code 1", "nothing"),
+            id="entrypoint that is not there",
+        ),
+    ],
+)
+def test_a_deployment_script_that_fails(good: Host, content: str, says: tuple[str, ...]) -> None:
+    refused(good.play(variables=script(content)), *says)
+
+
+def test_a_flow_that_cannot_be_imported(good: Host) -> None:
+    path = "/var/lib/prefect/flows/unimportable.py"
+    good.write(path, textwrap.dedent(UNIMPORTABLE))
+    variables = script(DEPLOY.format(entrypoint="unimportable.py:bad_flow"))
+    try:
+        ended = good.play(variables=variables | {"prefect_flows_smoke": "bad-flow/bad"})
+    finally:
+        good.sh(f"rm {path}")
+    refused(ended, "no_such_package", "prefect_packages")
+
+
+def test_a_good_run_after_all_that_completes_and_the_next_changes_nothing(good: Host) -> None:
+    again = good.play()
+    assert again.rc == 0, again.output
+    assert good.last_run() == "COMPLETED"
+    last = good.play()
+    assert (last.rc, last.changed) == (0, 0), last.output
