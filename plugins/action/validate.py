@@ -71,7 +71,7 @@ def unknown_variables(names: list[str], known: dict[str, set[str]]) -> list[str]
 def refused_settings(variable: str, settings: dict[str, Any]) -> list[str]:
     """Return a complaint for each setting in a variable that has a variable of its own, or that is none."""
     complaints = []
-    for name in settings:
+    for name in map(str, settings):
         if name in OWNED:
             complaints.append(f"{variable}: set {OWNED[name]}, not {name}")
         elif name in OUTDATED:

@@ -112,7 +112,10 @@ def test_services() -> None:
 
 def test_what_is_served() -> None:
     shared = {"template": "prefect-serve@", "working_directory": "/flows", "settings_file": "serve.env"}
-    scripts = [{"name": "shop", "path": "shop/serve.py"}, {"name": "mail", "path": "m.py", "args": ["a b"]}]
+    scripts: list[dict[str, Any]] = [
+        {"name": "shop", "path": "shop/serve.py"},
+        {"name": "mail", "path": "m.py", "args": ["a b"]},
+    ]
     shop, mail = serve_services(scripts, HOST, shared)
     assert (shop["name"], mail["name"]) == ("prefect-serve@shop", "prefect-serve@mail")
     assert shop["command"] == ["/opt/prefect/current/bin/python", "/flows/shop/serve.py"]

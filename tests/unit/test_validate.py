@@ -1,0 +1,165 @@
+"""Variables that nothing reads and settings that contradict one, refused on the controller."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from ansible_collections.selfhosted.prefect.plugins.action.validate import (
+    OUTDATED,
+    OWNED,
+    ROLES,
+    known_variables,
+    refused_credential,
+    refused_server,
+    refused_settings,
+    unknown_variables,
+)
+
+ROOT = Path(__file__).resolve().parents[2]
+KNOWN = {
+    "prefect": {"prefect_version", "prefect_settings"},
+    "prefect_server": {"prefect_server_port", "prefect_server_state"},
+    "prefect_worker": {"prefect_worker_limit"},
+}
+NO_SUCH = "there is no such variable"
+
+
+@pytest.mark.parametrize(
+    ("name", "complaint"),
+    [
+        ("prefect_version", None),
+        ("prefect_server_port", None),
+        ("prefect_server_prot", f"{NO_SUCH}; did you mean prefect_server_port?"),
+        ("prefect_server_Port", f"{NO_SUCH}; did you mean prefect_server_port?"),
+        ("prefect_server_whatever_has_nothing_of_it_in_common", NO_SUCH),
+        ("prefect_worker_limits", f"{NO_SUCH}; did you mean prefect_worker_limit?"),
+        ("prefect_verison", f"{NO_SUCH}; did you mean prefect_version?"),
+        ("prefect_serverport", f"{NO_SUCH}; did you mean prefect_server_port?"),
+        ("prefect_my_own_thing", None),
+        ("prefect_release_notes", None),
+        ("prefect_servers", None),
+    ],
+)
+def test_names(name: str, complaint: str | None) -> None:
+    assert unknown_variables([name], KNOWN) == ([f"{name}: {complaint}"] if complaint else [])
+
+
+def test_all_names_at_once_and_each_once() -> None:
+    names = ["prefect_verison", "prefect_server_prot", "prefect_version", "prefect_verison"]
+    assert [line.split(":")[0] for line in unknown_variables(names, KNOWN)] == [
+        "prefect_server_prot",
+        "prefect_verison",
+    ]
+
+
+def test_the_roles_variables_are_known() -> None:
+    known = known_variables(ROLES)
+    assert {"prefect", "prefect_server", "prefect_worker", "prefect_flows", "prefect_common"} <= known.keys()
+    assert "prefect_server_port" in known["prefect_server"]
+    assert unknown_variables(sorted(set().union(*known.values())), known) == []
+
+
+@pytest.mark.parametrize(
+    ("name", "complaint"),
+    [
+        ("PREFECT_LOGGING_LEVEL", None),
+        ("PREFECT_SERVER_API_PORT", "v: set prefect_server_port, not PREFECT_SERVER_API_PORT"),
+        ("PREFECT_STORAGE_TYPE", "v: PREFECT_STORAGE_TYPE: set prefect_server_database_url"),
+        ("LOGGING_LEVEL", "v: LOGGING_LEVEL is no setting of Prefect; their names start with PREFECT_, in capitals"),
+        ("prefect_logging_level", "v: prefect_logging_level is no setting"),
+        ("PREFECT_logging_level", "v: PREFECT_logging_level is no setting"),
+        (1, "v: 1 is no setting"),
+    ],
+)
+def test_settings(name: Any, complaint: str | None) -> None:
+    found = refused_settings("v", {name: "x"})
+    assert len(found) == (1 if complaint else 0)
+    assert "".join(found).startswith(complaint or "")
+
+
+def test_who_owns_a_setting_exists() -> None:
+    known = set().union(*known_variables(ROLES).values())
+    missing = {variable for variable in OWNED.values() if variable not in known}
+    assert missing == set()
+    assert not OWNED.keys() & OUTDATED.keys()
+    for advice in OUTDATED.values():
+        assert not advice.startswith("set ") or advice.removeprefix("set ") in known
+
+
+@pytest.mark.parametrize(
+    ("auth", "refused"),
+    [("", False), ("admin:s3cret", False), ("a:b:c", False), ("s3cret", True), (":s3cret", True), ("s3cret:", True)],
+)
+def test_credential(auth: str, refused: bool) -> None:
+    found = refused_credential(auth)
+    assert bool(found) is refused
+    assert "s3cret" not in "".join(found)
+
+
+@pytest.mark.parametrize(
+    ("address", "refused"),
+    [
+        ("127.0.0.1", True),
+        ("127.1.2.3", True),
+        ("::1", True),
+        ("localhost", True),
+        ("0.0.0.0", False),
+        ("::", False),
+        ("10.0.0.5", False),
+        ("server.example.org", False),
+    ],
+)
+def test_a_server_elsewhere(address: str, refused: bool) -> None:
+    found = refused_server({"name": "one", "listens_on": address})
+    assert bool(found) is refused
+    assert not refused or found[0].startswith(
+        f"prefect_server_host: this host needs the server on one, which listens on {address} alone"
+    )
+
+
+def test_no_server_elsewhere() -> None:
+    assert refused_server({}) == []
+
+
+PLAY = """
+- hosts: localhost
+  gather_facts: false
+  tasks:
+    - selfhosted.prefect.validate:
+        settings:
+          prefect_settings: {PREFECT_LOGGING_LEVEL: DEBUG}
+      register: good
+      vars:
+        prefect_server_port: 1
+    - selfhosted.prefect.validate:
+        settings:
+          prefect_settings: {PREFECT_API_URL: x}
+          prefect_worker_settings: {PREFECT_STORAGE_TYPE: x}
+        api_auth: s3cret
+        server: {name: one, listens_on: localhost}
+      register: bad
+      ignore_errors: true
+      vars:
+        prefect_server_prot: 1
+    - ansible.builtin.assert:
+        that:
+          - not good.changed
+          - bad.msg.splitlines() | map('split', ':') | map('first') == lines
+      vars:
+        lines: [prefect_server_prot, prefect_settings, prefect_worker_settings, prefect_api_auth, prefect_server_host]
+"""
+
+
+def test_all_complaints_at_once_through_ansible(tmp_path: Path) -> None:
+    (tmp_path / "play.yml").write_text(PLAY)
+    ansible = [str(Path(sys.executable).with_name("ansible-playbook")), "-i", "localhost,", "-c", "local", "-vvv"]
+    variables = json.dumps({"ansible_python_interpreter": sys.executable})
+    result = subprocess.run(
+        [*ansible, "-e", variables, str(tmp_path / "play.yml")], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert result.returncode == 0, result.stdout + result.stderr
