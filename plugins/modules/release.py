@@ -110,28 +110,25 @@ from ansible.module_utils.basic import AnsibleModule
 PROOF = ".proven"
 LOCK = "lock.txt"
 
-REASONS = (
-    (
-        "hash mismatch",
-        "prefect_lock: a package is not the one that the lock was made from; make the lock again, or ask who serves the index",
-    ),
-    ("no matching distribution", "prefect_index_url: the index does not serve what the lock names"),
-    ("not found in the package registry", "prefect_index_url: the index does not serve what the lock names"),
-    ("no solution found", "prefect_version: these versions cannot be installed together"),
-    (
-        "failed to fetch",
-        "prefect_index_url: the package index cannot be reached from this host (a mirror: prefect_index_url; a private CA: prefect_ca_bundle)",
-    ),
-    (
-        "request failed",
-        "prefect_index_url: the package index cannot be reached from this host (a mirror: prefect_index_url; a private CA: prefect_ca_bundle)",
-    ),
-    (
-        "error sending request",
-        "prefect_index_url: the package index cannot be reached from this host (a mirror: prefect_index_url; a private CA: prefect_ca_bundle)",
-    ),
-    ("no space left", "prefect_opt_dir: the disk is full"),
+UNREACHABLE = (
+    "prefect_index_url: the package index cannot be reached from this host "
+    "(a mirror: prefect_index_url; a private CA: prefect_ca_bundle)"
 )
+NOT_SERVED = "prefect_index_url: the index does not serve what the lock or prefect_packages name"
+
+REASONS = {
+    "no space left": "prefect_opt_dir: the disk is full; free some of it or name another directory",
+    "hash mismatch": (
+        "prefect_lock: a package is not the one that the lock was made from; make the lock again, "
+        "or ask who serves the index"
+    ),
+    "not found in the package registry": NOT_SERVED,
+    "there is no version of": f"{NOT_SERVED}; correct prefect_version, or name another index",
+    "no solution found": "prefect_version, prefect_packages: these versions cannot be installed together",
+    "failed to fetch": UNREACHABLE,
+    "request failed": UNREACHABLE,
+    "error sending request": UNREACHABLE,
+}
 """What uv says, in lower case, and what to do about it."""
 
 
@@ -141,12 +138,15 @@ class ReleaseError(Exception):
 
 def run(command: list[str], *, env: dict[str, str], what: str) -> None:
     """Run one step, or raise `ReleaseError` with the end of its output and a hint."""
-    result = subprocess.run(command, env=env, cwd="/", capture_output=True, text=True, check=False)
+    try:
+        result = subprocess.run(command, env=env, cwd="/", capture_output=True, text=True, check=False)
+    except OSError as error:
+        raise ReleaseError(f"prefect_uv: {command[0]} cannot be run on this host: {error.strerror}") from error
     if result.returncode == 0:
         return
     output = (result.stderr or result.stdout).strip()
     hint = next(
-        (advice for sign, advice in REASONS if sign in output.lower()),
+        (advice for sign, advice in REASONS.items() if sign in output.lower()),
         "prefect_version, prefect_lock and prefect_packages describe a release that cannot be used; correct them",
     )
     raise ReleaseError(f"{hint}\n{what} failed:\n" + "\n".join(output.splitlines()[-15:]))
@@ -165,7 +165,7 @@ def environment(params: dict[str, Any], scratch: str) -> dict[str, str]:
         "UV_SYSTEM_CERTS": "true",
         "UV_CACHE_DIR": params["cache_dir"] or str(Path(params["path"]).with_name(".uv-cache")),
     }
-    for variable in ("PYTHONDONTWRITEBYTECODE", "PYTHONPATH", "VIRTUAL_ENV"):
+    for variable in ("PREFECT_PROFILE", "PYTHONDONTWRITEBYTECODE", "PYTHONHOME", "PYTHONPATH", "VIRTUAL_ENV"):
         env.pop(variable, None)
     if params["index_url"]:
         env["UV_DEFAULT_INDEX"] = params["index_url"]
@@ -244,12 +244,15 @@ def main() -> None:
     built, switched, removed = not (release / PROOF).exists(), previous != release.name, []
     diff = {"before": f"{link} -> {previous}\n" if previous else "", "after": f"{link} -> {release.name}\n"}
 
+    if built and not module.check_mode and not (params["uv"] and params["python"]):
+        module.fail_json(msg=f"{release} is not there, and without uv and python it cannot be built")
     if not module.check_mode and (built or switched):
         os.umask(0o022)
         release.parent.mkdir(parents=True, exist_ok=True)
         with (release.parent / ".lock").open("w") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
             try:
+                # Asked again: another run may have held the lock and built it.
                 if not (release / PROOF).exists():
                     build(params, release)
             except ReleaseError as error:
