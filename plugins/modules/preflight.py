@@ -145,7 +145,7 @@ RELEASE_MB = 700
 
 
 def base_name(instance: str) -> str:
-    """Return the name that paths, users and units start with: ``prefect`` for the default, ``prefect-blue`` for blue."""
+    """Return what the names of paths, users and units start with: ``prefect``, and ``prefect-blue`` for blue."""
     return instance if instance.startswith("prefect") else f"prefect-{instance}"
 
 
@@ -239,15 +239,24 @@ def listeners(port: int) -> list[tuple[int, str]]:
     found = []
     for process in Path("/proc").glob("[0-9]*"):
         with contextlib.suppress(OSError):
-            if any(os.readlink(handle) in inodes for handle in (process / "fd").iterdir()):
+            if any(str(handle.readlink()) in inodes for handle in (process / "fd").iterdir()):
                 command = (process / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace").strip()
                 found.append((int(process.name), command))
     return found or [(0, "a process of another user")]
 
 
+def nearest_existing(path: Path) -> Path:
+    """Return a path, or the nearest above it that is there, as far as we are allowed to see."""
+    for step in (path, *path.parents):
+        with contextlib.suppress(PermissionError):
+            if step.exists():
+                return step
+    return Path("/")
+
+
 def unwritable(path: str) -> str | None:
     """Return the nearest existing directory above ``path`` when nothing can be written there."""
-    nearest = next(step for step in [Path(path), *Path(path).parents] if step.exists())
+    nearest = nearest_existing(Path(path))
     return None if nearest.is_dir() and os.access(nearest, os.W_OK | os.X_OK) else str(nearest)
 
 
@@ -259,19 +268,21 @@ def obstacles(params: dict[str, Any], host: dict[str, Any]) -> list[str]:
         blocked = unwritable(dirs[purpose])
         if blocked:
             found.append(
-                f"{variable}: {dirs[purpose]} cannot be written, because {blocked} does not allow it; name another directory"
+                f"{variable}: {dirs[purpose]} cannot be written, because {blocked} does not allow it; "
+                "name another directory"
             )
     if not host["release_present"]:
-        nearest = next(step for step in [Path(dirs["opt"]), *Path(dirs["opt"]).parents] if step.exists())
-        free = shutil.disk_usage(nearest).free // 1_000_000
+        free = shutil.disk_usage(nearest_existing(Path(dirs["opt"]))).free // 1_000_000
         if free < RELEASE_MB:
             found.append(
-                f"prefect_opt_dir: {dirs['opt']} has {free} MB left and a release needs {RELEASE_MB} MB; free some or name another directory"
+                f"prefect_opt_dir: {dirs['opt']} has {free} MB left and a release needs {RELEASE_MB} MB; "
+                "free some or name another directory"
             )
         if host["python"] is None:
             looked = "; ".join(host["pythons_seen"]) or "none found"
             found.append(
-                f"prefect_python: no Python {MIN_PYTHON[0]}.{MIN_PYTHON[1]} or newer on this host ({looked}); install one or name it"
+                f"prefect_python: no Python {MIN_PYTHON[0]}.{MIN_PYTHON[1]} or newer on this host ({looked}); "
+                "install one or name it"
             )
     if host["scope"] == "system":
         with contextlib.suppress(KeyError):
@@ -283,16 +294,16 @@ def obstacles(params: dict[str, Any], host: dict[str, Any]) -> list[str]:
                 )
     for command in (host["name"], f"{host['name']}-info"):
         path = Path(dirs["bin"], command)
-        if path.exists() and dirs["opt"] not in path.read_text(errors="replace"):
+        if path.exists() and not (path.is_file() and f"{dirs['opt']}/" in path.read_text(errors="replace")):
             found.append(
-                f"prefect_instance: {path} is there already and is not ours; remove it or choose another name for the instance"
+                f"prefect_instance: {path} is there already and is not ours; remove it or choose another name "
+                "for the instance"
             )
     for variable, port in params["ports"].items():
         for pid, command in listeners(int(port)):
             if not command.startswith((f"{dirs['opt']}/", f"{os.path.realpath(dirs['opt'])}/")):
-                found.append(
-                    f"{variable}: port {port} is in use by {command} (pid {pid}); stop it or choose another port"
-                )
+                holder = f"{command} (pid {pid})" if pid else command
+                found.append(f"{variable}: port {port} is in use by {holder}; stop it or choose another port")
     return found
 
 

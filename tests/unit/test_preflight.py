@@ -1,0 +1,405 @@
+"""What is read from a host, and every obstacle that is found there."""
+
+from __future__ import annotations
+
+import os
+import pwd
+import shutil
+import socket
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from ansible_collections.selfhosted.prefect.plugins.modules import preflight
+from ansible_collections.selfhosted.prefect.plugins.modules.preflight import base_name, directories
+from fake_api import outcome
+
+as_root = pytest.mark.skipif(os.geteuid() != 0, reason="the system scope is root's")
+
+
+@pytest.fixture
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The home directory of whoever runs the module: everything is found below it in the user scope."""
+    account = list(pwd.getpwuid(os.getuid()))
+    account[5] = str(tmp_path)
+    monkeypatch.setattr(pwd, "getpwuid", lambda uid: pwd.struct_passwd(account))
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(10**12, 0, 10**12))
+    return tmp_path
+
+
+def look(**options: Any) -> dict[str, Any]:
+    result: dict[str, Any] = outcome(
+        preflight.main, **{"scope": "user", "service_manager": "none", "python": sys.executable, **options}
+    )
+    result.pop("invocation", None)
+    return result
+
+
+def obstacles(**options: Any) -> list[str]:
+    """Return the obstacles that the message holds, which has to be all of them."""
+    result = look(**options)
+    found: list[str] = result.get("obstacles", [])
+    assert result.get("msg", "") == "\n".join(found)
+    assert bool(result.get("failed")) is bool(found)
+    return found
+
+
+@pytest.mark.parametrize(
+    ("instance", "name"),
+    [
+        ("prefect", "prefect"),
+        ("blue", "prefect-blue"),
+        ("prefect-blue", "prefect-blue"),
+        ("prefect3", "prefect3"),
+        ("my-prefect", "prefect-my-prefect"),
+    ],
+)
+def test_base_name(instance: str, name: str) -> None:
+    assert base_name(instance) == name
+
+
+SYSTEM = {
+    "opt": "/opt/prefect-blue",
+    "etc": "/etc/prefect-blue",
+    "home": "/var/lib/prefect-blue",
+    "log": "/var/log/prefect-blue",
+    "bin": "/usr/local/bin",
+    "units": "/etc/systemd/system",
+}
+USER = {
+    "opt": "/home/me/.local/share/prefect-blue",
+    "etc": "/home/me/.config/prefect-blue",
+    "home": "/home/me/.local/state/prefect-blue",
+    "log": "/home/me/.local/state/prefect-blue/log",
+    "bin": "/home/me/.local/bin",
+    "units": "/home/me/.config/systemd/user",
+}
+
+
+@pytest.mark.parametrize(("scope", "derived"), [("system", SYSTEM), ("user", USER)])
+@pytest.mark.parametrize("given", [{}, {"opt": "", "etc": "", "home": ""}, {"opt": "/srv/o", "etc": "", "home": "/h"}])
+def test_directories(scope: str, derived: dict[str, str], given: dict[str, str]) -> None:
+    chosen = {purpose: path for purpose, path in given.items() if path}
+    assert directories(name="prefect-blue", scope=scope, user_home="/home/me", given=given) == derived | chosen
+
+
+def test_what_a_good_host_says(home: Path) -> None:
+    said = look(instance="blue", home=str(home / "data"))
+    assert said == {
+        "changed": False,
+        "instance": "blue",
+        "name": "prefect-blue",
+        "scope": "user",
+        "service_manager": "none",
+        "user": pwd.getpwuid(os.getuid()).pw_name,
+        "group": said["group"],
+        "uid": os.getuid(),
+        "architecture": os.uname().machine,
+        "dirs": directories(name="prefect-blue", scope="user", user_home=str(home), given={"home": str(home / "data")}),
+        "home_present": False,
+        "release_present": False,
+        "python": {"path": os.path.realpath(sys.executable), "version": ".".join(map(str, sys.version_info[:3]))},
+        "pythons_seen": [],
+    }
+    assert list(home.iterdir()) == []
+
+
+def test_a_release_that_is_there_is_not_built_again(home: Path) -> None:
+    release = home / ".local/share/prefect/releases/1"
+    release.mkdir(parents=True)
+    assert look(release="1", python="/nothing")["failed"]
+    (release / ".proven").touch()
+    said = look(release="1", python="/nothing")
+    assert (said["release_present"], said["python"]) == (True, None)
+    assert look(release="", python=sys.executable)["release_present"] is False
+
+
+@pytest.mark.parametrize(
+    ("instance", "good"),
+    [
+        ("a", True),
+        ("a-1", True),
+        ("a" * 24, True),
+        ("a" * 25, False),
+        ("", False),
+        ("A", False),
+        ("1a", False),
+        ("-a", False),
+        ("a_b", False),
+        ("a b", False),
+        ("a/../b", False),
+        ("a\n", False),
+        ("ä", False),
+    ],
+)
+def test_names_of_instances(home: Path, instance: str, good: bool) -> None:
+    said = look(instance=instance)
+    assert bool(said.get("failed")) is not good
+    assert good or said["msg"].startswith(f"prefect_instance: {instance!r} is no name for an instance")
+    assert not good or len(said["name"]) <= 32
+
+
+def test_a_port_in_use_names_its_process(home: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+        (said,) = obstacles(ports={"prefect_server_port": str(port), "prefect_worker_health_port": 1})
+        command = Path("/proc/self/cmdline").read_bytes().replace(b"\0", b" ").decode().strip()
+        assert said == (
+            f"prefect_server_port: port {port} is in use by {command} (pid {os.getpid()}); "
+            "stop it or choose another port"
+        )
+    assert obstacles(ports={"prefect_server_port": port}) == []
+
+
+def test_a_port_in_use_over_ipv6(home: Path) -> None:
+    try:
+        server = socket.create_server(("::1", 0), family=socket.AF_INET6)
+    except OSError:
+        pytest.skip("no IPv6 here")
+    with server:
+        assert len(obstacles(ports={"prefect_server_port": server.getsockname()[1]})) == 1
+
+
+def test_a_connection_is_no_listener(home: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server, socket.create_connection(server.getsockname()) as client:
+        assert obstacles(ports={"prefect_server_port": client.getsockname()[1]}) == []
+
+
+@pytest.mark.parametrize("linked", [False, True])
+def test_our_own_processes_are_no_obstacle(home: Path, linked: bool) -> None:
+    """A process of the release that is in use holds the port, whether it was started by the link or by its target."""
+    opt = home / "opt"
+    python = home / ("disk" if linked else "opt") / "current" / "bin" / "python"
+    python.parent.mkdir(parents=True)
+    python.symlink_to(sys.executable)
+    if linked:
+        opt.symlink_to("disk")
+    code = "import socket; s = socket.create_server(('127.0.0.1', 0)); print(s.getsockname()[1], flush=True); input()"
+    with subprocess.Popen([python, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout
+        assert process.stdin
+        port = int(process.stdout.readline())
+        assert obstacles(ports={"prefect_server_port": port}, opt_dir=str(opt)) == []
+        (said,) = obstacles(ports={"prefect_server_port": port}, opt_dir=str(home / "op"))
+        assert f"(pid {process.pid})" in said
+        process.stdin.close()
+
+
+def test_a_process_that_cannot_be_seen(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(preflight, "listeners", lambda port: [(0, "a process of another user")])
+    (said,) = obstacles(ports={"prefect_server_port": 4200})
+    assert "is in use by a process of another user; stop it" in said
+
+
+@pytest.mark.parametrize(
+    ("option", "variable"), [("opt_dir", "prefect_opt_dir"), ("etc_dir", "prefect_etc_dir"), ("home", "prefect_home")]
+)
+def test_a_directory_that_cannot_be_written(home: Path, option: str, variable: str) -> None:
+    (home / "file").write_text("x")
+    (said,) = obstacles(**{option: str(home / "file" / "a" / "b")})
+    assert said == (
+        f"{variable}: {home}/file/a/b cannot be written, because {home}/file does not allow it; name another directory"
+    )
+
+
+def test_a_directory_without_permission(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "access", lambda path, mode: path != home or mode != os.W_OK | os.X_OK)
+    found = obstacles(opt_dir=str(home / "a"), etc_dir=str(home), home="/")
+    assert [line.split(":")[0] for line in found] == ["prefect_opt_dir", "prefect_etc_dir"]
+    assert all(f"because {home} does not allow it" in line for line in found)
+
+
+def python(path: Path, says: str) -> str:
+    path.write_text(f"#!/bin/sh\necho {says} {path}\n")
+    path.chmod(0o755)
+    return str(path)
+
+
+@pytest.mark.parametrize(
+    ("version", "good"), [("2 7 18", False), ("3 9 18", False), ("3 10 0", True), ("3 13 1", True), ("4 0 0", True)]
+)
+def test_the_age_of_python(home: Path, version: str, good: bool) -> None:
+    named = python(home / "py thon", version)
+    said = look(python=named)
+    assert bool(said.get("failed")) is not good
+    dotted = version.replace(" ", ".")
+    if good:
+        assert said["python"] == {"path": named, "version": dotted}
+    else:
+        assert said["msg"] == (
+            f"prefect_python: no Python 3.10 or newer on this host ({named} (Python {dotted} is too old)); "
+            "install one or name it"
+        )
+
+
+@pytest.mark.parametrize("kind", ["missing", "broken", "directory"])
+def test_a_python_that_cannot_be_run(home: Path, kind: str) -> None:
+    path = home / "python"
+    if kind == "broken":
+        path.write_text("#!/bin/sh\nexit 1\n")
+        path.chmod(0o755)
+    elif kind == "directory":
+        path.mkdir()
+    (said,) = obstacles(python=str(path))
+    assert f"({path} (cannot be run))" in said
+
+
+def test_the_newest_python_is_taken(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[str] = []
+    real = subprocess.run
+
+    def run(command: list[str], **options: Any) -> Any:
+        seen.append(command[0])
+        if command[0] == "/usr/bin/python3.12":
+            return real([python(home / "python", "3 12 4")], **options)
+        raise FileNotFoundError
+
+    monkeypatch.setattr(subprocess, "run", run)
+    assert look(python="")["python"]["version"] == "3.12.4"
+    assert seen == ["/usr/bin/python3.13", "/usr/bin/python3.12"]
+
+
+def test_no_python_at_all(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def run(command: list[str], **options: Any) -> Any:
+        raise FileNotFoundError
+
+    monkeypatch.setattr(subprocess, "run", run)
+    assert obstacles(python="")[0].startswith("prefect_python: no Python 3.10 or newer on this host (none found)")
+
+
+def test_a_python_that_only_its_owner_may_execute(tmp_path: Path) -> None:
+    """The services run as another user, whom a home directory keeps out."""
+    for directory in (tmp_path, *tmp_path.parents[:-2]):
+        directory.chmod(0o755)
+    (tmp_path / "home").mkdir(mode=0o700)
+    named = python(tmp_path / "home" / "python", "3 12 0")
+    assert preflight.find_python(named, for_others=False)[0] == {"path": named, "version": "3.12.0"}
+    assert preflight.find_python(named, for_others=True) == (None, [f"{named} (only its owner may execute {named})"])
+    (tmp_path / "home").chmod(0o755)
+    assert preflight.find_python(named, for_others=True)[0] == {"path": named, "version": "3.12.0"}
+
+
+@pytest.mark.parametrize(
+    ("free", "present", "good"), [(699, False, False), (700, False, True), (0, True, True), (10**6, False, True)]
+)
+def test_disk(home: Path, monkeypatch: pytest.MonkeyPatch, free: int, present: bool, good: bool) -> None:
+    asked: list[str] = []
+
+    def usage(path: Path) -> Any:
+        asked.append(str(path))
+        return shutil._ntuple_diskusage(10**12, 0, free * 10**6)
+
+    monkeypatch.setattr(shutil, "disk_usage", usage)
+    if present:
+        (home / "opt/releases/1").mkdir(parents=True)
+        (home / "opt/releases/1/.proven").touch()
+    found = obstacles(opt_dir=str(home / "opt"), release="1")
+    assert asked == ([] if present else [str(home)])
+    assert found == (
+        []
+        if good
+        else [
+            f"prefect_opt_dir: {home}/opt has {free} MB left and a release needs 700 MB; "
+            "free some or name another directory"
+        ]
+    )
+
+
+def test_the_bound_of_the_disk(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(preflight, "RELEASE_MB", 10**7)
+    (said,) = obstacles()
+    assert "has 1000000 MB left and a release needs 10000000 MB" in said
+
+
+@pytest.mark.parametrize("command", ["prefect-blue", "prefect-blue-info"])
+@pytest.mark.parametrize(
+    ("kind", "good"),
+    [("ours", True), ("theirs", False), ("other instance", False), ("binary", False), ("directory", False)],
+)
+def test_commands_of_somebody_else(home: Path, command: str, kind: str, good: bool) -> None:
+    path = home / ".local" / "bin" / command
+    path.parent.mkdir(parents=True)
+    opt = home / ".local" / "share" / "prefect-blue"
+    if kind == "directory":
+        path.mkdir()
+    else:
+        text = {
+            "ours": f"#!/bin/sh\nexec {opt}/current/bin/prefect\n",
+            "theirs": "#!/usr/bin/python3\nfrom prefect.cli import app\n",
+            "other instance": f"#!/bin/sh\nexec {opt}-info/current/bin/prefect\n",
+            "binary": "\0\udcff",
+        }[kind]
+        path.write_bytes(text.encode(errors="surrogateescape"))
+    found = obstacles(instance="blue")
+    assert found == (
+        []
+        if good
+        else [
+            f"prefect_instance: {path} is there already and is not ours; "
+            "remove it or choose another name for the instance"
+        ]
+    )
+
+
+@as_root
+def test_a_user_with_another_home(home: Path) -> None:
+    given = {"scope": "system", "user": "daemon", "python": "/usr/bin/python3"} | {
+        name: str(home / name) for name in ("opt_dir", "etc_dir")
+    }
+    (said,) = [line for line in obstacles(home=str(home / "data"), **given) if "prefect_user" in line]
+    actual = pwd.getpwnam("daemon").pw_dir
+    assert said == (
+        f"prefect_user: daemon exists with the home {actual}, not {home}/data; "
+        "name another user, or set prefect_home to its home"
+    )
+    assert not [line for line in obstacles(home=actual, **given) if "prefect_user" in line]
+    assert not [line for line in obstacles(**given | {"user": "nobody-yet"}) if "prefect_user" in line]
+
+
+@as_root
+@pytest.mark.parametrize(("given", "user"), [("", "prefect-blue"), ("me", "me")])
+def test_who_runs_the_system_scope(given: str, user: str) -> None:
+    said = look(scope="auto", instance="blue", user=given, state="absent")
+    assert (said["scope"], said["user"], said["group"]) == ("system", user, user)
+
+
+def test_the_system_scope_is_root_s(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "getuid", lambda: 1000)
+    assert look(scope="system")["msg"].startswith("prefect_scope: system needs root; use become")
+    assert look(scope="auto")["scope"] == "user"
+
+
+@pytest.mark.parametrize(("runs", "manager"), [(True, "systemd"), (False, "supervisord")])
+def test_service_manager(home: Path, monkeypatch: pytest.MonkeyPatch, runs: bool, manager: str) -> None:
+    monkeypatch.setattr(preflight, "systemd_runs", lambda scope: runs)
+    assert look(service_manager="auto")["service_manager"] == manager
+    assert look(service_manager="none")["service_manager"] == "none"
+
+
+def test_all_obstacles_together(home: Path) -> None:
+    (home / "file").write_text("x")
+    (home / ".local" / "bin").mkdir(parents=True)
+    (home / ".local" / "bin" / "prefect").write_text("theirs")
+    with pytest.MonkeyPatch.context() as patched, socket.create_server(("127.0.0.1", 0)) as server:
+        patched.setattr(preflight, "RELEASE_MB", 10**7)
+        given: dict[str, Any] = {
+            "opt_dir": str(home / "file" / "opt"),
+            "etc_dir": str(home / "file" / "etc"),
+            "home": str(home / "file" / "home"),
+            "python": "/nothing",
+            "ports": {"prefect_server_port": server.getsockname()[1]},
+        }
+        found = obstacles(**given)
+        assert [line.split(":")[0] for line in found] == [
+            "prefect_opt_dir",
+            "prefect_etc_dir",
+            "prefect_home",
+            "prefect_opt_dir",
+            "prefect_python",
+            "prefect_instance",
+            "prefect_server_port",
+        ]
+        assert not look(state="absent", **given).get("failed")
+    assert sorted(path.name for path in home.iterdir()) == [".local", "file"]
