@@ -232,7 +232,8 @@ def test_a_service_that_keeps_crashing_is_given_up(host: Host) -> None:
     host.manager.crashing.add("server")
     result = host.ensure("server", services=[unhealthy(host, "server")], timeout=60)
     assert result["failed"]
-    assert result["msg"] == "server does not stay up. The end of its log:\nlast words of server"
+    assert result["msg"].startswith("server does not stay up: correct what it complains of")
+    assert result["msg"].endswith(" The end of its log:\nlast words of server")
     assert host.manager.spawned <= services.CRASHES + 2
     assert host.remembered() == []
 
@@ -349,6 +350,13 @@ def test_systemd_knows_instances_by_links_and_drop_ins(tmp_path: Path) -> None:
     assert sorted(path.name for path in tmp_path.iterdir()) == ["multi-user.target.wants", "other@x.service.d"]
 
 
+def test_systemd_shows_the_end_of_a_log_file_where_there_is_one(tmp_path: Path) -> None:
+    given = {"manager": "systemd", "scope": "system", "units_dir": str(tmp_path), "log_dir": str(tmp_path)}
+    lines = [f"line {number}" for number in range(services.LOG_LINES + 1)]
+    (tmp_path / "server.log").write_bytes("\n".join(lines).encode() + b"\xff\n")
+    assert services.manager_of(given).log("server") == "\n".join(lines[1:]) + "\ufffd"
+
+
 def test_a_drop_in_of_somebody_else_stays(tmp_path: Path) -> None:
     directory = tmp_path / "server.service.d"
     directory.mkdir()
@@ -401,6 +409,20 @@ def test_digest(tmp_path: Path) -> None:
     assert len(seen) == 7
     note(b, a)
     assert len(seen) == 7
+
+
+def test_digest_of_a_directory_is_that_of_its_code(tmp_path: Path) -> None:
+    def digest() -> str:
+        return services.digest([str(tmp_path)])
+
+    empty = digest()
+    (tmp_path / "flows").mkdir()
+    (tmp_path / "data.csv").write_text("1")
+    assert digest() == empty
+    (tmp_path / "flows" / "a.py").write_text("1")
+    first = digest()
+    (tmp_path / "flows" / "a.py").write_text("2")
+    assert len({empty, first, digest()}) == 3
 
 
 @dataclass
