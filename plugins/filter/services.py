@@ -101,6 +101,7 @@ def service_states(services: list[dict[str, Any]], host: dict[str, Any], supervi
             "files": [file["path"] for file in service_files([service], host, supervisor)],
             "watch": [current, *service.get("watch", [])],
             "health": service.get("health", {}),
+            "ports": service.get("ports", {}),
         }
         for service in services
     ]

@@ -84,6 +84,7 @@ def worker_services(
             "command": worker_command(worker, prefect=f"{host['dirs']['opt']}/current/bin/prefect"),
             "environment": {"PREFECT_WORKER_WEBSERVER_PORT": worker["health_port"]},
             "instance_options": instance_options,
+            "ports": {f"prefect_worker_health_port of {worker['unit']}": worker["health_port"]},
             "health": {"pool": worker["pool"], "worker": worker["name"]},
         }
         for worker in found

@@ -138,6 +138,7 @@ from pathlib import Path
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
+from ansible_collections.selfhosted.prefect.plugins.module_utils.ports import taken
 
 MIN_PYTHON = (3, 10)
 RELEASE_MB = 700
@@ -225,26 +226,6 @@ def find_python(wanted: str, *, for_others: bool) -> tuple[dict[str, str] | None
     return None, seen
 
 
-def listeners(port: int) -> list[tuple[int, str]]:
-    """Return (pid, command line) of the processes that listen on a TCP port; pid 0 where it cannot be known."""
-    inodes = set()
-    for table in ("/proc/net/tcp", "/proc/net/tcp6"):
-        with contextlib.suppress(OSError):
-            for line in Path(table).read_text().splitlines()[1:]:
-                fields = line.split()
-                if fields[3] == "0A" and int(fields[1].rsplit(":", 1)[1], 16) == port:
-                    inodes.add(f"socket:[{fields[9]}]")
-    if not inodes:
-        return []
-    found = []
-    for process in Path("/proc").glob("[0-9]*"):
-        with contextlib.suppress(OSError):
-            if any(str(handle.readlink()) in inodes for handle in (process / "fd").iterdir()):
-                command = (process / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace").strip()
-                found.append((int(process.name), command))
-    return found or [(0, "a process of another user")]
-
-
 def nearest_existing(path: Path) -> Path:
     """Return a path, or the nearest above it that is there, as far as we are allowed to see."""
     for step in (path, *path.parents):
@@ -299,12 +280,7 @@ def obstacles(params: dict[str, Any], host: dict[str, Any]) -> list[str]:
                 f"prefect_instance: {path} is there already and is not ours; remove it or choose another name "
                 "for the instance"
             )
-    for variable, port in params["ports"].items():
-        for pid, command in listeners(int(port)):
-            if not command.startswith((f"{dirs['opt']}/", f"{os.path.realpath(dirs['opt'])}/")):
-                holder = f"{command} (pid {pid})" if pid else command
-                found.append(f"{variable}: port {port} is in use by {holder}; stop it or choose another port")
-    return found
+    return found + taken(params["ports"], ours=dirs["opt"])
 
 
 def main() -> None:

@@ -36,6 +36,12 @@ options:
         type: list
         elements: path
         default: []
+      ports:
+        description:
+          - TCP ports that the service needs, by the variables that set them. Unless each is free or held by one of our
+            own, from the directory that O(state_dir) is in, nothing is stopped or started.
+        type: dict
+        default: {}
       health:
         description:
           - How the service is known to be healthy. C(url) answers 200; or C(worker) of C(pool) is online at
@@ -159,6 +165,7 @@ from ansible_collections.selfhosted.prefect.plugins.module_utils.api import (
     Failure,
     worker_online_since,
 )
+from ansible_collections.selfhosted.prefect.plugins.module_utils.ports import taken
 
 LOG_LINES = 30
 POLL = 0.25
@@ -446,7 +453,10 @@ def wait(
             status = manager.status(name)
             seen[name].add(status.pid)
             if status.gone or len(seen[name] - {0}) > CRASHES:
-                raise ServiceError(f"{name} does not stay up. The end of its log:\n{manager.log(name)}")
+                raise ServiceError(
+                    f"{name} does not stay up: correct what it complains of, in prefect_settings or a variable of its "
+                    f"role. The end of its log:\n{manager.log(name)}"
+                )
             try:
                 if status.running and healthy():
                     del waiting[name]
@@ -556,6 +566,7 @@ def main() -> None:
                     "name": {"type": "str", "required": True},
                     "files": {"type": "list", "elements": "path", "default": []},
                     "watch": {"type": "list", "elements": "path", "default": []},
+                    "ports": {"type": "dict", "default": {}},
                     "health": {"type": "dict", "default": {}, "options": {"url": text, "pool": text, "worker": text}},
                 },
             },
@@ -595,11 +606,13 @@ def main() -> None:
                 )
         ends = params["shutdown"] and manager.alive()
         changed = ends or any(action != "unchanged" for action in actions.values())
+        touched = [services[name] for name, action in actions.items() if action in ("started", "restarted")]
+        if refused := [said for service in touched for said in taken(service["ports"], ours=str(state_dir.parent))]:
+            raise ServiceError("\n".join(refused))
         if not module.check_mode:
             remove(manager, doomed, state_dir=state_dir)
             for name in (name for name, action in actions.items() if action == "stopped"):
                 manager.stop(name)
-            touched = [services[name] for name, action in actions.items() if action in ("started", "restarted")]
             start(manager, touched, digests=digests, state_dir=state_dir, api=api, timeout=params["timeout"])
             if ends:
                 manager.shutdown()

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from ansible_collections.selfhosted.prefect.plugins.module_utils import ports
 from ansible_collections.selfhosted.prefect.plugins.modules import preflight
 from ansible_collections.selfhosted.prefect.plugins.modules.preflight import base_name, directories
 from fake_api import outcome
@@ -189,7 +190,7 @@ def test_our_own_processes_are_no_obstacle(home: Path, linked: bool) -> None:
 
 
 def test_a_process_that_cannot_be_seen(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(preflight, "listeners", lambda port: [(0, "a process of another user")])
+    monkeypatch.setattr(ports, "listeners", lambda port: [(0, "a process of another user")])
     (said,) = obstacles(ports={"prefect_server_port": 4200})
     assert "is in use by a process of another user; stop it" in said
 

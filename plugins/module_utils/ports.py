@@ -1,0 +1,40 @@
+"""Who listens on a port of this host."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Mapping
+from pathlib import Path
+
+
+def listeners(port: int) -> list[tuple[int, str]]:
+    """Return (pid, command line) of the processes that listen on a TCP port; pid 0 where it cannot be known."""
+    inodes = set()
+    for table in ("/proc/net/tcp", "/proc/net/tcp6"):
+        with contextlib.suppress(OSError):
+            for line in Path(table).read_text().splitlines()[1:]:
+                fields = line.split()
+                if fields[3] == "0A" and int(fields[1].rsplit(":", 1)[1], 16) == port:
+                    inodes.add(f"socket:[{fields[9]}]")
+    if not inodes:
+        return []
+    found = []
+    for process in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            if any(str(handle.readlink()) in inodes for handle in (process / "fd").iterdir()):
+                command = (process / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace").strip()
+                found.append((int(process.name), command))
+    return found or [(0, "a process of another user")]
+
+
+def taken(ports: Mapping[str, int], *, ours: str) -> list[str]:
+    """Return a complaint for each port, by its variable, that somebody holds whose program is not below `ours`."""
+    prefixes = tuple(f"{directory}/" for directory in (ours, os.path.realpath(ours)))
+    found = []
+    for variable, port in ports.items():
+        for pid, command in listeners(int(port)):
+            if not command.startswith(prefixes):
+                holder = f"{command} (pid {pid})" if pid else command
+                found.append(f"{variable}: port {port} is in use by {holder}; stop it or choose another port")
+    return found
