@@ -195,6 +195,7 @@ request:
 """
 
 import difflib
+import re
 import time
 import uuid
 from collections.abc import Iterator, Mapping
@@ -330,12 +331,14 @@ def explained(api: Api, run: Mapping[str, Any], *, changed: bool, timeout: float
     ended = run["state_type"] in ENDS
     result = {"changed": changed, **facts(api, run, lines=lines)}
     label = f"flow run {run['name']} is {run['state_name']}" + ("" if ended else f" after {timeout:g} s")
-    parts = [f"{label}: {result['state_message']}" if result["state_message"] else label]
+    parts = [f"{label}: {result['state_message'].rstrip('.')}" if result["state_message"] else label]
     if run["state_type"] == "PAUSED":
         parts.append("It waits to be resumed: state: resumed, or the UI")
     if run["state_type"] == "SCHEDULED":
         result["waiting_for"] = list(obstacles(api, run))
         parts.append("; ".join(result["waiting_for"]))
+    if missing := re.search(r"No module named '([\w.]+)'", "\n".join(result["logs"])):
+        parts.append(f"{missing[1]} is not there where it runs: correct the import, or add it to prefect_packages")
     parts.append(f"See {result['url']}")
     if result["logs"]:
         parts.append("The end of its log:\n" + "\n".join(result["logs"]))

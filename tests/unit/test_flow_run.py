@@ -109,6 +109,14 @@ def test_a_run_that_fails(fake: FakeApi) -> None:
     assert result["url"] in result["msg"]
 
 
+def test_a_package_that_is_missing(fake: FakeApi) -> None:
+    fake.course = [("CRASHED", "Crashed")]
+    log(fake, "ModuleNotFoundError: No module named 'pandas.core'")
+    assert (
+        "pandas.core is not there where it runs: correct the import, or add it to prefect_packages" in run(fake)["msg"]
+    )
+
+
 def test_a_failure_that_was_expected(fake: FakeApi) -> None:
     fake.course = [("FAILED", "Failed")]
     assert run(fake, until=["FAILED", "CRASHED"])["state_type"] == "FAILED"
