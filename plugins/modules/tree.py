@@ -143,13 +143,11 @@ def unpack(archive: str, dest: Path, *, wanted: dict[str, str], owner: int, grou
             replace(path, source.read(), owner=owner, group=group, mode=mode)
 
 
-def remove(path: Path, *, below: Path) -> None:
-    """Remove a file and the directories that are empty without it."""
+def remove(path: Path) -> None:
+    """Remove a file and the directories that are empty without it; the destination is not, for the memory is there."""
     path.unlink()
     with contextlib.suppress(OSError):
         for step in path.parents:
-            if step == below:
-                break
             step.rmdir()
 
 
@@ -187,7 +185,7 @@ def main() -> None:
         Memory((*{*before.files, *wanted},), complete=False).write(dest, owner=owner, group=group)
         # Before anything is written: what was a file may have become a directory.
         for name in doomed:
-            remove(dest / name, below=dest)
+            remove(dest / name)
         if params["archive"]:
             unpack(params["archive"], dest, wanted=wanted, owner=owner, group=group)
         Memory(tuple(wanted)).write(dest, owner=owner, group=group)

@@ -191,6 +191,23 @@ def test_a_run_that_was_killed_is_finished_by_the_next(
     assert send(source, dest, only_if_empty=only_if_empty)["changed"] is False
 
 
+def test_a_run_that_was_killed_before_it_removed_is_finished(
+    source: Path, dest: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    send(source, dest)
+    (source / "a.py").unlink()
+    put(source, **{"new.py": "n"})
+
+    def killed(path: Path) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+        patched.setattr(tree, "remove", killed)
+        send(source, dest)
+    assert send(source, dest) == {"changed": True, "sent": ["new.py"], "removed": ["a.py"]}
+    assert not (dest / "a.py").exists()
+
+
 def test_a_run_that_was_killed_at_its_last_step_is_finished(source: Path, dest: Path) -> None:
     send(source, dest)
     memory = json.loads((dest / MEMORY).read_text())
@@ -227,6 +244,7 @@ def test_modes_and_what_is_above(source: Path, dest: Path) -> None:
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root gives files away")
 def test_owner_and_group(source: Path, dest: Path) -> None:
+    dest.mkdir(parents=True)
     send(source, dest, owner="daemon", group="mail")
     assert {(path.owner(), path.group()) for path in [dest, *dest.rglob("*")]} == {("daemon", "mail")}
     assert dest.parent.owner() == "root"
