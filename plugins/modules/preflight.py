@@ -123,6 +123,14 @@ release_present:
   description: Whether the wanted release is installed and proven.
   returned: success
   type: bool
+release_current:
+  description: Whether it is also the one in use.
+  returned: success
+  type: bool
+user_present:
+  description: Whether the user exists, with the group as its own.
+  returned: success
+  type: bool
 """
 
 import contextlib
@@ -185,6 +193,13 @@ def systemd_runs(scope: str) -> bool:
             ["systemctl", "--user", "show-environment"], env=environment, capture_output=True, timeout=10, check=False
         )
         return answer.returncode == 0
+    return False
+
+
+def has_account(user: str, *, group: str) -> bool:
+    """Return whether a user exists whose primary group is called ``group``."""
+    with contextlib.suppress(KeyError):
+        return grp.getgrgid(pwd.getpwnam(user).pw_gid).gr_name == group
     return False
 
 
@@ -328,7 +343,8 @@ def main() -> None:
     manager = params["service_manager"]
     if manager == "auto":
         manager = "systemd" if systemd_runs(scope) else "supervisord"
-    release = Path(dirs["opt"], "releases", params["release"], ".proven")
+    release = Path(dirs["opt"], "releases", params["release"])
+    proven = bool(params["release"]) and (release / ".proven").exists()
     host: dict[str, Any] = {
         "instance": params["instance"],
         "name": name,
@@ -338,11 +354,13 @@ def main() -> None:
         "service_manager": manager,
         "architecture": platform.machine(),
         "uid": os.getuid(),
-        "release_present": bool(params["release"]) and release.exists(),
+        "release_present": proven,
+        "release_current": proven and Path(dirs["opt"], "current").resolve() == release.resolve(),
         "home_present": Path(dirs["home"]).exists(),
         "python": None,
     }
     host["group"] = host["user"] if scope == "system" else grp.getgrgid(account.pw_gid).gr_name
+    host["user_present"] = scope == "user" or has_account(host["user"], group=host["group"])
     if params["state"] == "present":
         if not host["release_present"]:
             host["python"], host["pythons_seen"] = find_python(params["python"], for_others=scope == "system")

@@ -101,6 +101,8 @@ def test_what_a_good_host_says(home: Path) -> None:
         "dirs": directories(name="prefect-blue", scope="user", user_home=str(home), given={"home": str(home / "data")}),
         "home_present": False,
         "release_present": False,
+        "release_current": False,
+        "user_present": True,
         "python": {"path": os.path.realpath(sys.executable), "version": ".".join(map(str, sys.version_info[:3]))},
         "pythons_seen": [],
     }
@@ -113,7 +115,10 @@ def test_a_release_that_is_there_is_not_built_again(home: Path) -> None:
     assert look(release="1", python="/nothing")["failed"]
     (release / ".proven").touch()
     said = look(release="1", python="/nothing")
-    assert (said["release_present"], said["python"]) == (True, None)
+    assert (said["release_present"], said["release_current"], said["python"]) == (True, False, None)
+    (home / ".local/share/prefect/current").symlink_to("releases/1")
+    assert look(release="1", python="/nothing")["release_current"] is True
+    assert look(release="2")["release_current"] is False
     (home / ".local/share/prefect/releases/.proven").touch()
     assert look(release="")["release_present"] is False
 
@@ -365,7 +370,13 @@ def test_a_user_with_another_home(home: Path) -> None:
 @pytest.mark.parametrize(("given", "user"), [("", "prefect-blue"), ("me", "me")])
 def test_who_runs_the_system_scope(given: str, user: str) -> None:
     said = look(scope="auto", instance="blue", user=given, state="absent")
-    assert (said["scope"], said["user"], said["group"]) == ("system", user, user)
+    assert (said["scope"], said["user"], said["group"], said["user_present"]) == ("system", user, user, False)
+
+
+@as_root
+def test_a_user_who_is_there_with_a_group_of_the_same_name() -> None:
+    assert look(scope="system", user="daemon", state="absent")["user_present"] is True
+    assert look(scope="system", user="sync", state="absent")["user_present"] is False
 
 
 def test_the_system_scope_is_root_s(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
