@@ -92,7 +92,7 @@ options:
   log_lines:
     description:
       - How many lines of the log to return, out of its last 200 records at most.
-      - V(0) reads no log, which saves up to three seconds of waiting for its end.
+      - V(0) reads the log of a run that fails the task alone, which saves up to three seconds of waiting for its end.
     type: int
     default: 50
 """
@@ -205,6 +205,9 @@ from typing import Any
 from ..module_utils.api import PAGE, Api, Failure, moment, quoted, run_module
 
 ENDS = frozenset({"COMPLETED", "FAILED", "CANCELLED", "CRASHED"})
+LAST_WORDS = 20
+"""Lines of the log that a failure shows where none were asked for."""
+
 SETTLE = 3.0
 """Seconds that the log of a run may take to arrive: flows send theirs every 2 s, the rest when they exit."""
 
@@ -329,7 +332,7 @@ def tail(api: Api, run: Mapping[str, Any], *, lines: int) -> list[str]:
 def explained(api: Api, run: Mapping[str, Any], *, changed: bool, timeout: float, lines: int) -> Failure:
     """Return the failure of a run that did not come to the wanted state."""
     ended = run["state_type"] in ENDS
-    result = {"changed": changed, **facts(api, run, lines=lines)}
+    result = {"changed": changed, **facts(api, run, lines=lines or LAST_WORDS)}
     label = f"flow run {run['name']} is {run['state_name']}" + ("" if ended else f" after {timeout:g} s")
     parts = [f"{label}: {result['state_message'].rstrip('.')}" if result["state_message"] else label]
     if run["state_type"] == "PAUSED":

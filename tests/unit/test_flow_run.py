@@ -140,6 +140,8 @@ def test_the_newest_lines_are_read(fake: FakeApi) -> None:
 def test_no_log_is_read_where_none_is_wanted(fake: FakeApi) -> None:
     assert run(fake, log_lines=0)["logs"] == []
     assert "POST /logs/filter" not in fake.requests
+    fake.course = [("FAILED", "Failed")]
+    assert "Finished in state Completed()" in run(fake, log_lines=0)["msg"]
 
 
 def test_the_end_of_the_log_is_waited_for(fake: FakeApi) -> None:
