@@ -149,6 +149,7 @@ import http.client
 import itertools
 import os
 import re
+import signal
 import subprocess
 import time
 import urllib.request
@@ -318,6 +319,8 @@ class Supervisord:
     def reload(self, names: Iterable[str]) -> None:
         if not self.alive():
             (self.directory / "supervisor.sock").unlink(missing_ok=True)
+            # A shell's background job ignores SIGINT and hands that on, and a worker that ignores it cannot be stopped.
+            signal.signal(signal.SIGINT, signal.SIG_DFL)
             daemon = str(self.directory / "current" / "bin" / "supervisord")
             run([daemon, "--configuration", str(self.directory / "supervisord.conf")])
             self.booted = True
