@@ -19,7 +19,7 @@ from ansible_collections.selfhosted.prefect.plugins.plugin_utils.preset_output i
 from ansible_collections.selfhosted.prefect.plugins.plugin_utils.preset_run import run_steps
 
 
-class ActionModule(ActionBase):  # type: ignore[misc]  # ansible-core ships no types
+class ActionModule(ActionBase):
     """`- preset: prefect`."""
 
     supports_raw_params = True

@@ -100,20 +100,15 @@ options:
     description: Whether to end supervisord itself once the services are gone.
     type: bool
     default: false
-  api:
-    description: The API that workers report to, as O(api.url), O(api.auth) and O(api.ca).
-    type: dict
-    default: {}
-    suboptions:
-      url:
-        description: Address of the API, ending in C(/api).
-        type: str
-      auth:
-        description: The API's C(user:password).
-        type: str
-      ca:
-        description: File of the certificate authorities to trust.
-        type: str
+  api_url:
+    description: Address of the API that workers report to, ending in C(/api). Needed where a service has a worker.
+    type: str
+  api_auth:
+    description: The API's C(user:password).
+    type: str
+  api_ca:
+    description: File of the certificate authorities to trust.
+    type: path
   timeout:
     description: Seconds that the services have to become healthy.
     type: int
@@ -582,11 +577,10 @@ def main() -> None:
             "log_dir": {"type": "path", "default": "/var/log"},
             "prune": {"type": "list", "elements": "str", "default": []},
             "shutdown": {"type": "bool", "default": False},
-            "api": {
-                "type": "dict",
-                "default": {},
-                "options": {"url": text, "auth": {"type": "str", "no_log": True}, "ca": text},
-            },
+            "api_url": text,
+            # Not in a mapping: Ansible does not mask every secret that is a suboption.
+            "api_auth": {"type": "str", "no_log": True},
+            "api_ca": {"type": "path"},
             "timeout": {"type": "int", "default": 180},
         },
         required_if=[("manager", "systemd", ["units_dir"]), ("manager", "supervisord", ["supervisor"])],
@@ -598,7 +592,8 @@ def main() -> None:
     manager = manager_of(params)
     actions: dict[str, str] = {}
     try:
-        api = Api(**{key: value for key, value in params["api"].items() if value}) if params["api"].get("url") else None
+        url, auth, ca = params["api_url"], params["api_auth"] or None, params["api_ca"] or None
+        api = Api(url, auth=auth, ca=ca) if url else None
         doomed = surplus(manager, services, patterns=params["prune"], absent=params["state"] == "absent")
         digests = {name: digest([*service["files"], *service["watch"]]) for name, service in services.items()}
         actions = dict.fromkeys(services, "unchanged") | dict.fromkeys(doomed, "removed")

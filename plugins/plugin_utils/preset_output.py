@@ -64,7 +64,7 @@ class Step:
         return {"name": self.name, **flags} | ({"msg": self.message} if self.message else {})
 
 
-class StepOutput(CallbackBase):  # type: ignore[misc]  # ansible-core ships no types
+class StepOutput(CallbackBase):
     """The only callback of a nested run: the caller's own callbacks see one task, the preset.
 
     Args:

@@ -268,7 +268,7 @@ def test_a_manager_that_cannot_start_says_why(host: Host) -> None:
 
 
 def test_an_address_that_is_none(host: Host) -> None:
-    assert "should look like" in host.ensure("server", api={"url": "localhost"})["msg"]
+    assert "should look like" in host.ensure("server", api_url="localhost")["msg"]
     assert host.manager.calls == []
 
 
@@ -493,7 +493,7 @@ def test_a_worker_is_healthy_when_the_api_has_heard_of_it_since(host: Host) -> N
     health = {"pool": "main", "worker": "one"}
     worker = {"name": "worker", "files": [str(host.directory / "units" / "worker")], "health": health}
     with FakeApi() as api:
-        options: dict[str, Any] = {"services": [worker], "api": {"url": api.url}, "timeout": 0}
+        options: dict[str, Any] = {"services": [worker], "api_url": api.url, "timeout": 0}
         assert "The API said: " in host.ensure(**options)["msg"]
         api.add_pool("main")
         api.add_worker("main", "one", heartbeat="2026-01-01T00:00:00Z")
