@@ -26,6 +26,9 @@ IMAGE = "debian13"
 MARK = "PREFECT_TEST_RUN"
 """Every process of a run inherits it, those that leave its process group as well."""
 
+SHOW_TASKS = {"ANSIBLE_DISPLAY_SKIPPED_HOSTS": "true", "PYTHONUNBUFFERED": "1"}
+"""Without the one, a task's name is written when it has ended; without the other, even later where that is a file."""
+
 Variables = dict[str, Any]
 
 ASK_API = """
@@ -38,6 +41,14 @@ request = urllib.request.Request(
 with urllib.request.urlopen(request, timeout=30) as answer:
     print(answer.read().decode())
 """
+
+
+END_MODULES = """
+for pid in $(pgrep '^(python|uv)'); do
+    grep -q system.slice /proc/$pid/cgroup || kill -KILL $pid
+done 2> /dev/null || true
+"""
+"""What systemd runs stays."""
 
 
 @dataclass(frozen=True)
@@ -74,7 +85,7 @@ class Run:
             self._process = subprocess.Popen(
                 command,
                 cwd=ROOT,
-                env=inherited | own | {"ANSIBLE_HOME": str(home), key: value},
+                env=inherited | own | SHOW_TASKS | {"ANSIBLE_HOME": str(home), key: value},
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=subprocess.STDOUT,
@@ -207,6 +218,7 @@ class Host:
         """Give the process id of the server, 0 where none runs."""
         return int(self.sh("systemctl show --property=MainPID --value prefect-server"))
 
-    def end_modules(self) -> None:
-        """End what a killed run has left running on the host, as if the host had lost its power."""
-        self.sh("pkill -KILL -f '[A]nsiballZ|ansible-tmp' || true", check=False)
+    def cut(self, run: Run) -> None:
+        """End a run and what it does on the host at once, as if all had lost their power."""
+        run.kill()
+        self.sh(END_MODULES)
