@@ -113,7 +113,7 @@ class Api:
     before the first write; without it, one is fetched when the server asks for it.
     `patience` and `maintenance` bound, in seconds, how long a request is tried again: after a retryable answer or a
     dropped connection, and while a proxy says `Prefect-Maintenance: true`. A server that has never answered is not
-    waited for: that is a wrong address more often than a restart, and `wait.py` is there for restarts.
+    waited for: that is a wrong address more often than a restart, and `services` waits for restarts.
     Not for several threads at once: give each its own.
     """
 

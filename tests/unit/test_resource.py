@@ -11,11 +11,9 @@ import pytest
 from ansible_collections.selfhosted.prefect.plugins.module_utils.api import (
     Api,
     ApiError,
-    Failure,
     worker_online_since,
 )
 from ansible_collections.selfhosted.prefect.plugins.module_utils.resource import Field, Plan, Resource, plan
-from ansible_collections.selfhosted.prefect.plugins.module_utils.wait import wait_ready, wait_workers
 from ansible_collections.selfhosted.prefect.plugins.modules import work_pool
 from fake_api import FakeApi, Fault, now, outcome
 
@@ -396,37 +394,6 @@ def test_fields_are_compared_as_they_are_normalised() -> None:
     present = {"tags": ["a", "b"]}
     assert plan(thing, key="a", wanted={"tags": ["b", "a"]}, state="present", present=present).action == "nothing"
     assert plan(thing, key="a", wanted={"tags": ["b"]}, state="present", present=present).body == {"tags": ["b"]}
-
-
-def test_wait_ready(fake: FakeApi) -> None:
-    fake.faults.append(Fault(status=503))
-    with Api(fake.url) as api:
-        assert 0.2 < wait_ready(api, timeout=5) < 2
-
-
-def test_wait_ready_has_a_bound() -> None:
-    with Api("http://127.0.0.1:1/api") as api, pytest.raises(Failure, match=r"waited 0\.3 s; last seen: .*refused"):
-        wait_ready(api, timeout=0.3)
-
-
-def test_wait_ready_gives_up_on_a_dead_process() -> None:
-    began = time.monotonic()
-    with Api("http://127.0.0.1:1/api") as api, pytest.raises(Failure, match="the process has ended"):
-        wait_ready(api, timeout=60, given_up=lambda: "the process has ended")
-    assert time.monotonic() - began < 1
-
-
-def test_wait_workers(fake: FakeApi) -> None:
-    started = datetime.now(timezone.utc)
-    fake.add_pool("main")
-    fake.add_worker("main", "one", heartbeat=now())
-    fake.add_worker("main", "two", heartbeat="2026-01-01T00:00:00Z")
-    with Api(fake.url) as api:
-        wait_workers(api, pool="main", names=["one"], since=started, timeout=1)
-        with pytest.raises(Failure, match=r"work pool main .*not online: two$"):
-            wait_workers(api, pool="main", names=["one", "two"], since=started, timeout=0.3)
-        with pytest.raises(Failure, match=r'Work pool "other" not found'):
-            wait_workers(api, pool="other", names=["one"], since=started, timeout=0.3)
 
 
 def test_a_worker_that_is_offline_is_not_online(fake: FakeApi) -> None:
