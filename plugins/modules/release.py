@@ -159,6 +159,9 @@ def environment(params: dict[str, Any], scratch: str) -> dict[str, str]:
         "PREFECT_HOME": scratch,
         "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
         "DO_NOT_TRACK": "1",
+        # On all cores, and before the probe that needs most of it: the service user could not write any, and would
+        # compile at every start what the probe does not import.
+        "UV_COMPILE_BYTECODE": "1",
         "UV_NO_CONFIG": "1",
         "UV_NO_PROGRESS": "1",
         "UV_PYTHON_DOWNLOADS": "never",

@@ -143,6 +143,7 @@ def test_how_uv_is_called(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
     assert list(host.calls()[2][1].values()) == ["c<2\n", HASHES]
     assert install[5::2][:2] == ["--constraint", "--constraint"]
     environment = host.calls()[1][2]
+    assert environment["UV_COMPILE_BYTECODE"] == "1"
     assert environment["UV_DEFAULT_INDEX"] == "https://mirror/simple"
     assert environment["SSL_CERT_FILE"] == "/ca.pem"
     assert environment["UV_CACHE_DIR"] == str(host.releases / ".uv-cache")
