@@ -27,7 +27,11 @@ class ActionModule(ActionBase):
                         "owner": text,
                         "group": text,
                         "mode": text,
-                        "state": {"type": "str", "choices": ["present", "kept", "absent"], "default": "present"},
+                        "state": {
+                            "type": "str",
+                            "choices": ["present", "kept", "unused", "absent"],
+                            "default": "present",
+                        },
                         "recurse": {"type": "bool", "default": False},
                         "secret": {"type": "bool", "default": False},
                     },

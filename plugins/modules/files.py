@@ -43,10 +43,10 @@ options:
         type: str
       state:
         description:
-          - V(kept) gives a directory owner and mode if it is there, and makes none. V(absent) removes a directory with
-            all that is in it.
+          - V(kept) gives a directory owner and mode if it is there, and makes none. V(unused) removes a directory that
+            is empty, V(absent) removes it with all that is in it.
         type: str
-        choices: [present, kept, absent]
+        choices: [present, kept, unused, absent]
         default: present
       recurse:
         description: Whether what is below a directory gets the same owner and group.
@@ -186,6 +186,9 @@ def ensure(file: dict[str, Any], *, secret: str | None, dry: bool) -> tuple[bool
     diff = {"before_header": path, "after_header": path}
     if file["state"] == "absent":
         return remove(Path(path), dry=dry), diff | {"prepared": f"remove {path}\n"}
+    if file["state"] == "unused":
+        empty = Path(path).is_dir() and not any(Path(path).iterdir())
+        return empty and remove(Path(path), dry=dry), diff | {"prepared": f"remove {path}\n"}
     if file["state"] == "kept" and not Path(path).exists():
         return False, diff
     if content is None:
@@ -209,7 +212,7 @@ def main() -> None:
                     "owner": {"type": "str"},
                     "group": {"type": "str"},
                     "mode": {"type": "str"},
-                    "state": {"type": "str", "choices": ["present", "kept", "absent"], "default": "present"},
+                    "state": {"type": "str", "choices": ["present", "kept", "unused", "absent"], "default": "present"},
                     "recurse": {"type": "bool", "default": False},
                     "secret": {"type": "bool", "default": False},
                 },

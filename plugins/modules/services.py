@@ -97,7 +97,7 @@ options:
     elements: str
     default: []
   shutdown:
-    description: Whether to end supervisord itself once the services are gone.
+    description: Whether to end supervisord itself, or the lingering of a user's services, once the services are gone.
     type: bool
     default: false
   api_url:
@@ -143,6 +143,7 @@ import hashlib
 import http.client
 import itertools
 import os
+import pwd
 import re
 import signal
 import subprocess
@@ -225,6 +226,8 @@ class Systemd:
     units: Path
     logs: Path
     """Directory of the log files, for services that do not write to the journal."""
+    linger: Path
+    """File that remembers that it was us who made the user's services linger."""
     env: dict[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -258,9 +261,12 @@ class Systemd:
         started = run(["systemctl", f"--{self.scope}", "restart", *units], env=self.env, check=False)
         if started.returncode:
             raise ServiceError("\n".join([started.stderr.strip(), *map(self.log, names)]))
-        if self.scope == "user":
+        account = pwd.getpwuid(os.getuid()).pw_name
+        if self.scope == "user" and not Path("/var/lib/systemd/linger", account).exists():
             # Without lingering a user's services end when the user logs out and do not start at boot.
             run(["loginctl", "enable-linger"], env=self.env, check=False)
+            self.linger.parent.mkdir(parents=True, exist_ok=True)
+            self.linger.touch()
 
     def stop(self, name: str) -> None:
         self._systemctl("disable", "--quiet", "--now", f"{name}.service", check=False)
@@ -290,10 +296,12 @@ class Systemd:
         return found
 
     def alive(self) -> bool:
-        return False
+        """Return whether something of ours is left of which no service is the owner: the lingering."""
+        return self.scope == "user" and self.linger.exists()
 
     def shutdown(self) -> None:
-        pass
+        run(["loginctl", "disable-linger"], env=self.env, check=False)
+        self.linger.unlink()
 
 
 @dataclass
@@ -525,7 +533,8 @@ def remove(manager: Manager, doomed: dict[str, list[Path]], *, state_dir: Path) 
 def manager_of(params: dict[str, Any]) -> Manager:
     """Return the manager that the module was told to use."""
     if params["manager"] == "systemd":
-        return Systemd(scope=params["scope"], units=Path(params["units_dir"]), logs=Path(params["log_dir"]))
+        units, logs, linger = Path(params["units_dir"]), Path(params["log_dir"]), Path(params["state_dir"], "linger")
+        return Systemd(scope=params["scope"], units=units, logs=logs, linger=linger)
     return Supervisord(directory=Path(params["supervisor"])) if params["manager"] == "supervisord" else Nothing()
 
 

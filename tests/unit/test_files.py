@@ -193,6 +193,18 @@ def test_absent_dry_for_real_and_again(tmp_path: Path, kind: str) -> None:
     assert ensure(wanted)["changed"] is False
 
 
+def test_unused_removes_a_directory_only_if_it_is_empty(tmp_path: Path) -> None:
+    wanted = {"path": str(tmp_path / "local"), "state": "unused", "mode": None}
+    assert ensure(wanted)["changed"] is False
+    (tmp_path / "local").mkdir()
+    (tmp_path / "local" / "somebodys").touch()
+    assert ensure(wanted)["changed"] is False
+    (tmp_path / "local" / "somebodys").unlink()
+    assert ensure(wanted, check_mode=True)["changed"] is True
+    assert ensure(wanted)["changed"] is True
+    assert not (tmp_path / "local").exists()
+
+
 def test_kept_makes_nothing_and_sets_right_what_is_there(tmp_path: Path) -> None:
     wanted = {"path": str(tmp_path / "home"), "state": "kept", "mode": "0700"}
     assert ensure(wanted)["changed"] is False

@@ -338,7 +338,13 @@ def test_systemd_knows_instances_by_links_and_drop_ins(tmp_path: Path) -> None:
     for name in ("w@full", "w@empty", "other@x"):
         (tmp_path / f"{name}.service.d").mkdir()
     (tmp_path / "w@full.service.d" / "instance.conf").write_text("")
-    given = {"manager": "systemd", "scope": "system", "units_dir": str(tmp_path), "log_dir": str(tmp_path)}
+    given = {
+        "manager": "systemd",
+        "scope": "system",
+        "units_dir": str(tmp_path),
+        "log_dir": str(tmp_path),
+        "state_dir": "",
+    }
     known = services.manager_of(given).known("w@")
     assert known == {
         "w@": [tmp_path / "w@.service"],
@@ -351,7 +357,13 @@ def test_systemd_knows_instances_by_links_and_drop_ins(tmp_path: Path) -> None:
 
 
 def test_systemd_shows_the_end_of_a_log_file_where_there_is_one(tmp_path: Path) -> None:
-    given = {"manager": "systemd", "scope": "system", "units_dir": str(tmp_path), "log_dir": str(tmp_path)}
+    given = {
+        "manager": "systemd",
+        "scope": "system",
+        "units_dir": str(tmp_path),
+        "log_dir": str(tmp_path),
+        "state_dir": "",
+    }
     lines = [f"line {number}" for number in range(services.LOG_LINES + 1)]
     (tmp_path / "server.log").write_bytes("\n".join(lines).encode() + b"\xff\n")
     assert services.manager_of(given).log("server") == "\n".join(lines[1:]) + "\ufffd"
