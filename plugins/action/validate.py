@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import difflib
 import ipaddress
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
 import yaml
+from ansible.module_utils.common.arg_spec import ArgumentSpecValidator
 from ansible.plugins.action import ActionBase
 
 ROLES = Path(__file__).resolve().parents[2] / "roles"
@@ -44,16 +46,28 @@ OUTDATED = {
 """Names that Prefect 3 does not read, or that break it, and what to do."""
 
 
-def known_variables(roles: Path) -> dict[str, set[str]]:
-    """Return the variables of every role, from its argument specs."""
-    known: dict[str, set[str]] = {}
+def known_variables(roles: Path) -> dict[str, dict[str, Any]]:
+    """Return the variables of every role with their specs, from its argument specs."""
+    known: dict[str, dict[str, Any]] = {}
     for path in roles.glob("*/meta/argument_specs.yml"):
         specs = yaml.safe_load(path.read_text(encoding="utf-8"))["argument_specs"]
-        known[path.parents[1].name] = {name for spec in specs.values() for name in spec.get("options", {})}
+        known[path.parents[1].name] = {
+            name: option for spec in specs.values() for name, option in spec.get("options", {}).items()
+        }
     return known
 
 
-def unknown_variables(names: list[str], known: dict[str, set[str]]) -> list[str]:
+def mistyped_variables(values: dict[str, Any], known: dict[str, dict[str, Any]]) -> list[str]:
+    """Return a complaint for each value that the spec of its variable does not allow.
+
+    Ansible checks a role's variables when that role begins, which is too late when another role has changed the host.
+    """
+    specs = {name: option for options in known.values() for name, option in options.items() if name in values}
+    given = {name: values[name] for name in specs}
+    return list(ArgumentSpecValidator(specs).validate(given).error_messages)
+
+
+def unknown_variables(names: list[str], known: Mapping[str, Collection[str]]) -> list[str]:
     """Return a complaint for each variable that looks like ours and is not.
 
     Below a role's prefix every unknown name is a mistake; elsewhere only one that is close to a name of ours.
@@ -123,8 +137,13 @@ class ActionModule(ActionBase):
                 "server": {"type": "dict", "default": {}},
             }
         )
-        names = [name for name in task_vars or {} if name.startswith("prefect_")]
-        complaints = unknown_variables(names, known_variables(ROLES))
+        ours = {name: value for name, value in (task_vars or {}).items() if name.startswith("prefect_")}
+        known = known_variables(ROLES)
+        complaints = unknown_variables(list(ours), known)
+        # What a template will give is not known yet: its role checks it.
+        complaints += mistyped_variables(
+            {name: value for name, value in ours.items() if not self._templar.is_template(value)}, known
+        )
         for variable, settings in arguments["settings"].items():
             complaints += refused_settings(variable, settings)
         complaints += refused_credential(arguments["api_auth"]) + refused_server(arguments["server"])

@@ -14,6 +14,7 @@ from ansible_collections.selfhosted.prefect.plugins.action.validate import (
     OWNED,
     ROLES,
     known_variables,
+    mistyped_variables,
     refused_credential,
     refused_server,
     refused_settings,
@@ -163,3 +164,23 @@ def test_all_complaints_at_once_through_ansible(tmp_path: Path) -> None:
         [*ansible, "-e", variables, str(tmp_path / "play.yml")], cwd=ROOT, capture_output=True, text=True, check=False
     )
     assert result.returncode == 0, result.stdout + result.stderr
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "complaint"),
+    [
+        ("prefect_worker_count", "two", "prefect_worker_count"),
+        ("prefect_worker_count", "2", None),
+        ("prefect_flows_deploy", "sometimes", "value of prefect_flows_deploy must be one of"),
+        ("prefect_server_port", 4200, None),
+        ("prefect_packages", ["prefect-docker"], None),
+        ("prefect_settings", "DEBUG", "prefect_settings"),
+        ("prefect_worker_instances", [{"count": 1}], "missing required arguments: pool"),
+        ("prefect_of_somebody_else", object(), None),
+    ],
+)
+def test_values_of_another_type_are_refused_before_their_role_begins(
+    name: str, value: object, complaint: str | None
+) -> None:
+    said = mistyped_variables({name: value}, known_variables(ROLES))
+    assert [(complaint or "nothing") in line for line in said] == ([True] if complaint else [])
