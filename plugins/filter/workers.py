@@ -51,21 +51,17 @@ def workers(instances: list[dict[str, Any]], *, host: str, first_port: int, limi
     return found
 
 
-def worker_command(worker: dict[str, Any], *, prefect: str) -> list[str]:
-    """Return the command line of a worker.
+def worker_command(worker: dict[str, Any], *, prefect: str, version: str) -> list[str]:
+    """Return the command line of a worker of a version of Prefect.
 
     `--type` lets it start while the API is away, `--install-policy` keeps it from installing packages into the
-    release, and a pool that is missing stays missing: the inventory makes pools.
+    release, and a pool that is missing stays missing, from Prefect 3.7 on, which can be told so: the inventory makes
+    pools.
     """
     command = [prefect, "--no-prompt", "worker", "start", "--name", worker["name"], "--pool", worker["pool"]]
-    command += [
-        "--type",
-        worker["type"],
-        "--install-policy",
-        "never",
-        "--no-create-pool-if-not-found",
-        "--with-healthcheck",
-    ]
+    command += ["--type", worker["type"], "--install-policy", "never", "--with-healthcheck"]
+    if tuple(int(part) for part in re.findall(r"\d+", version)[:2]) >= (3, 7):
+        command.append("--no-create-pool-if-not-found")
     if worker["limit"] is not None and int(worker["limit"]) > 0:
         command += ["--limit", str(worker["limit"])]
     for queue in worker["queues"]:
@@ -74,14 +70,14 @@ def worker_command(worker: dict[str, Any], *, prefect: str) -> list[str]:
 
 
 def worker_services(
-    found: list[dict[str, Any]], host: dict[str, Any], instance_options: dict[str, Any]
+    found: list[dict[str, Any]], host: dict[str, Any], instance_options: dict[str, Any], *, version: str
 ) -> list[dict[str, Any]]:
     """Return the services of workers: what they share is merged into each already."""
     return [
         worker
         | {
             "name": f"{worker['template']}{worker['unit']}",
-            "command": worker_command(worker, prefect=f"{host['dirs']['opt']}/current/bin/prefect"),
+            "command": worker_command(worker, prefect=f"{host['dirs']['opt']}/current/bin/prefect", version=version),
             "environment": {"PREFECT_WORKER_WEBSERVER_PORT": worker["health_port"]},
             "instance_options": instance_options,
             "ports": {f"prefect_worker_health_port of {worker['unit']}": worker["health_port"]},

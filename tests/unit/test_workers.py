@@ -15,7 +15,7 @@ from ansible_collections.selfhosted.prefect.plugins.filter.workers import (
 
 HOST = {"dirs": {"opt": "/opt/prefect"}}
 START = ["/p", "--no-prompt", "worker", "start", "--name", "a-default", "--pool", "default", "--type", "process"]
-KEPT = ["--install-policy", "never", "--no-create-pool-if-not-found", "--with-healthcheck"]
+KEPT = ["--install-policy", "never", "--with-healthcheck", "--no-create-pool-if-not-found"]
 
 
 def found(*entries: dict[str, Any]) -> list[dict[str, Any]]:
@@ -94,14 +94,14 @@ def test_refused(entries: list[dict[str, Any]], says: str) -> None:
     ],
 )
 def test_command(own: dict[str, Any], more: list[str]) -> None:
-    assert worker_command(found({"pool": "default"} | own)[0], prefect="/p") == [*START, *KEPT, *more]
+    assert worker_command(found({"pool": "default"} | own)[0], prefect="/p", version="3.8.8") == [*START, *KEPT, *more]
 
 
 def test_services() -> None:
     merged = [
         worker | {"template": "prefect-worker@", "settings_file": "worker.env"} for worker in found({"pool": "b"})
     ]
-    (service,) = worker_services(merged, HOST, {"MemoryMax": "1G"})
+    (service,) = worker_services(merged, HOST, {"MemoryMax": "1G"}, version="3.8.8")
     assert service["name"] == "prefect-worker@b"
     assert service["command"][0] == "/opt/prefect/current/bin/prefect"
     assert service["environment"] == {"PREFECT_WORKER_WEBSERVER_PORT": 5200}
@@ -121,3 +121,11 @@ def test_what_is_served() -> None:
     assert shop["command"] == ["/opt/prefect/current/bin/python", "/flows/shop/serve.py"]
     assert mail["command"][1:] == ["/flows/m.py", "a b"]
     assert shop["settings_file"] == "serve.env"
+
+
+@pytest.mark.parametrize(
+    ("version", "told"), [("3.5.0", False), ("3.6.29", False), ("3.7.0", True), ("3.10.1rc1", True)]
+)
+def test_only_a_prefect_that_knows_the_option_is_told_to_make_no_pool(version: str, told: bool) -> None:
+    command = worker_command(found({"pool": "default"})[0], prefect="/p", version=version)
+    assert ("--no-create-pool-if-not-found" in command) is told
