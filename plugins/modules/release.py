@@ -159,9 +159,6 @@ def environment(params: dict[str, Any], scratch: str) -> dict[str, str]:
         "PREFECT_HOME": scratch,
         "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
         "DO_NOT_TRACK": "1",
-        # On all cores, and before the probe that needs most of it: the service user could not write any, and would
-        # compile at every start what the probe does not import.
-        "UV_COMPILE_BYTECODE": "1",
         "UV_NO_CONFIG": "1",
         "UV_NO_PROGRESS": "1",
         "UV_PYTHON_DOWNLOADS": "never",
@@ -202,7 +199,11 @@ def build(params: dict[str, Any], release: Path) -> None:
                     command += ["--constraint", str(file)]
             run([*command, *params["packages"]], env=env, what=f"Installing {', '.join(params['packages'])}")
         probe = "; ".join(f"import {module}" for module in params["probe"])
-        run([python, "-c", probe], env=env, what=f"Proving the release ({probe})")
+        # The service user can write no bytecode, and would compile at every start what the probe does not import. Some
+        # packages ship files that cannot be compiled, and never are.
+        compiler = [python, "-m", "compileall", "-qq", str(release / "lib")]
+        with subprocess.Popen(compiler, env=env, cwd="/", stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL):
+            run([python, "-c", probe], env=env, what=f"Proving the release ({probe})")
     if not params["cache_dir"]:
         shutil.rmtree(release.with_name(".uv-cache"), ignore_errors=True)
     (release / PROOF).write_text(time.strftime("%Y-%m-%dT%H:%M:%SZ\n", time.gmtime()))

@@ -27,6 +27,10 @@ if sys.argv[1] == "venv":
     python = pathlib.Path(sys.argv[-1], "bin", "python")
     python.parent.mkdir(parents=True)
     python.symlink_to(sys.executable)
+    library = python.parent.with_name("lib")
+    library.mkdir()
+    (library / "loaded_late.py").write_text("")
+    (library / "template.py").write_text("{{{{ no_python }}}}(")
 elif (here / "says").exists():
     sys.exit((here / "says").read_text())
 """
@@ -143,12 +147,17 @@ def test_how_uv_is_called(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
     assert list(host.calls()[2][1].values()) == ["c<2\n", HASHES]
     assert install[5::2][:2] == ["--constraint", "--constraint"]
     environment = host.calls()[1][2]
-    assert environment["UV_COMPILE_BYTECODE"] == "1"
     assert environment["UV_DEFAULT_INDEX"] == "https://mirror/simple"
     assert environment["SSL_CERT_FILE"] == "/ca.pem"
     assert environment["UV_CACHE_DIR"] == str(host.releases / ".uv-cache")
     assert environment["HOME"] == environment["PREFECT_HOME"] != os.environ["HOME"]
     assert not environment.keys() & {"PYTHONPATH", "PYTHONDONTWRITEBYTECODE", "VIRTUAL_ENV", "PREFECT_PROFILE"}
+
+
+def test_what_no_probe_imports_is_compiled_and_what_cannot_be_is_left(host: Host) -> None:
+    assert host.install()["changed"] is True
+    (compiled,) = (host.link / "lib" / "__pycache__").iterdir()
+    assert compiled.name.startswith("loaded_late.")
 
 
 def test_without_a_lock_the_host_resolves(host: Host) -> None:
@@ -173,7 +182,7 @@ def test_everybody_may_read_a_release(host: Host) -> None:
 
 
 def test_what_was_left_half_built_is_built_again(host: Host) -> None:
-    half = host.releases / "1" / "lib"
+    half = host.releases / "1" / "lib" / "half"
     half.mkdir(parents=True)
     (half / "broken.py").write_text("")
     assert host.install()["built"] is True
