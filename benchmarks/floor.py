@@ -28,8 +28,15 @@ def call(method: str, path: str, body: object = None) -> Any:
     """Return what the API answers; errors are those of `urllib.request`."""
     data = None if body is None else json.dumps(body).encode()
     request = urllib.request.Request(API + path, data, {"Content-Type": "application/json"}, method=method)
-    with urllib.request.urlopen(request, timeout=30) as answer:
-        return json.load(answer)
+    while True:
+        try:
+            with urllib.request.urlopen(request, timeout=30) as answer:
+                return json.load(answer)
+        except urllib.error.HTTPError as error:
+            # SQLite is locked for a moment now and then, and nothing was done.
+            if error.code != 503 or path == "/ready":
+                raise
+            time.sleep(0.1)
 
 
 def ready() -> bool:
