@@ -53,6 +53,8 @@ def background(*command: str) -> None:
 
 
 def main() -> None:
+    deadline = time.monotonic() + PATIENCE
+
     say("uv pip sync")
     subprocess.run(["./uv", "venv", "--quiet", "venv"], check=True)
     sync = ["./uv", "pip", "sync", "--quiet", "--python", "venv/bin/python", "--require-hashes", "lock.txt"]
@@ -61,12 +63,15 @@ def main() -> None:
     say("server and worker")
     os.environ["PREFECT_API_URL"] = API
     background("venv/bin/prefect", "server", "start")
-    until_answered("GET", "/ready")
-    until_answered("POST", "/work_pools/", {"name": "default", "type": "process"})
+    while not ready():
+        if time.monotonic() > deadline:
+            raise SystemExit(Path("server.log").read_text())
+        time.sleep(0.1)
+    call("POST", "/work_pools/", {"name": "default", "type": "process"})
     background("venv/bin/prefect", "worker", "start", "--pool", "default", "--type", "process")
 
     say("a deployment and its run")
-    flow = until_answered("POST", "/flows/", {"name": "hello-flow"})
+    flow = call("POST", "/flows/", {"name": "hello-flow"})
     deployment = {
         "name": "example",
         "flow_id": flow["id"],
@@ -75,14 +80,13 @@ def main() -> None:
         "path": str(Path.cwd()),
         "enforce_parameter_schema": False,
     }
-    deployed = until_answered("POST", "/deployments/", deployment)
-    run = until_answered("POST", f"/deployments/{deployed['id']}/create_flow_run", {})
-    deadline = time.monotonic() + PATIENCE
+    deployed = call("POST", "/deployments/", deployment)
+    run = call("POST", f"/deployments/{deployed['id']}/create_flow_run", {})
     while (state := run["state_type"]) != "COMPLETED":
         if state in {"FAILED", "CRASHED", "CANCELLED"} or time.monotonic() > deadline:
             raise SystemExit(f"the run is {state}\n{Path('worker.log').read_text()}")
         time.sleep(0.1)
-        run = until_answered("GET", f"/flow_runs/{run['id']}")
+        run = call("GET", f"/flow_runs/{run['id']}")
 
 
 if __name__ == "__main__":
