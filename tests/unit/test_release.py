@@ -135,7 +135,7 @@ def test_dry_for_real_and_again(host: Host) -> None:
 def test_how_uv_is_called(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("PYTHONPATH", "PYTHONDONTWRITEBYTECODE", "VIRTUAL_ENV", "PREFECT_PROFILE"):
         monkeypatch.setenv(name, "/nonsense")
-    host.install(packages=["a>1", "b"], constraints="c<2\n", index_url="https://mirror/simple", ca_bundle="/ca.pem")
+    host.install(packages=["a>1", "b"], constraints="c<2\n", index_url="https://mirror.example/index", ca_bundle="/ca.pem")
     python = str(host.releases / "1" / "bin" / "python")
     lock = str(host.releases / "1" / "lock.txt")
     venv, sync, install = [words for words, _, _ in host.calls()]
@@ -147,7 +147,7 @@ def test_how_uv_is_called(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
     assert list(host.calls()[2][1].values()) == ["c<2\n", HASHES]
     assert install[5::2][:2] == ["--constraint", "--constraint"]
     environment = host.calls()[1][2]
-    assert environment["UV_DEFAULT_INDEX"] == "https://mirror/simple"
+    assert environment["UV_DEFAULT_INDEX"] == "https://mirror.example/index"
     assert environment["SSL_CERT_FILE"] == "/ca.pem"
     assert environment["UV_CACHE_DIR"] == str(host.releases / ".uv-cache")
     assert environment["HOME"] == environment["PREFECT_HOME"] != os.environ["HOME"]
