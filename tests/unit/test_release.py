@@ -135,7 +135,9 @@ def test_dry_for_real_and_again(host: Host) -> None:
 def test_how_uv_is_called(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("PYTHONPATH", "PYTHONDONTWRITEBYTECODE", "VIRTUAL_ENV", "PREFECT_PROFILE"):
         monkeypatch.setenv(name, "/nonsense")
-    host.install(packages=["a>1", "b"], constraints="c<2\n", index_url="https://mirror.example/index", ca_bundle="/ca.pem")
+    host.install(
+        packages=["a>1", "b"], constraints="c<2\n", index_url="https://mirror.example/index", ca_bundle="/ca.pem"
+    )
     python = str(host.releases / "1" / "bin" / "python")
     lock = str(host.releases / "1" / "lock.txt")
     venv, sync, install = [words for words, _, _ in host.calls()]
