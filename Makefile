@@ -49,7 +49,7 @@ test: check ## Every test of the project, on hosts with a real systemd (root, De
 	$(RUN) ANSIBLE_HOME=$(CURDIR)/.ansible MOLECULE_COMMAND_BORDERS=false MOLECULE_GLOB='molecule/*/molecule.yml' molecule test --all; \
 	$(VENV)/bin/uv venv --quiet --clear .cache/release; \
 	$(VENV)/bin/uv pip sync --quiet --require-hashes --python .cache/release roles/prefect/files/locks/3.8.8.txt; \
-	$(RUN) PREFECT_TEST_PYTHON=$(CURDIR)/.cache/release/bin/python pytest tests/system tests/flows
+	$(RUN) PREFECT_TEST_PYTHON=$(CURDIR)/.cache/release/bin/python pytest tests/preset tests/system tests/flows
 
 bench: env ## Measure ourselves against the way by hand and against the floor
 	@tests/hosts/prepare

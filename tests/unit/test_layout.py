@@ -91,5 +91,5 @@ def test_module_is_documented(module: Path) -> None:
 
 @each_module
 def test_module_is_tested(module: Path) -> None:
-    tests = (path for path in ROOT.glob("tests/unit/**/test_*.py") if path != Path(__file__).resolve())
+    tests = {*ROOT.glob("tests/unit/test_*.py"), *ROOT.glob("tests/preset/test_*.py")} - {Path(__file__).resolve()}
     assert any(module.stem in names_used(test) for test in tests)

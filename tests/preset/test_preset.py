@@ -1,4 +1,4 @@
-"""The preset task, run by real `ansible-playbook` processes against the presets and playbooks in `presets/`."""
+"""The preset task, run by real `ansible-playbook` processes against the playbooks beside it."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from typing import Any
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
-HERE = Path(__file__).parent / "presets"
+HERE = Path(__file__).parent
 BIN = Path(sys.executable).parent
 
 Result = dict[str, Any]
 
 
 def command(playbook: str, out: Path, *arguments: str) -> list[str]:
-    """Return the command that runs a playbook of `presets/` with `out` to write to."""
+    """Return the command that runs a playbook with `out` to write to."""
     options = ["--inventory", "hosts.ini", "--vault-password-file", "vault-password"]
     return [
         str(BIN / "ansible-playbook"),
