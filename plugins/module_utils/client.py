@@ -1,0 +1,388 @@
+"""Prefect's REST API, and the only place of the collection that speaks HTTP.
+
+One `Api` holds one connection and keeps it alive: a TLS handshake per request would cost more than the request.
+It hides what a caller should not have to know: CSRF tokens, pages, SQLite's random 503, a proxy's maintenance page.
+Nothing here needs Ansible: `prefect-info` and the exporter run it on hosts that have none.
+"""
+
+from __future__ import annotations
+
+import base64
+import http.client
+import itertools
+import json
+import random
+import ssl
+import time
+import urllib.request
+import uuid
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from datetime import datetime, timedelta, timezone
+from email.message import Message
+from email.utils import parsedate_to_datetime
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+from urllib.parse import quote, unquote, urlsplit
+
+PAGE = 200
+"""Objects a page: more answers 422 (PREFECT_SERVER_API_DEFAULT_LIMIT)."""
+
+RETRIED = frozenset({408, 429, 502, 503})
+"""Answers that Prefect's own client tries again, too. SQLite gives 503 whenever a writer is in the way."""
+
+
+class Failure(Exception):
+    """What ends a module: a sentence that a person can act on, and `details` that a play can."""
+
+    def __init__(self, message: str, **details: Any) -> None:
+        super().__init__(message)
+        self.details = details
+
+
+class ApiError(Failure):
+    """A request that did not succeed.
+
+    `status` is None when no answer came; `body` is then the reason. `lost` says that an earlier attempt of the same
+    request went without an answer: it may have been carried out all the same.
+    """
+
+    def __init__(
+        self,
+        *,
+        method: str,
+        url: str,
+        path: str,
+        status: int | None,
+        body: Any,
+        sent: int = 1,
+        lost: bool = False,
+        hint: str = "",
+    ) -> None:
+        self.method, self.path, self.status, self.body, self.lost = method, path, status, _scrub(body), lost
+        answer = "no answer" if status is None else f"{status} {http.client.responses.get(status, '')}".rstrip()
+        if sent > 1:
+            answer += f" (tried {sent} times)"
+        parts = (f"{method} {url}{path}", answer, _explain(self.body), hint)
+        super().__init__(
+            ": ".join(part for part in parts if part),
+            request={"method": method, "path": path, "status": status, "body": self.body},
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Answer:
+    """What came back: `body` is parsed JSON (None when empty), or the text of what was not JSON."""
+
+    status: int
+    headers: Message
+    body: Any
+    is_json: bool
+
+    @property
+    def ok(self) -> bool:
+        return 200 <= self.status < 300 and self.is_json
+
+    @property
+    def refuses_csrf(self) -> bool:
+        return self.status == 403 and "CSRF" in str(self.body)
+
+    @property
+    def is_maintenance(self) -> bool:
+        return self.headers.get("Prefect-Maintenance") == "true"
+
+
+class Api:
+    """A connection to one Prefect API.
+
+    `auth` is `user:password`, `ca` a PEM file of authorities, `timeout` seconds of silence. `csrf` fetches a token
+    before the first write; without it, one is fetched when the server asks for it.
+    `patience` and `maintenance` bound, in seconds, how long a request is tried again: after a retryable answer or a
+    dropped connection, and while a proxy says `Prefect-Maintenance: true`. A server that has never answered is not
+    waited for: that is a wrong address more often than a restart, and `services` waits for restarts.
+    Not for several threads at once: give each its own.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        *,
+        auth: str | None = None,
+        ca: str | None = None,
+        validate_certs: bool = True,
+        timeout: float = 60.0,
+        csrf: bool = False,
+        headers: Mapping[str, str] | None = None,
+        patience: float = 20.0,
+        maintenance: float = 300.0,
+    ) -> None:
+        self.url = url.strip().rstrip("/")
+        split = urlsplit(self.url)
+        if split.scheme not in {"http", "https"} or not split.hostname:
+            raise Failure(f"api_url is {url!r}: it should look like http://127.0.0.1:4200/api")
+        if split.username is not None:
+            raise Failure("api_url holds a user and password: give them in api_auth, as user:password")
+        if ca and not Path(ca).is_file():
+            raise Failure(f"api_ca is {ca}: there is no such file on this host")
+        self.timeout, self.patience, self.maintenance = timeout, patience, maintenance
+        self._split, self._ca, self._validate_certs = split, ca, validate_certs
+        self._headers = {"Accept": "application/json", **{name: str(value) for name, value in (headers or {}).items()}}
+        if auth:
+            self._headers["Authorization"] = _basic(auth)
+        self._target = split.path
+        self._csrf = csrf
+        self._csrf_headers: dict[str, str] = {}
+        self._connection: http.client.HTTPConnection | None = None
+        self._answered = False
+        self.ahead = timedelta(0)
+        """How far the server's clock is ahead of ours, by its last answer; 0 below 2 s, which is no measure of it."""
+
+    def __enter__(self) -> Api:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Drop the connection; the next request opens another."""
+        if self._connection is not None:
+            self._connection.close()
+            self._connection = None
+
+    def get(self, path: str) -> Any:
+        """Return the object at `path`. Raises ApiError."""
+        return self.call("GET", path).body
+
+    def post(self, path: str, body: Any) -> Any:
+        """Send `body` and return what the server made of it. Raises ApiError."""
+        return self.call("POST", path, body).body
+
+    def find(self, path: str) -> Any | None:
+        """Return the object at `path`, or None when the API knows no such object. Raises ApiError."""
+        try:
+            return self.get(path)
+        except ApiError as error:
+            if error.status == 404 and not _is_unknown_route(error.body):
+                return None
+            raise
+
+    def pages(self, path: str, body: Mapping[str, Any] | None = None) -> Iterator[dict[str, Any]]:
+        """Yield every object of a `.../filter` route, page by page. Raises ApiError."""
+        for offset in itertools.count(0, PAGE):
+            page = self.post(path, {**(body or {}), "limit": PAGE, "offset": offset})
+            yield from page
+            if len(page) < PAGE:
+                return
+
+    def call(self, method: str, path: str, body: Any = None, *, patience: float | None = None) -> Answer:
+        """Send one request, again where that can help, and return its 2xx answer. `patience` 0 sends it once.
+
+        Raises ApiError for any other answer, and when none came.
+        """
+        began = time.monotonic()
+        renewed = lost = False
+        if self._csrf and method != "GET" and not self._csrf_headers:
+            self._renew_csrf()
+        for sent in itertools.count(1):
+            idle = self._connection is not None
+            pause = _backoff(sent)
+            bound = self.patience if patience is None else patience
+            try:
+                answer = self._exchange(method, path, body)
+            except (OSError, http.client.HTTPException) as error:
+                self.close()
+                failure = self._failure(method, path, status=None, body=_reason(error), sent=sent, lost=lost)
+                lost = True
+                if not self._answered and not isinstance(error, (ConnectionResetError, BrokenPipeError)):
+                    raise failure from error
+                # A server closes a connection that was idle for longer than its keep-alive time: nothing to wait for.
+                if idle and sent == 1:
+                    pause = 0.0
+            else:
+                self._answered = True
+                if answer.ok:
+                    return answer
+                if answer.refuses_csrf and not renewed:
+                    renewed = True
+                    self._renew_csrf()
+                    continue
+                status, hint = answer.status, _hint(answer)
+                failure = self._failure(method, path, status=status, body=answer.body, sent=sent, lost=lost, hint=hint)
+                if status not in RETRIED:
+                    raise failure
+                # A proxy that gave up on the server cannot tell what became of the request.
+                lost = lost or status in {408, 502}
+                if answer.is_maintenance and patience is None:
+                    bound = self.maintenance
+                pause = _retry_after(answer.headers) or pause
+            if time.monotonic() - began + pause > bound:
+                raise failure
+            time.sleep(pause)
+        raise AssertionError("unreachable")
+
+    def _failure(self, method: str, path: str, **answer: Any) -> ApiError:
+        return ApiError(method=method, url=self.url, path=path, **answer)
+
+    def _exchange(self, method: str, path: str, body: Any) -> Answer:
+        """Send one request once. Raises OSError or HTTPException when no whole answer comes back."""
+        if self._connection is None:
+            self._connection = self._connect()
+        headers = dict(self._headers)
+        content = None
+        if body is not None:
+            content = json.dumps(body).encode()
+            headers["Content-Type"] = "application/json"
+        if method != "GET":
+            headers.update(self._csrf_headers)
+        self._connection.request(method, f"{self._target}{path}", body=content, headers=headers)
+        response = self._connection.getresponse()
+        received = response.read()
+        date = _date(response.headers.get("Date"))
+        ahead = timedelta(0) if date is None else date - datetime.now(timezone.utc)
+        self.ahead = ahead if abs(ahead) >= timedelta(seconds=2) else timedelta(0)
+        try:
+            return Answer(
+                status=response.status,
+                headers=response.headers,
+                body=json.loads(received) if received else None,
+                is_json=True,
+            )
+        except ValueError:
+            text = received.decode(errors="replace")
+            return Answer(status=response.status, headers=response.headers, body=text, is_json=False)
+
+    def _connect(self) -> http.client.HTTPConnection:
+        """Return a connection to the server, or to the proxy that the environment names for it."""
+        host, port = self._split.hostname or "", self._split.port
+        secure = self._split.scheme == "https"
+        proxy = None if urllib.request.proxy_bypass(host) else urllib.request.getproxies().get(self._split.scheme)
+        via = urlsplit(proxy if "//" in proxy else f"http://{proxy}") if proxy else None
+        first = (via.hostname or "", via.port) if via else (host, port)
+        identity = {}
+        if via and via.username:
+            identity = {"Proxy-Authorization": _basic(f"{unquote(via.username)}:{unquote(via.password or '')}")}
+        if secure:
+            context = ssl.create_default_context(cafile=self._ca)
+            if not self._validate_certs:
+                context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+            connection = http.client.HTTPSConnection(*first, timeout=self.timeout, context=context)
+            if via:
+                connection.set_tunnel(host, port, identity)
+            return connection
+        if via:
+            # A plain proxy wants the whole address in the request line.
+            self._target = self.url
+            self._headers.update(identity)
+        return http.client.HTTPConnection(*first, timeout=self.timeout)
+
+    def _renew_csrf(self) -> None:
+        client = uuid.uuid4().hex
+        try:
+            token = self.get(f"/csrf-token?client={client}")
+        except ApiError as error:
+            # 422: the protection is off, whatever `csrf` says.
+            if error.status != 422:
+                raise
+            self._csrf = False
+            return
+        self._csrf_headers = {"Prefect-Csrf-Client": client, "Prefect-Csrf-Token": token["token"]}
+
+
+def worker_online_since(api: Api, *, pool: str, worker: str, since: datetime) -> bool:
+    """Whether the server has heard of `worker` after `since`, by our clock, and calls it ONLINE. Raises ApiError.
+
+    The status alone would say yes for up to two minutes after a worker died.
+    """
+    online = {"workers": {"status": {"any_": ["ONLINE"]}}}
+    beats = [
+        moment(row["last_heartbeat_time"])
+        for row in api.pages(f"/work_pools/{quoted(pool)}/workers/filter", online)
+        if row["name"] == worker and row["last_heartbeat_time"]
+    ]
+    return any(beat > since + api.ahead for beat in beats)
+
+
+def quoted(part: str) -> str:
+    """Return `part` (a name, say) as one segment of a path."""
+    return quote(part, safe="")
+
+
+def moment(text: str) -> datetime:
+    """Return a point in time that the API wrote (ISO 8601; Python 3.10 does not read the `Z`)."""
+    return datetime.fromisoformat(text.replace("Z", "+00:00"))
+
+
+def _basic(auth: str) -> str:
+    return "Basic " + base64.b64encode(auth.encode()).decode()
+
+
+def _backoff(sent: int) -> float:
+    """Return seconds to wait after the `sent`th attempt, at random so that many clients do not come back together."""
+    return min(0.1 * 2.0**sent, 2.0) * random.uniform(0.5, 1.0)
+
+
+def _retry_after(headers: Message) -> float:
+    """Return the seconds of a Retry-After header, which may be a date; 0 without one."""
+    value = headers.get("Retry-After", "").strip()
+    if value.isdecimal():
+        return float(value)
+    date = _date(value)
+    return 0.0 if date is None else max(0.0, (date - datetime.now(timezone.utc)).total_seconds())
+
+
+def _date(value: str | None) -> datetime | None:
+    """Return the point in time of an HTTP header, or None when it is none."""
+    try:
+        return datetime.fromtimestamp(parsedate_to_datetime(value or "").timestamp(), timezone.utc)
+    except (TypeError, ValueError):
+        return None
+
+
+def _reason(error: Exception) -> str:
+    reason = str(error) or type(error).__name__
+    if isinstance(error, ssl.SSLCertVerificationError):
+        return f"{reason}: set api_ca to a PEM file of the authority that signed it"
+    return reason
+
+
+def _is_unknown_route(body: Any) -> bool:
+    """Whether a 404 means a wrong address: an unknown object names itself, an unknown route says just this."""
+    return not isinstance(body, dict) or body == {"detail": "Not Found"}
+
+
+def _hint(answer: Answer) -> str:
+    if answer.status == 401:
+        return "set api_auth (or PREFECT_API_AUTH_STRING) to the server's user:password"
+    if 300 <= answer.status < 400:
+        return f"it redirects to {answer.headers.get('Location')}: correct api_url"
+    if (answer.status == 404 and _is_unknown_route(answer.body)) or answer.status < 300:
+        return "that is not Prefect's API: api_url usually ends in /api"
+    return ""
+
+
+def _scrub(body: Any) -> Any:
+    """Return an error's body without the request that it repeats, which may hold secrets."""
+    if isinstance(body, dict):
+        return {key: _scrub(value) for key, value in body.items() if key not in {"request_body", "input", "ctx"}}
+    if isinstance(body, list):
+        return [_scrub(value) for value in body]
+    return body
+
+
+def _explain(body: Any) -> str:
+    """Return the server's own words in an error's body, in any of the shapes that it uses."""
+    if isinstance(body, dict):
+        texts = [_explain(body[key]) for key in ("exception_message", "exception_detail", "detail") if body.get(key)]
+        if not texts and "msg" in body:
+            place = ".".join(str(part) for part in body.get("loc", ()) if part != "body")
+            texts = [part for part in (place, str(body["msg"])) if part]
+        return ": ".join(texts)
+    if isinstance(body, list):
+        return "; ".join(_explain(entry) for entry in body)
+    text = " ".join(str("" if body is None else body).split())
+    if text.startswith("<"):
+        return "a page of HTML"
+    return text if len(text) <= 300 else f"{text[:300]}..."
