@@ -5,7 +5,8 @@ SHELL := /bin/bash
 
 PYTHON ?= python3
 VENV := .venv
-RUN := PATH="$(CURDIR)/$(VENV)/bin:$$PATH"
+# Bytecode is written even where the environment says otherwise: without it each command takes twice as long.
+RUN := PYTHONDONTWRITEBYTECODE= PATH="$(CURDIR)/$(VENV)/bin:$$PATH"
 INVENTORY ?= inventories/local
 ARGS ?=
 PURGE ?= 0
