@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import difflib
-import ipaddress
 from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
@@ -11,21 +10,37 @@ from typing import Any
 import yaml
 from ansible.module_utils.common.arg_spec import ArgumentSpecValidator
 from ansible.plugins.action import ActionBase
+from ansible_collections.selfhosted.prefect.plugins.filter.connections import loopback
 
 ROLES = Path(__file__).resolve().parents[2] / "roles"
 
 OWNED = {
     "PREFECT_API_AUTH_STRING": "prefect_api_auth",
-    "PREFECT_API_DATABASE_CONNECTION_URL": "prefect_server_database_url",
+    "PREFECT_API_DATABASE_CONNECTION_URL": "prefect_database_url",
     "PREFECT_API_SSL_CERT_FILE": "prefect_api_ca",
     "PREFECT_API_URL": "prefect_api_url",
+    "PREFECT_CLIENT_CSRF_SUPPORT_ENABLED": "prefect_api_csrf",
     "PREFECT_HOME": "prefect_home",
+    "PREFECT_REDIS_MESSAGING_URL": "prefect_redis_url",
+    "PREFECT_REDIS_WORKER_CLEANUP_QUEUE_URL": "prefect_redis_url",
     "PREFECT_SERVER_ANALYTICS_ENABLED": "prefect_server_analytics",
     "PREFECT_SERVER_API_AUTH_STRING": "prefect_api_auth",
+    "PREFECT_SERVER_API_CSRF_PROTECTION_ENABLED": "prefect_api_csrf",
     "PREFECT_SERVER_API_HOST": "prefect_server_host",
     "PREFECT_SERVER_API_PORT": "prefect_server_port",
-    "PREFECT_SERVER_DATABASE_CONNECTION_URL": "prefect_server_database_url",
-    "PREFECT_SERVER_DATABASE_MIGRATE_ON_START": "prefect_server_database_migrate",
+    "PREFECT_SERVER_DATABASE_CONNECTION_URL": "prefect_database_url",
+    "PREFECT_SERVER_DATABASE_DRIVER": "prefect_database_host",
+    "PREFECT_SERVER_DATABASE_HOST": "prefect_database_host",
+    "PREFECT_SERVER_DATABASE_MIGRATE_ON_START": "prefect_database_migrate",
+    "PREFECT_SERVER_DATABASE_NAME": "prefect_database_name",
+    "PREFECT_SERVER_DATABASE_PASSWORD": "prefect_database_password",
+    "PREFECT_SERVER_DATABASE_PORT": "prefect_database_port",
+    "PREFECT_SERVER_DATABASE_SQLALCHEMY_CONNECT_ARGS_TLS_CA_FILE": "prefect_database_ca",
+    "PREFECT_SERVER_DATABASE_SQLALCHEMY_CONNECT_ARGS_TLS_CERT_FILE": "prefect_database_cert",
+    "PREFECT_SERVER_DATABASE_SQLALCHEMY_CONNECT_ARGS_TLS_ENABLED": "prefect_database_tls",
+    "PREFECT_SERVER_DATABASE_SQLALCHEMY_CONNECT_ARGS_TLS_KEY_FILE": "prefect_database_key",
+    "PREFECT_SERVER_DATABASE_USER": "prefect_database_user",
+    "PREFECT_SERVER_DOCKET_URL": "prefect_redis_url",
     "PREFECT_SERVER_UI_API_URL": "prefect_server_ui_api_url",
     "PREFECT_UI_API_URL": "prefect_server_ui_api_url",
     "PREFECT_WORKER_QUERY_SECONDS": "prefect_worker_query_seconds",
@@ -35,10 +50,10 @@ OWNED = {
 """Settings that have a variable of their own: two places for one fact would contradict each other one day."""
 
 OUTDATED = {
-    "PREFECT_DATABASE_URL": "set prefect_server_database_url",
+    "PREFECT_DATABASE_URL": "set prefect_database_url",
     "PREFECT_SERVER_HOST": "set prefect_server_host",
     "PREFECT_SERVER_PORT": "set prefect_server_port",
-    "PREFECT_STORAGE_TYPE": "set prefect_server_database_url",
+    "PREFECT_STORAGE_TYPE": "set prefect_database_host",
     "PREFECT_CLIENT_METRICS_ENABLED": (
         "leave it out: on a process worker every flow run crashes on the port that the worker holds"
     ),
@@ -102,14 +117,6 @@ def refused_credential(auth: str) -> list[str]:
     if auth and not all(auth.partition(":")):
         return ["prefect_api_auth: it has to be user:password"]
     return []
-
-
-def loopback(address: str) -> bool:
-    """Return whether only its own host reaches an address."""
-    try:
-        return ipaddress.ip_address(address).is_loopback
-    except ValueError:
-        return address == "localhost"
 
 
 def refused_server(server: dict[str, str]) -> list[str]:

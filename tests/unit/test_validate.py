@@ -70,7 +70,7 @@ def test_the_roles_variables_are_known() -> None:
     [
         ("PREFECT_LOGGING_LEVEL", None),
         ("PREFECT_SERVER_API_PORT", "v: set prefect_server_port, not PREFECT_SERVER_API_PORT"),
-        ("PREFECT_STORAGE_TYPE", "v: PREFECT_STORAGE_TYPE: set prefect_server_database_url"),
+        ("PREFECT_STORAGE_TYPE", "v: PREFECT_STORAGE_TYPE: set prefect_database_host"),
         ("LOGGING_LEVEL", "v: LOGGING_LEVEL is no setting of Prefect; their names start with PREFECT_, in capitals"),
         ("prefect_logging_level", "v: prefect_logging_level is no setting"),
         ("PREFECT_logging_level", "v: PREFECT_logging_level is no setting"),

@@ -1,0 +1,192 @@
+"""What Jinja needs to reach a database, a Redis and other hosts, from what an inventory says of them."""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+from collections.abc import Callable, Mapping
+from typing import Any
+from urllib.parse import parse_qsl, quote, unquote, urlencode
+
+from ansible.errors import AnsibleFilterError
+
+POSTGRESQL = re.compile(r"postgres(?:ql)?(?:\+\w+)?")
+REDIS = re.compile(r"rediss?(?:\+sentinel)?")
+TAIL = re.compile(r"(?P<hosts>[^@/?#]*)(?:/(?P<path>[^@?#]*))?(?:\?(?P<query>[^#]*))?")
+"""What follows a URL's credentials."""
+
+SSL_MODES = {
+    "verify-full": {"tls": True, "check_hostname": True},
+    "verify-ca": {"tls": True, "check_hostname": False},
+}
+"""libpq's modes that prove who the server is. The others of its words go to asyncpg as they are."""
+
+
+def loopback(address: str) -> bool:
+    """Return whether only its own host reaches an address."""
+    try:
+        return ipaddress.ip_address(address).is_loopback
+    except ValueError:
+        return address == "localhost"
+
+
+def address(host: str, hostvars: Mapping[str, Any]) -> str:
+    """Return where other hosts of the inventory reach a host: its prefect_address, ansible_host or name."""
+    known = hostvars.get(host, {})
+    return str(known.get("prefect_address") or known.get("ansible_host") or host)
+
+
+def exposed(servers: list[str], hostvars: Mapping[str, Any]) -> bool:
+    """Return whether one of the servers listens on more than its own host's loopback."""
+    listening = [hostvars[name].get("prefect_server_host") for name in servers if name in hostvars]
+    return any(not loopback(str(listens_on)) for listens_on in listening if listens_on)
+
+
+def split_url(url: str, *, variable: str, schemes: re.Pattern[str]) -> dict[str, Any]:
+    """Return the scheme, user, password, hosts, path and query of a URL, the credentials as they really are.
+
+    A password may stand in it percent-encoded or as it is, whatever it holds: the last `@` that a host follows ends
+    the credentials, the first `:` of them the user, and what no encoder would have left there was not encoded.
+    Raises AnsibleFilterError, without the URL, where it is none of the schemes or names no host.
+    """
+    scheme, separator, rest = url.strip().partition("://")
+    if not separator or not schemes.fullmatch(scheme):
+        raise AnsibleFilterError(f"{variable}: it has to be a URL of the kind {schemes.pattern}://user:password@host")
+    credentials, tail = "", TAIL.fullmatch(rest)
+    for at in (match.start() for match in re.finditer("@", rest)):
+        if found := TAIL.fullmatch(rest, at + 1):
+            credentials, tail = rest[:at], found
+    if tail is None or not tail["hosts"]:
+        raise AnsibleFilterError(f"{variable}: it names no host, or one that cannot be told from the password")
+    user, _, password = credentials.partition(":")
+    return {
+        "scheme": scheme,
+        "user": decoded(user),
+        "password": decoded(password),
+        "hosts": tail["hosts"],
+        "path": unquote(tail["path"] or ""),
+        "query": dict(parse_qsl(tail["query"] or "", keep_blank_values=True)),
+    }
+
+
+def decoded(text: str) -> str:
+    """Return a part of a URL without its percent-encoding, if it has one."""
+    encoded = re.fullmatch(r"(?:[\w.~!$&'()*+,;=:-]|%[0-9A-Fa-f]{2})*", text, re.ASCII)
+    return unquote(text) if encoded else text
+
+
+def host_and_port(hosts: str, *, variable: str, default: int) -> tuple[str, int]:
+    """Return host and port of `host`, `host:port` or `[address]:port`. Raises AnsibleFilterError for anything else."""
+    found = re.fullmatch(r"(?:\[(?P<six>[\da-fA-F:.%]+)\]|(?P<name>[^:,\[\]]+))(?::(?P<port>\d+))?", hosts)
+    if found is None:
+        raise AnsibleFilterError(f"{variable}: {hosts!r} is no host with a port")
+    return found["six"] or found["name"], int(found["port"] or default)
+
+
+def database(given: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the database that a url or a host, port, name, user and password, and tls, ca, cert, key stand for.
+
+    `kind` is sqlite or postgresql; `settings` is what makes Prefect use it. A PostgreSQL has host, port, name, user,
+    password, tls (whether the server has to prove itself), ca, cert, key and check_hostname besides, and `query`,
+    the further parameters of its URL. Raises AnsibleFilterError for a URL of another kind.
+    """
+    url = str(given.get("url") or "")
+    if url.startswith("sqlite"):
+        return {"kind": "sqlite", "settings": {"PREFECT_SERVER_DATABASE_CONNECTION_URL": url}}
+    if not url and not given.get("host"):
+        return {"kind": "sqlite", "settings": {}}
+    found = {name: given.get(name) or "" for name in ("host", "name", "user", "password", "ca", "cert", "key")}
+    found |= {"port": int(given.get("port") or 5432), "tls": bool(given.get("tls")), "check_hostname": True}
+    query: dict[str, str] = {}
+    if url:
+        parts = split_url(url, variable="prefect_database_url", schemes=POSTGRESQL)
+        query = parts["query"]
+        found["host"], found["port"] = host_and_port(parts["hosts"], variable="prefect_database_url", default=5432)
+        # What a URL leaves out is not guessed: the generated password belongs to the database of the inventory.
+        found |= {"user": parts["user"], "password": parts["password"], "name": parts["path"] or parts["user"]}
+        if (mode := query.pop("sslmode", "")) in SSL_MODES:
+            found |= SSL_MODES[mode]
+        elif mode:
+            query["ssl"] = mode
+        for option, file in (("sslrootcert", "ca"), ("sslcert", "cert"), ("sslkey", "key")):
+            found[file] = query.pop(option, "") or found[file]
+        if not found["user"]:
+            raise AnsibleFilterError("prefect_database_url: it names no user")
+    return {"kind": "postgresql", "query": query, **found, "settings": database_settings(found, query)}
+
+
+def database_settings(found: Mapping[str, Any], query: Mapping[str, str]) -> dict[str, Any]:
+    """Return the settings of a PostgreSQL: in parts, which need no quoting, unless its URL holds parameters."""
+    settings: dict[str, Any] = {}
+    if query:
+        host = f"[{found['host']}]" if ":" in found["host"] else found["host"]
+        credentials = f"{quote(found['user'], safe='')}:{quote(found['password'], safe='')}"
+        settings["PREFECT_SERVER_DATABASE_CONNECTION_URL"] = (
+            f"postgresql+asyncpg://{credentials}@{host}:{found['port']}/{quote(found['name'], safe='')}"
+            f"?{urlencode(query)}"
+        )
+    else:
+        settings["PREFECT_SERVER_DATABASE_DRIVER"] = "postgresql+asyncpg"
+        for name in ("host", "port", "name", "user", "password"):
+            settings[f"PREFECT_SERVER_DATABASE_{name.upper()}"] = found[name]
+    if found["tls"]:
+        prefix = "PREFECT_SERVER_DATABASE_SQLALCHEMY_CONNECT_ARGS_TLS"
+        settings |= {f"{prefix}_ENABLED": True, f"{prefix}_CHECK_HOSTNAME": found["check_hostname"]}
+        settings |= {f"{prefix}_{name.upper()}_FILE": found[name] for name in ("ca", "cert", "key") if found[name]}
+    return settings
+
+
+def redis(given: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the Redis that a url or a host, port and password, and tls, ca and database stand for.
+
+    `present` says whether there is one. `url` is for messages, leases and clean-ups, `docket_url` for the queue of
+    background work, which has the next database; `settings` is what makes Prefect use them.
+    Raises AnsibleFilterError for a URL of another kind.
+    """
+    url, database_number = str(given.get("url") or ""), int(given.get("database") or 0)
+    if not url and not given.get("host"):
+        return {"present": False, "settings": {}}
+    if url:
+        parts = split_url(url, variable="prefect_redis_url", schemes=REDIS)
+    else:
+        host = f"[{given['host']}]" if ":" in str(given["host"]) else given["host"]
+        parts = {
+            "scheme": "rediss" if given.get("tls") else "redis",
+            "user": "",
+            "password": given.get("password") or "",
+            "hosts": f"{host}:{given.get('port') or 6379}",
+            "path": str(database_number),
+            "query": {"ssl_ca_certs": given["ca"]} if given.get("tls") and given.get("ca") else {},
+        }
+    # A Sentinel's path starts with the name of the master.
+    master, number = re.fullmatch(r"(.*?/?)(\d*)", parts["path"]).groups()  # type: ignore[union-attr]
+    if parts["scheme"].endswith("+sentinel") and not number:
+        master = f"{master.rstrip('/')}/"
+    credentials = f"{quote(parts['user'], safe='')}:{quote(parts['password'], safe='')}@" if parts["password"] else ""
+    query = f"?{urlencode(parts['query'], safe='/')}" if parts["query"] else ""
+
+    def url_of(database_number: int) -> str:
+        return f"{parts['scheme']}://{credentials}{parts['hosts']}/{master}{database_number}{query}"
+
+    first = int(number or 0)
+    return {
+        "present": True,
+        **{name: parts[name] for name in ("scheme", "user", "password", "hosts")},
+        "url": url_of(first),
+        "docket_url": url_of(first + 1),
+        "settings": {
+            "PREFECT_REDIS_MESSAGING_URL": url_of(first),
+            "PREFECT_REDIS_WORKER_CLEANUP_QUEUE_URL": url_of(first),
+            "PREFECT_SERVER_CONCURRENCY_LEASE_STORAGE": "prefect_redis.lease_storage",
+            "PREFECT_SERVER_DOCKET_URL": url_of(first + 1),
+            "PREFECT_SERVER_EVENTS_CAUSAL_ORDERING": "prefect_redis.ordering",
+            "PREFECT_SERVER_EVENTS_MESSAGING_BROKER": "prefect_redis.messaging",
+            "PREFECT_SERVER_EVENTS_MESSAGING_CACHE": "prefect_redis.messaging",
+            "PREFECT_SERVER_WORKER_CHANNEL_CLEANUP_QUEUE_STORAGE": "prefect_redis.cleanup_queue",
+        },
+    }
+
+
+class FilterModule:
+    def filters(self) -> dict[str, Callable[..., Any]]:
+        return {"address": address, "database": database, "exposed": exposed, "redis": redis}

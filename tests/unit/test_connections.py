@@ -1,0 +1,186 @@
+"""Databases, Redises and addresses, from what an inventory says of them."""
+
+from __future__ import annotations
+
+from typing import Any
+from urllib.parse import quote, urlsplit
+
+import pytest
+from ansible.errors import AnsibleFilterError
+from ansible_collections.selfhosted.prefect.plugins.filter.connections import (
+    address,
+    database,
+    exposed,
+    host_and_port,
+    redis,
+)
+
+NASTY = "p@:/%s #'\"?x=1@y\\$"
+TLS = "PREFECT_SERVER_DATABASE_SQLALCHEMY_CONNECT_ARGS_TLS"
+PARTS = {"host": "db1", "port": 5433, "name": "prefect", "user": "u", "password": NASTY}
+
+
+@pytest.mark.parametrize("given", [{}, {"url": "", "host": ""}, {"host": None, "port": 5432, "name": "prefect"}])
+def test_without_a_host_it_is_sqlite(given: dict[str, Any]) -> None:
+    assert database(given) == {"kind": "sqlite", "settings": {}}
+
+
+def test_a_sqlite_of_ones_own() -> None:
+    url = "sqlite+aiosqlite:////data/prefect.db"
+    assert database({"url": url, "host": "db1"}) == {
+        "kind": "sqlite",
+        "settings": {"PREFECT_SERVER_DATABASE_CONNECTION_URL": url},
+    }
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        PARTS,
+        {"url": f"postgresql://u:{NASTY}@db1:5433/prefect"},
+        {"url": f"postgresql+asyncpg://u:{quote(NASTY, safe='')}@db1:5433/prefect"},
+        {"url": f"postgres://u:{quote(NASTY, safe='')}@db1:5433/prefect", "host": "other", "password": "made up"},
+    ],
+)
+def test_a_password_of_any_kind_arrives_as_it_is(given: dict[str, Any]) -> None:
+    found = database(given)
+    assert found["settings"] == {
+        "PREFECT_SERVER_DATABASE_DRIVER": "postgresql+asyncpg",
+        "PREFECT_SERVER_DATABASE_HOST": "db1",
+        "PREFECT_SERVER_DATABASE_NAME": "prefect",
+        "PREFECT_SERVER_DATABASE_PASSWORD": NASTY,
+        "PREFECT_SERVER_DATABASE_PORT": 5433,
+        "PREFECT_SERVER_DATABASE_USER": "u",
+    }
+    assert (found["kind"], found["host"], found["port"], found["password"]) == ("postgresql", "db1", 5433, NASTY)
+
+
+@pytest.mark.parametrize(
+    ("url", "wanted"),
+    [
+        ("postgresql://u:p@h", {"host": "h", "port": 5432, "name": "u"}),
+        ("postgresql://u:p@[fe80::1]:5433/d", {"host": "fe80::1", "port": 5433}),
+        ("postgresql://u@h/d", {"user": "u", "password": ""}),
+        ("postgresql://a%40b:p%25@h/d%20e", {"user": "a@b", "password": "p%", "name": "d e"}),
+        ("postgresql://u:100%@h/d", {"password": "100%"}),
+        ("postgresql://u:p@h/d?sslmode=verify-full&sslrootcert=/ca.pem", {"tls": True, "ca": "/ca.pem", "query": {}}),
+        ("postgresql://u:p@h/d?sslmode=verify-ca", {"tls": True, "check_hostname": False}),
+        ("postgresql://u:p@h/d?sslmode=require", {"tls": False, "query": {"ssl": "require"}}),
+    ],
+)
+def test_parts_of_a_url(url: str, wanted: dict[str, Any]) -> None:
+    found = database({"url": url})
+    assert {name: found[name] for name in wanted} == wanted
+
+
+def test_parameters_need_a_url_again() -> None:
+    url = database({"url": f"postgres://u:{NASTY}@h/d?sslmode=require&options=-c%20a=b%40c"})["settings"]
+    assert url == {
+        "PREFECT_SERVER_DATABASE_CONNECTION_URL": (
+            f"postgresql+asyncpg://u:{quote(NASTY, safe='')}@h:5432/d?options=-c+a%3Db%40c&ssl=require"
+        )
+    }
+
+
+def test_a_database_that_proves_who_it_is() -> None:
+    found = database({**PARTS, "tls": True, "ca": "/ca", "cert": "/cert", "key": "/key"})["settings"]
+    assert {name: value for name, value in found.items() if name.startswith(TLS)} == {
+        f"{TLS}_CA_FILE": "/ca",
+        f"{TLS}_CERT_FILE": "/cert",
+        f"{TLS}_CHECK_HOSTNAME": True,
+        f"{TLS}_ENABLED": True,
+        f"{TLS}_KEY_FILE": "/key",
+    }
+
+
+@pytest.mark.parametrize(
+    "url",
+    ["mysql://u:s3cret@h/d", "u:s3cret@h", "postgresql://u:s3cret@", "postgresql://:s3cret@h/d", "postgresql://h1/d",
+     "postgresql://u:s3cret@h:http/d", "postgresql://u:s3cret@h1,h2/d"],
+)  # fmt: skip
+def test_no_url_of_a_postgresql(url: str) -> None:
+    with pytest.raises(AnsibleFilterError, match="prefect_database_url: ") as raised:
+        database({"url": url})
+    assert "s3cret" not in str(raised.value)
+
+
+def test_hosts_and_ports() -> None:
+    assert host_and_port("[::1]:1", variable="v", default=2) == ("::1", 1)
+    assert host_and_port("h", variable="v", default=2) == ("h", 2)
+
+
+def test_there_is_no_redis() -> None:
+    assert redis({"url": "", "host": ""}) == {"present": False, "settings": {}}
+
+
+@pytest.mark.parametrize(
+    ("given", "url", "docket"),
+    [
+        ({"host": "h"}, "redis://h:6379/0", "redis://h:6379/1"),
+        ({"host": "h", "port": 1, "database": 4}, "redis://h:1/4", "redis://h:1/5"),
+        ({"host": "::1", "tls": True, "ca": "/c.pem"}, "rediss://[::1]:6379/0?ssl_ca_certs=/c.pem", None),
+        ({"url": "redis://u:p@h"}, "redis://u:p@h/0", "redis://u:p@h/1"),
+        ({"url": "rediss://:p@h:1/3", "host": "other"}, "rediss://:p@h:1/3", "rediss://:p@h:1/4"),
+        (
+            {"url": "redis+sentinel://:p@s1:26379,[::1]:26379/mymaster"},
+            "redis+sentinel://:p@s1:26379,[::1]:26379/mymaster/0",
+            "redis+sentinel://:p@s1:26379,[::1]:26379/mymaster/1",
+        ),
+        (
+            {"url": "rediss+sentinel://s1/m2/4?sentinel_password=x"},
+            "rediss+sentinel://s1/m2/4?sentinel_password=x",
+            "rediss+sentinel://s1/m2/5?sentinel_password=x",
+        ),
+    ],
+)
+def test_addresses_of_a_redis(given: dict[str, Any], url: str, docket: str | None) -> None:
+    found = redis(given)
+    assert found["url"] == url
+    assert docket is None or found["docket_url"] == docket
+    assert found["settings"]["PREFECT_REDIS_MESSAGING_URL"] == url
+    assert found["settings"]["PREFECT_REDIS_WORKER_CLEANUP_QUEUE_URL"] == url
+    assert found["settings"]["PREFECT_SERVER_DOCKET_URL"] == found["docket_url"]
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        {"host": "h", "password": NASTY},
+        {"url": f"redis://:{NASTY}@h:6379"},
+        {"url": f"redis://:{quote(NASTY, safe='')}@h"},
+    ],
+)
+def test_a_redis_password_of_any_kind(given: dict[str, Any]) -> None:
+    found = redis(given)
+    assert found["password"] == NASTY
+    assert urlsplit(found["url"]).password == quote(NASTY, safe="")
+
+
+def test_no_url_of_a_redis() -> None:
+    with pytest.raises(AnsibleFilterError, match="prefect_redis_url: ") as raised:
+        redis({"url": "redis+cluster://:s3cret@h"})
+    assert "s3cret" not in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    ("known", "wanted"),
+    [({}, "one"), ({"ansible_host": "10.0.0.1"}, "10.0.0.1"), ({"ansible_host": "1", "prefect_address": "2"}, "2")],
+)
+def test_where_others_reach_a_host(known: dict[str, str], wanted: str) -> None:
+    assert address("one", {"one": known}) == wanted
+    assert address("two", {"one": known}) == "two"
+
+
+@pytest.mark.parametrize(
+    ("listening", "wanted"),
+    [
+        ([None, "127.0.0.1"], False),
+        (["localhost", "::1"], False),
+        (["127.0.0.1", "0.0.0.0"], True),
+        (["srv"], True),
+        ([], False),
+    ],
+)
+def test_servers_that_others_reach(listening: list[str | None], wanted: bool) -> None:
+    hostvars = {str(number): {"prefect_server_host": host} if host else {} for number, host in enumerate(listening)}
+    assert exposed([*hostvars, "not in the inventory"], hostvars) is wanted
