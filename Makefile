@@ -26,6 +26,9 @@ site: env ## Put a complete Prefect on the inventory's hosts (INVENTORY=..., ARG
 absent: env ## Take it away again (PURGE=1: the data too)
 	@$(RUN) ansible-playbook -i $(INVENTORY) playbooks/absent.yml -e '{"prefect_purge": $(if $(filter 1,$(PURGE)),true,false)}' $(ARGS)
 
+status: env ## Ask every host how it is; exit code 0 when all is well (ARGS="-e prefect_status_file=status.json": as JSON)
+	@$(RUN) ansible-playbook -i $(INVENTORY) playbooks/status.yml $(ARGS)
+
 check: env ## Lint, types, docs and unit tests: under a minute, without a network
 	@$(MAKE) --no-print-directory --jobs=2 --keep-going --output-sync=target check-ansible check-types check-unit check-python check-yaml
 
@@ -64,4 +67,4 @@ lock: env ## Resolve every lock anew: the controller's and Prefect's
 	  ../$(VENV)/bin/uv pip compile --quiet --upgrade --universal --python-version 3.11 --generate-hashes --no-header --no-annotate $$name.in -o $$name.txt; done
 	@$(RUN) python requirements/locks.py make
 
-.PHONY: help env site absent check check-ansible check-types check-unit check-python check-yaml test bench docs lock
+.PHONY: help env site absent status check check-ansible check-types check-unit check-python check-yaml test bench docs lock

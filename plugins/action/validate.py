@@ -17,6 +17,7 @@ ROLES = Path(__file__).resolve().parents[2] / "roles"
 OWNED = {
     "PREFECT_API_AUTH_STRING": "prefect_api_auth",
     "PREFECT_API_DATABASE_CONNECTION_URL": "prefect_database_url",
+    "PREFECT_API_ENABLE_METRICS": "prefect_server_metrics",
     "PREFECT_API_SSL_CERT_FILE": "prefect_api_ca",
     "PREFECT_API_URL": "prefect_api_url",
     "PREFECT_CLIENT_CSRF_SUPPORT_ENABLED": "prefect_api_csrf",
@@ -41,6 +42,7 @@ OWNED = {
     "PREFECT_SERVER_DATABASE_SQLALCHEMY_CONNECT_ARGS_TLS_KEY_FILE": "prefect_database_key",
     "PREFECT_SERVER_DATABASE_USER": "prefect_database_user",
     "PREFECT_SERVER_DOCKET_URL": "prefect_redis_url",
+    "PREFECT_SERVER_METRICS_ENABLED": "prefect_server_metrics",
     "PREFECT_SERVER_UI_API_URL": "prefect_server_ui_api_url",
     "PREFECT_UI_API_URL": "prefect_server_ui_api_url",
     "PREFECT_WORKER_QUERY_SECONDS": "prefect_worker_query_seconds",

@@ -24,6 +24,7 @@ from typing import Any
 from urllib.parse import parse_qs, unquote, urlsplit
 
 from ansible.module_utils.testing import patch_module_args
+from ansible_collections.selfhosted.prefect.plugins.module_utils.client import moment
 
 CREATED = "2026-11-21T01:00:00.000000Z"
 Reply = tuple[int, Any]
@@ -83,6 +84,8 @@ class FakeApi:
         self.logs: list[dict[str, Any]] = []
         self.course: list[tuple[str, str]] = [("RUNNING", "Running"), ("COMPLETED", "Completed")]
         """The states that a run goes through, one each time that it is read."""
+        self.events: list[datetime] = []
+        """When they occurred."""
         self.ready = True
         self.clock_ahead = timedelta(0)
 
@@ -143,7 +146,9 @@ class FakeApi:
             "state": {"type": kind, "name": name, "message": None},
             "total_run_time": 1.5,
             "start_time": None,
+            "end_time": None,
             "expected_start_time": CREATED,
+            "next_scheduled_start_time": CREATED if kind == "SCHEDULED" else None,
             "work_pool_name": None,
             "work_queue_name": None,
             "idempotency_key": None,
@@ -266,6 +271,49 @@ def history(api: FakeApi, body: Any) -> Reply:
     return 200, [{"states": states}]
 
 
+def chosen(api: FakeApi, body: Any) -> list[dict[str, Any]]:
+    """Return the runs that a filter lets through, as far as the modules use filters."""
+    wanted = body.get("flow_runs") or {}
+    runs = list(api.runs.values())
+    for field_name, key in (("state_type", "type"), ("state_name", "name")):
+        if allowed := wanted.get("state", {}).get(key):
+            runs = [run for run in runs if run[field_name] in allowed["any_"]]
+    for field_name in ("next_scheduled_start_time", "end_time"):
+        limits = wanted.get(field_name, {})
+        if limits:
+            runs = [run for run in runs if run[field_name]]
+        if "before_" in limits:
+            runs = [run for run in runs if moment(run[field_name]) <= moment(limits["before_"])]
+        if "after_" in limits:
+            runs = [run for run in runs if moment(run[field_name]) >= moment(limits["after_"])]
+    for name in (body.get("work_pools") or {}).get("name", {}).get("any_", []):
+        runs = [run for run in runs if run["work_pool_name"] == name]
+    for key in (body.get("work_pool_queues") or {}).get("id", {}).get("any_", []):
+        pool, queue = next(place for place, row in api.queues.items() if row["id"] == key)
+        runs = [run for run in runs if (run["work_pool_name"], run["work_queue_name"] or "default") == (pool, queue)]
+    return runs
+
+
+def read_runs(api: FakeApi, body: Any) -> Reply:
+    runs = chosen(api, body)
+    if body.get("sort") == "END_TIME_DESC":
+        runs.sort(key=lambda run: moment(run["end_time"]), reverse=True)
+    if body.get("sort") == "NEXT_SCHEDULED_START_TIME_ASC":
+        runs.sort(key=lambda run: moment(run["next_scheduled_start_time"]))
+    return _page(runs, body)
+
+
+def read_queues(api: FakeApi, pool: str, body: Any) -> Reply:
+    return _page([queue for (owner, _), queue in api.queues.items() if owner == pool], body)
+
+
+def read_events(api: FakeApi, body: Any) -> Reply:
+    occurred = body["filter"]["occurred"]
+    found = [each for each in api.events if moment(occurred["since"]) <= each <= moment(occurred["until"])]
+    events = [{"occurred": each.isoformat()} for each in sorted(found, reverse=True)]
+    return 200, {"events": events[: body["limit"]], "total": len(found), "next_page": None}
+
+
 SETTINGS = {
     "ui_url": None,
     "server": {
@@ -276,6 +324,7 @@ SETTINGS = {
 
 ROUTES: tuple[tuple[str, Callable[..., Reply]], ...] = (
     (r"GET /ready", lambda api, body: (200, {"message": "OK"}) if api.ready else (503, {"message": "Database not up"})),
+    (r"GET /health", lambda api, body: (200, True)),
     (r"GET /admin/version", lambda api, body: (200, "3.8.8")),
     (r"GET /admin/settings", lambda api, body: (200, SETTINGS)),
     (r"POST /work_pools/", create_pool),
@@ -293,7 +342,10 @@ ROUTES: tuple[tuple[str, Callable[..., Reply]], ...] = (
     (r"POST /flow_runs/([^/]+)/set_state", set_state),
     (r"POST /flow_runs/([^/]+)/resume", resume),
     (r"POST /flow_runs/history", history),
-    (r"POST /flow_runs/count", lambda api, body: (200, sum(r["state_name"] == "Late" for r in api.runs.values()))),
+    (r"POST /flow_runs/count", lambda api, body: (200, len(chosen(api, body)))),
+    (r"POST /flow_runs/filter", read_runs),
+    (r"POST /work_pools/([^/]+)/queues/filter", read_queues),
+    (r"POST /events/filter", read_events),
     (r"POST /logs/filter", read_logs),
 )
 
@@ -326,7 +378,11 @@ def _handler(api: FakeApi) -> type[BaseHTTPRequestHandler]:
         def refusal(self, path: str) -> Reply | None:
             """Return what keeps a request from being looked at: the credentials, the token."""
             basic = "Basic " + base64.b64encode((api.auth or "").encode()).decode()
-            if api.auth is not None and path != "/ready" and self.headers.get("Authorization") != basic:
+            if (
+                api.auth is not None
+                and path not in {"/health", "/ready"}
+                and self.headers.get("Authorization") != basic
+            ):
                 return 401, {"exception_message": "Unauthorized"}
             if api.csrf is not None and self.command != "GET":
                 if self.headers.get("Prefect-Csrf-Token") is None:

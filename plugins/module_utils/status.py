@@ -1,0 +1,433 @@
+"""How a Prefect is: read in a few cheap requests, judged, and said as text, as JSON or as Prometheus metrics.
+
+The module `status` runs this from the controller; every host has it as `prefect-info`, and as the exporter. What it
+reads from the API is a count or one page, however long the history is. Everything that can be wrong is a `Check`, and
+what `prefect-info` calls problems are the checks that failed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import re
+import socket
+import ssl
+import subprocess
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from datetime import datetime, timedelta, timezone
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+from .client import PAGE, Api, ApiError, Failure, moment, quoted
+from .metrics import Exporter, metrics
+
+TIMEOUT = 10.0
+"""Seconds of silence after which the API is away."""
+
+UNMARKED = timedelta(minutes=5)
+"""A flow run that was due that long ago and is not called late yet (Prefect needs 15 s): the services are not there."""
+
+UNHEARD = timedelta(minutes=2)
+"""How long after the end of a flow run its events have to be there."""
+
+WINDOWS = (timedelta(minutes=1), timedelta(minutes=10), timedelta(hours=1), timedelta(days=1))
+"""How far back the newest event is looked for, one after the other: the API counts all events of a window."""
+
+RENEWAL = timedelta(days=14)
+"""How long a certificate has to be good for at least."""
+
+RECENT = timedelta(hours=1)
+"""How far back flow runs that have ended are counted."""
+
+UNITS = ("server", "services", "exporter", "worker@*", "serve@*")
+ENDED = ("COMPLETED", "FAILED", "CRASHED", "CANCELLED")
+UNDER_WAY = ("PENDING", "RUNNING", "PAUSED", "CANCELLING")
+
+Json = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Instance:
+    """What is to be looked at: an instance of Prefect on this host.
+
+    `opt` and `etc` are directories, `services` the services that this host has to have, a name ending in `@` standing
+    for at least one instance of that template.
+    """
+
+    instance: str
+    name: str
+    scope: str
+    manager: str
+    opt: str
+    etc: str
+    database: str = "sqlite"
+    services: Sequence[str] = ()
+
+    @property
+    def settings_file(self) -> Path:
+        return Path(self.etc, "client.env")
+
+
+@dataclass(frozen=True)
+class Check:
+    """Something that is healthy or not. `shared` says that every host of the platform would say the same of it."""
+
+    name: str
+    healthy: bool
+    detail: str
+    shared: bool = False
+
+
+def settings(file: Path) -> dict[str, str]:
+    """Return what an environment file of ours sets. Raises OSError."""
+    found = re.findall(r'^(\w+)="((?:[^"\\]|\\.)*)"$', file.read_text(), re.MULTILINE)
+    return {name: re.sub(r'\\(["\\$`])', r"\1", value) for name, value in found}
+
+
+def client_of(given: Mapping[str, str]) -> Api:
+    """Return a client of the API with the settings of Prefect's own clients. Raises Failure for what cannot be."""
+    return Api(
+        given["PREFECT_API_URL"],
+        auth=given.get("PREFECT_API_AUTH_STRING"),
+        ca=given.get("PREFECT_API_SSL_CERT_FILE"),
+        headers=json.loads(given.get("PREFECT_CLIENT_CUSTOM_HEADERS") or "{}"),
+        timeout=TIMEOUT,
+        patience=5.0,
+        maintenance=0.0,
+    )
+
+
+def services(instance: Instance) -> dict[str, str] | None:
+    """Return the state of each service of the instance on this host, or None where nobody can tell."""
+    if instance.manager == "systemd":
+        units = [f"{instance.name}-{unit}.service" for unit in UNITS]
+        rows = _rows(["systemctl", f"--{instance.scope}", "list-units", "--all", "--plain", "--no-legend", *units])
+        found = [row for row in rows or [] if len(row) > 3 and row[1] != "not-found"]
+        return None if rows is None else {row[0].removesuffix(".service"): row[3] for row in found}
+    if instance.manager == "supervisord":
+        supervisor = Path(instance.opt, "supervisor")
+        control, configuration = supervisor / "current/bin/supervisorctl", supervisor / "supervisord.conf"
+        # Its exit code says whether all run, too.
+        rows = _rows([str(control), "-c", str(configuration), "status"], codes=(0, 3))
+        found = [row for row in rows or [] if len(row) > 1 and row[0].startswith(instance.name)]
+        return None if rows is None else {row[0]: row[1].lower() for row in found}
+    return None
+
+
+def _rows(command: list[str], codes: Sequence[int] = (0,)) -> list[list[str]] | None:
+    """Return the words of each line that a command writes, or None where it fails."""
+    # What a login sets, and `su` or a plain ssh command may not.
+    runtime = {"XDG_RUNTIME_DIR": f"/run/user/{os.getuid()}"} | dict(os.environ)
+    try:
+        done = subprocess.run(command, env=runtime, capture_output=True, text=True, check=False)
+    except OSError:
+        return None
+    return [line.split() for line in done.stdout.splitlines()] if done.returncode in codes else None
+
+
+def read(instance: Instance) -> Json:
+    """Return all that is known of an instance, with its `checks` and the `problems` that they found."""
+    release = Path(instance.opt, "current").resolve().name
+    found = services(instance)
+    info: Json = {
+        "instance": instance.instance,
+        "version": release.rsplit("-", 1)[0],
+        "release": release,
+        "services": found or {},
+    }
+    checks = [] if found is None else list(service_checks(instance, found))
+    try:
+        given = settings(instance.settings_file)
+        if "PREFECT_API_URL" not in given:
+            raise Failure(f"{instance.settings_file} sets no PREFECT_API_URL: run site.yml")
+        info |= {"api_url": given["PREFECT_API_URL"], "ui_url": given.get("PREFECT_UI_URL"), "ready": False}
+        if given["PREFECT_API_URL"].startswith("https:"):
+            checks += certificate_checks(info, ca=given.get("PREFECT_API_SSL_CERT_FILE"))
+        with client_of(given) as api:
+            checks += api_checks(api, info, database=instance.database)
+    except PermissionError:
+        checks.append(Check("api", False, f"{instance.settings_file} can only be read by root and by its group"))
+    except FileNotFoundError:
+        checks.append(Check("api", False, f"{instance.settings_file} is not there: has this host a Prefect?"))
+    except ApiError as error:
+        checks.append(
+            Check("api", False, f"{error}: is the server running, and does its address ({info['api_url']}) lead here?")
+        )
+    except Failure as error:
+        checks.append(Check("api", False, str(error)))
+    return info | {
+        "checks": [asdict(check) for check in checks],
+        "problems": [f"{check.name}: {check.detail}" for check in checks if not check.healthy],
+    }
+
+
+def service_checks(instance: Instance, found: Mapping[str, str]) -> Iterator[Check]:
+    """Judge the services of this host: those that are there, and those that should be."""
+    log = "journalctl -u" if instance.scope == "system" else "journalctl --user -u"
+    for name, state in found.items():
+        yield Check(name, state == "running", state if state == "running" else f"{state}; see {log} {name}")
+    for name in instance.services:
+        if not any(each == name or (name.endswith("@") and each.startswith(name)) for each in found):
+            yield Check(name, False, "is not on this host, and it should be: run site.yml")
+
+
+def certificate_checks(info: Json, *, ca: str | None) -> Iterator[Check]:
+    """Put into `info` until when the certificate of the API is good, and judge it."""
+    name, address = "certificate", urlsplit(info["api_url"])
+    host = address.hostname or ""
+    try:
+        with (
+            socket.create_connection((host, address.port or 443), timeout=TIMEOUT) as plain,
+            ssl.create_default_context(cafile=ca).wrap_socket(plain, server_hostname=host) as secure,
+        ):
+            expires = ssl.cert_time_to_seconds(str((secure.getpeercert() or {})["notAfter"]))
+    except ssl.SSLError as error:
+        yield Check(name, False, f"{host}: {error}", shared=True)
+    except OSError:
+        # Nobody is there: that is said of the API.
+        return
+    else:
+        until = datetime.fromtimestamp(expires, timezone.utc)
+        info["certificate_expires"] = until.isoformat()
+        days = (until - _now()) / timedelta(days=1)
+        yield Check(name, until - _now() > RENEWAL, f"{host}: expires in {days:.0f} days", shared=True)
+
+
+def api_checks(api: Api, info: Json, *, database: str) -> Iterator[Check]:
+    """Ask the API, put what it says into `info`, and judge it. Raises ApiError when there is none."""
+    api.call("GET", "/health", patience=0)
+    yield Check("api", True, api.url)
+    try:
+        api.call("GET", "/ready", patience=0)
+    except ApiError as error:
+        # The server's own 503 is JSON; a proxy's, for a server that is away, is a page.
+        if error.status != 503 or not isinstance(error.body, dict):
+            raise
+        yield Check(
+            "database", False, f"{database or 'the database'} does not answer the server: is it running?", shared=True
+        )
+        return
+    info["ready"] = True
+    if database:
+        info["database"] = database
+    yield Check("database", True, database or "answers", shared=True)
+    info |= platform(api)
+    yield from map(pool_check, info["work_pools"])
+    yield schedule_check(info)
+    yield events_check(api, info)
+
+
+def platform(api: Api) -> Json:
+    """Return what a server that is ready tells of itself. Raises ApiError."""
+    flows = {flow["id"]: flow["name"] for flow in _first(api, "/flows/filter")}
+    deployments = _first(api, "/deployments/filter")
+    pools = sorted(_first(api, "/work_pools/filter"), key=lambda pool: str(pool["name"]))
+    ended = {"end_time": {"is_null_": False}}
+    last = api.post("/flow_runs/filter", {"limit": 1, "sort": "END_TIME_DESC", "flow_runs": ended})
+    return {
+        "server_version": api.get("/admin/version"),
+        "work_pools": [work_pool(api, pool) for pool in pools],
+        "deployments": sorted(f"{flows.get(row['flow_id'], '?')}/{row['name']}" for row in deployments),
+        "scheduled_deployments": sum(map(_is_scheduled, deployments)),
+        "flow_runs": flow_runs(api),
+        "newest_event": newest_event(api),
+        "last_flow_run": next(
+            (
+                {
+                    "name": run["name"],
+                    "flow": flows.get(run["flow_id"]),
+                    "state": run["state_name"],
+                    "end_time": run["end_time"],
+                }
+                for run in last
+            ),
+            None,
+        ),
+    }
+
+
+def _first(api: Api, path: str) -> list[Json]:
+    """Return the first page of a `.../filter` route."""
+    rows: list[Json] = api.post(path, {"limit": PAGE})
+    return rows
+
+
+def _is_scheduled(deployment: Mapping[str, Any]) -> bool:
+    """Return whether the scheduler has to have made runs for a deployment by now."""
+    active = any(schedule.get("active") for schedule in deployment.get("schedules") or [])
+    settled = _now() - moment(deployment["updated"]) > UNHEARD if deployment.get("updated") else True
+    return active and not deployment.get("paused") and settled
+
+
+def work_pool(api: Api, pool: Mapping[str, Any]) -> Json:
+    """Return a work pool with its workers and how many of its flow runs wait, by work queue. Raises ApiError."""
+    path = f"/work_pools/{quoted(pool['name'])}"
+    workers = sorted(_first(api, f"{path}/workers/filter"), key=lambda worker: str(worker["name"]))
+    queues = _first(api, f"{path}/queues/filter")
+    in_pool = {"work_pools": {"name": {"any_": [pool["name"]]}}}
+    return {
+        "name": pool["name"],
+        "type": pool["type"],
+        "status": pool.get("status"),
+        "paused": pool.get("is_paused"),
+        "late_flow_runs": _count(api, {"state": {"name": {"any_": ["Late"]}}}, **in_pool),
+        "waiting_flow_runs": {
+            queue["name"]: _count(api, _due(), work_pool_queues={"id": {"any_": [queue["id"]]}}) for queue in queues
+        },
+        "workers": {worker["name"]: worker.get("status") for worker in workers},
+        "heartbeats": {worker["name"]: worker.get("last_heartbeat_time") for worker in workers},
+    }
+
+
+def flow_runs(api: Api) -> Json:
+    """Return how many flow runs are where, and how late the oldest is. Raises ApiError."""
+    now = _now()
+    ahead = {"state": {"type": {"any_": ["SCHEDULED"]}}, "next_scheduled_start_time": {"after_": now.isoformat()}}
+    overdue = _due(now - UNMARKED)
+    overdue["state"]["name"] = {"any_": ["Scheduled"]}
+    oldest = _scheduled_for(api, _due(now))
+    following = _scheduled_for(api, ahead)
+    recent = {"after_": (now - RECENT).isoformat()}
+    return {
+        "late": _count(api, {"state": {"name": {"any_": ["Late"]}}}),
+        "unmarked": _count(api, overdue),
+        "upcoming": _count(api, ahead),
+        "next": following.isoformat() if following else None,
+        "oldest_due": oldest.isoformat() if oldest else None,
+        "under_way": {kind: _count(api, {"state": {"type": {"any_": [kind]}}}) for kind in UNDER_WAY},
+        "ended_last_hour": {
+            kind: _count(api, {"state": {"type": {"any_": [kind]}}, "end_time": recent}) for kind in ENDED
+        },
+    }
+
+
+def _due(until: datetime | None = None) -> Json:
+    """Return the filter of the flow runs that should have been picked up by now."""
+    before = (until or _now()).isoformat()
+    return {"state": {"type": {"any_": ["SCHEDULED"]}}, "next_scheduled_start_time": {"before_": before}}
+
+
+def _count(api: Api, runs: Json, **more: Any) -> int:
+    return int(api.post("/flow_runs/count", {"flow_runs": runs, **more}))
+
+
+def _scheduled_for(api: Api, runs: Json) -> datetime | None:
+    """Return when the first of some scheduled flow runs is due."""
+    found = api.post("/flow_runs/filter", {"limit": 1, "sort": "NEXT_SCHEDULED_START_TIME_ASC", "flow_runs": runs})
+    return moment(found[0]["next_scheduled_start_time"]) if found else None
+
+
+def newest_event(api: Api) -> str | None:
+    """Return when the newest event of the last day occurred. Raises ApiError."""
+    for window in WINDOWS:
+        occurred = {"since": (_now() - window).isoformat(), "until": (_now() + window).isoformat()}
+        page = api.post("/events/filter", {"limit": 1, "filter": {"occurred": occurred, "order": "DESC"}})
+        if page["events"]:
+            return str(page["events"][0]["occurred"])
+    return None
+
+
+def pool_check(pool: Mapping[str, Any]) -> Check:
+    """Judge a work pool: that it hands out flow runs, and that somebody takes them."""
+    name, waiting = f"work pool {pool['name']}", sum(pool["waiting_flow_runs"].values())
+    online = [worker for worker, status in pool["workers"].items() if status == "ONLINE"]
+    if pool["paused"]:
+        resume = f"prefect work-pool resume {pool['name']}"
+        return Check(name, False, f"paused, {waiting} flow runs wait: {resume}", shared=True)
+    if not online:
+        return Check(name, False, f"no worker is online, {waiting} flow runs wait", shared=True)
+    heard = min(_age(pool["heartbeats"][worker]) for worker in online)
+    detail = f"{len(online)} of {len(pool['workers'])} workers online, heard of {heard:.0f} s ago, {waiting} waiting"
+    if pool["late_flow_runs"]:
+        late = f"{pool['late_flow_runs']} flow runs are late: a limit is reached, or the workers are busy"
+        return Check(name, False, f"{late}; {detail}", shared=True)
+    return Check(name, True, detail, shared=True)
+
+
+def schedule_check(info: Json) -> Check:
+    """Judge the background services by what they leave: runs made ahead of time, and none overdue without a mark."""
+    runs, name = info["flow_runs"], "background services"
+    where = "see the log of the server or, where it has a unit of its own, of the services"
+    if runs["unmarked"]:
+        overdue = f"{runs['unmarked']} flow runs are overdue and nobody has marked them late"
+        return Check(name, False, f"{overdue}: {where}", shared=True)
+    if info["scheduled_deployments"] and not runs["upcoming"]:
+        idle = f"{info['scheduled_deployments']} deployments have an active schedule and no flow run is planned"
+        return Check(name, False, f"{idle}: {where}", shared=True)
+    planned = f", the next in {-_age(runs['next']):.0f} s" if runs["next"] else ""
+    return Check(name, True, f"{runs['upcoming']} flow runs planned{planned}", shared=True)
+
+
+def events_check(api: Api, info: Json) -> Check:
+    """Judge the events by the last flow run, which must have left some. Raises ApiError."""
+    last, newest = info["last_flow_run"], info["newest_event"]
+    detail = f"the newest is {_age(newest):.0f} s old" if newest else "none in the last day"
+    if last and UNHEARD < timedelta(seconds=_age(last["end_time"])) < WINDOWS[-1]:
+        ended = moment(last["end_time"])
+        if newest is None or moment(newest) < ended - timedelta(seconds=5):
+            lost = f"none since {last['name']} ended, so automations see nothing"
+            return Check("events", False, f"{lost}: do websockets pass the proxy, and is Redis there?", shared=True)
+    return Check("events", True, detail, shared=True)
+
+
+def _now() -> datetime:
+    return datetime.now(timezone.utc)
+
+
+def _age(text: str | None) -> float:
+    """Return how many seconds ago a point in time was, as the API wrote it; negative for one to come."""
+    return (_now() - moment(text)).total_seconds() if text else 0.0
+
+
+def text(info: Json) -> str:
+    """Say it to a person."""
+    run = info.get("last_flow_run")
+    version = info["version"] + (f", server {info['server_version']}" if "server_version" in info else "")
+    rows = [
+        ("UI", info.get("ui_url") or "-"),
+        ("API", f"{info.get('api_url', '-')} ({'ready' if info.get('ready') else 'not ready'})"),
+        ("Version", version),
+        ("Database", info.get("database", "-")),
+        ("Services", ", ".join(f"{name} {state}" for name, state in info["services"].items()) or "-"),
+        *(
+            (
+                "Work pool",
+                f"{pool['name']} ({pool['type']}, {pool['status']}): "
+                + (", ".join(f"{name} {state}" for name, state in pool["workers"].items()) or "no workers"),
+            )
+            for pool in info.get("work_pools", [])
+        ),
+        ("Deployments", _shown(info.get("deployments", []))),
+        ("Last flow run", f"{run['flow']} {run['name']}: {run['state']} at {run['end_time']}" if run else "-"),
+        *(("Problem", problem) for problem in info["problems"]),
+    ]
+    return "\n".join([f"Prefect, instance {info['instance']}", *(f"  {label:<14}{value}" for label, value in rows)])
+
+
+def _shown(names: list[str], most: int = 10) -> str:
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return (", ".join(names[:most]) or "-") + more
+
+
+def main(given: Mapping[str, Any], arguments: Sequence[str] | None = None) -> int:
+    """Be `prefect-info` and return its exit code: 0 when nothing is wrong, otherwise 1."""
+    instance = Instance(**given)
+    parser = argparse.ArgumentParser(
+        prog=f"{instance.name}-info",
+        description="What Prefect is on this host, how it is, and what is wrong with it. "
+        "Exit code 0 when nothing is, otherwise 1.",
+    )
+    form = parser.add_mutually_exclusive_group()
+    form.add_argument("--json", action="store_true", help="print JSON")
+    form.add_argument("--metrics", action="store_true", help="print Prometheus metrics")
+    form.add_argument("--serve", metavar="HOST:PORT", help="serve Prometheus metrics there, at /metrics")
+    wanted = parser.parse_args(arguments)
+    if wanted.serve:
+        host, _, port = wanted.serve.rpartition(":")
+        Exporter((host.strip("[]"), int(port)), source=lambda: read(instance)).serve_forever()
+    info = read(instance)
+    print(json.dumps(info, indent=2) if wanted.json else metrics(info) if wanted.metrics else text(info))
+    return 1 if info["problems"] else 0

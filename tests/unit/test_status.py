@@ -1,0 +1,358 @@
+"""What is wrong with a Prefect is found and said, in every form that it is said in."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import re
+import socket
+import ssl
+import threading
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from datetime import datetime, timedelta, timezone
+from pathlib import Path
+from typing import Any
+
+import pytest
+from ansible_collections.selfhosted.prefect.plugins.filter.services import env_value
+from ansible_collections.selfhosted.prefect.plugins.filter.status import status_report, status_table
+from ansible_collections.selfhosted.prefect.plugins.module_utils.metrics import Exporter, metrics
+from ansible_collections.selfhosted.prefect.plugins.module_utils.status import (
+    Instance,
+    certificate_checks,
+    main,
+    read,
+    settings,
+    text,
+)
+from ansible_collections.selfhosted.prefect.plugins.modules import status
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
+from fake_api import FakeApi, Fault, outcome
+
+AUTH = 'ad"min:p$ss\\w`rd'
+SCHEDULE = {"active": True, "schedule": {"cron": "0 0 * * *"}}
+
+
+@contextlib.contextmanager
+def secure_server(directory: Path, *, days: int) -> Iterator[str]:
+    """Answer TLS handshakes with a certificate, cert.pem, that ends in so many days; give the address of the API."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "localhost")])
+    end = datetime.now(timezone.utc) + timedelta(days=days, hours=1)
+    certificate = (
+        x509.CertificateBuilder(name, name, key.public_key(), x509.random_serial_number())
+        .not_valid_before(end - timedelta(days=365))
+        .not_valid_after(end)
+        .add_extension(x509.SubjectAlternativeName([x509.DNSName("localhost")]), critical=False)
+        .sign(key, hashes.SHA256())
+    )
+    secret = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+    (directory / "cert.pem").write_bytes(certificate.public_bytes(Encoding.PEM))
+    (directory / "key.pem").write_bytes(secret)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(directory / "cert.pem", directory / "key.pem")
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+
+        def shake() -> None:
+            connection, _ = listening.accept()
+            with contextlib.suppress(OSError), connection, context.wrap_socket(connection, server_side=True) as secure:
+                secure.recv(1)
+
+        thread = threading.Thread(target=shake)
+        thread.start()
+        yield f"https://localhost:{listening.getsockname()[1]}/api"
+        thread.join()
+
+
+def ago(**given: float) -> str:
+    return (datetime.now(timezone.utc) - timedelta(**given)).isoformat()
+
+
+@pytest.fixture
+def api() -> Iterator[FakeApi]:
+    """A healthy platform: a pool with a worker, a deployment with its next run, and a run that left an event."""
+    with FakeApi() as server:
+        server.auth = AUTH
+        server.add_pool("default", status="READY")
+        server.queues["default", "default"] = {"id": "1", "name": "default"}
+        server.add_worker("default", "one", heartbeat=ago(seconds=7))
+        server.add_worker("default", "gone", status="OFFLINE")
+        deployment = server.add_deployment("hello", "daily", pool="default")
+        deployment.update(schedules=[SCHEDULE], paused=False, updated=ago(hours=1))
+        server.add_run(next_scheduled_start_time=ago(hours=-1), work_pool_name="default")
+        server.add_run(kind="COMPLETED", name="Completed", end_time=ago(minutes=10), flow_id=deployment["flow_id"])
+        server.events.append(datetime.now(timezone.utc) - timedelta(minutes=10))
+        yield server
+
+
+@pytest.fixture
+def instance(api: FakeApi, tmp_path: Path) -> Instance:
+    """An instance whose clients speak to the server, and that has no services here."""
+    release = tmp_path / "releases" / "3.8.8-0123456789ab"
+    release.mkdir(parents=True)
+    (tmp_path / "current").symlink_to(release)
+    values = {"PREFECT_API_URL": api.url, "PREFECT_API_AUTH_STRING": AUTH, "PREFECT_UI_URL": api.root}
+    lines = [f"{name}={env_value(value)}" for name, value in values.items()]
+    (tmp_path / "client.env").write_text("\n".join(["# ours", *lines]) + "\n")
+    directory = str(tmp_path)
+    return Instance(instance="prefect", name="prefect", scope="system", manager="none", opt=directory, etc=directory)
+
+
+def test_the_settings_are_read_as_they_were_written(instance: Instance) -> None:
+    assert settings(instance.settings_file)["PREFECT_API_AUTH_STRING"] == AUTH
+
+
+def test_nothing_is_wrong(instance: Instance) -> None:
+    info = read(instance)
+    assert info["problems"] == []
+    assert info["version"] == "3.8.8"
+    assert info["deployments"] == ["hello/daily"]
+    assert info["work_pools"][0]["workers"] == {"one": "ONLINE", "gone": "OFFLINE"}
+    details = {check["name"]: check["detail"] for check in info["checks"]}
+    assert details.keys() == {"api", "database", "work pool default", "background services", "events"}
+    assert re.fullmatch("1 of 2 workers online, heard of [78] s ago, 0 waiting", details["work pool default"])
+    assert re.fullmatch("1 flow runs planned, the next in (3599|3600) s", details["background services"])
+
+
+def paused(api: FakeApi) -> None:
+    api.pools["default"].update(status="PAUSED", is_paused=True)
+
+
+def no_worker(api: FakeApi) -> None:
+    api.workers["default"][0]["status"] = "OFFLINE"
+
+
+def late(api: FakeApi) -> None:
+    api.add_run(name="Late", next_scheduled_start_time=ago(minutes=1), work_pool_name="default")
+
+
+def unmarked(api: FakeApi) -> None:
+    api.add_run(next_scheduled_start_time=ago(minutes=10), work_pool_name="default")
+
+
+def nothing_planned(api: FakeApi) -> None:
+    planned = next(key for key, run in api.runs.items() if run["state_type"] == "SCHEDULED")
+    del api.runs[planned]
+
+
+def no_events(api: FakeApi) -> None:
+    api.events.clear()
+
+
+def old_events(api: FakeApi) -> None:
+    api.events[:] = [datetime.now(timezone.utc) - timedelta(minutes=30)]
+
+
+def no_database(api: FakeApi) -> None:
+    api.ready = False
+
+
+def no_answer(api: FakeApi) -> None:
+    api.faults.extend([Fault(status=502, body=b"<html>")] * 9)
+
+
+def wrong_credential(api: FakeApi) -> None:
+    api.auth = "somebody:else"
+
+
+@pytest.mark.parametrize(
+    ("breaks", "problem"),
+    [
+        (paused, "work pool default: paused, 0 flow runs wait: prefect work-pool resume default"),
+        (no_worker, "work pool default: no worker is online, 0 flow runs wait"),
+        (late, "work pool default: 1 flow runs are late: a limit is reached, or the workers are busy"),
+        (unmarked, "background services: 1 flow runs are overdue and nobody has marked them late"),
+        (nothing_planned, "background services: 1 deployments have an active schedule and no flow run is planned"),
+        (no_events, "events: none since zealous-otter ended"),
+        (old_events, "events: none since zealous-otter ended"),
+        (no_database, "database: sqlite does not answer the server"),
+        (no_answer, "api: GET"),
+        (wrong_credential, "api: POST"),
+    ],
+)
+def test_what_is_wrong_is_said(
+    api: FakeApi, instance: Instance, breaks: Callable[[FakeApi], None], problem: str
+) -> None:
+    breaks(api)
+    info = read(instance)
+    assert [line[: len(problem)] for line in info["problems"]] == [problem]
+    assert AUTH not in json.dumps(info)
+    name = problem.partition(":")[0]
+    assert f'prefect_check_healthy{{check="{name}"}} 0\n' in metrics(info)
+    assert f"Problem       {problem}" in text(info)
+
+
+@pytest.mark.parametrize(
+    ("deployment", "healthy"),
+    [
+        ({"paused": True}, True),
+        ({"schedules": [{"active": False}]}, True),
+        ({"updated": ago(seconds=1)}, True),
+        ({}, False),
+    ],
+)
+def test_only_an_active_schedule_needs_a_planned_run(
+    api: FakeApi, instance: Instance, deployment: dict[str, Any], healthy: bool
+) -> None:
+    nothing_planned(api)
+    next(iter(api.deployments.values())).update(deployment)
+    assert (read(instance)["problems"] == []) is healthy
+
+
+def test_a_run_that_has_just_ended_may_still_lack_its_events(api: FakeApi, instance: Instance) -> None:
+    no_events(api)
+    next(run for run in api.runs.values() if run["end_time"])["end_time"] = ago(seconds=5)
+    assert read(instance)["problems"] == []
+
+
+def test_requests_do_not_grow_with_history(api: FakeApi, instance: Instance) -> None:
+    read(instance)
+    before = len(api.requests)
+    for _ in range(500):
+        api.add_run(kind="COMPLETED", name="Completed", end_time=ago(days=1))
+    read(instance)
+    assert len(api.requests) == 2 * before
+
+
+@pytest.mark.parametrize("missing", ["client.env", "PREFECT_API_URL"])
+def test_a_host_without_prefect(instance: Instance, missing: str) -> None:
+    instance.settings_file.unlink()
+    if missing != "client.env":
+        instance.settings_file.write_text("")
+    (problem,) = read(instance)["problems"]
+    assert problem.startswith(f"api: {instance.settings_file}")
+
+
+@pytest.mark.parametrize(
+    ("written", "code", "problems"),
+    [
+        (
+            "prefect-server.service loaded active running x\nprefect-worker@a.service loaded active running x\n",
+            0,
+            [],
+        ),
+        (
+            "prefect-server.service loaded activating auto-restart x\n"
+            "prefect-worker@a.service loaded active running x\n",
+            0,
+            ["prefect-server: auto-restart; see journalctl -u prefect-server"],
+        ),
+        (
+            "prefect-server.service loaded active running x\n",
+            0,
+            ["prefect-worker@: is not on this host, and it should be: run site.yml"],
+        ),
+        ("", 1, []),
+    ],
+    ids=["well", "restarting", "missing", "nobody can tell"],
+)
+def test_services(
+    instance: Instance, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, written: str, code: int, problems: list[str]
+) -> None:
+    systemctl = tmp_path / "systemctl"
+    systemctl.write_text(f"#!/bin/sh\nprintf '%s' '{written}'\nexit {code}\n")
+    systemctl.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
+    wanted = replace(instance, manager="systemd", services=("prefect-server", "prefect-worker@"))
+    assert read(wanted)["problems"] == problems
+
+
+def test_metrics_are_well_formed(api: FakeApi, instance: Instance) -> None:
+    late(api)
+    page = metrics(read(instance))
+    samples = [line for line in page.splitlines() if not line.startswith("#")]
+    assert all(re.fullmatch(r'[a-z_]+(\{[a-z_]+="[^"]*"(,[a-z_]+="[^"]*")*\})? [\d.e+]+', line) for line in samples)
+    assert re.findall(r"^# TYPE (\S+)", page, re.MULTILINE) == sorted(
+        {line.partition(" ")[0].partition("{")[0] for line in samples},
+        key=lambda name: page.index(f"# TYPE {name} "),
+    )
+    assert 'prefect_work_queue_waiting_flow_runs{work_pool="default",work_queue="default"} 1' in samples
+    assert "prefect_late_flow_runs 1" in samples
+    (oldest,) = (line for line in samples if line.startswith("prefect_oldest_due_flow_run_seconds"))
+    assert 60 <= float(oldest.split()[1]) < 70
+
+
+def test_the_exporter_reads_once_for_scrapes_that_come_together() -> None:
+    readings: list[int] = []
+
+    def source() -> dict[str, Any]:
+        readings.append(1)
+        return {"version": "3.8.8", "services": {}, "checks": []}
+
+    server = Exporter(("127.0.0.1", 0), source=source)
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+    thread.start()
+    url = f"http://127.0.0.1:{server.server_port}"
+    try:
+        assert urllib.request.urlopen(f"{url}/health").read() == b"OK\n"
+        pages = {urllib.request.urlopen(f"{url}/metrics").read() for _ in range(3)}
+        with pytest.raises(urllib.error.HTTPError, match="404"):
+            urllib.request.urlopen(f"{url}/")
+    finally:
+        server.shutdown()
+        server.server_close()
+        thread.join()
+    (page,) = pages
+    assert b'prefect_info{version="3.8.8",server_version=""} 1' in page
+    assert b"prefect_exporter_seconds" in page
+    assert readings == [1]
+
+
+@pytest.mark.parametrize(("breaks", "code"), [(None, 0), (no_worker, 1)])
+def test_the_command(
+    api: FakeApi, instance: Instance, capsys: pytest.CaptureFixture[str], breaks: Any, code: int
+) -> None:
+    if breaks:
+        breaks(api)
+    given = vars(instance)
+    assert main(given, []) == code
+    assert capsys.readouterr().out.startswith("Prefect, instance prefect\n")
+    assert main(given, ["--json"]) == code
+    assert json.loads(capsys.readouterr().out)["ready"] is True
+    assert main(given, ["--metrics"]) == code
+    assert "prefect_ready 1\n" in capsys.readouterr().out
+
+
+def test_the_module_reads_the_same(instance: Instance) -> None:
+    given = {name: value for name, value in vars(instance).items() if name != "services"}
+    result = outcome(status.main, **given)
+    assert (result["changed"], result["status"]["problems"]) == (False, [])
+
+
+def test_the_table_has_what_all_say_alike_once() -> None:
+    def check(name: str, *, healthy: bool = True, shared: bool = False) -> dict[str, Any]:
+        return {"name": name, "healthy": healthy, "detail": f"{name} on\ntwo lines", "shared": shared}
+
+    one = {"checks": [check("api"), check("database", shared=True)], "problems": []}
+    two = {"checks": [check("api"), check("database", shared=True, healthy=False)], "problems": ["database"]}
+    hostvars = {"one": {"x": {"status": one}}, "two": {"x": {"status": two}}, "away": {}}
+    report = status_report(["one", "two", "away"], hostvars, "x")
+    assert report["healthy"] is False
+    assert [line.split()[:3] for line in status_table(report)] == [
+        ["HOST", "WHAT", "HOW"],
+        ["one", "api", "ok"],
+        ["two", "api", "ok"],
+        ["away", "host", "WRONG"],
+        ["(all)", "database", "WRONG"],
+    ]
+    assert status_report(["one"], hostvars, "x")["healthy"] is True
+
+
+@pytest.mark.parametrize(("days", "healthy"), [(90, True), (13, False), (-1, False)])
+def test_a_certificate_that_ends_soon(tmp_path: Path, days: int, healthy: bool) -> None:
+    with secure_server(tmp_path, days=days) as url:
+        (found,) = certificate_checks({"api_url": url}, ca=str(tmp_path / "cert.pem"))
+    assert found.healthy is healthy
+    assert (f"expires in {days} days" if days > 0 else "certificate has expired") in found.detail
+
+
+def test_a_certificate_of_an_authority_that_nobody_trusts(tmp_path: Path) -> None:
+    with secure_server(tmp_path, days=90) as url:
+        (found,) = certificate_checks({"api_url": url}, ca=None)
+    assert not found.healthy and "self-signed" in found.detail
