@@ -24,8 +24,8 @@ from urllib.parse import urlsplit
 from .client import PAGE, Api, ApiError, Failure, moment, quoted
 from .metrics import Exporter, metrics
 
-TIMEOUT = 10.0
-"""Seconds of silence after which the API is away."""
+TIMEOUT = 5.0
+"""Seconds of silence after which the API is away. Prometheus waits 10 s for everything."""
 
 UNMARKED = timedelta(minutes=5)
 """A flow run that was due that long ago and is not called late yet (Prefect needs 15 s): the services are not there."""
@@ -95,7 +95,7 @@ def client_of(given: Mapping[str, str]) -> Api:
         ca=given.get("PREFECT_API_SSL_CERT_FILE"),
         headers=json.loads(given.get("PREFECT_CLIENT_CUSTOM_HEADERS") or "{}"),
         timeout=TIMEOUT,
-        patience=5.0,
+        patience=3.0,
         maintenance=0.0,
     )
 

@@ -35,6 +35,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 from fake_api import FakeApi, Fault, outcome
 
+ROOT = Path(__file__).resolve().parents[2]
 AUTH = 'ad"min:p$ss\\w`rd'
 SCHEDULE = {"active": True, "schedule": {"cron": "0 0 * * *"}}
 
@@ -276,6 +277,15 @@ def test_metrics_are_well_formed(api: FakeApi, instance: Instance) -> None:
     assert "prefect_late_flow_runs 1" in samples
     (oldest,) = (line for line in samples if line.startswith("prefect_oldest_due_flow_run_seconds"))
     assert 60 <= float(oldest.split()[1]) < 70
+
+
+def test_the_alerts_are_on_what_is_measured(api: FakeApi, instance: Instance) -> None:
+    rules = (ROOT / "roles/prefect_server/files/alerts.yml").read_text()
+    everything = {"services": {"prefect-server": "running"}, "certificate_expires": ago(days=-90)}
+    page = metrics(read(instance) | everything)
+    expressions = "\n".join(re.findall(r"^ +expr: (.*(?:\n {10}\S.*)*)", rules, re.MULTILINE))
+    assert set(re.findall(r"\bprefect_\w+", expressions)) <= set(re.findall(r"^# TYPE (\S+)", page, re.MULTILINE))
+    assert set(re.findall(r'check="(.*?)"', rules)) <= set(re.findall(r'check="(.*?)"', page))
 
 
 def test_the_exporter_reads_once_for_scrapes_that_come_together() -> None:
