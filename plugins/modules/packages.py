@@ -1,0 +1,285 @@
+#!/usr/bin/python
+# Copyright: The selfhosted.prefect maintainers
+# Apache License 2.0 (see LICENSE or https://www.apache.org/licenses/LICENSE-2.0)
+"""Install packages of the distribution and remember what came with them, so that exactly that can go again."""
+
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+module: packages
+short_description: Install packages of the distribution so that they can go without a trace
+description:
+  - Before it installs, it writes down which packages will come, and which accounts are there already. What is taken
+    away later is what came, unless somebody else has come to need it.
+  - Several owners may want the same package. It goes with the last of them.
+  - Calls C(apt-get) itself, since M(ansible.builtin.apt) first installs python3-apt where it is missing, and leaves it.
+version_added: 0.2.0
+author: The selfhosted.prefect maintainers
+options:
+  owner:
+    description: Who needs the packages.
+    type: str
+    required: true
+  names:
+    description: The packages.
+    type: list
+    elements: str
+    default: []
+  accounts:
+    description: Users and groups that the packages make and that outlive them. They go with the packages.
+    type: list
+    elements: str
+    default: []
+  mask:
+    description: Units of the packages, with their suffix, that are not to start where we bring the packages.
+    type: list
+    elements: str
+    default: []
+  keep:
+    description: Whether V(absent) leaves what came to whoever uses it by now.
+    type: bool
+    default: false
+  state:
+    description: Whether the owner needs them.
+    type: str
+    choices: [present, absent]
+    default: present
+  record:
+    description: File on the host that remembers. It goes with the last owner.
+    type: path
+    default: /var/lib/selfhosted-prefect/packages.json
+attributes:
+  check_mode:
+    description: Says what would be installed or removed.
+    support: full
+"""
+
+EXAMPLES = r"""
+- name: Install Redis
+  selfhosted.prefect.packages:
+    owner: prefect-redis
+    names: [redis-server]
+    mask: [redis-server.service]
+"""
+
+RETURN = r"""
+installed:
+  description: Packages that were installed by this call; in check mode, those named ones that are missing.
+  returned: success
+  type: list
+  elements: str
+removed:
+  description: Packages that were removed by this call.
+  returned: success
+  type: list
+  elements: str
+"""
+
+import contextlib
+import fcntl
+import grp
+import json
+import os
+import pwd
+import re
+import subprocess
+from collections.abc import Collection, Iterator
+from pathlib import Path
+from typing import Any
+
+from ansible.module_utils.basic import AnsibleModule
+
+APT = ["apt-get", "--quiet", "--yes", "--no-install-recommends", "-o", "DPkg::Lock::Timeout=300"]
+UNITS = Path("/lib/systemd/system")
+MASKS = Path("/etc/systemd/system")
+
+DEFAULT_LOCALE = Path("/etc/default/locale")
+"""A link of systemd's on newer Debian, which the package locales takes along when it is purged."""
+
+
+class PackageError(Exception):
+    """What the package manager refused; the message ends with what it said."""
+
+
+def run(*command: str) -> str:
+    """Run a command of the package manager and return what it printed."""
+    env = os.environ | {"DEBIAN_FRONTEND": "noninteractive", "LC_ALL": "C.UTF-8"}
+    result = subprocess.run(
+        command, env=env, stdin=subprocess.DEVNULL, capture_output=True, encoding="utf-8", errors="replace", check=False
+    )
+    if result.returncode:
+        said = "\n".join((result.stderr.strip() or result.stdout.strip()).splitlines()[-15:])
+        raise PackageError(f"{' '.join(command)}: exit code {result.returncode}\n{said}")
+    return result.stdout
+
+
+def present(names: Collection[str]) -> set[str]:
+    """Return which of the packages are installed."""
+    if not names:
+        return set()
+    # Exits with 1 when it does not know one of them.
+    query = ["dpkg-query", "--show", "--showformat", "${Package} ${db:Status-Status}\n", *names]
+    lines = subprocess.run(query, capture_output=True, text=True, check=False).stdout.splitlines()
+    return {line.split()[0] for line in lines if line.endswith(" installed")}
+
+
+def planned(action: str, names: Collection[str]) -> set[str]:
+    """Return the packages that ``install`` or ``purge`` of some would bring or take, with all that hang on them."""
+    plan = run(*APT, "--simulate", action, *sorted(names))
+    # "Inst name [old] (new ...)" is an upgrade.
+    return set(re.findall(r"^(?:Inst (?=\S+ \()|Purg |Remv )(\S+)", plan, re.MULTILINE))
+
+
+def needed_by(names: Collection[str]) -> set[str]:
+    """Return some installed packages and all that they depend on."""
+    if not names:
+        return set()
+    relations = ("--no-suggests", "--no-conflicts", "--no-breaks", "--no-replaces", "--no-enhances")
+    tree = run("apt-cache", "depends", "--recurse", "--installed", *relations, *sorted(names))
+    return {line.split(":")[0] for line in tree.splitlines() if line and not line.startswith((" ", "|", "<"))}
+
+
+def accounts_there() -> set[str]:
+    """Return the names of the users and groups of this host."""
+    return {user.pw_name for user in pwd.getpwall()} | {group.gr_name for group in grp.getgrall()}
+
+
+def removable(record: dict[str, Any], owner: str) -> list[str]:
+    """Return the packages that came with us and that nobody but this owner needs."""
+    if not all((MASKS / unit).is_symlink() for unit in record["masked"]):
+        # Somebody has put the package's own service to use.
+        return []
+    others = {name for other, names in record["owners"].items() if other != owner for name in names}
+    doomed = present(record["came"]) - needed_by(present(others))
+    if doomed:
+        # Somebody has installed what hangs on one of ours.
+        doomed -= needed_by(planned("purge", doomed) - doomed)
+    return sorted(doomed)
+
+
+def remove_accounts(names: Collection[str]) -> None:
+    """Remove users and groups, where they are there."""
+    for name in names:
+        for database, command in (("passwd", "userdel"), ("group", "groupdel")):
+            if subprocess.run(["getent", database, name], capture_output=True, check=False).returncode == 0:
+                run(command, name)
+
+
+@contextlib.contextmanager
+def locked(path: Path, *, dry: bool) -> Iterator[None]:
+    """Keep other runs away from the record while it is read and written."""
+    if dry:
+        yield
+        return
+    path.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
+    descriptor = os.open(path.parent, os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+        if not any(path.parent.iterdir()):
+            path.parent.rmdir()
+    finally:
+        os.close(descriptor)
+
+
+def write(path: Path, record: dict[str, Any]) -> None:
+    """Write the record, or remove it where it holds nothing."""
+    if not record["owners"] and not record["came"]:
+        path.unlink(missing_ok=True)
+        return
+    path.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
+    fresh = path.with_suffix(".new")
+    fresh.write_text(json.dumps(record, indent=2, sort_keys=True) + "\n")
+    fresh.replace(path)
+
+
+def install(params: dict[str, Any], record: dict[str, Any], *, missing: set[str]) -> list[str]:
+    """Install what is missing; what will come is on record before the first of it does."""
+    path = Path(params["record"])
+    try:
+        coming = planned("install", missing)
+    except PackageError:
+        run(*APT, "update")
+        coming = planned("install", missing)
+    # What we brought and somebody took away, and brings again, is ours all the same.
+    record["came"] = sorted({*record["came"], *coming})
+    strangers = accounts_there()
+    record["accounts"] = sorted({*record["accounts"], *(set(params["accounts"]) - strangers)})
+    for unit in params["mask"]:
+        if not (UNITS / unit).exists() and not (MASKS / unit).is_symlink():
+            (MASKS / unit).symlink_to("/dev/null")
+            record["masked"] = sorted({*record["masked"], unit})
+    write(path, record)
+    try:
+        run(*APT, "install", *sorted(missing))
+    except PackageError:
+        # The list may name versions that the archive has replaced since.
+        run(*APT, "update")
+        run(*APT, "install", *sorted(missing))
+    return sorted(coming)
+
+
+def purge(record: dict[str, Any], doomed: list[str]) -> None:
+    """Remove packages, and with the last of them the accounts and masks that came along."""
+    locale = str(DEFAULT_LOCALE.readlink()) if DEFAULT_LOCALE.is_symlink() else ""
+    if doomed:
+        run(*APT, "purge", *doomed)
+    if locale and not DEFAULT_LOCALE.is_symlink():
+        DEFAULT_LOCALE.symlink_to(locale)
+    record["came"] = sorted(present(set(record["came"]) - set(doomed)))
+    for unit in [unit for unit in record["masked"] if not (record["owners"] and (UNITS / unit).exists())]:
+        (MASKS / unit).unlink(missing_ok=True)
+        record["masked"].remove(unit)
+    if not record["owners"]:
+        if not record["came"]:
+            remove_accounts(record["accounts"])
+        # What somebody needs by now is theirs.
+        record.update({"came": [], "accounts": []})
+
+
+def main() -> None:
+    module = AnsibleModule(
+        argument_spec={
+            "owner": {"type": "str", "required": True},
+            "names": {"type": "list", "elements": "str", "default": []},
+            "accounts": {"type": "list", "elements": "str", "default": []},
+            "mask": {"type": "list", "elements": "str", "default": []},
+            "keep": {"type": "bool", "default": False},
+            "state": {"type": "str", "choices": ["present", "absent"], "default": "present"},
+            "record": {"type": "path", "default": "/var/lib/selfhosted-prefect/packages.json"},
+        },
+        supports_check_mode=True,
+    )
+    params, dry = module.params, module.check_mode
+    path = Path(params["record"])
+    known = path.exists()
+    if params["state"] == "absent" and not known:
+        module.exit_json(changed=False, installed=[], removed=[])
+    os.umask(0o022)
+    installed: list[str] = []
+    removed: list[str] = []
+    try:
+        with locked(path, dry=dry):
+            record: dict[str, Any] = {"owners": {}, "came": [], "accounts": [], "masked": []}
+            if known:
+                record |= json.loads(path.read_text())
+            before = json.dumps(record, sort_keys=True)
+            if params["state"] == "present":
+                record["owners"][params["owner"]] = sorted(params["names"])
+                if missing := set(params["names"]) - present(params["names"]):
+                    installed = sorted(missing) if dry else install(params, record, missing=missing)
+            elif params["owner"] in record["owners"]:
+                removed = [] if params["keep"] else removable(record, params["owner"])
+                del record["owners"][params["owner"]]
+                if not dry:
+                    purge(record, removed)
+            changed = bool(installed or removed) or json.dumps(record, sort_keys=True) != before
+            if changed and not dry:
+                write(path, record)
+    except (PackageError, OSError) as error:
+        module.fail_json(msg=f"packages for {params['owner']}: {error}")
+    module.exit_json(changed=changed, installed=installed, removed=removed)
+
+
+if __name__ == "__main__":
+    main()
