@@ -1,0 +1,258 @@
+"""A PostgreSQL client that needs nothing on the host: enough of the protocol to log in and to ask simple questions.
+
+https://www.postgresql.org/docs/current/protocol.html
+"""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+import hashlib
+import hmac
+import os
+import socket
+import ssl
+import stringprep
+import struct
+import unicodedata
+from typing import Any
+
+SSL_REQUEST = 80877103
+PROTOCOL = 196608
+
+
+class DatabaseError(Exception):
+    """What went wrong, with the SQLSTATE (empty where the server did not get to say one)."""
+
+    def __init__(self, message: str, *, code: str = "") -> None:
+        super().__init__(message)
+        self.code = code
+
+
+def saslprep(text: str) -> str:
+    """Return a password as RFC 4013 prepares it, as it is where the RFC forbids it, which PostgreSQL does, too."""
+    mapped = "".join(
+        " " if stringprep.in_table_c12(character) else character
+        for character in text
+        if not stringprep.in_table_b1(character)
+    )
+    prepared = unicodedata.normalize("NFKC", mapped)
+    forbidden = (
+        stringprep.in_table_c12,
+        stringprep.in_table_c21_c22,
+        stringprep.in_table_c3,
+        stringprep.in_table_c4,
+        stringprep.in_table_c5,
+        stringprep.in_table_c6,
+        stringprep.in_table_c7,
+        stringprep.in_table_c8,
+        stringprep.in_table_c9,
+    )
+    return text if any(table(character) for character in prepared for table in forbidden) else prepared
+
+
+def tls_context(*, ca: str, cert: str, key: str, check_hostname: bool, verify: bool) -> ssl.SSLContext:
+    """Return how to speak TLS. Raises DatabaseError where a file is missing, or certificate and key do not match."""
+    context = ssl.create_default_context()
+    context.check_hostname = check_hostname and verify
+    context.verify_mode = ssl.CERT_REQUIRED if verify else ssl.CERT_NONE
+    try:
+        if ca:
+            # Beside the host's own it would let those in, too.
+            context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+            context.check_hostname = check_hostname and verify
+            context.verify_mode = ssl.CERT_REQUIRED if verify else ssl.CERT_NONE
+            context.load_verify_locations(ca)
+    except (OSError, ssl.SSLError) as error:
+        raise DatabaseError(f"prefect_database_ca: {ca} cannot be used: {error}") from error
+    try:
+        if cert:
+            context.load_cert_chain(cert, key or None)
+    except ssl.SSLError as error:
+        raise DatabaseError(
+            f"prefect_database_cert, prefect_database_key: {cert} and {key or cert} do not go together: {error}"
+        ) from error
+    except OSError as error:
+        raise DatabaseError(f"prefect_database_cert: {cert} or its key {key} cannot be read: {error}") from error
+    return context
+
+
+class Connection:
+    """A session with a PostgreSQL, logged in. Raises DatabaseError, or OSError where the network fails."""
+
+    def __init__(
+        self,
+        *,
+        host: str,
+        port: int,
+        user: str,
+        password: str,
+        database: str,
+        tls: ssl.SSLContext | None = None,
+        tls_required: bool = False,
+        timeout: float = 10,
+    ) -> None:
+        self.parameters: dict[str, str] = {}
+        self.encrypted = False
+        self._user, self._password = user, password
+        # A host may have an address that nobody answers at before one that somebody does.
+        self._socket: socket.socket = socket.create_connection((host, port), timeout)
+        try:
+            if tls is not None:
+                self._start_tls(tls, host=host, required=tls_required)
+            self._log_in(database)
+        except BaseException:
+            self._socket.close()
+            raise
+
+    def __enter__(self) -> Connection:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        with contextlib.suppress(OSError):
+            self._send(b"X", b"")
+        self._socket.close()
+
+    def _receive(self, length: int) -> bytes:
+        received = b""
+        while len(received) < length:
+            part = self._socket.recv(length - len(received))
+            if not part:
+                raise DatabaseError("the other side closed the connection; is it a PostgreSQL?")
+            received += part
+        return received
+
+    def _send(self, kind: bytes, payload: bytes) -> None:
+        self._socket.sendall(kind + struct.pack("!I", len(payload) + 4) + payload)
+
+    def _start_tls(self, context: ssl.SSLContext, *, host: str, required: bool) -> None:
+        self._send(b"", struct.pack("!I", SSL_REQUEST))
+        answer = self._receive(1)
+        if answer == b"S":
+            self._socket = context.wrap_socket(self._socket, server_hostname=host)
+            self.encrypted = True
+        elif answer != b"N":
+            raise DatabaseError("what answers there is no PostgreSQL")
+        elif required:
+            raise DatabaseError("the server does not speak TLS, which prefect_database_tls asks for")
+
+    def _message(self) -> tuple[bytes, bytes]:
+        kind = self._receive(1)
+        (length,) = struct.unpack("!I", self._receive(4))
+        if not 4 <= length <= 1 << 26:
+            raise DatabaseError("what answers there is no PostgreSQL")
+        payload = self._receive(length - 4)
+        if kind == b"E":
+            fields = {part[:1]: part[1:].decode(errors="replace") for part in payload.split(b"\0") if part}
+            raise DatabaseError(fields.get(b"M", "unknown error"), code=fields.get(b"C", ""))
+        return kind, payload
+
+    def _log_in(self, database: str) -> None:
+        words = {"user": self._user, "database": database, "client_encoding": "UTF8", "application_name": "preflight"}
+        pairs = b"".join(f"{name}\0{value}\0".encode() for name, value in words.items())
+        self._send(b"", struct.pack("!I", PROTOCOL) + pairs + b"\0")
+        while True:
+            kind, payload = self._message()
+            if kind == b"R":
+                self._authenticate(payload)
+            elif kind == b"S":
+                name, value = payload.split(b"\0")[:2]
+                self.parameters[name.decode()] = value.decode()
+            elif kind == b"Z":
+                return
+
+    def _authenticate(self, payload: bytes) -> None:
+        (method,) = struct.unpack("!I", payload[:4])
+        if method == 0:
+            return
+        if method == 3:
+            self._send(b"p", self._password.encode() + b"\0")
+        elif method == 5:
+            inner = hashlib.md5((self._password + self._user).encode(), usedforsecurity=False).hexdigest()
+            outer = hashlib.md5(inner.encode() + payload[4:8], usedforsecurity=False).hexdigest()
+            self._send(b"p", b"md5" + outer.encode() + b"\0")
+        elif method == 10:
+            self._scram(payload[4:].split(b"\0"))
+        else:
+            raise DatabaseError(f"the server wants a way to log in that is not known here (method {method})")
+
+    def _scram(self, mechanisms: list[bytes]) -> None:
+        """Log in by SCRAM-SHA-256 (RFC 5802, RFC 7677), in which the server proves that it knows the password, too."""
+        if b"SCRAM-SHA-256" not in mechanisms:
+            raise DatabaseError("the server wants a way to log in that is not known here")
+        nonce = base64.b64encode(os.urandom(18))
+        bare = b"n=,r=" + nonce
+        self._send(b"p", b"SCRAM-SHA-256\0" + struct.pack("!I", len(bare) + 3) + b"n,," + bare)
+        _, payload = self._message()
+        first = payload[4:]
+        answer = dict(part.split(b"=", 1) for part in first.split(b","))
+        if not answer[b"r"].startswith(nonce):
+            raise DatabaseError("the server failed to log us in: it changed our nonce")
+        password = saslprep(self._password).encode()
+        salted = hashlib.pbkdf2_hmac("sha256", password, base64.b64decode(answer[b"s"]), int(answer[b"i"]))
+        client_key = hmac.digest(salted, b"Client Key", "sha256")
+        last = b"c=biws,r=" + answer[b"r"]
+        signed = b",".join((bare, first, last))
+        signature = hmac.digest(hashlib.sha256(client_key).digest(), signed, "sha256")
+        proof = bytes(one ^ other for one, other in zip(client_key, signature, strict=True))
+        self._send(b"p", last + b",p=" + base64.b64encode(proof))
+        _, payload = self._message()
+        expected = hmac.digest(hmac.digest(salted, b"Server Key", "sha256"), signed, "sha256")
+        if payload[4:] != b"v=" + base64.b64encode(expected):
+            raise DatabaseError("the server does not know the password that it let us in with")
+
+    def query(self, sql: str) -> list[list[str | None]]:
+        """Run a statement and return its rows, each value as text."""
+        self._send(b"Q", sql.encode() + b"\0")
+        rows: list[list[str | None]] = []
+        failure: DatabaseError | None = None
+        while True:
+            try:
+                kind, payload = self._message()
+            except DatabaseError as error:
+                if not error.code:
+                    raise
+                failure = error
+                continue
+            if kind == b"D":
+                rows.append(self._row(payload))
+            elif kind == b"Z":
+                if failure:
+                    raise failure
+                return rows
+
+    @staticmethod
+    def _row(payload: bytes) -> list[str | None]:
+        (count,) = struct.unpack("!H", payload[:2])
+        row: list[str | None] = []
+        offset = 2
+        for _ in range(count):
+            (length,) = struct.unpack("!i", payload[offset : offset + 4])
+            offset += 4
+            row.append(None if length < 0 else payload[offset : offset + length].decode())
+            offset += max(length, 0)
+        return row
+
+
+def connect(given: dict[str, Any], *, timeout: float) -> Connection:
+    """Return a session with a database given as host, port, name, user, password, tls, ca, cert, key, check_hostname.
+
+    Without `tls`, TLS is taken where the server has it and nobody has to prove anything, as libpq and asyncpg do it.
+    """
+    context = tls_context(
+        ca=given["ca"] if given["tls"] else "",
+        cert=given["cert"],
+        key=given["key"],
+        check_hostname=given["check_hostname"],
+        verify=given["tls"],
+    )
+    return Connection(
+        host=given["host"],
+        port=given["port"],
+        user=given["user"],
+        password=given["password"],
+        database=given["name"],
+        tls=context,
+        tls_required=given["tls"],
+        timeout=timeout,
+    )

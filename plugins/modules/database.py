@@ -1,0 +1,274 @@
+#!/usr/bin/python
+# Copyright: The selfhosted.prefect maintainers
+# Apache License 2.0 (see LICENSE or https://www.apache.org/licenses/LICENSE-2.0)
+"""Log in to a PostgreSQL from a host, and refuse one that cannot serve Prefect, before anything is changed."""
+
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+module: database
+short_description: Refuse a PostgreSQL that cannot serve Prefect
+description:
+  - Logs in from the host on which it runs, as Prefect will, and asks for version, extension and connections.
+  - Fails with one message that names the variable to change. It needs no client on the host.
+version_added: 0.2.0
+author: The selfhosted.prefect maintainers
+options:
+  host:
+    description: Host of the database.
+    type: str
+    required: true
+  port:
+    description: Port of the database.
+    type: int
+    default: 5432
+  name:
+    description: Name of the database.
+    type: str
+    required: true
+  user:
+    description: User of the database.
+    type: str
+    required: true
+  password:
+    description: Password of that user.
+    type: str
+    default: ''
+  tls:
+    description: Whether the server has to speak TLS and prove who it is.
+    type: bool
+    default: false
+  ca:
+    description: File on the host with the certificate authorities to trust. Empty trusts the host's own.
+    type: str
+    default: ''
+  cert:
+    description: File on the host with the client certificate.
+    type: str
+    default: ''
+  key:
+    description: File on the host with the key of that certificate.
+    type: str
+    default: ''
+  check_hostname:
+    description: Whether the server's certificate has to name O(host).
+    type: bool
+    default: true
+  connections:
+    description: Connections that Prefect will open at most, over all its processes and hosts.
+    type: int
+    default: 0
+  variable:
+    description: Variable that says where the database is, for messages.
+    type: str
+    default: prefect_database_host
+  wait:
+    description: Seconds to wait for a database that is starting, or not reachable yet.
+    type: int
+    default: 0
+attributes:
+  check_mode:
+    description: Never changes anything.
+    support: full
+"""
+
+EXAMPLES = r"""
+- name: Check the database
+  selfhosted.prefect.database:
+    host: db1
+    name: prefect
+    user: prefect
+    password: "{{ vault_database_password }}"
+    tls: true
+    connections: 60
+"""
+
+RETURN = r"""
+version:
+  description: Version of the server, such as 15.6.
+  returned: success
+  type: str
+max_connections:
+  description: Connections that the server allows to those who are no superusers.
+  returned: success
+  type: int
+free_connections:
+  description: How many of them others leave to this user.
+  returned: success
+  type: int
+trigram:
+  description: Whether the extension pg_trgm is there already; Prefect's migration makes it otherwise.
+  returned: success
+  type: bool
+encrypted:
+  description: Whether the connection is.
+  returned: success
+  type: bool
+schema:
+  description: Revision of Prefect's schema, empty where there is none yet.
+  returned: success
+  type: str
+"""
+
+import re
+import socket
+import ssl
+import time
+from typing import Any
+
+from ansible.module_utils.basic import AnsibleModule
+from ansible_collections.selfhosted.prefect.plugins.module_utils.postgres import Connection, DatabaseError, connect
+
+MIN_VERSION = (14, 9)
+STARTING = "57P03"
+
+FACTS = """
+select current_setting('server_version'),
+       current_setting('max_connections')::int - current_setting('superuser_reserved_connections')::int
+         - coalesce(current_setting('reserved_connections', true)::int, 0),
+       (select count(*) from pg_stat_activity
+         where backend_type = 'client backend' and usename is distinct from current_user),
+       pg_is_in_recovery(),
+       exists (select from pg_extension where extname = 'pg_trgm'),
+       exists (select from pg_available_extensions where name = 'pg_trgm'),
+       has_database_privilege(current_database(), 'create'),
+       has_schema_privilege(coalesce(current_schema(), 'public'), 'create'),
+       current_setting('server_encoding'),
+       to_regclass('alembic_version') is not null,
+       (select rolconnlimit from pg_roles where rolname = current_user),
+       (select datconnlimit from pg_database where datname = current_database())
+"""
+
+REASONS = {
+    "28P01": "prefect_database_password: {where} refuses the password of {user}",
+    "28000": "prefect_database_user: {where} does not let {user} in from this host ({said})",
+    "3D000": "prefect_database_name: {where} has no database {name}",
+    "42501": "prefect_database_user: {user} may not connect to {name} on {where} ({said})",
+    "53300": "prefect_database_host: {where} has no connection left ({said}); raise its max_connections",
+}
+"""What a server answers, by its SQLSTATE."""
+
+
+def explain(error: Exception, params: dict[str, Any]) -> str:
+    """Return one message that names what is wrong, the variable and the way out."""
+    where, variable = f"{params['host']}:{params['port']}", params["variable"]
+    if isinstance(error, DatabaseError):
+        if error.code in REASONS:
+            return REASONS[error.code].format(where=where, said=error, **params)
+        return str(error) if str(error).startswith("prefect_") else f"{variable}: {where}: {error}"
+    if isinstance(error, ssl.SSLCertVerificationError):
+        # "certificate has expired", "Hostname mismatch, ...", "unable to get local issuer certificate"
+        return (
+            f"prefect_database_ca: the certificate of {where} is refused: {error.verify_message.rstrip('.')}; name the "
+            "authority that signed it, or the host as the certificate does"
+        )
+    if isinstance(error, ssl.SSLError):
+        return f"prefect_database_tls: {where} does not speak TLS with us: {error.reason or error}"
+    if isinstance(error, socket.gaierror):
+        return f"{variable}: this host cannot resolve {params['host']}: {error.strerror}"
+    if isinstance(error, ConnectionRefusedError):
+        return f"{variable}: nothing listens at {where}; start PostgreSQL there, or correct the host or the port"
+    if isinstance(error, TimeoutError):
+        return f"{variable}: {where} does not answer; is a firewall between this host and it?"
+    return f"{variable}: {where} cannot be reached: {error}"
+
+
+def transient(error: Exception) -> bool:
+    """Return whether a database that starts, or a network that comes up, would fail like this."""
+    if isinstance(error, DatabaseError):
+        return error.code == STARTING
+    return isinstance(error, OSError) and not isinstance(error, ssl.SSLError)
+
+
+def look(session: Connection) -> dict[str, Any]:
+    """Return what a database says of itself."""
+    (row,) = session.query(FACTS)
+    text = [value or "" for value in row]
+    allowed = int(text[1])
+    limits = [int(limit) for limit in text[10:12] if limit and int(limit) >= 0]
+    schema = session.query("select version_num from alembic_version") if text[9] == "t" else []
+    return {
+        "version": text[0].split()[0],
+        "max_connections": min([allowed, *limits]),
+        "free_connections": min([allowed - int(text[2]), *limits]),
+        "standby": text[3] == "t",
+        "trigram": text[4] == "t",
+        "trigram_available": text[5] == "t",
+        "may_create": text[6] == "t" and text[7] == "t",
+        "encoding": text[8],
+        "schema": (schema[0][0] or "") if schema else "",
+        "encrypted": session.encrypted,
+    }
+
+
+def obstacles(found: dict[str, Any], params: dict[str, Any]) -> list[str]:
+    """Return everything about a database that would make Prefect fail on it."""
+    where, variable = f"{params['host']}:{params['port']}", params["variable"]
+    complaints = []
+    version = tuple(int(part) for part in re.findall(r"\d+", found["version"])[:2])
+    if version < MIN_VERSION:
+        complaints.append(
+            f"{variable}: {where} is PostgreSQL {found['version']}, and Prefect needs "
+            f"{MIN_VERSION[0]}.{MIN_VERSION[1]} or newer"
+        )
+    if found["standby"]:
+        complaints.append(f"{variable}: {where} is a standby, which can only be read; name the primary")
+    if found["encoding"] != "UTF8":
+        complaints.append(
+            f"prefect_database_name: {params['name']} on {where} has the encoding {found['encoding']}; make one in UTF8"
+        )
+    if not found["trigram"] and not found["trigram_available"]:
+        complaints.append(f"{variable}: {where} has no extension pg_trgm; install PostgreSQL's contrib package there")
+    if not found["may_create"]:
+        complaints.append(
+            f"prefect_database_user: {params['user']} may not create tables and extensions in {params['name']}; "
+            "make it the owner of the database"
+        )
+    if params["connections"] > found["free_connections"]:
+        complaints.append(
+            f"{variable}: Prefect opens up to {params['connections']} connections (processes times pool size), and of "
+            f"the {found['max_connections']} that {where} allows {found['free_connections']} are left; raise its "
+            "max_connections, or lower the processes or their pools"
+        )
+    return complaints
+
+
+def main() -> None:
+    text = {"type": "str", "default": ""}
+    module = AnsibleModule(
+        argument_spec={
+            "host": {"type": "str", "required": True},
+            "port": {"type": "int", "default": 5432},
+            "name": {"type": "str", "required": True},
+            "user": {"type": "str", "required": True},
+            "password": {"type": "str", "default": "", "no_log": True},
+            "tls": {"type": "bool", "default": False},
+            "ca": text,
+            "cert": text,
+            # A path, and no secret.
+            "key": {"type": "str", "default": "", "no_log": False},
+            "check_hostname": {"type": "bool", "default": True},
+            "connections": {"type": "int", "default": 0},
+            "variable": {"type": "str", "default": "prefect_database_host"},
+            "wait": {"type": "int", "default": 0},
+        },
+        supports_check_mode=True,
+    )
+    params = module.params
+    deadline = time.monotonic() + params["wait"]
+    while True:
+        try:
+            with connect(params, timeout=10) as session:
+                found = look(session)
+            break
+        except (DatabaseError, OSError, ValueError) as error:
+            if not transient(error) or time.monotonic() > deadline:
+                module.fail_json(msg=explain(error, params))
+            time.sleep(0.25)
+    if complaints := obstacles(found, params):
+        module.fail_json(msg="\n".join(complaints), **found)
+    module.exit_json(changed=False, **found)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,65 @@
+"""Certificates of the private CA: made once, renewed when they have to be, and good enough for OpenSSL."""
+
+from __future__ import annotations
+
+import datetime
+import ssl
+import stat
+from pathlib import Path
+
+import pytest
+from ansible_collections.selfhosted.prefect.plugins.lookup import certificate
+from ansible_collections.selfhosted.prefect.plugins.lookup.certificate import certificate_for
+
+
+def test_it_is_made_once(tmp_path: Path) -> None:
+    first = certificate_for(tmp_path / "db1", ["db1", "10.0.0.5", "::1"])
+    assert certificate_for(tmp_path / "db1", ["::1", "db1", "10.0.0.5"]) == first
+    assert certificate_for(tmp_path / "anything", [])["ca"] == first["ca"]
+    assert {path.name for path in tmp_path.iterdir()} == {"ca.crt", "ca.key", "db1.crt", "db1.key"}
+    assert {stat.S_IMODE(path.stat().st_mode) for path in tmp_path.glob("*.key")} == {0o600}
+
+
+def test_openssl_takes_it(tmp_path: Path) -> None:
+    pair = certificate_for(tmp_path / "db1", ["db1"])
+    server = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    server.load_cert_chain(tmp_path / "db1.crt", tmp_path / "db1.key")
+    client = ssl.create_default_context(cadata=pair["ca"])
+    there, back = ssl.MemoryBIO(), ssl.MemoryBIO()
+    ours = client.wrap_bio(back, there, server_hostname="db1")
+    theirs = server.wrap_bio(there, back, server_side=True)
+    for side in (ours, theirs, ours):
+        try:
+            side.do_handshake()
+        except ssl.SSLWantReadError:
+            continue
+    assert ours.version() == "TLSv1.3"
+
+
+def test_other_names_ask_for_another(tmp_path: Path) -> None:
+    first = certificate_for(tmp_path / "db1", ["db1"])
+    second = certificate_for(tmp_path / "db1", ["db1", "db1.example.org"])
+    assert second["certificate"] != first["certificate"]
+    assert second["ca"] == first["ca"]
+
+
+def test_it_is_renewed_in_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    first = certificate_for(tmp_path / "db1", ["db1"])
+    later = certificate.now() + datetime.timedelta(days=certificate.DAYS - certificate.RENEW_DAYS + 1)
+    monkeypatch.setattr(certificate, "now", lambda: later)
+    assert certificate_for(tmp_path / "db1", ["db1"])["certificate"] != first["certificate"]
+
+
+def test_another_authority_signs_anew(tmp_path: Path) -> None:
+    first = certificate_for(tmp_path / "db1", ["db1"])
+    for path in tmp_path.glob("ca.*"):
+        path.unlink()
+    assert certificate_for(tmp_path / "db1", ["db1"])["certificate"] != first["certificate"]
+
+
+def test_a_key_of_another_is_refused(tmp_path: Path) -> None:
+    certificate_for(tmp_path / "one", ["one"])
+    certificate_for(tmp_path / "other", ["other"])
+    (tmp_path / "other.key").replace(tmp_path / "one.key")
+    with pytest.raises(ValueError, match="is not the key of"):
+        certificate_for(tmp_path / "one", ["one"])
