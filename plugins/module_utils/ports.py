@@ -29,12 +29,15 @@ def listeners(port: int) -> list[tuple[int, str]]:
 
 
 def taken(ports: Mapping[str, int], *, ours: str) -> list[str]:
-    """Return a complaint for each port, by its variable, that somebody holds whose program is not below `ours`."""
+    """Return a complaint for each port, by its variable, that somebody holds who is not ours.
+
+    Ours is a process whose program, or a file that it was started with, is below `ours`.
+    """
     prefixes = tuple(f"{directory}/" for directory in (ours, os.path.realpath(ours)))
     found = []
     for variable, port in ports.items():
         for pid, command in listeners(int(port)):
-            if not command.startswith(prefixes):
+            if not any(word.startswith(prefixes) for word in command.split()):
                 holder = f"{command} (pid {pid})" if pid else command
                 found.append(f"{variable}: port {port} is in use by {holder}; stop it or choose another port")
     return found

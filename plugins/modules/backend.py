@@ -1,0 +1,140 @@
+#!/usr/bin/python
+# Copyright: The selfhosted.prefect maintainers
+# Apache License 2.0 (see LICENSE or https://www.apache.org/licenses/LICENSE-2.0)
+"""Read a host that is to run a database or a Redis, and refuse what cannot work there, before anything is changed."""
+
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+module: backend
+short_description: Read a host that is to run a PostgreSQL or a Redis
+description:
+  - Finds out who the hosts that need it are, as seen from there, and which addresses of its own face them.
+  - Reports every obstacle at once, each with the variable to change, before anything is written.
+version_added: 0.2.0
+author: The selfhosted.prefect maintainers
+options:
+  peers:
+    description: Addresses of the hosts that need it, by their names in the inventory. The host itself is none of them.
+    type: dict
+    default: {}
+  ports:
+    description: TCP ports to be free on the host, or held by O(ours), as a mapping of variable names to ports.
+    type: dict
+    default: {}
+  ours:
+    description: Directory that the program which may hold the ports is in, or is started with.
+    type: path
+    required: true
+  otherwise:
+    description: What to set where this host cannot run it.
+    type: str
+    required: true
+attributes:
+  check_mode:
+    description: Never changes a host.
+    support: full
+"""
+
+EXAMPLES = r"""
+- name: Read the host
+  selfhosted.prefect.backend:
+    peers: {api1: 10.0.0.11}
+    ports: {prefect_redis_port: 6379}
+    ours: /etc/prefect-redis
+    otherwise: prefect_redis_url
+"""
+
+RETURN = r"""
+peers:
+  description: IP addresses of the peers, as this host resolves them.
+  returned: success
+  type: list
+  elements: str
+facing:
+  description: IP addresses of this host that the peers see, the loopback not among them.
+  returned: success
+  type: list
+  elements: str
+memory_mb:
+  description: Memory of the host, in megabytes.
+  returned: success
+  type: int
+"""
+
+import contextlib
+import ipaddress
+import os
+import re
+import shutil
+import socket
+from pathlib import Path
+from typing import Any
+
+from ansible.module_utils.basic import AnsibleModule
+from ansible_collections.selfhosted.prefect.plugins.module_utils.ports import taken
+
+
+def resolve(name: str) -> list[str]:
+    """Return the IP addresses of a host, none where its name is not known."""
+    with contextlib.suppress(OSError):
+        found = {str(info[4][0]).split("%")[0] for info in socket.getaddrinfo(name, None, type=socket.SOCK_STREAM)}
+        return sorted(found)
+    return []
+
+
+def facing(peer: str) -> str | None:
+    """Return the address of this host from which it would speak to a peer, and at which the peer finds it."""
+    family = socket.AF_INET6 if ":" in peer else socket.AF_INET
+    # Nothing is sent: connecting a datagram socket only asks the routing table.
+    with contextlib.suppress(OSError), socket.socket(family, socket.SOCK_DGRAM) as probe:
+        probe.connect((peer, 9))
+        return str(probe.getsockname()[0])
+    return None
+
+
+def memory_mb() -> int:
+    """Return the memory that this host has, in megabytes."""
+    found = re.search(r"^MemTotal:\s+(\d+) kB", Path("/proc/meminfo").read_text(), re.MULTILINE)
+    return int(found[1]) // 1024 if found else 0
+
+
+def obstacles(params: dict[str, Any], addresses: dict[str, list[str]]) -> list[str]:
+    """Return everything about the host that would make the installation fail."""
+    instead = f"set {params['otherwise']} to one that runs elsewhere"
+    found = []
+    if os.geteuid() != 0:
+        found.append("become: installing it needs root; use become")
+    if not Path("/run/systemd/system").is_dir():
+        found.append(f"this host does not run systemd, which is to run it; {instead}")
+    if shutil.which("apt-get") is None:
+        found.append(f"this host has no apt-get: only Debian, Ubuntu and their kin are known; {instead}")
+    found += [
+        f"{name}: this host cannot resolve {params['peers'][name]!r}; set ansible_host or prefect_address of {name}"
+        for name, resolved in addresses.items()
+        if not resolved
+    ]
+    return found + taken(params["ports"], ours=params["ours"])
+
+
+def main() -> None:
+    module = AnsibleModule(
+        argument_spec={
+            "peers": {"type": "dict", "default": {}},
+            "ports": {"type": "dict", "default": {}},
+            "ours": {"type": "path", "required": True},
+            "otherwise": {"type": "str", "required": True},
+        },
+        supports_check_mode=True,
+    )
+    params = module.params
+    addresses = {name: resolve(str(address)) for name, address in params["peers"].items()}
+    if found := obstacles(params, addresses):
+        module.fail_json(msg="\n".join(found))
+    peers = sorted({address for resolved in addresses.values() for address in resolved})
+    faces = {face for peer in peers if (face := facing(peer)) and not ipaddress.ip_address(face).is_loopback}
+    module.exit_json(changed=False, peers=peers, facing=sorted(faces), memory_mb=memory_mb())
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,502 @@
+#!/usr/bin/python
+# Copyright: The selfhosted.prefect maintainers
+# Apache License 2.0 (see LICENSE or https://www.apache.org/licenses/LICENSE-2.0)
+"""Configure a PostgreSQL of a Debian host for Prefect, and leave everybody else's part of it alone."""
+
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+module: postgres_cluster
+short_description: Configure a PostgreSQL of a Debian host for Prefect
+description:
+  - Writes one file of settings beside those of the cluster, and one block at the top of its C(pg_hba.conf). Files that
+    PostgreSQL would not accept are taken back. It reloads, and restarts only where a setting asks for it.
+  - A cluster that was there before M(selfhosted.prefect.packages) brought one belongs to somebody. It keeps its tuning,
+    its certificate and its addresses, to which ours are added, and is never dropped.
+version_added: 0.2.0
+author: The selfhosted.prefect maintainers
+options:
+  name:
+    description: Name of our settings file and our block.
+    type: str
+    required: true
+  port:
+    description: Port of the cluster. One that came with us gets it.
+    type: int
+    default: 5432
+  settings:
+    description: Settings for the cluster in any case.
+    type: dict
+    default: {}
+  tuning:
+    description: Settings for a cluster that came with us.
+    type: dict
+    default: {}
+  listen:
+    description: Addresses to listen on beside the loopback.
+    type: list
+    elements: str
+    default: []
+  max_connections:
+    description: Connections that are needed at least.
+    type: int
+    default: 100
+  certificate:
+    description: File of the certificate, for a cluster that has none of its own.
+    type: path
+  key:
+    description: File of the certificate's key.
+    type: path
+  hba:
+    description: Lines of our block.
+    type: list
+    elements: str
+    default: []
+  database:
+    description: Our database, which V(absent) drops with O(purge).
+    type: str
+  role:
+    description: Our role, which V(absent) drops with O(purge).
+    type: str
+  purge:
+    description: Whether V(absent) takes the database, and the cluster if it came with us and holds nothing else.
+    type: bool
+    default: false
+  state:
+    description: Whether the cluster serves Prefect.
+    type: str
+    choices: [present, absent]
+    default: present
+  record:
+    description: File in which M(selfhosted.prefect.packages) remembers what came with us.
+    type: path
+    default: /var/lib/selfhosted-prefect/packages.json
+  timeout:
+    description: Seconds that PostgreSQL has to answer.
+    type: int
+    default: 120
+attributes:
+  check_mode:
+    description: Says whether something would be written.
+    support: full
+  diff_mode:
+    description: Shows both files.
+    support: full
+"""
+
+EXAMPLES = r"""
+- name: Configure PostgreSQL
+  selfhosted.prefect.postgres_cluster:
+    name: prefect
+    listen: [10.0.0.5]
+    hba: [hostssl prefect prefect 10.0.0.11/32 scram-sha-256]
+"""
+
+RETURN = r"""
+cluster:
+  description: Version and name of the cluster, such as 15/main. Empty where there is none.
+  returned: success
+  type: str
+ours:
+  description: Whether the cluster came with us.
+  returned: success
+  type: bool
+restarted:
+  description: Whether PostgreSQL was restarted.
+  returned: success
+  type: bool
+socket:
+  description: Directory of its Unix socket.
+  returned: success
+  type: str
+certificate:
+  description: File of the certificate that it shows.
+  returned: success
+  type: str
+in_use:
+  description: Whether somebody else has a database there.
+  returned: success
+  type: bool
+"""
+
+import contextlib
+import json
+import os
+import pwd
+import re
+import shutil
+import ssl
+import subprocess
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ansible.module_utils.basic import AnsibleModule
+
+UNCHOSEN = {"", "server.crt", "/etc/ssl/certs/ssl-cert-snakeoil.pem"}
+"""Certificates that nobody has put there on purpose."""
+
+HBA_PROBLEMS = (
+    "select 'pg_hba.conf, line ' || line_number || ': ' || error from pg_hba_file_rules where error is not null"
+)
+
+
+class ClusterError(Exception):
+    """A cluster that cannot serve; the message names the variable and the way out."""
+
+
+def as_postgres(command: list[str], *, stdin: str = "") -> subprocess.CompletedProcess[str]:
+    """Run a command as the superuser of PostgreSQL and return it finished."""
+    account = pwd.getpwnam("postgres")
+    return subprocess.run(
+        command,
+        input=stdin,
+        user=account.pw_uid,
+        group=account.pw_gid,
+        extra_groups=os.getgrouplist(account.pw_name, account.pw_gid),
+        cwd="/",
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+@dataclass(frozen=True)
+class Cluster:
+    """A cluster as `pg_lsclusters` knows it."""
+
+    version: str
+    name: str
+    port: int
+    config: Path
+    socket: str
+    running: bool
+    settings: dict[str, str]
+
+    @property
+    def unit(self) -> str:
+        return f"postgresql@{self.version}-{self.name}.service"
+
+    @property
+    def hba(self) -> Path:
+        return Path(self.settings.get("hba_file") or self.config / "pg_hba.conf")
+
+    def sql(self, statement: str) -> str:
+        """Run SQL as the superuser and return the rows as unaligned text. Raises ClusterError."""
+        psql = ["psql", "--no-psqlrc", "--quiet", "--no-align", "--tuples-only", "--set=ON_ERROR_STOP=1"]
+        command = [*psql, f"--host={self.socket}", f"--port={self.port}", "--dbname=postgres", "--file=-"]
+        done = as_postgres(command, stdin=statement)
+        if done.returncode:
+            raise ClusterError(f"PostgreSQL {self.version}/{self.name}: {done.stderr.strip()}")
+        return done.stdout.strip()
+
+    def problems(self) -> str:
+        """Return what PostgreSQL would not accept of its files as they are."""
+        # It reads all of them to say what one setting would be.
+        server = f"/usr/lib/postgresql/{self.version}/bin/postgres"
+        read = as_postgres([server, "-C", "port", "-c", f"config_file={self.config / 'postgresql.conf'}"])
+        return read.stderr.strip() if read.returncode else self.sql(HBA_PROBLEMS)
+
+
+def clusters() -> list[Cluster]:
+    """Return the clusters of this host."""
+    if shutil.which("pg_lsclusters") is None:
+        return []
+    listed = subprocess.run(["pg_lsclusters", "--json"], capture_output=True, text=True, check=True)
+    return [
+        Cluster(
+            version=str(cluster["version"]),
+            name=cluster["cluster"],
+            port=int(cluster["port"]),
+            config=Path(cluster["configdir"]),
+            socket=cluster["socketdir"],
+            running=bool(int(cluster["running"])),
+            settings=cluster["config"],
+        )
+        for cluster in json.loads(listed.stdout or "[]")
+    ]
+
+
+def came_with_us(cluster: Cluster, record: Path) -> bool:
+    """Return whether it was us who installed a cluster's PostgreSQL."""
+    with contextlib.suppress(OSError, ValueError):
+        return f"postgresql-{cluster.version}" in json.loads(record.read_text())["came"]
+    return False
+
+
+def choose(found: list[Cluster], params: dict[str, Any]) -> Cluster:
+    """Return the cluster that is to serve: that of the port, or the only one, if it came with us."""
+    for cluster in found:
+        if cluster.port == params["port"]:
+            return cluster
+    if len(found) == 1 and came_with_us(found[0], Path(params["record"])):
+        return found[0]
+    there = ", ".join(f"{cluster.version}/{cluster.name} on {cluster.port}" for cluster in found) or "none"
+    raise ClusterError(
+        f"prefect_database_port: no PostgreSQL of this host has port {params['port']} (there is: {there}); "
+        "set it to one of theirs"
+    )
+
+
+def quoted(value: Any) -> str:
+    """Return a value as postgresql.conf wants it."""
+    text = ("on" if value else "off") if isinstance(value, bool) else str(value)
+    return text if re.fullmatch(r"[\w.]+", text) else "'" + text.replace("\\", "\\\\").replace("'", "''") + "'"
+
+
+def wanted_settings(cluster: Cluster, params: dict[str, Any], *, ours: bool, drop_in: Path) -> dict[str, Any]:
+    """Return the settings for a cluster; where it is somebody else's, theirs are only added to."""
+    wanted: dict[str, Any] = dict(params["tuning"]) if ours else {}
+    # What our own file has put there is nobody else's.
+    others = others_settings(cluster, drop_in)
+    if ours and cluster.port != params["port"]:
+        wanted["port"] = params["port"]
+    elif ours and drop_in.exists() and (set_before := re.search(r"^port = (\d+)", drop_in.read_text(), re.MULTILINE)):
+        wanted["port"] = int(set_before[1])
+    listening = [] if ours else re.findall(r"[^\s,]+", others.get("listen_addresses", "localhost"))
+    if "*" not in listening:
+        wanted["listen_addresses"] = ",".join(dict.fromkeys([*(listening or ["localhost"]), *params["listen"]]))
+    theirs = int(others.get("max_connections", 100))
+    if ours or theirs < params["max_connections"]:
+        wanted["max_connections"] = params["max_connections"]
+    chosen = others.get("ssl", "off") == "on" and others.get("ssl_cert_file", "") not in UNCHOSEN
+    if params["certificate"] and (ours or not chosen):
+        wanted |= {"ssl": True, "ssl_cert_file": params["certificate"], "ssl_key_file": params["key"]}
+    return {**wanted, **params["settings"]}
+
+
+def others_settings(cluster: Cluster, drop_in: Path) -> dict[str, str]:
+    """Return a cluster's settings from all of its files but ours, by a plain reading of them."""
+    found: dict[str, str] = {}
+    for path in [cluster.config / "postgresql.conf", *sorted(cluster.config.glob("conf.d/*.conf"))]:
+        if path != drop_in and path.exists():
+            for name, value in re.findall(
+                r"^\s*(\w+)\s*=?\s*('(?:[^']|'')*'|[^\s#]+)", path.read_text(errors="replace"), re.MULTILINE
+            ):
+                found[name.lower()] = value.strip("'").replace("''", "'")
+    return found
+
+
+def marks(name: str) -> tuple[str, str]:
+    return f"# BEGIN {name} (selfhosted.prefect)\n", f"# END {name} (selfhosted.prefect)\n"
+
+
+def with_block(text: str, name: str, lines: list[str]) -> str:
+    """Return the text of pg_hba.conf with our block first, where the first match decides; without lines, with none."""
+    begin, end = marks(name)
+    rest = re.sub(f"{re.escape(begin)}.*?{re.escape(end)}", "", text, flags=re.DOTALL)
+    return f"{begin}{''.join(f'{line}{chr(10)}' for line in lines)}{end}{rest}" if lines else rest
+
+
+def replace(path: Path, content: str | None) -> None:
+    """Replace a file, with owner and mode of the one that was there or of its directory; None removes it."""
+    if content is None:
+        path.unlink(missing_ok=True)
+        return
+    there = path.stat() if path.exists() else None
+    above = path.parent.stat()
+    fresh = path.with_name(f".{path.name}.new")
+    fresh.write_text(content)
+    fresh.chmod(there.st_mode & 0o7777 if there else 0o644)
+    os.chown(fresh, *((there.st_uid, there.st_gid) if there else (above.st_uid, above.st_gid)))
+    fresh.replace(path)
+
+
+def check_certificate(params: dict[str, Any]) -> None:
+    """Refuse a pair with which PostgreSQL would not start. Raises ClusterError."""
+    if not params["certificate"]:
+        return
+    try:
+        ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(params["certificate"], params["key"])
+    except (OSError, ssl.SSLError) as error:
+        raise ClusterError(
+            f"prefect_postgres_certificate, prefect_postgres_key: {params['certificate']} and {params['key']} do not "
+            f"go together or cannot be read: {error}"
+        ) from error
+
+
+def systemctl(action: str, unit: str) -> None:
+    done = subprocess.run(["systemctl", action, unit], capture_output=True, text=True, check=False)
+    if done.returncode:
+        command = ["journalctl", "--no-pager", "--output=cat", "--lines=15", f"--unit={unit}"]
+        log = subprocess.run(command, capture_output=True, text=True, check=False).stdout
+        raise ClusterError(f"systemctl {action} {unit}: {done.stderr.strip()}\nThe end of its log:\n{log}")
+
+
+def wait_until(cluster: Cluster, statement: str, *, timeout: float) -> None:
+    """Wait until a statement answers `t`. Raises ClusterError with the last failure."""
+    deadline, said = time.monotonic() + timeout, "no answer"
+    while True:
+        try:
+            said = cluster.sql(statement)
+        except ClusterError as error:
+            said = str(error)
+        if said == "t":
+            return
+        if time.monotonic() > deadline:
+            raise ClusterError(f"PostgreSQL {cluster.version}/{cluster.name} is not ready after {timeout:g} s: {said}")
+        time.sleep(0.2)
+
+
+def apply(cluster: Cluster, files: dict[Path, str | None], *, port: int, timeout: float) -> bool:
+    """Write files, take them back if PostgreSQL refuses them, and make it use them; return whether it restarted."""
+    before = {path: path.read_text() if path.exists() else None for path in files}
+    if not cluster.running:
+        systemctl("start", cluster.unit)
+        wait_until(cluster, "select true", timeout=timeout)
+    for path, content in files.items():
+        if content != before[path]:
+            replace(path, content)
+    if problems := cluster.problems():
+        for path, text in before.items():
+            replace(path, text)
+        raise ClusterError(f"prefect_postgres_settings: PostgreSQL refuses what would be written:\n{problems}")
+    newest = max((path.stat().st_mtime for path in files if path.exists()), default=0)
+    # A run that was killed between writing and reloading is finished by the next one.
+    loaded = float(cluster.sql("select extract(epoch from pg_conf_load_time())"))
+    if newest >= loaded or any(content != before[path] for path, content in files.items()):
+        since = cluster.sql("select pg_conf_load_time()")
+        cluster.sql("select pg_reload_conf()")
+        wait_until(cluster, f"select pg_conf_load_time() > '{since}'", timeout=timeout)
+    if cluster.sql("select count(*) from pg_settings where pending_restart") == "0":
+        return False
+    systemctl("restart", cluster.unit)
+    moved = Cluster(**{**cluster.__dict__, "port": port})
+    wait_until(moved, "select true", timeout=timeout)
+    return True
+
+
+def strangers(cluster: Cluster, params: dict[str, Any]) -> list[str]:
+    """Return the databases of others, those of other instances of Prefect among them."""
+    names = cluster.sql("select datname from pg_database where not datistemplate and datname <> 'postgres'")
+    return [name for name in names.splitlines() if name != params["database"]]
+
+
+def literal(name: str) -> str:
+    return "'" + name.replace("'", "''") + "'"
+
+
+def identifier(name: str) -> str:
+    return '"' + name.replace('"', '""') + '"'
+
+
+def drop(cluster: Cluster, params: dict[str, Any], *, dry: bool) -> bool:
+    """Drop our database and our role; return whether they were there."""
+    there = cluster.sql(
+        f"select exists (select from pg_database where datname = {literal(params['database'])})"
+        f" or exists (select from pg_roles where rolname = {literal(params['role'])})"
+    )
+    if there == "t" and not dry:
+        cluster.sql(f"drop database if exists {identifier(params['database'])} with (force)")
+        cluster.sql(f"drop role if exists {identifier(params['role'])}")
+    return there == "t"
+
+
+def ensure_present(params: dict[str, Any], *, dry: bool) -> dict[str, Any]:
+    found = clusters()
+    if dry and not found:
+        return {"changed": True, "cluster": "", "ours": True, "restarted": False, "socket": "", "certificate": ""}
+    cluster = choose(found, params)
+    check_certificate(params if not dry else params | {"certificate": None})
+    ours = came_with_us(cluster, Path(params["record"]))
+    drop_in = cluster.config / "conf.d" / f"{params['name']}.conf"
+    wanted = wanted_settings(cluster, params, ours=ours, drop_in=drop_in)
+    lines = "".join(f"{name} = {quoted(value)}\n" for name, value in sorted(wanted.items()))
+    hba = cluster.hba.read_text()
+    files: dict[Path, str | None] = {
+        drop_in: f"# Ansible managed: selfhosted.prefect\n{lines}",
+        cluster.hba: with_block(hba, params["name"], params["hba"]),
+    }
+    result = serve(cluster, files, dry=dry, params=params)
+    return {
+        **result,
+        "ours": ours,
+        "certificate": str(wanted.get("ssl_cert_file") or others_settings(cluster, drop_in).get("ssl_cert_file", "")),
+    }
+
+
+def serve(cluster: Cluster, files: dict[Path, str | None], *, dry: bool, params: dict[str, Any]) -> dict[str, Any]:
+    """Make a cluster use files, unless dry; return what a module returns of it."""
+    changes = {path: path.read_text() if path.exists() else None for path in files}
+    changes = {path: text for path, text in changes.items() if text != files[path]}
+    diff = [
+        {"before_header": str(path), "after_header": str(path), "before": text or "", "after": files[path] or ""}
+        for path, text in changes.items()
+    ]
+    started = not cluster.running
+    restarted = False if dry else apply(cluster, files, port=params["port"], timeout=params["timeout"])
+    return {
+        "changed": bool(changes) or restarted or started,
+        "cluster": f"{cluster.version}/{cluster.name}",
+        "restarted": restarted,
+        "socket": cluster.socket,
+        "diff": diff,
+    }
+
+
+def ensure_absent(params: dict[str, Any], *, dry: bool) -> dict[str, Any]:
+    result: dict[str, Any] = {"changed": False, "cluster": "", "ours": False, "in_use": False, "restarted": False}
+    result |= {"socket": "", "certificate": "", "diff": []}
+    for cluster in clusters():
+        drop_in = cluster.config / "conf.d" / f"{params['name']}.conf"
+        hba = cluster.hba.read_text()
+        files: dict[Path, str | None] = {drop_in: None, cluster.hba: with_block(hba, params["name"], [])}
+        if cluster.port != params["port"] and not drop_in.exists() and files[cluster.hba] == hba:
+            continue
+        ours = came_with_us(cluster, Path(params["record"]))
+        dropped = params["purge"] and cluster.running and drop(cluster, params, dry=dry)
+        in_use = cluster.running and bool(strangers(cluster, params))
+        result |= {"cluster": f"{cluster.version}/{cluster.name}", "ours": ours}
+        result["in_use"] = result["in_use"] or in_use
+        if params["purge"] and ours and not in_use:
+            result |= {"changed": True, "cluster": ""}
+            if not dry:
+                # It would leave a file that it does not know, and so the directories.
+                replace(drop_in, None)
+                command = ["pg_dropcluster", "--stop", cluster.version, cluster.name]
+                subprocess.run(command, capture_output=True, check=True)
+            continue
+        touched = drop_in.exists() or files[cluster.hba] != hba
+        if touched:
+            left = {"port": 5432} if ours else {"port": cluster.port}
+            result |= serve(cluster, files, dry=dry, params=params | left)
+        result["changed"] = result["changed"] or dropped
+    return result
+
+
+def main() -> None:
+    strings = {"type": "list", "elements": "str", "default": []}
+    module = AnsibleModule(
+        argument_spec={
+            "name": {"type": "str", "required": True},
+            "port": {"type": "int", "default": 5432},
+            "settings": {"type": "dict", "default": {}},
+            "tuning": {"type": "dict", "default": {}},
+            "listen": strings,
+            "max_connections": {"type": "int", "default": 100},
+            "certificate": {"type": "path"},
+            "key": {"type": "path", "no_log": False},
+            "hba": strings,
+            "database": {"type": "str"},
+            "role": {"type": "str"},
+            "purge": {"type": "bool", "default": False},
+            "state": {"type": "str", "choices": ["present", "absent"], "default": "present"},
+            "record": {"type": "path", "default": "/var/lib/selfhosted-prefect/packages.json"},
+            "timeout": {"type": "int", "default": 120},
+        },
+        required_together=[("certificate", "key")],
+        required_if=[("purge", True, ["database", "role"])],
+        supports_check_mode=True,
+    )
+    os.umask(0o022)
+    ensure = ensure_present if module.params["state"] == "present" else ensure_absent
+    try:
+        result = ensure(module.params, dry=module.check_mode)
+    except (ClusterError, OSError, subprocess.CalledProcessError) as error:
+        module.fail_json(msg=str(error))
+    module.exit_json(**({"in_use": False} | result))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,148 @@
+"""What a cluster is given, whether it came with us or is somebody else's."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from ansible_collections.selfhosted.prefect.plugins.filter.backends import hba_lines, postgres_tuning, redis_word
+from ansible_collections.selfhosted.prefect.plugins.modules import postgres_cluster
+from ansible_collections.selfhosted.prefect.plugins.modules.postgres_cluster import (
+    Cluster,
+    ClusterError,
+    came_with_us,
+    choose,
+    quoted,
+    wanted_settings,
+    with_block,
+)
+from fake_api import outcome
+
+HBA = "# TYPE DATABASE USER ADDRESS METHOD\nlocal all postgres peer\n"
+
+
+@pytest.fixture
+def cluster(tmp_path: Path) -> Cluster:
+    (tmp_path / "conf.d").mkdir()
+    (tmp_path / "pg_hba.conf").write_text(HBA)
+    (tmp_path / "postgresql.conf").write_text("port = 5432\t# (change requires restart)\nssl = on\n")
+    return Cluster(version="15", name="main", port=5432, config=tmp_path, socket="/run", running=True, settings={})
+
+
+def wanted(cluster: Cluster, *, ours: bool, **params: Any) -> dict[str, Any]:
+    given = {
+        "port": 5432,
+        "settings": {},
+        "tuning": {"shared_buffers": "1GB"},
+        "listen": ["10.0.0.5"],
+        "max_connections": 200,
+        "certificate": "/etc/prefect-postgres/server.crt",
+        "key": "/etc/prefect-postgres/server.key",
+    }
+    drop_in = cluster.config / "conf.d" / "prefect.conf"
+    return wanted_settings(cluster, {**given, **params}, ours=ours, drop_in=drop_in)
+
+
+def append(cluster: Cluster, text: str) -> None:
+    with (cluster.config / "postgresql.conf").open("a") as file:
+        file.write(text)
+
+
+def test_a_cluster_of_our_own_is_tuned(cluster: Cluster) -> None:
+    found = wanted(cluster, ours=True, settings={"work_mem": "8MB"})
+    assert found["shared_buffers"] == "1GB"
+    assert found["work_mem"] == "8MB"
+    assert found["listen_addresses"] == "localhost,10.0.0.5"
+    assert found["ssl_cert_file"] == "/etc/prefect-postgres/server.crt"
+    assert "port" not in found
+    assert wanted(cluster, ours=True, port=5433)["port"] == 5433
+
+
+def test_a_cluster_of_others_is_only_added_to(cluster: Cluster) -> None:
+    append(
+        cluster, "listen_addresses = 'localhost, 192.168.0.1'\nmax_connections = 500\nssl_cert_file = '/theirs.crt'\n"
+    )
+    assert wanted(cluster, ours=False) == {"listen_addresses": "localhost,192.168.0.1,10.0.0.5"}
+
+
+def test_a_cluster_of_others_that_is_open_stays_so(cluster: Cluster) -> None:
+    append(cluster, "listen_addresses = '*'\n")
+    found = wanted(cluster, ours=False)
+    assert "listen_addresses" not in found
+    assert found["max_connections"] == 200
+    assert found["ssl"] is True
+
+
+def test_our_own_file_is_not_taken_for_somebodys(cluster: Cluster) -> None:
+    (cluster.config / "conf.d" / "prefect.conf").write_text("listen_addresses = '*'\nmax_connections = 900\n")
+    assert wanted(cluster, ours=False)["listen_addresses"] == "localhost,10.0.0.5"
+    assert wanted(cluster, ours=False)["max_connections"] == 200
+
+
+def test_the_block_stands_first_and_goes_again() -> None:
+    text = with_block(HBA, "prefect", ["host a b c d"])
+    assert text.startswith("# BEGIN prefect (selfhosted.prefect)\nhost a b c d\n# END")
+    assert with_block(text, "prefect", ["host a b c d"]) == text
+    both = with_block(text, "prefect-blue", ["host e f g h"])
+    assert with_block(with_block(both, "prefect", []), "prefect-blue", []) == HBA
+
+
+def test_values_are_quoted() -> None:
+    assert [quoted(value) for value in (True, 5, "1GB", "a'b", "")] == ["on", "5", "1GB", "'a''b'", "''"]
+
+
+def test_choosing_a_cluster(cluster: Cluster, tmp_path: Path) -> None:
+    record = tmp_path / "record.json"
+    params = {"port": 5433, "record": str(record)}
+    with pytest.raises(ClusterError, match=r"prefect_database_port: no PostgreSQL .* 5433 .*15/main on 5432"):
+        choose([cluster], params)
+    record.write_text(json.dumps({"came": ["postgresql", "postgresql-15"]}))
+    assert came_with_us(cluster, record)
+    assert choose([cluster], params) is cluster
+    assert choose([cluster], params | {"port": 5432}) is cluster
+
+
+def test_a_host_without_postgresql(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(postgres_cluster, "clusters", list)
+    assert not outcome(postgres_cluster.main, name="prefect", state="absent")["changed"]
+    assert outcome(postgres_cluster.main, name="prefect", _ansible_check_mode=True)["changed"]
+
+
+def test_check_mode_shows_what_would_be_written(cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(postgres_cluster, "clusters", lambda: [cluster])
+    result = outcome(postgres_cluster.main, name="prefect", hba=["host a b c d"], _ansible_check_mode=True)
+    assert result["changed"]
+    assert [Path(diff["before_header"]).name for diff in result["diff"]] == ["prefect.conf", "pg_hba.conf"]
+    assert cluster.hba.read_text() == HBA
+
+
+def test_files_that_postgresql_refuses_are_taken_back(cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(postgres_cluster, "clusters", lambda: [cluster])
+    monkeypatch.setattr(Cluster, "problems", lambda self: "line 3: unrecognized")
+    result = outcome(postgres_cluster.main, name="prefect", hba=["host a"], settings={"no_such": 1})
+    assert "prefect_postgres_settings: PostgreSQL refuses what would be written:\nline 3" in result["msg"]
+    assert cluster.hba.read_text() == HBA
+    assert list((cluster.config / "conf.d").iterdir()) == []
+
+
+def test_who_may_come_in() -> None:
+    assert hba_lines(["10.0.0.11", "fd00::1", "10.1.0.0/16"], database="prefect", user="all") == [
+        'host "prefect" "all" 127.0.0.1/32 scram-sha-256',
+        'host "prefect" "all" ::1/128 scram-sha-256',
+        'hostssl "prefect" "all" 10.0.0.11/32 scram-sha-256',
+        'hostssl "prefect" "all" fd00::1/128 scram-sha-256',
+        'hostssl "prefect" "all" 10.1.0.0/16 scram-sha-256',
+        'host all "all" all reject',
+        'host "prefect" all all reject',
+    ]
+
+
+@pytest.mark.parametrize(("memory", "buffers"), [(512, "102MB"), (4096, "819MB"), (262144, "16384MB")])
+def test_tuning_follows_the_memory(memory: int, buffers: str) -> None:
+    assert postgres_tuning(memory, 80)["shared_buffers"] == buffers
+
+
+def test_redis_reads_the_very_password() -> None:
+    assert redis_word("p@:/%s #'\"\\é\n") == '"p@:/%s #\'\\"\\\\\\xc3\\xa9\\x0a"'
