@@ -206,10 +206,23 @@ def pages(root: Path) -> dict[Path, str]:
         "variables": roles,
     }
     readme = environment.get_template("role.md.j2")
-    return {Path("roles", role.name, "README.md"): readme.render(role=role) for role in roles} | {
-        Path("docs", f"{name}.md"): environment.get_template(f"{name}.md.j2").render({name: topics})
-        for name, topics in reference.items()
-    }
+    schema = json.dumps(definitions_schema(root), indent=2) + "\n"
+    return (
+        {Path("docs", "definitions.schema.json"): schema}
+        | {Path("roles", role.name, "README.md"): readme.render(role=role) for role in roles}
+        | {
+            Path("docs", f"{name}.md"): environment.get_template(f"{name}.md.j2").render({name: topics})
+            for name, topics in reference.items()
+        }
+    )
+
+
+def definitions_schema(root: Path) -> dict[str, Any]:
+    """Return the JSON schema of definitions, from the package that reads them."""
+    sys.path.insert(0, str(root / "roles" / "prefect_definitions" / "files" / "definitions"))
+    from prefect_definitions.schema import published
+
+    return published()
 
 
 def drift(root: Path) -> list[str]:

@@ -139,8 +139,8 @@ def database_settings(found: Mapping[str, Any], query: Mapping[str, str]) -> dic
 def redis(given: Mapping[str, Any]) -> dict[str, Any]:
     """Return the Redis that a url or a host, port and password, and tls, ca and database stand for.
 
-    `present` says whether there is one. `url` is for messages, leases and clean-ups, `docket_url` for the queue of
-    background work, which has the next database; `settings` is what makes Prefect use them.
+    `present` says whether there is one. `url` is for messages, leases and clean-ups; of the next databases,
+    `docket_url` is for the queue of background work and `celery_url` for Celery. `settings` makes Prefect use them.
     Raises AnsibleFilterError for a URL of another kind.
     """
     url, database_number = str(given.get("url") or ""), int(given.get("database") or 0)
@@ -174,6 +174,7 @@ def redis(given: Mapping[str, Any]) -> dict[str, Any]:
         **{name: parts[name] for name in ("scheme", "user", "password", "hosts")},
         "url": url_of(first),
         "docket_url": url_of(first + 1),
+        "celery_url": url_of(first + 2),
         "settings": {
             "PREFECT_REDIS_MESSAGING_URL": url_of(first),
             "PREFECT_REDIS_WORKER_CLEANUP_QUEUE_URL": url_of(first),

@@ -7,72 +7,20 @@ a server and a worker of their own.
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
-import signal
-import socket
 import sqlite3
 import subprocess
-import time
-import urllib.error
-import urllib.request
-from base64 import b64encode
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
-from typing import Any
 
 import pytest
+from server import END, PYTHON, SECONDS, Api, alone, needs_release, started, until
 
 EXAMPLES = Path(__file__).resolve().parents[2] / "roles/prefect_flows/files/examples"
-PYTHON = Path(os.environ.get("PREFECT_TEST_PYTHON", ""))
-SECONDS = 180.0
 
-pytestmark = pytest.mark.skipif(
-    "PREFECT_TEST_PYTHON" not in os.environ,
-    reason="PREFECT_TEST_PYTHON is not set: name the Python of a Prefect release",
-)
-
-
-class Api:
-    """A Prefect server's REST API, at `url`, with the credential of PREFECT_API_AUTH_STRING if there is one."""
-
-    def __init__(self, url: str) -> None:
-        self.url = url
-
-    def __call__(self, method: str, path: str, body: object = None) -> Any:
-        headers = {"Content-Type": "application/json"}
-        if credential := os.environ.get("PREFECT_API_AUTH_STRING"):
-            headers["Authorization"] = f"Basic {b64encode(credential.encode()).decode()}"
-        data = None if body is None else json.dumps(body).encode()
-        request = urllib.request.Request(self.url + path, data, headers, method=method)
-        for _ in range(10):
-            try:
-                with urllib.request.urlopen(request, timeout=30) as response:
-                    text = response.read()
-                return json.loads(text) if text else None
-            except urllib.error.HTTPError as error:
-                # SQLite is locked for a moment now and then, and nothing was done.
-                if error.code != 503:
-                    raise
-                time.sleep(1)
-        raise AssertionError(f"{method} {path}: 503 ten times")
-
-    def ready(self) -> bool:
-        try:
-            self("GET", "/ready")
-        except (urllib.error.URLError, OSError, AssertionError):
-            return False
-        return True
-
-    def state(self, run: str) -> str:
-        return str(self("GET", f"/flow_runs/{run}")["state"]["type"])
-
-    def log(self, run: str) -> str:
-        wanted = {"logs": {"flow_run_id": {"any_": [run]}}, "limit": 200}
-        return "\n".join(line["message"] for line in self("POST", "/logs/filter", wanted))
-
+pytestmark = needs_release
 
 # What each example prints, run alone or deployed.
 OUTPUT = {
@@ -93,14 +41,7 @@ def flows(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def environment(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     """The environment of a Prefect that knows of no server, has its own home, and reports to nobody."""
-    return {
-        **{name: value for name, value in os.environ.items() if not name.startswith(("PREFECT_", "PYTHON"))},
-        "PREFECT_HOME": str(tmp_path_factory.mktemp("home")),
-        "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
-        "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": str(int(SECONDS)),
-        "PREFECT_LOGGING_COLORS": "false",
-        "DO_NOT_TRACK": "1",
-    }
+    return alone(tmp_path_factory.mktemp("home"))
 
 
 @pytest.fixture(scope="module")
@@ -109,27 +50,10 @@ def api(environment: dict[str, str], flows: Path) -> Iterator[Api]:
     if url := os.environ.get("PREFECT_API_URL"):
         yield Api(url)
         return
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = str(probe.getsockname()[1])
-    environment = environment | {"PREFECT_API_URL": f"http://127.0.0.1:{port}/api"}
-    prefect = [str(PYTHON.with_name("prefect")), "--no-prompt"]
-    call = Api(environment["PREFECT_API_URL"])
-    # A worker stops on SIGINT only, and inherits that it is ignored from a shell that runs pytest in the background.
-    signal.signal(signal.SIGINT, signal.default_int_handler)
-    server = subprocess.Popen([*prefect, "server", "start", "--port", port], env=environment, cwd=flows)
-    processes = [server]
-    try:
-        _until(lambda: server.poll() is not None or call.ready(), "the server to become ready")
-        call("POST", "/work_pools/", {"name": "default", "type": "process"})
-        worker = [*prefect, "worker", "start", "--pool", "default", "--type", "process", "--install-policy", "never"]
-        processes.append(subprocess.Popen(worker, env=environment, cwd=flows))
+    with started(environment, flows) as call:
+        environment = environment | {"PREFECT_API_URL": call.url}
         subprocess.run([PYTHON, "deploy.py"], env=environment, cwd=flows, check=True, timeout=SECONDS)
         yield call
-    finally:
-        for process in reversed(processes):
-            process.terminate()
-            process.wait(timeout=60)
 
 
 @pytest.mark.parametrize("example", OUTPUT)
@@ -180,10 +104,10 @@ def test_runs_deployed(api: Api) -> None:
     asking = runs["approval_flow"]
     # A run is paused a moment before its form is there, and refuses an answer until then.
     answer = {"run_input": {"approved": True, "comment": "ship it"}}
-    _until(lambda: api("POST", f"/flow_runs/{asking}/resume", answer)["status"] == "ACCEPT", "approval_flow to ask")
-    _until(lambda: all(api.state(run) in END for run in runs.values()), "every run to end")
+    until(lambda: api("POST", f"/flow_runs/{asking}/resume", answer)["status"] == "ACCEPT", "approval_flow to ask")
+    until(lambda: all(api.state(run) in END for run in runs.values()), "every run to end")
     assert {example: api.state(run) for example, run in runs.items()} == dict.fromkeys(runs, "COMPLETED")
-    _until(lambda: all(OUTPUT[example] in api.log(run) for example, run in runs.items()), "every run's output")
+    until(lambda: all(OUTPUT[example] in api.log(run) for example, run in runs.items()), "every run's output")
     crons = {
         example: schedule["schedule"]["cron"]
         for example, deployment in deployments.items()
@@ -198,7 +122,7 @@ def test_schedules_are_planned(api: Api) -> None:
         "deployments": {"id": {"any_": [deployment["id"]]}},
         "flow_runs": {"state": {"type": {"any_": ["SCHEDULED"]}}},
     }
-    _until(lambda: api("POST", "/flow_runs/count", planned) > 0, "the scheduler to plan runs")
+    until(lambda: api("POST", "/flow_runs/count", planned) > 0, "the scheduler to plan runs")
 
 
 @pytest.mark.skipif("PREFECT_API_URL" in os.environ, reason="the server of PREFECT_API_URL has its own deployments")
@@ -207,9 +131,6 @@ def test_deploying_again_keeps_the_schedule(api: Api, environment: dict[str, str
     before = [schedule["id"] for schedule in api("GET", path)["schedules"]]
     _run("deploy.py", environment=environment | {"PREFECT_API_URL": api.url}, flows=flows)
     assert [schedule["id"] for schedule in api("GET", path)["schedules"]] == before
-
-
-END = {"COMPLETED", "FAILED", "CRASHED", "CANCELLED"}
 
 
 def _run(*arguments: str, environment: dict[str, str], flows: Path) -> str:
@@ -226,11 +147,3 @@ def _run(*arguments: str, environment: dict[str, str], flows: Path) -> str:
     )
     assert done.returncode == 0, done.stdout
     return done.stdout
-
-
-def _until(condition: Callable[[], bool], what: str) -> None:
-    """Poll `condition` until it holds; fail after SECONDS, saying `what` was waited for."""
-    deadline = time.monotonic() + SECONDS
-    while not condition():
-        assert time.monotonic() < deadline, f"waited {SECONDS:.0f} s for {what}"
-        time.sleep(0.5)

@@ -1,0 +1,37 @@
+"""What an inventory defines as data, apart from what it says of flows that are code."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+CODE = {"entrypoint", "path", "pull_steps"}
+"""What a deployment of a flow that is code says, and one of a flow that is data does not."""
+
+
+def definitions(data: Mapping[str, list[dict[str, Any]]]) -> dict[str, list[dict[str, Any]]]:
+    """Return what is defined as data: tasks, runners, flows that are not code, and their deployments."""
+    deployments = data.get("prefect_deployments", [])
+    tasks = data.get("prefect_tasks", [])
+    defined = {task.get("flow_name") for task in tasks}
+    code = {
+        deployment.get("flow_name", deployment.get("flow"))
+        for deployment in deployments
+        if CODE & deployment.keys() or "flow" in deployment
+    } - defined
+    if not tasks:
+        code |= {flow.get("name") for flow in data.get("prefect_flows", [])}
+        code |= {deployment.get("flow_name", deployment.get("flow")) for deployment in deployments}
+    return {
+        "prefect_flows": [flow for flow in data.get("prefect_flows", []) if flow.get("name") not in code],
+        "prefect_tasks": tasks,
+        "prefect_deployments": [
+            deployment for deployment in deployments if deployment.get("flow_name", deployment.get("flow")) not in code
+        ],
+        "prefect_runners": data.get("prefect_runners", []),
+    }
+
+
+class FilterModule:
+    def filters(self) -> dict[str, Callable[..., Any]]:
+        return {"definitions": definitions}

@@ -1,0 +1,149 @@
+#!/usr/bin/python
+# Copyright: The selfhosted.prefect maintainers
+# Apache License 2.0 (see LICENSE or https://www.apache.org/licenses/LICENSE-2.0)
+"""Put definitions of flows where the workers of a host find them. The action plugin of the same name reads files."""
+
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+module: definitions
+short_description: Put definitions of flows where the workers of a host find them
+description:
+  - Reads definitions, refuses them with everything that is wrong, and writes them beside what runs them.
+  - Also refused is what would fail on this host, such as a callable that cannot be imported, a name of the environment
+    that is not set, and a Celery task that no Celery worker serves.
+  - Registers nothing. What M(selfhosted.prefect.resources) has to be told of the definitions is returned.
+version_added: 0.1.0
+author: The selfhosted.prefect maintainers
+options:
+  directory:
+    description: Directory with the package C(prefect_definitions), which the definitions are put into.
+    type: path
+    required: true
+  source:
+    description:
+      - SQLAlchemy URL of a database that this host reaches, or file or directory on the controller.
+        Left out, O(data) is the source.
+    type: str
+  data:
+    description: Definitions, as a file of them holds them.
+    type: dict
+    default: {}
+  paths:
+    description: Directories that C(use) imports from.
+    type: list
+    elements: str
+    default: []
+  work_pool:
+    description: Work pool of the deployments that name none.
+    type: str
+    default: default
+  inactive:
+    description: Whether what is not active is paused or removed.
+    type: str
+    choices: [pause, remove]
+    default: pause
+  python:
+    description: Python of the release.
+    type: path
+    required: true
+  user:
+    description: User that flows run as. Left out, whoever connects.
+    type: str
+attributes:
+  check_mode:
+    description: Says whether the definitions would change, and what is wrong with them.
+    support: full
+"""
+
+EXAMPLES = r"""
+- name: Put the definitions of a database there
+  selfhosted.prefect.definitions:
+    source: postgresql://reader:{{ password }}@db.example.com/flows
+    directory: /var/lib/prefect/definitions
+    python: /opt/prefect/current/bin/python
+    user: prefect
+"""
+
+RETURN = r"""
+resources:
+  description: Work pools, flows and deployments, as M(selfhosted.prefect.resources) takes them.
+  returned: success, where a release is installed
+  type: dict
+problems:
+  description: Everything that is wrong, a sentence each.
+  returned: failure
+  type: list
+  elements: str
+"""
+
+import json
+import os
+import pwd
+import subprocess
+from pathlib import Path
+from typing import Any
+
+from ansible.module_utils.basic import AnsibleModule
+
+
+def place(params: dict[str, Any], *, dry: bool) -> dict[str, Any]:
+    """Return what the package says of the definitions. Raises OSError and ValueError where it does not run."""
+    account = pwd.getpwnam(params["user"]) if params["user"] else pwd.getpwuid(os.getuid())
+    become: dict[str, Any] = {}
+    if os.getuid() == 0 and account.pw_uid != 0:
+        become = {"user": account.pw_uid, "group": account.pw_gid, "extra_groups": []}
+    request = {name: params[name] for name in ("source", "paths", "work_pool", "inactive")}
+    request |= {"data": json.loads(params["data"]), "dry": dry}
+    answer = subprocess.run(
+        [params["python"], "-m", "prefect_definitions", "place", params["directory"]],
+        input=json.dumps(request),
+        capture_output=True,
+        text=True,
+        cwd=params["directory"],
+        env={
+            "HOME": account.pw_dir,
+            "LANG": "C.UTF-8",
+            "PATH": f"{Path(params['python']).parent}:/usr/local/bin:/usr/bin:/bin",
+            "PYTHONDONTWRITEBYTECODE": "1",
+        },
+        check=False,
+        **become,
+    )
+    try:
+        return dict(json.loads(answer.stdout.rpartition("\n\n")[2]))
+    except ValueError as error:
+        raise ValueError(answer.stderr.strip() or answer.stdout.strip()) from error
+
+
+def main() -> None:
+    text = {"type": "str"}
+    module = AnsibleModule(
+        argument_spec={
+            "directory": {"type": "path", "required": True},
+            # The address of a database may hold its password.
+            "source": {"type": "str", "no_log": True},
+            "data": {"type": "str", "default": "{}"},
+            "paths": {"type": "list", "elements": "str", "default": []},
+            "work_pool": {"type": "str", "default": "default"},
+            "inactive": {"type": "str", "choices": ["pause", "remove"], "default": "pause"},
+            "python": {"type": "path", "required": True},
+            "user": text,
+        },
+        supports_check_mode=True,
+    )
+    params = module.params
+    if module.check_mode and not (Path(params["python"]).exists() and Path(params["directory"]).is_dir()):
+        module.exit_json(changed=True)
+    try:
+        answer = place(params, dry=module.check_mode)
+    except (OSError, ValueError, KeyError) as error:
+        module.fail_json(msg=f"the definitions cannot be read: {error}", problems=[])
+    if answer["problems"]:
+        module.fail_json(msg="\n".join(answer["problems"]), problems=answer["problems"])
+    diff = {name: json.dumps(answer[name], indent=1, sort_keys=True) + "\n" for name in ("before", "after")}
+    module.exit_json(changed=answer["changed"], resources=answer["resources"], diff=diff)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""Flows as data: definitions of flows, tasks, deployments and runners, and what turns them into real Prefect flows."""

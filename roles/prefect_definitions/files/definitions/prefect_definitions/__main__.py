@@ -1,0 +1,110 @@
+"""Definitions of flows: `python -m prefect_definitions check | run | load | serve | schema`."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+from . import sources
+from .directory import FILE, PATHS, content, definitions_in, enter, write
+from .records import DefinitionError
+from .resources import resources
+from .schema import Definitions, published, rows_of
+
+
+def check(options: argparse.Namespace) -> None:
+    """Say everything that is wrong with a source, and, with --here, what this host lacks to run it."""
+    definitions = Definitions.of(sources.read(options.source))
+    if options.here:
+        from .checks import problems_here
+
+        enter(Path.cwd(), [])
+        if problems := problems_here(definitions, os.environ):
+            raise DefinitionError(problems)
+    print(f"{len(definitions.flows)} flows, {len(definitions.tasks)} tasks, {len(definitions.deployments)} deployments")
+
+
+def place(options: argparse.Namespace) -> None:
+    """Check definitions, put them into a directory, and print what to register (for the Ansible module, in JSON)."""
+    from .checks import problems_here
+
+    directory, request = Path(options.directory).resolve(), json.load(sys.stdin)
+    answer: dict[str, Any] = {"problems": [], "before": {}}
+    try:
+        rows = sources.read(request["source"]) if request["source"] else rows_of(request["data"])
+        definitions = Definitions.of(rows)
+        enter(directory, request["paths"])
+        if problems := problems_here(definitions, os.environ):
+            raise DefinitionError(problems)
+        answer["after"] = sources.data_of(rows)
+        if (directory / FILE).is_file():
+            answer["before"] = {kind: held for kind, held in content(directory).items() if kind != PATHS}
+        answer["changed"] = write(directory, answer["after"], paths=request["paths"], dry=request["dry"])
+        answer["resources"] = resources(
+            definitions, directory=directory, work_pool=request["work_pool"], inactive=request["inactive"]
+        )
+    except DefinitionError as error:
+        answer["problems"] = error.problems
+    # What callables print when they are imported comes before the empty line.
+    print(f"\n\n{json.dumps(answer)}")
+
+
+def load(options: argparse.Namespace) -> None:
+    """Make the tables of a database hold what files do, and print what differed."""
+    changes = sources.load(sources.read(options.source), options.database, prune=options.prune, dry=options.dry_run)
+    print("\n".join(changes) or "nothing to change")
+
+
+def run(options: argparse.Namespace) -> None:
+    """Run a flow in this process."""
+    from .flows import flow_of
+
+    directory = Path(options.directory).resolve()
+    enter(directory, content(directory).get(PATHS, []))
+    flow_of(definitions_in(directory), options.flow)(**json.loads(options.parameters))
+
+
+def serve(options: argparse.Namespace) -> None:
+    """Serve the flows of a directory."""
+    from .application import serve as serve_flows
+
+    serve_flows(Path(options.directory).resolve())
+
+
+def schema(options: argparse.Namespace) -> None:
+    """Print the JSON schema of a file of definitions."""
+    print(json.dumps(published(), indent=2))
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="prefect_definitions", description=__doc__)
+    verbs = parser.add_subparsers(required=True)
+    for verb in (check, place, run, load, serve, schema):
+        verbs.add_parser(verb.__name__, help=verb.__doc__).set_defaults(verb=verb)
+    named = verbs.choices
+    named["check"].add_argument("source", help="file, directory or URL of a database")
+    named["check"].add_argument("--here", action="store_true", help="also what this host lacks")
+    named["load"].add_argument("source", help="file or directory")
+    named["load"].add_argument("database", nargs="?", default=os.environ.get("PREFECT_DEFINITIONS_DATABASE", ""))
+    named["load"].add_argument("--prune", action="store_true", help="delete rows that the files do not have")
+    named["load"].add_argument("--dry-run", action="store_true", help="write nothing")
+    named["run"].add_argument("flow")
+    named["run"].add_argument("--directory", default=".")
+    named["run"].add_argument("--parameters", default="{}", help="a JSON object")
+    named["place"].add_argument("directory")
+    named["serve"].add_argument("directory")
+    options = parser.parse_args()
+    try:
+        options.verb(options)
+    except DefinitionError as error:
+        print(*error.problems, sep="\n", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

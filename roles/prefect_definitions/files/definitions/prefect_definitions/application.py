@@ -1,0 +1,172 @@
+"""For applications: a scheduler that they start and stop, whose runs Prefect plans, tries again and shows.
+
+    application = Application("runners.yml")
+    application.start()                                # beside whatever else the application does
+    result = await application.run_once("ticket_processor")
+    application.stop()
+
+or `Application("runners.yml").run()`, as the last line of a process that does nothing else.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from types import FrameType, TracebackType
+from typing import Any
+
+from . import sources
+from .directory import MODULE, definitions_in, enter, environment_of, write
+from .schema import Definitions, rows_of
+
+PACKAGE = Path(__file__).parent
+STOP_SECONDS = 30.0
+"""Seconds that runs have to end, once they are told to."""
+
+
+class Application:
+    """Serves the flows of definitions from a process of its own, so that nothing of Prefect runs in the caller's.
+
+    `definitions` is a list of runners, a mapping as in a file of definitions, or the name of a file, a directory or a
+    database. `PREFECT_API_URL` says which server plans the runs. Raises DefinitionError for definitions that are wrong.
+    """
+
+    def __init__(self, definitions: Iterable[Mapping[str, Any]] | Mapping[str, Any] | str | os.PathLike[str]) -> None:
+        if isinstance(definitions, str | os.PathLike):
+            rows = sources.read(os.fspath(definitions))
+        elif isinstance(definitions, Mapping):
+            rows = rows_of(definitions)
+        else:
+            rows = rows_of({"prefect_runners": list(definitions)})
+        self.definitions = Definitions.of(rows)
+        self._data = sources.data_of(rows)
+        self._directory: Path | None = None
+        self._process: subprocess.Popen[str] | None = None
+        self._stopping = threading.Event()
+
+    def __enter__(self) -> Application:
+        self.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.stop()
+
+    @property
+    def running(self) -> bool:
+        """Whether flows are being served."""
+        return self._process is not None and self._process.poll() is None
+
+    def start(self) -> None:
+        """Serve the flows until `stop`; return once their deployments are registered.
+
+        Raises RuntimeError where that fails; the reason is in the process's output, which is the caller's.
+        """
+        if self.running:
+            return
+        self._stopping.clear()
+        # The child says that it is ready by a line on its standard output; its log goes to ours.
+        command = [sys.executable, "-m", PACKAGE.name, "serve", str(self._place())]
+        environment = os.environ | {
+            "PYTHONPATH": os.pathsep.join([str(PACKAGE.parent), os.environ.get("PYTHONPATH", "")])
+        }
+        self._process = subprocess.Popen(
+            command, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, start_new_session=True
+        )
+        assert self._process.stdout is not None
+        for line in self._process.stdout:
+            if line.startswith("ready"):
+                threading.Thread(target=self._process.stdout.read, daemon=True).start()
+                return
+        raise RuntimeError(f"the flows could not be served: exit code {self._process.wait()}")
+
+    def stop(self) -> None:
+        """Stop serving: schedules are paused until the next start, and runs that are going on are ended."""
+        self._stopping.set()
+        if self._process is not None:
+            if self._process.stdin is not None:
+                self._process.stdin.close()
+            try:
+                self._process.wait(STOP_SECONDS)
+            except subprocess.TimeoutExpired:
+                os.killpg(self._process.pid, signal.SIGKILL)
+                self._process.wait()
+            self._process = None
+        if self._directory is not None:
+            shutil.rmtree(self._directory, ignore_errors=True)
+            self._directory = None
+
+    def run(self) -> None:
+        """Serve the flows until SIGTERM, SIGINT or a `stop` from another thread, and start anew what dies meanwhile."""
+        signals = (signal.SIGTERM, signal.SIGINT)
+        main = threading.current_thread() is threading.main_thread()
+        before = {number: signal.signal(number, self._stop_on) for number in signals} if main else {}
+        try:
+            self.start()
+            while not self._stopping.wait(1.0):
+                if not self.running:
+                    self.start()
+        finally:
+            self.stop()
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+    async def run_once(self, name: str, **parameters: Any) -> Any:
+        """Run a flow here and now, and return its result. Raises KeyError for an unknown one, and what made it fail."""
+        from .flows import flow_of
+
+        flow = flow_of(self.definitions, name)
+        return await asyncio.to_thread(flow, **parameters)
+
+    def _place(self) -> Path:
+        """Return a directory in which the runs of another process find these flows."""
+        if self._directory is None:
+            self._directory = Path(tempfile.mkdtemp(prefix="prefect-definitions-"))
+            shutil.copytree(PACKAGE, self._directory / PACKAGE.name, ignore=shutil.ignore_patterns("__pycache__"))
+            shutil.copy(PACKAGE.parent / MODULE, self._directory)
+            paths = [path or str(Path.cwd()) for path in sys.path if Path(path or ".").is_dir()]
+            write(self._directory, self._data, paths=paths)
+        return self._directory
+
+    def _stop_on(self, number: int, frame: FrameType | None) -> None:
+        self._stopping.set()
+
+
+def serve(directory: Path) -> None:
+    """Serve the flows of a directory until SIGTERM, SIGINT, or the end of standard input where that is a pipe."""
+    from prefect import Runner
+    from prefect.deployments.runner import RunnerDeployment
+
+    from .resources import resources
+
+    enter(directory, [])
+    definitions = definitions_in(directory)
+    made = resources(definitions, directory=directory, work_pool="")["prefect_deployments"]
+    runner = Runner(name="definitions", pause_on_shutdown=True, limit=None)
+    for deployment in made:
+        runner.add_deployment(
+            RunnerDeployment.from_entrypoint(
+                f"{directory / deployment['entrypoint']}",
+                name=deployment["name"],
+                description=deployment["description"],
+                tags=deployment["tags"],
+                parameters=deployment["parameters"],
+                paused=deployment.get("paused"),
+                schedules=[{"schedule": schedule, "slug": "definition"} for schedule in deployment["schedules"]]
+                or None,
+            )
+        )
+    print(f"ready: {len(made)} flows are served", flush=True)
+    asyncio.run(runner.start())
+
+
+__all__ = ["Application", "environment_of", "serve"]

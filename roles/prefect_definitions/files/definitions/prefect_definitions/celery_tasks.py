@@ -1,0 +1,205 @@
+"""Have a worker of a Celery application do a task, and see to it that it is done once, in time, or said why not.
+
+Celery's own names for the environment say where the application is: CELERY_BROKER_URL, and CELERY_RESULT_BACKEND,
+which is the broker if it is not set.
+"""
+
+from __future__ import annotations
+
+import time
+import uuid
+from collections.abc import Callable, Mapping, Sequence
+from logging import Logger
+from typing import Any, TypeVar
+
+from .execution import Limit
+from .records import DefinitionError, near
+
+T = TypeVar("T")
+
+FIRST_POLL, LAST_POLL = 0.02, 0.5
+"""Seconds between two looks for a result, at first and in the end."""
+
+AWAY = 5.0
+"""Seconds between two tries of a broker that is away."""
+
+LOOK_FOR_WORKER = 10.0
+"""Seconds between two looks for the worker that has the task."""
+
+
+class CeleryTaskFailed(RuntimeError):
+    """A task failed in Celery; the message has its exception, the log its traceback."""
+
+
+class CeleryTaskLost(RuntimeError):
+    """The worker that had a task has it no more, and there is no result."""
+
+
+def application(environment: Mapping[str, str]) -> Any:
+    """Return a client of the Celery application that the environment names. Raises DefinitionError if it names none."""
+    broker = environment.get("CELERY_BROKER_URL", "")
+    if not broker:
+        raise DefinitionError(["CELERY_BROKER_URL is not set on this host; set prefect_celery_broker_url"])
+    try:
+        from celery import Celery
+    except ImportError as error:
+        raise DefinitionError([f"{error}: add celery[redis] to prefect_packages"]) from error
+    backend = environment.get("CELERY_RESULT_BACKEND") or broker
+    app = Celery(broker=broker, backend=backend, set_as_current=False)
+    timeouts = {"socket_connect_timeout": AWAY, "socket_timeout": AWAY}
+    app.conf.update(
+        broker_connection_timeout=AWAY,
+        broker_transport_options=timeouts if broker.startswith("redis") else {},
+        redis_socket_connect_timeout=AWAY,
+        redis_socket_timeout=AWAY,
+        result_backend_always_retry=False,
+    )
+    if backend.startswith("redis"):
+        # Results are looked for. A subscription would not outlive a restart of Redis, and be given up for good.
+        app.backend.on_task_call = lambda *_: None
+    return app
+
+
+def send(
+    name: str,
+    args: Sequence[Any],
+    kwargs: Mapping[str, Any],
+    *,
+    queue: str,
+    environment: Mapping[str, str],
+    limit: Limit,
+    logger: Logger,
+) -> Any:
+    """Return the result of a task that a Celery worker does; revoke it where it takes too long or is cancelled.
+
+    Raises CeleryTaskFailed, CeleryTaskLost, TimeoutError, or Stopped. A broker or backend that is away is waited for.
+    """
+    app = application(environment)
+    identifier = str(uuid.uuid4())
+    try:
+        options = {"queue": queue} if queue else {}
+        patiently(
+            lambda: app.send_task(name, args=args, kwargs=kwargs, task_id=identifier, retry=False, **options),
+            limit=limit,
+            logger=logger,
+        )
+        logger.info("Sent %s to Celery as %s", name, identifier)
+        return wait(app, name, identifier, limit=limit, logger=logger)
+    except (CeleryTaskFailed, DefinitionError):
+        raise
+    except BaseException:
+        # A task that nobody waits for any more, be it that it comes back to the queue, would be done for nothing.
+        revoke(app, identifier, logger=logger)
+        raise
+    finally:
+        app.close()
+
+
+def patiently(ask: Callable[[], T], *, limit: Limit, logger: Logger) -> T:
+    """Return what `ask` does, as often as it takes while there is no connection."""
+    from kombu.exceptions import OperationalError
+    from redis.exceptions import ConnectionError as RedisAway
+    from redis.exceptions import TimeoutError as RedisSlow
+
+    said = False
+    while True:
+        try:
+            return ask()
+        except (OperationalError, RedisAway, RedisSlow, ConnectionError) as error:
+            if not said:
+                logger.warning("Celery's broker or result backend is away, and is waited for: %s", error)
+                said = True
+            pause(AWAY if limit.seconds is None else min(AWAY, limit.seconds / 10), limit)
+
+
+def pause(seconds: float, limit: Limit) -> None:
+    """Wait, for as long as the task may go on."""
+    until = time.monotonic() + seconds
+    while (left := until - time.monotonic()) > 0:
+        limit.check()
+        limit.stop.wait(min(left, 0.1))
+    limit.check()
+
+
+def wait(app: Any, name: str, identifier: str, *, limit: Limit, logger: Logger) -> Any:
+    """Return the result of a task that was sent."""
+    poll, look, worker, missed = FIRST_POLL, time.monotonic() + LOOK_FOR_WORKER, "", 0
+    while True:
+        meta = patiently(lambda: app.backend.get_task_meta(identifier), limit=limit, logger=logger)
+        if meta["status"] == "SUCCESS":
+            return meta["result"]
+        if meta["status"] in ("FAILURE", "REVOKED"):
+            raise failed(app, name, meta, logger=logger)
+        if time.monotonic() > look:
+            holders = whereabouts(app, identifier)
+            look = time.monotonic() + LOOK_FOR_WORKER
+            if holder := next((host for host, has in holders.items() if has), ""):
+                if holder != worker:
+                    logger.info("%s is with Celery worker %s", identifier, holder)
+                worker, missed = holder, 0
+            elif worker in holders:
+                # Twice, since a result may have come in between.
+                missed += 1
+                if missed > 1:
+                    raise CeleryTaskLost(f"{name} ({identifier}) is lost: Celery worker {worker} was restarted")
+            elif not holders:
+                logger.warning("No Celery worker answers; %s waits in the queue, or its worker is busy", identifier)
+        pause(poll, limit)
+        poll = min(poll * 1.5, LAST_POLL)
+
+
+def failed(app: Any, name: str, meta: Mapping[str, Any], *, logger: Logger) -> CeleryTaskFailed:
+    """Return the exception of a task that failed, having logged its traceback."""
+    error = app.backend.exception_to_python(meta["result"]) or meta["status"]
+    kind = type(error).__name__
+    if meta.get("traceback"):
+        logger.error("%s failed in Celery:\n%s", name, meta["traceback"].rstrip())
+    if kind == "NotRegistered":
+        return CeleryTaskFailed(f"no Celery worker serves {name}: it is not registered there")
+    return CeleryTaskFailed(f"{name} failed in Celery: {kind}: {error}")
+
+
+def whereabouts(app: Any, identifier: str) -> dict[str, bool]:
+    """Return which workers answer, and whether each has the task."""
+    from kombu.exceptions import OperationalError
+    from redis.exceptions import RedisError
+
+    try:
+        answers = app.control.inspect(timeout=2).query_task(identifier) or {}
+    except (OperationalError, RedisError, OSError):
+        return {}
+    return {host: bool(tasks) for host, tasks in answers.items()}
+
+
+def revoke(app: Any, identifier: str, *, logger: Logger) -> None:
+    """Take a task back: from the queue, or from the worker that does it."""
+    from kombu.exceptions import OperationalError
+    from redis.exceptions import RedisError
+
+    try:
+        app.control.revoke(identifier, terminate=True)
+        logger.info("Revoked %s", identifier)
+    except (OperationalError, RedisError, OSError) as error:
+        logger.warning("%s could not be revoked: %s", identifier, error)
+
+
+def unserved(names: set[str], environment: Mapping[str, str]) -> list[str]:
+    """Return a sentence for each name that no Celery worker serves; none where no worker answers, or no broker."""
+    app = application(environment)
+    from kombu.exceptions import OperationalError
+    from redis.exceptions import RedisError
+
+    try:
+        answers = app.control.inspect(timeout=2).registered() or {}
+    except (OperationalError, RedisError, OSError):
+        return []
+    finally:
+        app.close()
+    # A name may be followed by what a worker was told to say of it, in brackets.
+    served = {task.split(" [")[0] for tasks in answers.values() for task in tasks}
+    if not served:
+        return []
+    return [
+        f"celery_task_name {name!r} is served by none of the Celery workers{near(name, served)}"
+        for name in sorted(names - served)
+    ]

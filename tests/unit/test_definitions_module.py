@@ -1,0 +1,113 @@
+"""Definitions on their way from an inventory, a file or a database to a host."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from ansible.errors import AnsibleActionFail
+from ansible_collections.selfhosted.prefect.plugins.action.definitions import read
+from ansible_collections.selfhosted.prefect.plugins.filter.definitions import definitions as of_inventory
+from ansible_collections.selfhosted.prefect.plugins.modules import definitions
+from fake_api import outcome
+
+SHIPPED = Path(__file__).resolve().parents[2] / "roles/prefect_definitions/files/definitions"
+
+RUNNERS = {
+    "prefect_runners": [{"id": "tickets", "use": "shop:Process", "with": {"queue": "q"}, "interval_seconds": 300}]
+}
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> Path:
+    made = Path(shutil.copytree(SHIPPED, tmp_path / "definitions", ignore=shutil.ignore_patterns("__pycache__")))
+    (made / "shop.py").write_text(
+        "class Process:\n    def __init__(self, queue): print('made')\n    def run(self): pass\n"
+    )
+    return made
+
+
+def put(place: Path, data: dict[str, Any], *, check_mode: bool = False, **options: Any) -> dict[str, Any]:
+    answer: dict[str, Any] = outcome(
+        definitions.main,
+        check_mode=check_mode,
+        directory=str(place),
+        data=json.dumps(data),
+        python=sys.executable,
+        **options,
+    )
+    answer.pop("invocation", None)
+    return answer
+
+
+def test_dry_for_real_and_again(place: Path) -> None:
+    dry = put(place, RUNNERS, check_mode=True)
+    assert not (place / "definitions.json").exists()
+    assert put(place, RUNNERS) == dry
+    assert dry["changed"]
+    assert json.loads(dry["diff"]["after"]) == RUNNERS
+    (deployment,) = dry["resources"]["prefect_deployments"]
+    assert (deployment["flow"], deployment["schedules"]) == ("tickets", [{"interval": 300, "timezone": "UTC"}])
+    assert not put(place, RUNNERS)["changed"]
+
+
+def test_a_bare_host_is_predicted(tmp_path: Path) -> None:
+    assert put(tmp_path / "none", RUNNERS, check_mode=True) == {"changed": True}
+
+
+@pytest.mark.parametrize(
+    ("runner", "said"),
+    [
+        ({"use": "shop:Proces"}, "shop:Proces cannot be imported: shop has no Proces"),
+        ({"use": "shops:Process"}, "No module named 'shops'"),
+        ({"use": "shop:Process", "with": {"que": 1}}, "cannot be called so"),
+        ({"use": "json:JSONEncoder"}, "is a class without run() and process()"),
+        ({"command": "true ${API_KEY}"}, "${API_KEY} is not set on this host and has no default"),
+        ({"celery_task_name": "shop.price"}, "CELERY_BROKER_URL is not set on this host"),
+    ],
+)
+def test_what_would_fail_here_is_refused(place: Path, runner: dict[str, Any], said: str) -> None:
+    refused = put(place, {"prefect_runners": [{"id": "r", **runner}]})
+    assert refused["failed"]
+    (problem,) = refused["problems"]
+    assert said in problem
+    assert not (place / "definitions.json").exists()
+
+
+def test_a_package_that_does_not_run_says_why(tmp_path: Path) -> None:
+    refused = put(tmp_path, RUNNERS)
+    assert "No module named prefect_definitions" in refused["msg"]
+
+
+def test_files_are_merged(tmp_path: Path) -> None:
+    (tmp_path / "a.yml").write_text("prefect_flows: [{name: a}]\n")
+    (tmp_path / "b.json").write_text('{"prefect_flows": [{"name": "b"}]}')
+    assert read(tmp_path) == {"prefect_flows": [{"name": "a"}, {"name": "b"}]}
+    (tmp_path / "b.json").write_text("{")
+    with pytest.raises(AnsibleActionFail, match=r"b\.json"):
+        read(tmp_path)
+    (tmp_path / "b.json").write_text("[]")
+    with pytest.raises(AnsibleActionFail, match="lists by name"):
+        read(tmp_path)
+    with pytest.raises(AnsibleActionFail, match="there is no"):
+        read(tmp_path / "c")
+
+
+def test_flows_that_are_code_are_left_to_others() -> None:
+    data: dict[str, list[dict[str, Any]]] = {
+        "prefect_flows": [{"name": "data"}, {"name": "code"}],
+        "prefect_tasks": [{"name": "t", "flow_name": "data"}],
+        "prefect_deployments": [
+            {"name": "a", "flow_name": "data"},
+            {"name": "b", "flow": "code", "entrypoint": "code.py:code"},
+            {"name": "c", "flow_name": "misspelt"},
+        ],
+    }
+    ours = of_inventory(data)
+    assert [flow["name"] for flow in ours["prefect_flows"]] == ["data"]
+    assert [deployment["name"] for deployment in ours["prefect_deployments"]] == ["a", "c"]
+    assert of_inventory({**data, "prefect_tasks": []})["prefect_flows"] == []
