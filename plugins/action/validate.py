@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import difflib
+import ipaddress
+import re
 from collections.abc import Collection, Mapping
+from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
 import yaml
+from ansible.errors import AnsibleError
 from ansible.module_utils.common.arg_spec import ArgumentSpecValidator
 from ansible.plugins.action import ActionBase
 from ansible_collections.selfhosted.prefect.plugins.filter.connections import loopback
+from ansible_collections.selfhosted.prefect.plugins.plugin_utils.certificates import problems
 
 ROLES = Path(__file__).resolve().parents[2] / "roles"
 
@@ -132,6 +137,62 @@ def refused_server(server: dict[str, str]) -> list[str]:
     return []
 
 
+def is_address(name: str) -> bool:
+    """Return whether a name is an IP address."""
+    try:
+        ipaddress.ip_address(name)
+    except ValueError:
+        return False
+    return True
+
+
+def refused_domain(domain: str) -> list[str]:
+    """Return a complaint where a domain is something else, with what it has too much."""
+    if is_address(domain):
+        return []
+    if port := re.fullmatch(r"(.+):(\d+)", domain):
+        return [
+            f"prefect_proxy_domain: {domain} has a port in it; set prefect_proxy_domain to {port[1]} and "
+            f"prefect_proxy_https_port to {port[2]}"
+        ]
+    if "/" in domain:
+        return [
+            f"prefect_proxy_domain: {domain} is a URL or has a path; give the name alone, and the path in "
+            "prefect_proxy_base_path"
+        ]
+    label = r"[A-Za-z0-9_]([A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?"
+    if not re.fullmatch(rf"{label}(\.{label})*", domain):
+        return [f"prefect_proxy_domain: {domain!r} is no name of a host"]
+    return []
+
+
+def refused_proxy(proxy: dict[str, Any]) -> list[str]:
+    """Return what is wrong with the proxies of the inventory; nothing where there are none.
+
+    `servers` and `unreachable` are hosts, the latter those of the servers that no proxy can reach.
+    """
+    if not proxy.get("present"):
+        return []
+    found = refused_domain(proxy["domain"])
+    if not proxy["servers"]:
+        found.append(
+            f"prefect_proxy: the group has hosts ({', '.join(proxy['hosts'])}) and the group prefect_server has none; "
+            "put hosts into prefect_server, or name others in prefect_proxy_servers"
+        )
+    found += [
+        f"prefect_server_host: the server on {server} was told to listen on its loopback alone, and the proxy is on "
+        f"{', '.join(proxy['hosts'])}; leave prefect_server_host out, or set it to an address that the proxy reaches"
+        for server in proxy["unreachable"]
+    ]
+    if bool(proxy["certificate"]) != bool(proxy["certificate_key"]):
+        found.append("prefect_proxy_certificate: it comes with prefect_proxy_certificate_key, or without it not at all")
+    if proxy["certificate"] and proxy["acme"]:
+        found.append("prefect_proxy_acme: there is a certificate in prefect_proxy_certificate already; set one of both")
+    if proxy["acme"] and is_address(proxy["domain"]):
+        found.append(f"prefect_proxy_acme: {proxy['domain']} is an address, and certificates by ACME are for names")
+    return found
+
+
 class ActionModule(ActionBase):
     """Runs on the controller alone."""
 
@@ -144,6 +205,7 @@ class ActionModule(ActionBase):
                 "settings": {"type": "dict", "default": {}},
                 "api_auth": {"type": "str", "default": ""},
                 "server": {"type": "dict", "default": {}},
+                "proxy": {"type": "dict", "default": {}},
             }
         )
         ours = {name: value for name, value in (task_vars or {}).items() if name.startswith("prefect_")}
@@ -156,6 +218,31 @@ class ActionModule(ActionBase):
         for variable, settings in arguments["settings"].items():
             complaints += refused_settings(variable, settings)
         complaints += refused_credential(arguments["api_auth"]) + refused_server(arguments["server"])
+        complaints += refused_proxy(arguments["proxy"]) or self.refused_certificate(arguments["proxy"])
         if complaints:
             return result | {"failed": True, "msg": "\n".join(complaints)}
         return result | {"changed": False}
+
+    def refused_certificate(self, proxy: dict[str, Any]) -> list[str]:
+        """Return what is wrong with the certificate that the proxies are given, if they are given one."""
+        if not proxy.get("certificate"):
+            return []
+        given = {}
+        for name in ("certificate", "certificate_key"):
+            try:
+                given[name] = self.pem(proxy[name])
+            except AnsibleError as error:
+                return [f"prefect_proxy_{name}: {error.message}"]
+        return problems(
+            given["certificate"],
+            given["certificate_key"],
+            proxy["domain"],
+            now=datetime.now(timezone.utc),
+            variable="prefect_proxy_certificate",
+        )
+
+    def pem(self, value: str) -> str:
+        """Return a text that is given itself or as a path on the controller, where it may be encrypted with Vault."""
+        if "-----BEGIN" in value:
+            return value
+        return str(self._loader.get_text_file_contents(self._find_needle("files", value)))

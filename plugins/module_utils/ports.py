@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 
@@ -34,10 +34,15 @@ def taken(ports: Mapping[str, int], *, ours: str) -> list[str]:
     Ours is a process whose program, or a file that it was started with, is below `ours`.
     """
     prefixes = tuple(f"{directory}/" for directory in (ours, os.path.realpath(ours)))
+    return held(ports, but=lambda command: any(word.startswith(prefixes) for word in command.split()))
+
+
+def held(ports: Mapping[str, int], *, but: Callable[[str], bool]) -> list[str]:
+    """Return a complaint for each port, by its variable, that somebody holds whose command line is not one of `but`."""
     found = []
     for variable, port in ports.items():
         for pid, command in listeners(int(port)):
-            if not any(word.startswith(prefixes) for word in command.split()):
+            if not but(command):
                 holder = f"{command} (pid {pid})" if pid else command
                 found.append(f"{variable}: port {port} is in use by {holder}; stop it or choose another port")
     return found

@@ -68,6 +68,11 @@ installed:
   returned: success
   type: list
   elements: str
+came:
+  description: Packages that are there because this module has brought them, now or before.
+  returned: success
+  type: list
+  elements: str
 removed:
   description: Packages that were removed by this call.
   returned: success
@@ -254,7 +259,7 @@ def main() -> None:
     path = Path(params["record"])
     known = path.exists()
     if params["state"] == "absent" and not known:
-        module.exit_json(changed=False, installed=[], removed=[])
+        module.exit_json(changed=False, installed=[], came=[], removed=[])
     os.umask(0o022)
     installed: list[str] = []
     removed: list[str] = []
@@ -278,7 +283,7 @@ def main() -> None:
                 write(path, record)
     except (PackageError, OSError) as error:
         module.fail_json(msg=f"packages for {params['owner']}: {error}")
-    module.exit_json(changed=changed, installed=installed, removed=removed)
+    module.exit_json(changed=changed, installed=installed, came=record["came"], removed=removed)
 
 
 if __name__ == "__main__":

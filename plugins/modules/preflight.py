@@ -59,6 +59,10 @@ options:
     description: TCP ports to be free on the host, or held by this instance, as a mapping of variable names to ports.
     type: dict
     default: {}
+  resolve:
+    description: Names that the host has to resolve, as a mapping of the variables that they come from to lists.
+    type: dict
+    default: {}
   state:
     description: With V(absent) nothing is demanded of the host.
     type: str
@@ -79,6 +83,10 @@ EXAMPLES = r"""
 """
 
 RETURN = r"""
+addresses:
+  description: The addresses of each of the names to resolve, an empty list for one that cannot be.
+  returned: success
+  type: dict
 instance:
   description: Name of the instance.
   returned: success
@@ -140,6 +148,7 @@ import platform
 import pwd
 import re
 import shutil
+import socket
 import stat
 import subprocess
 from pathlib import Path
@@ -256,6 +265,24 @@ def unwritable(path: str) -> str | None:
     return None if nearest.is_dir() and os.access(nearest, os.W_OK | os.X_OK) else str(nearest)
 
 
+def addresses(name: str) -> list[str]:
+    """Return the IP addresses of a name, or of an address itself; none where it cannot be resolved."""
+    with contextlib.suppress(OSError, UnicodeError):
+        return sorted({str(found[4][0]) for found in socket.getaddrinfo(name, None, proto=socket.IPPROTO_TCP)})
+    return []
+
+
+def unresolved(wanted: dict[str, list[str]], found: dict[str, list[str]]) -> list[str]:
+    """Return a complaint for each name that has no address, by the variable that it comes from."""
+    also = {"prefect_proxy_domain": ", or set prefect_proxy_hosts_entry to true"}
+    return [
+        f"{variable}: {name} cannot be resolved on this host; let your DNS know it{also.get(variable, '')}"
+        for variable, names in wanted.items()
+        for name in names
+        if not found[name]
+    ]
+
+
 def obstacles(params: dict[str, Any], host: dict[str, Any]) -> list[str]:
     """Return everything about the host that would make the installation fail."""
     found = []
@@ -295,6 +322,7 @@ def obstacles(params: dict[str, Any], host: dict[str, Any]) -> list[str]:
                 f"prefect_instance: {path} is there already and is not ours; remove it or choose another name "
                 "for the instance"
             )
+    found += unresolved(params["resolve"], host["addresses"])
     return found + taken(params["ports"], ours=dirs["opt"])
 
 
@@ -316,6 +344,7 @@ def main() -> None:
             "python": text,
             "release": text,
             "ports": {"type": "dict", "default": {}},
+            "resolve": {"type": "dict", "default": {}},
             "state": {"type": "str", "choices": ["present", "absent"], "default": "present"},
         },
         supports_check_mode=True,
@@ -357,6 +386,7 @@ def main() -> None:
         "release_present": proven,
         "release_current": proven and Path(dirs["opt"], "current").resolve() == release.resolve(),
         "home_present": Path(dirs["home"]).exists(),
+        "addresses": {name: addresses(name) for names in params["resolve"].values() for name in names},
         "python": None,
     }
     host["group"] = host["user"] if scope == "system" else grp.getgrgid(account.pw_gid).gr_name

@@ -29,6 +29,12 @@ options:
         Empty where there is none.
     type: dict
     default: {}
+  proxy:
+    description:
+      - The proxies of the inventory, with their C(domain), C(hosts), C(servers), C(certificate), C(certificate_key) and
+        C(acme). The certificate is checked against its key, the domain and the clock.
+    type: dict
+    default: {}
 attributes:
   check_mode:
     description: Never changes anything.

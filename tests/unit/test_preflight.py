@@ -90,6 +90,7 @@ def test_what_a_good_host_says(home: Path) -> None:
     said = look(instance="blue", home=str(home / "data"))
     assert said == {
         "changed": False,
+        "addresses": {},
         "instance": "blue",
         "name": "prefect-blue",
         "scope": "user",
@@ -417,3 +418,18 @@ def test_all_obstacles_together(home: Path) -> None:
         ]
         assert not look(state="absent", **given).get("failed")
     assert sorted(path.name for path in home.iterdir()) == [".local", "file"]
+
+
+def test_names_that_a_host_resolves(home: Path) -> None:
+    said = look(resolve={"prefect_address": ["127.0.0.1", "localhost"]})
+    assert said["addresses"]["127.0.0.1"] == ["127.0.0.1"]
+    assert "127.0.0.1" in said["addresses"]["localhost"]
+
+
+def test_names_that_a_host_does_not_resolve(home: Path) -> None:
+    assert obstacles(resolve={"prefect_proxy_domain": ["prefect.invalid"], "prefect_address": ["api.invalid"]}) == [
+        "prefect_proxy_domain: prefect.invalid cannot be resolved on this host; let your DNS know it, or set "
+        "prefect_proxy_hosts_entry to true",
+        "prefect_address: api.invalid cannot be resolved on this host; let your DNS know it",
+    ]
+    assert "failed" not in look(resolve={"prefect_proxy_domain": ["prefect.invalid"]}, state="absent")

@@ -16,6 +16,8 @@ from ansible_collections.selfhosted.prefect.plugins.action.validate import (
     known_variables,
     mistyped_variables,
     refused_credential,
+    refused_domain,
+    refused_proxy,
     refused_server,
     refused_settings,
     unknown_variables,
@@ -184,3 +186,62 @@ def test_values_of_another_type_are_refused_before_their_role_begins(
 ) -> None:
     said = mistyped_variables({name: value}, known_variables(ROLES))
     assert [(complaint or "nothing") in line for line in said] == ([True] if complaint else [])
+
+
+@pytest.mark.parametrize("domain", ["prefect.example.com", "proxy1", "10.0.0.1", "fd00::1", "my_host-1"])
+def test_domains(domain: str) -> None:
+    assert refused_domain(domain) == []
+
+
+@pytest.mark.parametrize(
+    ("domain", "complaint"),
+    [
+        (
+            "prefect.example.com:8443",
+            "has a port in it; set prefect_proxy_domain to prefect.example.com and prefect_proxy_https_port to 8443",
+        ),
+        ("https://prefect.example.com", "is a URL or has a path"),
+        ("prefect.example.com/prefect", "prefect_proxy_base_path"),
+        ("pre fect", "is no name of a host"),
+        ("-prefect", "is no name of a host"),
+        ("prefect..com", "is no name of a host"),
+        ("prefect;", "is no name of a host"),
+    ],
+)
+def test_domains_that_are_something_else(domain: str, complaint: str) -> None:
+    (said,) = refused_domain(domain)
+    assert said.startswith("prefect_proxy_domain: ")
+    assert complaint in said
+
+
+PROXY = {
+    "present": True,
+    "domain": "prefect.example.com",
+    "hosts": ["front"],
+    "servers": ["api1"],
+    "unreachable": [],
+    "certificate": "",
+    "certificate_key": "",
+    "acme": False,
+}
+
+
+@pytest.mark.parametrize(
+    ("change", "complaint"),
+    [
+        ({}, None),
+        ({"present": False, "servers": []}, None),
+        ({"servers": []}, "prefect_proxy: the group has hosts (front) and the group prefect_server has none"),
+        ({"unreachable": ["api1"]}, "prefect_server_host: the server on api1 was told to listen on its loopback"),
+        ({"certificate": "a.pem"}, "prefect_proxy_certificate: it comes with prefect_proxy_certificate_key"),
+        ({"certificate_key": "a.key"}, "prefect_proxy_certificate: it comes with prefect_proxy_certificate_key"),
+        (
+            {"certificate": "a.pem", "certificate_key": "a.key", "acme": True},
+            "prefect_proxy_acme: there is a certificate",
+        ),
+        ({"acme": True, "domain": "10.0.0.1"}, "prefect_proxy_acme: 10.0.0.1 is an address"),
+    ],
+)
+def test_proxies(change: dict[str, Any], complaint: str | None) -> None:
+    said = refused_proxy(PROXY | change)
+    assert [line[: len(complaint or "")] for line in said] == ([complaint] if complaint else [])

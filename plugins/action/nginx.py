@@ -1,0 +1,35 @@
+"""Render templates on the controller for the module of the same name."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ansible.plugins.action import ActionBase
+from ansible_collections.selfhosted.prefect.plugins.plugin_utils.rendered import FILES, rendered
+
+
+class ActionModule(ActionBase):
+    """Sends every file's content in one call, secret ones in an option that nothing logs."""
+
+    def run(self, tmp: str | None = None, task_vars: dict[str, Any] | None = None) -> dict[str, Any]:
+        result: dict[str, Any] = super().run(tmp, task_vars)
+        _, arguments = self.validate_argument_spec(
+            {
+                "state": {"type": "str", "choices": ["probed", "present", "absent"], "default": "present"},
+                "ports": {"type": "dict"},
+                "files": FILES | {"required": False, "default": []},
+                "site": {"type": "dict"},
+                "started": {"type": "bool"},
+                "timeout": {"type": "int"},
+            }
+        )
+        files, secrets = rendered(self, arguments["files"], task_vars)
+        given = {name: value for name, value in arguments.items() if value is not None}
+        result |= self._execute_module(
+            module_name="selfhosted.prefect.nginx",
+            module_args=given | {"files": files, "secrets": secrets},
+            task_vars=task_vars,
+        )
+        # Whole files would drown everything else that `-vvv` prints; what was written is in `written` and in the diff.
+        result.pop("invocation", None)
+        return result

@@ -1,0 +1,444 @@
+#!/usr/bin/python
+# Copyright: The selfhosted.prefect maintainers
+# Apache License 2.0 (see LICENSE or https://www.apache.org/licenses/LICENSE-2.0)
+"""Serve with Nginx and be sure of it. The action plugin of the same name renders the templates."""
+
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+module: nginx
+short_description: Add a site to Nginx, or take it away, and leave all others as they are
+description:
+  - Writes or removes files, lets Nginx test what they make of its configuration, and puts back what was there where
+    Nginx refuses it.
+  - Nginx reloads when one of the files, or a directory that they are in, is newer than its worker processes. So a run
+    that was cut off before the reload is finished by the next one.
+version_added: 0.1.0
+author: The selfhosted.prefect maintainers
+options:
+  state:
+    description:
+      - V(probed) changes nothing, tells what is there, and refuses ports that somebody else holds.
+      - V(present) starts Nginx where it is not running and waits until the site answers.
+      - V(absent) leaves Nginx running, or not.
+    type: str
+    choices: [probed, present, absent]
+    default: present
+  ports:
+    description: TCP ports that have to be free or Nginx's own, as a mapping of variable names to ports.
+    type: dict
+    default: {}
+  files:
+    description: The files, as in M(selfhosted.prefect.files).
+    type: list
+    elements: dict
+    default: []
+    suboptions:
+      path:
+        description: Absolute path on the host.
+        type: path
+        required: true
+      template:
+        description: Template on the controller that the file is written from. Left out, O(files[].path) is a directory.
+        type: str
+      vars:
+        description: Variables of that template.
+        type: dict
+        default: {}
+      owner:
+        description: Owner. Left out, whoever connects.
+        type: str
+      group:
+        description: Group. Left out, that of whoever connects.
+        type: str
+      mode:
+        description: Permissions, in octal digits. Needed unless the path is to be absent.
+        type: str
+      state:
+        description: As in M(selfhosted.prefect.files).
+        type: str
+        choices: [present, kept, unused, absent]
+        default: present
+      recurse:
+        description: Whether what is below a directory gets the same owner and group.
+        type: bool
+        default: false
+      secret:
+        description: Whether neither a diff nor a log may show the content.
+        type: bool
+        default: false
+  site:
+    description:
+      - How to see that the site answers. It has to present the certificate that its file holds, and to answer 200, or
+        503 with the header C(Prefect-Maintenance).
+    type: dict
+    suboptions:
+      name:
+        description: Name that clients ask for.
+        type: str
+        required: true
+      address:
+        description: Address to connect to.
+        type: str
+        default: 127.0.0.1
+      port:
+        description: Port to connect to.
+        type: int
+        required: true
+      path:
+        description: Path to get.
+        type: str
+        required: true
+      certificate:
+        description: File with the certificate.
+        type: path
+        required: true
+  started:
+    description: Whether Nginx is to run. Files are written and tested in any case.
+    type: bool
+    default: true
+  timeout:
+    description: Seconds that the site has to answer.
+    type: int
+    default: 60
+attributes:
+  check_mode:
+    description: Says what would be written.
+    support: full
+  diff_mode:
+    description: Shows what changes, except in secret files.
+    support: full
+"""
+
+EXAMPLES = r"""
+- name: Serve the API
+  selfhosted.prefect.nginx:
+    files:
+      - path: /etc/nginx/conf.d/prefect.conf
+        template: etc/nginx/conf.d/prefect.conf.j2
+        mode: "0644"
+    site:
+      name: prefect.example.com
+      port: 443
+      path: /api/ready
+      certificate: /etc/nginx/prefect/prefect.crt
+"""
+
+RETURN = r"""
+installed:
+  description: Whether Nginx is there.
+  returned: success
+  type: bool
+ipv6:
+  description: Whether the host has IPv6.
+  returned: success
+  type: bool
+sites:
+  description: Files of its configuration that say what it serves, the distribution's default site left out.
+  returned: success
+  type: list
+  elements: str
+written:
+  description: Paths that were made, written, removed, or given another owner or mode.
+  returned: success
+  type: list
+  elements: str
+reloaded:
+  description: Whether Nginx was started, or told to read its configuration again.
+  returned: success
+  type: bool
+"""
+
+import contextlib
+import http.client
+import os
+import shutil
+import socket
+import ssl
+import stat
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ansible.module_utils.basic import AnsibleModule
+from ansible_collections.selfhosted.prefect.plugins.module_utils.files import (
+    FILES,
+    SECRETS,
+    FileError,
+    ensure_all,
+    write,
+)
+from ansible_collections.selfhosted.prefect.plugins.module_utils.ports import held
+
+CONFIGURATION = Path("/etc/nginx")
+DEFAULT_SITE = "default"
+"""What Debian's package serves until somebody says what to serve."""
+
+TITLE = "nginx: "
+"""How the command lines of its processes begin."""
+
+LEAVING = "shutting down"
+"""In the title of a worker process that a reload has left to its last connections."""
+
+POLL = 0.2
+"""Seconds between two looks."""
+
+
+class NginxError(Exception):
+    """Something that Nginx refuses, or that does not answer; the message says what to do."""
+
+
+def run(*command: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(command, capture_output=True, text=True, check=False)
+
+
+@dataclass(frozen=True)
+class Kept:
+    """What was at a path: a file with its content, a directory (no content), or nothing (no mode)."""
+
+    path: Path
+    content: bytes | None = None
+    owner: int = -1
+    group: int = -1
+    mode: int | None = None
+
+    @classmethod
+    def of(cls, path: Path) -> Kept:
+        if not path.exists():
+            return cls(path)
+        found = path.stat()
+        content = None if path.is_dir() else path.read_bytes()
+        return cls(path, content, found.st_uid, found.st_gid, stat.S_IMODE(found.st_mode))
+
+    def put_back(self) -> None:
+        if self.content is not None and self.mode is not None:
+            write(self.path, self.content, owner=self.owner, group=self.group, mode=self.mode)
+        elif self.mode is not None:
+            self.path.mkdir(parents=True, exist_ok=True)
+            os.chown(self.path, self.owner, self.group)
+            self.path.chmod(self.mode)
+        elif self.path.is_dir():
+            # What somebody else has put there in the meantime stays.
+            with contextlib.suppress(OSError):
+                self.path.rmdir()
+        else:
+            self.path.unlink(missing_ok=True)
+
+
+class Nginx:
+    """The Nginx of this host, run by systemd where there is one."""
+
+    def __init__(self) -> None:
+        self.systemd = Path("/run/systemd/system").is_dir()
+
+    @property
+    def program(self) -> str | None:
+        return shutil.which("nginx", path=f"{os.environ.get('PATH', '')}:/usr/sbin:/usr/local/sbin")
+
+    def test(self, name: str) -> None:
+        """Raise NginxError with what Nginx says where it refuses its configuration, or ignores `name` in it."""
+        tested = run(self.program or "nginx", "-t")
+        ignored = [line for line in tested.stderr.splitlines() if f'conflicting server name "{name}"' in line]
+        if ignored:
+            raise NginxError(
+                f"prefect_proxy_domain: this Nginx serves {name} already, in {', '.join(sites())}; choose another "
+                f"domain, or name the instance that has it in prefect_proxy_site\n{ignored[0]}"
+            )
+        if tested.returncode:
+            raise NginxError(f"Nginx refuses the configuration:\n{tested.stderr.strip()}")
+
+    def main_process(self) -> int:
+        """Return the id of its main process, 0 where it does not run."""
+        if self.systemd:
+            return int(run("systemctl", "show", "--property=MainPID", "--value", "nginx.service").stdout.strip() or 0)
+        with contextlib.suppress(OSError, ValueError):
+            pid = int(Path("/run/nginx.pid").read_text())
+            return pid if Path(f"/proc/{pid}").exists() else 0
+        return 0
+
+    def workers_since(self) -> float:
+        """Return when the oldest process that takes connections began, in seconds since the epoch; 0 for none."""
+        main = self.main_process()
+        children = (began for parent, title, began in processes() if parent == main and LEAVING not in title)
+        return min(children, default=0.0) if main else 0.0
+
+    def start(self) -> None:
+        """Start it, now and at every boot."""
+        command = ["systemctl", "enable", "--quiet", "--now", "nginx.service"] if self.systemd else [self.program or ""]
+        started = run(*command)
+        if started.returncode:
+            log = (
+                run("journalctl", "--unit=nginx", "--no-pager", "--output=cat", "--lines=10").stdout
+                if self.systemd
+                else ""
+            )
+            raise NginxError(f"Nginx does not start: {started.stderr.strip()}\n{log}".strip())
+
+    def enabled(self) -> bool:
+        return not self.systemd or not run("systemctl", "is-enabled", "--quiet", "nginx.service").returncode
+
+    def reload(self) -> None:
+        command = ["systemctl", "reload", "nginx.service"] if self.systemd else [self.program or "", "-s", "reload"]
+        told = run(*command)
+        if told.returncode:
+            raise NginxError(f"Nginx does not reload: {told.stderr.strip()}")
+
+
+def processes() -> Iterator[tuple[int, str, float]]:
+    """Yield the parent's id, the title and the begin (seconds since the epoch) of each process of an Nginx."""
+    booted = time.time() - float(Path("/proc/uptime").read_text().split()[0])
+    for process in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            title = (process / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
+            if title.startswith(TITLE):
+                fields = (process / "stat").read_text().rpartition(")")[2].split()
+                yield int(fields[1]), title, booted + int(fields[19]) / os.sysconf("SC_CLK_TCK")
+
+
+def sites() -> list[str]:
+    """Return the files that say what Nginx serves, but for the distribution's default."""
+    found = [*CONFIGURATION.glob("conf.d/*.conf"), *CONFIGURATION.glob("sites-enabled/*")]
+    return sorted(str(path) for path in found if path.name != DEFAULT_SITE)
+
+
+def newest(paths: list[Path]) -> float:
+    """Return when the newest of files, or of their directories, was changed, in seconds since the epoch."""
+    there = [step for path in paths for step in (path, path.parent) if step.exists()]
+    return max((step.stat().st_ctime for step in there), default=0.0)
+
+
+def trouble(site: dict[str, Any]) -> str | None:
+    """Return why a site does not answer as it should; None where it does."""
+    blind = ssl.create_default_context()
+    blind.check_hostname, blind.verify_mode = False, ssl.CERT_NONE
+    wanted = certificate(Path(site["certificate"]))
+    try:
+        with (
+            socket.create_connection((site["address"], site["port"]), timeout=10) as connection,
+            blind.wrap_socket(connection, server_hostname=site["name"]) as secured,
+        ):
+            if secured.getpeercert(binary_form=True) != wanted:
+                return f"it presents another certificate than that of {site['certificate']}"
+            request = f"GET {site['path']} HTTP/1.1\r\nHost: {site['name']}\r\nConnection: close\r\n\r\n"
+            secured.sendall(request.encode())
+            answer = http.client.HTTPResponse(secured)
+            answer.begin()
+    except (OSError, http.client.HTTPException) as error:
+        return f"{type(error).__name__}: {error}"
+    if answer.status == 200 or (answer.status == 503 and answer.getheader("Prefect-Maintenance") == "true"):
+        return None
+    return f"{site['path']} answers {answer.status} {answer.reason}"
+
+
+def certificate(path: Path) -> bytes:
+    """Return the first certificate of a PEM file, in DER."""
+    block, end = path.read_text().partition("-----BEGIN CERTIFICATE-----")[2], "-----END CERTIFICATE-----"
+    return ssl.PEM_cert_to_DER_cert(f"-----BEGIN CERTIFICATE-----{block.partition(end)[0]}{end}")
+
+
+def wait(question: Callable[[], str | None], *, timeout: float, otherwise: str) -> None:
+    """Ask until the answer is that nothing is wrong. Raises NginxError with `otherwise` and the last answer."""
+    deadline = time.monotonic() + timeout
+    while wrong := question():
+        if time.monotonic() > deadline:
+            raise NginxError(f"{otherwise}: {wrong}")
+        time.sleep(POLL)
+
+
+def apply(nginx: Nginx, params: dict[str, Any]) -> tuple[list[str], list[dict[str, str]]]:
+    """Write the files; where Nginx then refuses its configuration, put back what was there and raise NginxError."""
+    kept = [Kept.of(Path(file["path"])) for file in params["files"]]
+    try:
+        written, diff = ensure_all(params["files"], params["secrets"], dry=False)
+        if nginx.program and written:
+            nginx.test((params["site"] or {}).get("name", ""))
+    except (NginxError, FileError) as error:
+        for before in reversed(kept):
+            before.put_back()
+        raise NginxError(f"{error}\nWhat was there before has been put back.") from error
+    return written, diff
+
+
+def reload_where_needed(nginx: Nginx, params: dict[str, Any]) -> bool:
+    """Let a running Nginx read its configuration where that is newer; start it for a site. Return whether it did."""
+    if not nginx.main_process():
+        if params["state"] != "present":
+            return False
+        nginx.start()
+        return True
+    changed = newest([Path(file["path"]) for file in params["files"]])
+    if changed < nginx.workers_since():
+        return False
+    nginx.reload()
+    wait(
+        lambda: None if nginx.workers_since() > changed else "its processes are those of before",
+        timeout=params["timeout"],
+        otherwise="Nginx was told to reload and has not",
+    )
+    return True
+
+
+def main() -> None:
+    module = AnsibleModule(
+        argument_spec={
+            "state": {"type": "str", "choices": ["probed", "present", "absent"], "default": "present"},
+            "ports": {"type": "dict", "default": {}},
+            "files": FILES | {"required": False, "default": []},
+            "secrets": SECRETS,
+            "site": {
+                "type": "dict",
+                "options": {
+                    "name": {"type": "str", "required": True},
+                    "address": {"type": "str", "default": "127.0.0.1"},
+                    "port": {"type": "int", "required": True},
+                    "path": {"type": "str", "required": True},
+                    "certificate": {"type": "path", "required": True},
+                },
+            },
+            "started": {"type": "bool", "default": True},
+            "timeout": {"type": "int", "default": 60},
+        },
+        supports_check_mode=True,
+    )
+    params, nginx = module.params, Nginx()
+    written: list[str] = []
+    diff: list[dict[str, str]] = []
+    reloaded = enabled = False
+    complaints = held(params["ports"], but=lambda command: command.startswith(TITLE))
+    if complaints:
+        module.fail_json(msg="\n".join(complaints))
+    try:
+        if params["state"] != "probed" and module.check_mode:
+            written, diff = ensure_all(params["files"], params["secrets"], dry=True)
+        elif params["state"] != "probed":
+            written, diff = apply(nginx, params)
+            if nginx.program and params["started"]:
+                if params["state"] == "present" and not nginx.enabled():
+                    nginx.start()
+                    enabled = True
+                reloaded = reload_where_needed(nginx, params)
+            if params["site"] and params["started"]:
+                site = params["site"]
+                wait(
+                    lambda: trouble(site),
+                    timeout=params["timeout"],
+                    otherwise=f"https://{site['name']}:{site['port']} does not answer as it should",
+                )
+    except (NginxError, FileError) as error:
+        module.fail_json(msg=str(error))
+    module.exit_json(
+        changed=bool(written or reloaded or enabled),
+        installed=nginx.program is not None,
+        ipv6=Path("/proc/net/if_inet6").exists(),
+        sites=sites(),
+        written=written,
+        reloaded=reloaded or enabled,
+        diff=diff,
+    )
+
+
+if __name__ == "__main__":
+    main()

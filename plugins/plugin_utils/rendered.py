@@ -1,0 +1,50 @@
+"""Files as tasks describe them, with templates, turned into what modules on the hosts write."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ansible.plugins.action import ActionBase
+from ansible.plugins.loader import lookup_loader
+
+TEXT = {"type": "str"}
+FILES: dict[str, Any] = {
+    "type": "list",
+    "elements": "dict",
+    "required": True,
+    "options": {
+        "path": {"type": "str", "required": True},
+        "template": TEXT,
+        "vars": {"type": "dict", "default": {}},
+        "owner": TEXT,
+        "group": TEXT,
+        "mode": TEXT,
+        "state": {"type": "str", "choices": ["present", "kept", "unused", "absent"], "default": "present"},
+        "recurse": {"type": "bool", "default": False},
+        "secret": {"type": "bool", "default": False},
+    },
+}
+"""Option of an action: the files that are wanted, those with a template being no directories."""
+
+
+def rendered(
+    action: ActionBase, files: list[dict[str, Any]], task_vars: dict[str, Any] | None
+) -> tuple[list[dict[str, Any]], list[str]]:
+    """Render the templates of files; return the files for the module, and what the secret ones hold, in their order."""
+    lookup = lookup_loader.get("ansible.builtin.template", loader=action._loader, templar=action._templar)
+    given, secrets = [], []
+    for file in files:
+        sent = {
+            name: file[name]
+            for name in ("path", "state", "owner", "group", "mode", "recurse")
+            if file[name] is not None
+        }
+        if file["template"]:
+            content = lookup.run([file["template"]], task_vars, template_vars=file["vars"])[0]
+            if file["secret"]:
+                sent["secret"] = True
+                secrets.append(content)
+            else:
+                sent["content"] = content
+        given.append(sent)
+    return given, secrets

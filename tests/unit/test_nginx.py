@@ -1,0 +1,231 @@
+"""A site is added to Nginx, tested, put back where Nginx refuses it, and seen to answer."""
+
+from __future__ import annotations
+
+import http.server
+import os
+import ssl
+import stat
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+from ansible_collections.selfhosted.prefect.plugins.lookup.certificate import certificate_for
+from ansible_collections.selfhosted.prefect.plugins.module_utils import ports
+from ansible_collections.selfhosted.prefect.plugins.modules import nginx
+from ansible_collections.selfhosted.prefect.plugins.modules.nginx import NginxError, trouble
+from fake_api import outcome
+
+NAME = "prefect.example.com"
+
+
+@dataclass
+class Fake:
+    """An Nginx of which is known when its processes began, and that refuses what is said."""
+
+    program: str | None = "/usr/sbin/nginx"
+    since: float = 0.0
+    refuses: str = ""
+    is_enabled: bool = True
+    done: list[str] = field(default_factory=list)
+
+    def test(self, name: str) -> None:
+        self.done.append(f"test {name}".strip())
+        if self.refuses:
+            raise NginxError(self.refuses)
+
+    def main_process(self) -> int:
+        return 1 if self.since else 0
+
+    def workers_since(self) -> float:
+        return self.since
+
+    def enabled(self) -> bool:
+        return self.is_enabled
+
+    def start(self) -> None:
+        self.done.append("start")
+        self.since = time.time() + 1
+
+    def reload(self) -> None:
+        self.done.append("reload")
+        self.since = time.time() + 1
+
+
+@pytest.fixture
+def fake(monkeypatch: pytest.MonkeyPatch) -> Fake:
+    made = Fake(since=time.time() + 1)
+    monkeypatch.setattr(nginx, "Nginx", lambda: made)
+    return made
+
+
+def ask(path: Path, *, check_mode: bool = False, content: str | None = "new\n", **options: Any) -> dict[str, Any]:
+    file = (
+        {"path": str(path), "mode": "0644", "content": content} if content else {"path": str(path), "state": "absent"}
+    )
+    result: dict[str, Any] = outcome(nginx.main, check_mode=check_mode, **{"files": [file]} | options)
+    return result
+
+
+def test_dry_for_real_and_again(tmp_path: Path, fake: Fake) -> None:
+    site = tmp_path / "conf.d" / "prefect.conf"
+    fake.since = time.time() - 10
+    assert ask(site, check_mode=True)["written"] == [str(site)]
+    assert (site.exists(), fake.done) == (False, [])
+
+    real = ask(site)
+    assert (real["changed"], real["reloaded"], fake.done) == (True, True, ["test", "reload"])
+
+    again = ask(site)
+    assert (again["changed"], again["reloaded"], fake.done) == (False, False, ["test", "reload"])
+
+
+def test_a_run_that_was_cut_off_before_the_reload_is_finished(tmp_path: Path, fake: Fake) -> None:
+    site = tmp_path / "prefect.conf"
+    site.write_text("new\n")
+    site.chmod(0o644)
+    fake.since = time.time() - 10
+    ended = ask(site)
+    assert (ended["written"], ended["changed"], fake.done) == ([], True, ["reload"])
+
+
+def test_what_went_away_is_reloaded_too(tmp_path: Path, fake: Fake) -> None:
+    site = tmp_path / "prefect.conf"
+    site.write_text("old\n")
+    fake.since = time.time() - 10
+    assert ask(site, content=None, state="absent")["changed"] is True
+    assert (site.exists(), fake.done) == (False, ["test", "reload"])
+    assert ask(site, content=None, state="absent")["changed"] is False
+
+
+def test_one_that_is_not_there_gets_files_and_no_test(tmp_path: Path, fake: Fake) -> None:
+    fake.program = None
+    assert ask(tmp_path / "prefect.conf")["changed"] is True
+    assert fake.done == []
+
+
+@pytest.mark.parametrize(("started", "done"), [(True, ["test", "start"]), (False, ["test"])])
+def test_one_that_does_not_run_is_started(tmp_path: Path, fake: Fake, started: bool, done: list[str]) -> None:
+    fake.since = 0.0
+    assert ask(tmp_path / "prefect.conf", started=started)["reloaded"] is started
+    assert fake.done == done
+
+
+def test_one_that_would_not_run_after_a_boot_is_enabled(tmp_path: Path, fake: Fake) -> None:
+    fake.is_enabled = False
+    assert ask(tmp_path / "prefect.conf")["changed"] is True
+    assert "start" in fake.done
+
+
+@pytest.mark.parametrize("before", ["old\n", None])
+def test_what_was_there_is_put_back_where_it_is_refused(tmp_path: Path, fake: Fake, before: str | None) -> None:
+    site, key, directory = tmp_path / "prefect.conf", tmp_path / "prefect.key", tmp_path / "prefect"
+    if before:
+        site.write_text(before)
+        site.chmod(0o640)
+    fake.refuses = 'Nginx refuses the configuration:\nunknown directive "lsiten"'
+    files = [
+        {"path": str(directory), "mode": "0755"},
+        {"path": str(key), "mode": "0600", "secret": True},
+        {"path": str(site), "mode": "0644", "content": "new\n"},
+    ]
+    result = outcome(nginx.main, files=files, secrets=["s3cret"])
+    assert result["failed"] is True
+    assert "lsiten" in result["msg"] and "put back" in result["msg"] and "s3cret" not in str(result)
+    assert (key.exists(), directory.exists(), site.exists()) == (False, False, bool(before))
+    if before:
+        assert (site.read_text(), stat.S_IMODE(site.stat().st_mode)) == (before, 0o640)
+    assert "reload" not in fake.done
+
+
+def test_a_port_of_somebody_else_is_refused_and_ones_own_is_not(
+    tmp_path: Path, fake: Fake, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    holders = {443: [(7, "nginx: master process /usr/sbin/nginx")], 80: [(8, "apache2 -k start")]}
+    monkeypatch.setattr(ports, "listeners", lambda port: holders.get(port, []))
+    wanted = {"prefect_proxy_https_port": 443, "prefect_proxy_http_port": 80}
+    assert outcome(nginx.main, state="probed", ports=wanted)["msg"] == (
+        "prefect_proxy_http_port: port 80 is in use by apache2 -k start (pid 8); stop it or choose another port"
+    )
+    assert outcome(nginx.main, state="probed", ports={"prefect_proxy_https_port": 443})["changed"] is False
+
+
+def test_what_is_there(tmp_path: Path, fake: Fake, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(nginx, "CONFIGURATION", tmp_path)
+    for name in ("conf.d/other.conf", "sites-enabled/default", "sites-enabled/shop", "conf.d/readme"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    found = outcome(nginx.main, state="probed")
+    assert found["sites"] == [str(tmp_path / "conf.d/other.conf"), str(tmp_path / "sites-enabled/shop")]
+    assert found["installed"] is True
+
+
+@contextmanager
+def serving(directory: Path, name: str, status: int, headers: dict[str, str]) -> Iterator[int]:
+    """Serve one answer by TLS; give the port."""
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(status)
+            for header, value in headers.items():
+                self.send_header(header, value)
+            self.end_headers()
+
+        def log_message(self, *_: Any) -> None:
+            pass
+
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(directory / f"{name}.crt", directory / f"{name}.key")
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    server.socket = context.wrap_socket(server.socket, server_side=True)
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    try:
+        yield server.server_port
+    finally:
+        server.shutdown()
+        thread.join()
+        server.server_close()
+
+
+@pytest.mark.parametrize(
+    ("status", "headers", "says"),
+    [
+        (200, {}, None),
+        (503, {"Prefect-Maintenance": "true"}, None),
+        (503, {}, "/api/ready answers 503"),
+        (502, {}, "/api/ready answers 502"),
+    ],
+)
+def test_what_a_site_answers(tmp_path: Path, status: int, headers: dict[str, str], says: str | None) -> None:
+    certificate_for(tmp_path / "site", [NAME])
+    with serving(tmp_path, "site", status, headers) as port:
+        site = {"name": NAME, "address": "127.0.0.1", "port": port, "path": "/api/ready"}
+        found = trouble(site | {"certificate": str(tmp_path / "site.crt")})
+    assert (found is None) if says is None else (found or "").startswith(says)
+
+
+def test_a_site_that_presents_the_certificate_of_before(tmp_path: Path) -> None:
+    certificate_for(tmp_path / "old", [NAME])
+    certificate_for(tmp_path / "new", [NAME])
+    with serving(tmp_path, "old", 200, {}) as port:
+        site = {"name": NAME, "address": "127.0.0.1", "port": port, "path": "/"}
+        found = trouble(site | {"certificate": str(tmp_path / "new.crt")})
+    assert found == f"it presents another certificate than that of {tmp_path / 'new.crt'}"
+
+
+def test_a_site_that_nobody_serves(tmp_path: Path, fake: Fake) -> None:
+    certificate_for(tmp_path / "site", [NAME])
+    site = {"name": NAME, "port": 1, "path": "/api/ready", "certificate": str(tmp_path / "site.crt")}
+    result = ask(tmp_path / "prefect.conf", site=site, timeout=0)
+    assert result["msg"].startswith(f"https://{NAME}:1 does not answer as it should: ConnectionRefusedError")
+
+
+def test_its_processes_are_told_from_those_of_others() -> None:
+    assert all(title.startswith("nginx: ") for _, title, _ in nginx.processes())
+    assert os.getpid() not in {parent for parent, _, _ in nginx.processes()}

@@ -1,0 +1,77 @@
+"""Where clients find the proxies, and where the proxies find the servers."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from ansible_collections.selfhosted.prefect.plugins.filter.proxies import (
+    base_path,
+    nginx_variable,
+    proxy,
+    unreachable,
+    upstreams,
+)
+
+
+@pytest.mark.parametrize(
+    ("path", "normal"), [("", ""), ("/", ""), ("prefect", "/prefect"), ("/a/b/", "/a/b"), (" /prefect ", "/prefect")]
+)
+def test_base_path(path: str, normal: str) -> None:
+    assert base_path(path) == normal
+
+
+def test_no_proxy() -> None:
+    assert proxy([], {}, {})["present"] is False
+
+
+@pytest.mark.parametrize(
+    ("variables", "own", "url", "tls"),
+    [
+        ({}, {}, "https://front/api", "private"),
+        ({"ansible_host": "10.0.0.1"}, {}, "https://10.0.0.1/api", "private"),
+        ({"ansible_host": "fd00::1"}, {}, "https://[fd00::1]/api", "private"),
+        ({"prefect_proxy_domain": "a.example"}, {}, "https://a.example/api", "private"),
+        ({"prefect_proxy_domain": "a.example"}, {"domain": "b.example"}, "https://b.example/api", "private"),
+        ({"prefect_proxy_domain": "a.example"}, {"domain": ""}, "https://a.example/api", "private"),
+        ({"prefect_proxy_https_port": 8443}, {}, "https://front:8443/api", "private"),
+        ({"prefect_proxy_base_path": "prefect/"}, {}, "https://front/prefect/api", "private"),
+        ({"prefect_proxy_certificate": "a.pem"}, {}, "https://front/api", "given"),
+        ({"prefect_proxy_acme": True}, {}, "https://front/api", "acme"),
+        ({"prefect_proxy_acme": True}, {"acme": False}, "https://front/api", "private"),
+    ],
+)
+def test_where_clients_go(variables: dict[str, Any], own: dict[str, Any], url: str, tls: str) -> None:
+    found = proxy(["front", "other"], {"front": variables, "other": {}}, own)
+    assert (found["api_url"], found["tls"]) == (url, tls)
+    assert found["url"] == url.removesuffix("/api")
+
+
+def test_the_addresses_that_servers_trust() -> None:
+    found = proxy(["front", "other"], {"front": {"ansible_host": "10.0.0.1"}, "other": {}}, {})
+    assert found["addresses"] == ["10.0.0.1", "other"]
+
+
+@pytest.mark.parametrize(
+    ("host", "listens_on", "first"),
+    [
+        ("front", "", "api1:4200"),
+        ("api1", "", "127.0.0.1:4200"),
+        ("api1", "0.0.0.0", "127.0.0.1:4200"),
+        ("api1", "10.0.0.7", "10.0.0.7:4200"),
+        ("api1", "fd00::7", "[fd00::7]:4200"),
+    ],
+)
+def test_where_proxies_go(host: str, listens_on: str, first: str) -> None:
+    hostvars = {"api1": {}, "api2": {"ansible_host": "10.0.0.2", "prefect_server_port": 4300}}
+    assert upstreams(["api1", "api2"], hostvars, host, listens_on, 4200) == [first, "10.0.0.2:4300"]
+
+
+def test_servers_that_no_proxy_reaches() -> None:
+    hostvars = {"api1": {"prefect_server_host": "127.0.0.1"}, "api2": {}, "api3": {"prefect_server_host": "localhost"}}
+    assert unreachable(["api1", "api2", "api3"], hostvars, ["api1"]) == ["api3"]
+    assert unreachable(["api1"], hostvars, ["api1", "front"]) == ["api1"]
+
+
+def test_nginx_variable() -> None:
+    assert nginx_variable("prefect-blue") == "prefect_blue"
