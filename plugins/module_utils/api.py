@@ -23,6 +23,7 @@ __all__ = [
     "API_SPEC",
     "PAGE",
     "RETRIED",
+    "SECRETS",
     "Answer",
     "Api",
     "ApiError",
@@ -32,6 +33,9 @@ __all__ = [
     "run_module",
     "worker_online_since",
 ]
+
+SECRETS = "_secrets"
+"""Key of a result that lists the texts to be hidden. It is not returned."""
 
 API_SPEC: dict[str, dict[str, Any]] = {
     "api_url": {"type": "str", "required": True, "fallback": (env_fallback, ["PREFECT_API_URL"])},
@@ -50,7 +54,8 @@ def run_module(
 ) -> None:
     """Be the `main` of a module: `work(api, params, check_mode)` returns the result; a Failure becomes `failed`.
 
-    `spec` and `options` are AnsibleModule's; the options of `API_SPEC` come by themselves.
+    `spec` and `options` are AnsibleModule's; the options of `API_SPEC` come by themselves. Every value in a `no_log`
+    option is hidden, unless the result lists the secrets among them under `SECRETS`.
     """
     module = AnsibleModule(argument_spec={**API_SPEC, **spec}, supports_check_mode=True, **options)
     params = module.params
@@ -66,5 +71,11 @@ def run_module(
         ) as api:
             result = work(api, params, module.check_mode)
     except Failure as failure:
-        module.fail_json(msg=str(failure), **failure.details)
+        result = {**failure.details, "msg": str(failure), "failed": True}
+    if SECRETS in result:
+        # Ansible would hide every text that equals any value of the option, a name for example.
+        headers = [str(value) for value in (params["api_headers"] or {}).values()]
+        module.no_log_values = {text for text in (params["api_auth"], *headers, *result.pop(SECRETS)) if text}
+    if result.get("failed"):
+        module.fail_json(**result)
     module.exit_json(**result)

@@ -8,6 +8,7 @@ Nothing here needs Ansible: `prefect-info` and the exporter run it on hosts that
 from __future__ import annotations
 
 import base64
+import copy
 import http.client
 import itertools
 import json
@@ -16,7 +17,7 @@ import ssl
 import time
 import urllib.request
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta, timezone
 from email.message import Message
@@ -44,8 +45,8 @@ class Failure(Exception):
 class ApiError(Failure):
     """A request that did not succeed.
 
-    `status` is None when no answer came; `body` is then the reason. `lost` says that an earlier attempt of the same
-    request went without an answer: it may have been carried out all the same.
+    `status` is None when no answer came; `body` is then the reason. `lost` says that an attempt of the request went
+    without an answer: it may have been carried out all the same.
     """
 
     def __init__(
@@ -101,7 +102,8 @@ class Api:
     `patience` and `maintenance` bound, in seconds, how long a request is tried again: after a retryable answer or a
     dropped connection, and while a proxy says `Prefect-Maintenance: true`. A server that has never answered is not
     waited for: that is a wrong address more often than a restart, and `services` waits for restarts.
-    Not for several threads at once: give each its own.
+    Not for several threads at once: give each its own, by `twin`.
+    `busy` is called whenever the server could not cope with a request, `sent` counts the requests that went out.
     """
 
     def __init__(
@@ -126,6 +128,8 @@ class Api:
         if ca and not Path(ca).is_file():
             raise Failure(f"api_ca is {ca}: there is no such file on this host")
         self.timeout, self.patience, self.maintenance = timeout, patience, maintenance
+        self.busy: Callable[[], None] = lambda: None
+        self.sent = 0
         self._split, self._ca, self._validate_certs = split, ca, validate_certs
         self._headers = {"Accept": "application/json", **{name: str(value) for name, value in (headers or {}).items()}}
         if auth:
@@ -145,6 +149,12 @@ class Api:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+    def twin(self) -> Api:
+        """Return another connection to the same server, for another thread."""
+        other = copy.copy(self)
+        other._connection, other._headers, other.sent = None, dict(self._headers), 0
+        return other
 
     def close(self) -> None:
         """Drop the connection; the next request opens another."""
@@ -177,10 +187,13 @@ class Api:
             if len(page) < PAGE:
                 return
 
-    def call(self, method: str, path: str, body: Any = None, *, patience: float | None = None) -> Answer:
+    def call(
+        self, method: str, path: str, body: Any = None, *, patience: float | None = None, repeatable: bool = True
+    ) -> Answer:
         """Send one request, again where that can help, and return its 2xx answer. `patience` 0 sends it once.
 
-        Raises ApiError for any other answer, and when none came.
+        A request that is not `repeatable` would do its work twice: it is not sent again once it may have been carried
+        out, and the error says `lost`. Raises ApiError for any other answer, and when none came.
         """
         began = time.monotonic()
         renewed = lost = False
@@ -195,7 +208,10 @@ class Api:
             except (OSError, http.client.HTTPException) as error:
                 self.close()
                 failure = self._failure(method, path, status=None, body=_reason(error), sent=sent, lost=lost)
-                lost = True
+                lost = failure.lost = lost or not isinstance(error, ConnectionRefusedError)
+                self.busy()
+                if lost and not repeatable:
+                    raise failure from error
                 if not self._answered and not isinstance(error, (ConnectionResetError, BrokenPipeError)):
                     raise failure from error
                 # A server closes a connection that was idle for longer than its keep-alive time: nothing to wait for.
@@ -215,6 +231,10 @@ class Api:
                     raise failure
                 # A proxy that gave up on the server cannot tell what became of the request.
                 lost = lost or status in {408, 502}
+                failure.lost = lost
+                self.busy()
+                if lost and not repeatable:
+                    raise failure
                 if answer.is_maintenance and patience is None:
                     bound = self.maintenance
                 pause = _retry_after(answer.headers) or pause
@@ -230,6 +250,7 @@ class Api:
         """Send one request once. Raises OSError or HTTPException when no whole answer comes back."""
         if self._connection is None:
             self._connection = self._connect()
+        self.sent += 1
         headers = dict(self._headers)
         content = None
         if body is not None:

@@ -1,175 +1,513 @@
-"""Objects inside Prefect as rows of a table, and the one engine that makes them present or absent.
+"""Objects that Prefect's API manages: read one, compare it with what is wanted, write what differs.
 
-A kind is a `Resource`: where its objects live and what is to be known about each field. `plan` compares and decides
-without a request, `apply` writes what the plan says, `ensure` is both with a read before; `run` is a module's main.
+A `Kind` says what is to be known about a kind of object, `Server` knows the objects that are there, and one engine
+(`plan`, `carry_out`) does the rest for a single object and for thousands. `run` is a module's main.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+import difflib
+import threading
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from .api import Api, ApiError, Failure, quoted, run_module
+from .api import SECRETS, Api, ApiError, Failure, quoted, run_module
 
-Action = Literal["nothing", "create", "update", "delete"]
+Action = Literal["nothing", "create", "update", "recreate", "delete"]
+Row = dict[str, Any]
+"""An object as the server says it."""
+
+Values = dict[str, Any]
+"""Fields of an object in our words, with names where the server has ids."""
+
+HIDDEN = "********"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Field:
     """What is to be known about one field of a kind.
 
-    `normalise` brings the wanted and the present value into the form that is compared, `clear` is the option's value
-    that stands for null on the server, `default` is what a new object gets when the option was left out.
-    An `immutable` field can only be chosen at creation; a `secret` one is never shown.
+    `spec` is the Ansible option. `normalise` brings the wanted and the present value into the form that is compared
+    and shown, `clear` is the option's value that stands for null on the server, `default` is what a new object gets
+    when the option was left out. A new object has to have a `required` field. An `immutable` one can only be chosen at
+    creation. Of a `partial` one, a mapping, only the keys that are wanted are looked at. `theirs` is the server's name
+    for it, where that is another.
     """
 
+    spec: Mapping[str, Any]
     normalise: Callable[[Any], Any] = lambda value: value
     clear: Any = None
     default: Any = None
+    required: bool = False
     immutable: bool = False
-    secret: bool = False
+    partial: bool = False
+    theirs: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Resource:
+class Kind:
     """A kind of object: one row of the table.
 
-    `collection` is the path that creates, `item` the one that reads, changes and deletes; `{key}` in it is the
-    object's value of the field `key`. `complaints` names, without a request, everything that the server would refuse.
+    `collection` is the path that creates, `item` the one that changes and deletes, `lookup` the one that reads, where
+    that is another, and `listing` the one that reads all in pages. Paths hold fields of the object in braces. `keys`
+    name an object together, as `pool/queue`.
+    `level` orders the kinds: what an object refers to is of a lower one. What a kind does differently it overrides.
     """
 
-    kind: str
+    name: str
+    label: str
     collection: str
     item: str
+    listing: str
     fields: Mapping[str, Field]
-    key: str = "name"
-    complaints: Callable[[Mapping[str, Any]], Iterable[str]] = lambda wanted: ()
+    lookup: str = ""
+    keys: tuple[str, ...] = ("name",)
+    level: int = 1
+    recreatable: bool = False
+    shows: tuple[str, ...] = ("id",)
 
-    def path(self, key: str) -> str:
-        return self.item.format(key=quoted(key))
+    @property
+    def list_name(self) -> str:
+        """The inventory's name for all objects of the kind."""
+        return f"prefect_{self.name}s"
 
-    def shown(self, values: Mapping[str, Any]) -> dict[str, Any]:
-        """Return `values` fit for a person's eyes."""
-        hidden = {name for name, about in self.fields.items() if about.secret}
-        return {name: "********" if name in hidden and value else value for name, value in values.items()}
+    def key(self, values: Mapping[str, Any]) -> str:
+        return "/".join(str(values[part]) for part in self.keys)
+
+    def parts(self, key: str) -> dict[str, str]:
+        return dict(zip(self.keys, key.split("/", len(self.keys) - 1), strict=True))
+
+    def path(self, template: str, values: Mapping[str, Any]) -> str:
+        return template.format(**{name: quoted(str(value)) for name, value in values.items()})
+
+    def item_path(self, row: Mapping[str, Any], key: str) -> str:
+        return self.path(self.item, {**self.parts(key), "id": row.get("id")})
+
+    def is_system(self, row: Mapping[str, Any]) -> bool:
+        """Whether an object belongs to Prefect itself."""
+        return False
+
+    def renamed(self, entry: Values) -> Values:
+        """Return an entry in our words that was written down in older ones."""
+        return entry
+
+    def complaints(self, values: Mapping[str, Any]) -> Iterable[str]:
+        """Yield what is wrong with an object, as far as it can be told without a request."""
+        return ()
+
+    def checks(self, todo: Plan, server: Server) -> Iterable[str]:
+        """Yield what is wrong with an object that is about to be written, as the server's state tells."""
+        return ()
+
+    def inquiries(self, todos: Sequence[Plan], server: Server) -> Iterable[tuple[Plan, str]]:
+        """Yield what the server itself has against objects that are about to be written, asked for all of them."""
+        return ()
+
+    def uses(self, key: str, values: Mapping[str, Any]) -> Iterable[tuple[str, str]]:
+        """Yield kind and key of every object that fields in our words refer to."""
+        return ()
+
+    def references(self, todo: Plan) -> Iterable[tuple[str, str]]:
+        """Yield kind and key of every object that this one is about to need."""
+        return self.uses(todo.key, todo.changes)
+
+    def find(self, server: Server, key: str) -> Row | None:
+        return server.api.find(self.path(self.lookup or self.item, self.parts(key)))
+
+    def rows(self, server: Server) -> Iterator[Row]:
+        return server.api.pages(self.listing)
+
+    def key_of(self, row: Mapping[str, Any], server: Server) -> str | None:
+        """Return the key of an object of the server, or None for one that cannot have been meant."""
+        return self.key(row)
+
+    def shape(self, row: Mapping[str, Any], server: Server) -> Values:
+        """Return all fields of an object of the server in our words."""
+        return {name: about.normalise(row.get(about.theirs or name)) for name, about in self.fields.items()}
+
+    def canonical(self, values: Mapping[str, Any], server: Server) -> Values:
+        """Return the wanted fields as they are compared: what was left out is not there, what is cleared is None."""
+        return {
+            name: about.normalise(None if values[name] == about.clear else values[name])
+            for name, about in self.fields.items()
+            if values.get(name) is not None
+        }
+
+    def target(self, wanted: Values, before: Values | None, *, keep: bool) -> tuple[Values, list[str]]:
+        """Return what the wanted fields are to be, given what they are, and what is kept in spite of what is wanted."""
+        if before is None:
+            defaults = {name: about.default for name, about in self.fields.items() if about.default is not None}
+            return {**defaults, **wanted}, []
+        return {
+            name: {**(before[name] or {}), **value} if self.fields[name].partial and value else value
+            for name, value in wanted.items()
+        }, []
+
+    def body(self, values: Mapping[str, Any], server: Server) -> Row:
+        """Return the request for fields in our words."""
+        return {self.fields[name].theirs or name: value for name, value in values.items()}
+
+    def create(self, server: Server, key: str, values: Values) -> Row:
+        given = {name: value for name, value in values.items() if value is not None}
+        body = {**self.parts(key), **self.body(given, server)}
+        made: Row = server.api.post(self.path(self.collection, self.parts(key)), body)
+        return made
+
+    def update(self, server: Server, todo: Plan) -> None:
+        assert todo.row is not None
+        server.api.call("PATCH", self.item_path(todo.row, todo.key), self.body(todo.changes, server))
+
+    def delete(self, server: Server, row: Row, key: str) -> None:
+        server.api.call("DELETE", self.item_path(row, key))
+
+    def recreate(self, server: Server, todo: Plan) -> Row:
+        assert todo.row is not None
+        self.delete(server, todo.row, todo.key)
+        return self.create(server, todo.key, todo.after)
+
+    def shown(self, values: Mapping[str, Any], server: Server, key: str) -> Values:
+        """Return fields fit for a person's eyes."""
+        return dict(values)
+
+    def secrets(self, values: Mapping[str, Any], server: Server, key: str) -> Iterable[str]:
+        """Yield the texts in fields that nobody may see."""
+        return ()
 
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
-    """What is to be done to one object: `body` is what is sent, `diff` what a person sees of it."""
+    """What is to be done to one object.
 
+    `wanted` is what was asked for, `after` what the object is to be, `changes` what of it differs, `diff` what a person
+    sees of it, and `kept` what stays as a person set it, in spite of what is wanted.
+    """
+
+    kind: Kind
+    key: str
+    state: str
     action: Action
-    body: dict[str, Any] = field(default_factory=dict)
+    row: Row | None
+    wanted: Values = field(default_factory=dict)
+    after: Values = field(default_factory=dict)
+    changes: Values = field(default_factory=dict)
     diff: dict[str, Any] = field(default_factory=dict)
+    kept: list[str] = field(default_factory=list)
+    recreate: bool = False
+    keep: bool = False
+
+    @property
+    def label(self) -> str:
+        return f"{self.kind.label} {self.key}"
+
+
+class Server:
+    """What is known of the objects of one server: by kind and key, and by id.
+
+    Objects are looked up when they are asked for, one by one, or in `bulk` all of a kind at once. Every thread that
+    asks gets a connection of its own.
+    """
+
+    def __init__(self, api: Api, kinds: Mapping[str, Kind], *, bulk: bool = False) -> None:
+        self.kinds, self.bulk = kinds, bulk
+        self.namesakes: dict[tuple[str, str], list[Row]] = {}
+        """Objects that share kind and key with an older one."""
+        self.schemas: dict[str, list[Row]] = {}
+        """Schemas of a block type by its slug, the newest first."""
+        self._first = api
+        self._local = threading.local()
+        self._local.api = api
+        self._apis = [api]
+        self._rows: dict[str, dict[str, Row | None]] = {name: {} for name in kinds}
+        self._keys: dict[str, dict[str, str]] = {name: {} for name in kinds}
+        self._loaded: set[str] = set()
+
+    @property
+    def api(self) -> Api:
+        """The connection of this thread."""
+        api: Api | None = getattr(self._local, "api", None)
+        if api is None:
+            api = self._local.api = self._first.twin()
+            self._apis.append(api)
+        return api
+
+    @property
+    def sent(self) -> int:
+        """How many requests there were."""
+        return sum(api.sent for api in self._apis)
+
+    def close(self) -> None:
+        for api in self._apis:
+            api.close()
+
+    def load(self, name: str) -> dict[str, Row | None]:
+        """Read all objects of a kind, once, and return them by key. Raises ApiError."""
+        if name not in self._loaded:
+            kind = self.kinds[name]
+            for row in kind.rows(self):
+                key = kind.key_of(row, self)
+                if key is None:
+                    continue
+                # The oldest of those that share a name is the one that is meant.
+                other = self._rows[name].get(key)
+                if other is not None and other["id"] != row["id"]:
+                    first, second = sorted((other, row), key=lambda each: (str(each["created"]), str(each["id"])))
+                    self.namesakes.setdefault((name, key), []).append(second)
+                    row = first
+                self.put(name, key, row)
+            self._loaded.add(name)
+        return self._rows[name]
+
+    def put(self, name: str, key: str, row: Row | None) -> None:
+        """Take note of an object, or of its absence."""
+        self._rows[name][key] = row
+        if row is not None:
+            self._keys[name][row["id"]] = key
+
+    def find(self, name: str, key: str) -> Row | None:
+        """Return an object, or None where there is no such. Raises ApiError."""
+        if self.bulk:
+            self.load(name)
+        elif key not in self._rows[name] and name not in self._loaded:
+            self.put(name, key, self.kinds[name].find(self, key))
+        return self._rows[name].get(key)
+
+    def again(self, name: str, key: str) -> Row | None:
+        """Return an object as it is now. Raises ApiError."""
+        self.put(name, key, self.kinds[name].find(self, key))
+        return self._rows[name][key]
+
+    def name_of(self, name: str, identity: str) -> str:
+        """Return the key of the object with an id; other texts, and ids that are not known, as they are."""
+        known = self._keys[name].get(identity)
+        if known is None and name not in self._loaded and len(identity) == 36 and identity.count("-") == 4:
+            self.load(name)
+            known = self._keys[name].get(identity)
+        return known or identity
+
+    def id_of(self, name: str, key: str) -> str:
+        """Return the id of an object; ids as they are. Raises Failure where there is no such object."""
+        if key in self._keys[name] or (len(key) == 36 and key.count("-") == 4):
+            return key
+        row = self.find(name, key)
+        if row is None:
+            raise Failure(f"there is no {self.kinds[name].label} {key} at {self._first.url}")
+        return str(row["id"])
+
+
+def same(one: Any, other: Any) -> bool:
+    """Whether two values are the same JSON: other than in Python, true is not 1."""
+    if isinstance(one, bool) or isinstance(other, bool):
+        return one is other
+    if isinstance(one, dict) and isinstance(other, dict):
+        return one.keys() == other.keys() and all(same(value, other[name]) for name, value in one.items())
+    if isinstance(one, list) and isinstance(other, list):
+        return len(one) == len(other) and all(map(same, one, other))
+    return bool(one == other)
 
 
 def plan(
-    resource: Resource, *, key: str, wanted: Mapping[str, Any], state: str, present: Mapping[str, Any] | None
+    server: Server,
+    kind: Kind,
+    *,
+    key: str,
+    wanted: Mapping[str, Any],
+    state: str,
+    row: Row | None,
+    recreate: bool = False,
+    keep: bool = False,
 ) -> Plan:
-    """Compare what is wanted with what is `present` (None: nothing) and return what is to be done.
+    """Compare what is wanted with what is there (`row`, or None) and return what is to be done.
 
-    A field that is not in `wanted` is left alone. Raises Failure when an immutable field would have to change.
+    A field that is not in `wanted` is left alone. Raises Failure when an immutable field would have to change and
+    `recreate` does not allow it.
     """
-    label = f"{resource.kind} {key}"
+    values = kind.canonical(wanted, server)
+    basis: dict[str, Any] = {"kind": kind, "key": key, "state": state, "row": row, "recreate": recreate, "keep": keep}
+    before = None if row is None else kind.shape(row, server)
     if state == "absent":
-        known = {name: value for name, value in (present or {}).items() if name in resource.fields}
-        return Plan(action="delete" if present else "nothing", diff=_diff(resource, label, known, {}))
-
-    cleared = {name: None if value == resource.fields[name].clear else value for name, value in wanted.items()}
-    if present is None:
-        defaults = {name: about.default for name, about in resource.fields.items() if about.default is not None}
-        body = {resource.key: key, **defaults, **{name: value for name, value in cleared.items() if value is not None}}
-        return Plan(action="create", body=body, diff=_diff(resource, label, {}, body))
-
-    body = {}
-    for name, value in cleared.items():
-        normalise = resource.fields[name].normalise
-        if normalise(value) != normalise(present.get(name)):
-            body[name] = value
-    stuck = [name for name in body if resource.fields[name].immutable]
-    if stuck:
-        changes = ", ".join(f"{name} is {present.get(name)!r}, not {body[name]!r}" for name in stuck)
-        raise Failure(
-            f"{label}: {changes}, and that cannot be changed. Delete the {resource.kind} first (state: absent), "
-            "or leave the option out to keep what is there",
-            immutable=stuck,
-        )
-    before = {name: present.get(name) for name in cleared}
-    after = {**before, **body}
-    return Plan(action="update" if body else "nothing", body=body, diff=_diff(resource, label, before, after))
+        diff = _diff(server, kind, key, before or {}, {})
+        return Plan(**basis, action="nothing" if row is None else "delete", diff=diff)
+    after, kept = kind.target(values, before, keep=keep)
+    basis.update(wanted=dict(wanted), kept=kept)
+    if before is None:
+        shown = {name: value for name, value in after.items() if value is not None}
+        diff = _diff(server, kind, key, {}, {**kind.parts(key), **shown})
+        return Plan(**basis, action="create", after=after, changes=after, diff=diff)
+    changes = {name: value for name, value in after.items() if not same(value, before[name])}
+    stuck = [name for name in changes if kind.fields[name].immutable]
+    if stuck and not (recreate and kind.recreatable):
+        raise Failure(_stuck(server, kind, key, before, after, stuck), immutable=stuck)
+    diff = _diff(server, kind, key, {name: before[name] for name in after}, after)
+    whole = {**before, **after}
+    action: Action = "recreate" if stuck else "update" if changes else "nothing"
+    return Plan(**basis, action=action, after=whole, changes=changes, diff=diff)
 
 
-def apply(api: Api, resource: Resource, *, key: str, todo: Plan) -> dict[str, Any] | None:
-    """Carry out a plan and return the object as it is then, or None when it is gone. Raises ApiError."""
-    if todo.action == "create":
-        created: dict[str, Any] = api.post(resource.collection, todo.body)
-        return created
+def carry_out(server: Server, todo: Plan) -> bool:
+    """Do what is planned and return whether that changed anything. Raises ApiError and Failure.
+
+    When somebody else was quicker, or an answer was lost, the object is looked at again and what is left is done.
+    """
+    kind, changed = todo.kind, False
+    tried: set[tuple[Action, int | None]] = set()
+    while todo.action != "nothing":
+        try:
+            _write(server, todo)
+        except ApiError as error:
+            attempt = (todo.action, error.status)
+            if not (error.status in {404, 409} or error.lost) or attempt in tried:
+                raise
+            tried.add(attempt)
+            changed = changed or error.lost
+            row = server.again(kind.name, todo.key)
+            todo = plan(
+                server,
+                kind,
+                key=todo.key,
+                wanted=todo.wanted,
+                state=todo.state,
+                row=row,
+                recreate=todo.recreate,
+                keep=todo.keep,
+            )
+        else:
+            return True
+    return changed
+
+
+def _write(server: Server, todo: Plan) -> None:
+    kind = todo.kind
     if todo.action == "delete":
-        api.call("DELETE", resource.path(key))
-        return None
-    if todo.action == "update":
-        api.call("PATCH", resource.path(key), todo.body)
-    found: dict[str, Any] = api.get(resource.path(key))
-    return found
+        assert todo.row is not None
+        kind.delete(server, todo.row, todo.key)
+        server.put(kind.name, todo.key, None)
+    elif todo.action == "create":
+        server.put(kind.name, todo.key, kind.create(server, todo.key, todo.after))
+    elif todo.action == "recreate":
+        server.put(kind.name, todo.key, kind.recreate(server, todo))
+    else:
+        kind.update(server, todo)
 
 
 def ensure(
-    api: Api, resource: Resource, *, key: str, wanted: Mapping[str, Any], state: str, check_mode: bool
+    server: Server,
+    kind: Kind,
+    *,
+    key: str,
+    wanted: Mapping[str, Any],
+    state: str,
+    check_mode: bool,
+    recreate: bool = False,
+    keep: bool = False,
 ) -> dict[str, Any]:
     """Make one object present with the `wanted` fields, or absent, and return `changed`, `object` and `diff`.
 
     Raises Failure before the first request for what can be known without one, and ApiError.
     """
-    complaints = list(resource.complaints({resource.key: key, **wanted})) if state == "present" else []
+    complaints = list(kind.complaints({**kind.parts(key), **wanted})) if state == "present" else []
     if complaints:
-        raise Failure(f"{resource.kind} {key}: {'; '.join(complaints)}")
-    tried: set[Action] = set()
-    changed = False
-    while True:
-        present = api.find(resource.path(key))
-        todo = plan(resource, key=key, wanted=wanted, state=state, present=present)
-        after = present
-        if todo.action != "nothing":
-            if check_mode:
-                after = None if state == "absent" else {**(present or {}), **todo.body}
-            else:
-                try:
-                    after = apply(api, resource, key=key, todo=todo)
-                except ApiError as error:
-                    # Somebody else made or removed it between our read and our write: look again, once for each way.
-                    if error.status not in {404, 409} or todo.action in tried:
-                        raise
-                    tried.add(todo.action)
-                    changed = changed or error.lost
-                    continue
-        return {
-            "changed": changed or todo.action != "nothing",
-            "object": None if after is None else resource.shown(after),
-            "diff": todo.diff,
-        }
+        raise Failure(f"{kind.label} {key}: {'; '.join(complaints)}")
+    row = server.again(kind.name, key)
+    todo = plan(server, kind, key=key, wanted=wanted, state=state, row=row, recreate=recreate, keep=keep)
+    if todo.action in {"create", "update", "recreate"}:
+        missing = missing_fields(kind, wanted) if row is None else []
+        complaints = [*missing, *unresolved(server, todo), *kind.checks(todo, server)]
+        complaints += [complaint for _, complaint in kind.inquiries([todo], server)]
+        if complaints:
+            raise Failure(f"{kind.label} {key}: {'; '.join(complaints)}")
+    changed = todo.action != "nothing"
+    if changed and not check_mode:
+        changed = carry_out(server, todo)
+        row = None if state == "absent" else server.again(kind.name, key)
+    elif changed and check_mode:
+        row = None if state == "absent" else row
+    shown: dict[str, Any] | None = None
+    if state == "present":
+        values = todo.after if row is None or check_mode else kind.shape(row, server)
+        extra = {name: row[name] for name in kind.shows if row and name in row}
+        shown = {**kind.parts(key), **kind.shown(values or {}, server, key), **extra}
+    elif row is not None and not check_mode:
+        shown = {**kind.parts(key)}
+    return {"changed": changed, "object": shown, "diff": todo.diff, "kept": todo.kept}
 
 
-def run(resource: Resource, spec: Mapping[str, Any], **options: Any) -> None:
-    """Be the `main` of a kind's module. `spec` holds the options of its fields, `options` are AnsibleModule's."""
+def missing_fields(kind: Kind, wanted: Mapping[str, Any]) -> list[str]:
+    """Return a complaint for each field that a new object needs and does not have."""
+    return [
+        f"{name} is missing: a new {kind.label} needs it"
+        for name, about in kind.fields.items()
+        if about.required and wanted.get(name) is None
+    ]
+
+
+def unresolved(server: Server, todo: Plan, expected: Container[tuple[str, str]] = ()) -> Iterator[str]:
+    """Yield a complaint for each object that is referred to, not there and not `expected` to be."""
+    for name, key in dict.fromkeys(todo.kind.references(todo)):
+        if (name, key) not in expected and server.find(name, key) is None:
+            known = [other for other, row in server.load(name).items() if row is not None]
+            near = difflib.get_close_matches(key, known, n=1)
+            yield f"there is no {server.kinds[name].label} {key}" + (f"; {near[0]}?" if near else "")
+
+
+def options(kind: Kind) -> dict[str, dict[str, Any]]:
+    """Return the options of a kind's module."""
+    extra: dict[str, dict[str, Any]] = {}
+    if kind.recreatable:
+        extra["recreate"] = {"type": "bool", "default": False}
+    return {
+        **{name: {"type": "str", "required": True} for name in kind.keys},
+        "state": {"type": "str", "choices": ["present", "absent"], "default": "present"},
+        **{name: dict(about.spec) for name, about in kind.fields.items()},
+        **extra,
+    }
+
+
+def run(kind: Kind, kinds: Mapping[str, Kind], spec: Mapping[str, Any] | None = None, **more: Any) -> None:
+    """Be the `main` of a kind's module. `spec` holds further options, `more` are AnsibleModule's."""
 
     def work(api: Api, params: Mapping[str, Any], check_mode: bool) -> dict[str, Any]:
-        wanted = {name: params[name] for name in resource.fields if params[name] is not None}
-        return ensure(
-            api, resource, key=params[resource.key], wanted=wanted, state=params["state"], check_mode=check_mode
+        server = Server(api, kinds)
+        wanted = {name: params[name] for name in kind.fields if params[name] is not None}
+        result = ensure(
+            server,
+            kind,
+            key=kind.key(params),
+            wanted=wanted,
+            state=params["state"],
+            check_mode=check_mode,
+            recreate=params.get("recreate", False),
+            keep=params.get("pauses") == "keep",
         )
+        kept = result.pop("kept")
+        if any(about.spec.get("no_log") for about in kind.fields.values()):
+            result[SECRETS] = list(kind.secrets(wanted, server, kind.key(params)))
+        return {**result, "kept": kept} if "pauses" in params else result
 
-    common = {
-        resource.key: {"type": "str", "required": True},
-        "state": {"type": "str", "choices": ["present", "absent"], "default": "present"},
-    }
-    run_module(work, {**common, **spec}, **options)
+    run_module(work, {**options(kind), **(spec or {})}, **more)
 
 
-def _diff(resource: Resource, label: str, before: Mapping[str, Any], after: Mapping[str, Any]) -> dict[str, Any]:
+def _stuck(server: Server, kind: Kind, key: str, before: Values, after: Values, stuck: Iterable[str]) -> str:
+    changes = ", ".join(f"{name} is {before[name]!r}, not {after[name]!r}" for name in stuck)
+    way = "allow it with recreate: true" if kind.recreatable else f"delete the {kind.label} first (state: absent)"
+    return (
+        f"{kind.label} {key}: {changes}, and that cannot be changed. It would have to be deleted and made anew: {way}, "
+        "or leave the option out to keep what is there"
+    )
+
+
+def _diff(server: Server, kind: Kind, key: str, before: Mapping[str, Any], after: Mapping[str, Any]) -> dict[str, Any]:
     """Return Ansible's diff; a secret shows that it changes, not what it is."""
-    shown = resource.shown(after)
-    for name, value in shown.items():
-        if value != after[name] and before.get(name) != after[name]:
-            shown[name] = f"{value} (new)"
-    return {"before_header": label, "after_header": label, "before": resource.shown(before), "after": shown}
+    label = f"{kind.label} {key}"
+    old, new = kind.shown(before, server, key), kind.shown(after, server, key)
+    _mark(old, new, before, after)
+    return {"before_header": label, "after_header": label, "before": old, "after": new}
+
+
+def _mark(old: dict[str, Any], new: dict[str, Any], before: Mapping[str, Any], after: Mapping[str, Any]) -> None:
+    """Mark the hidden values of `new` that are others than in `old`."""
+    for name, value in new.items():
+        if isinstance(value, dict) and isinstance(after.get(name), dict):
+            _mark(old.get(name) or {}, value, before.get(name) or {}, after[name])
+        elif value == HIDDEN and after.get(name) != HIDDEN and not same(before.get(name), after.get(name)):
+            new[name] = f"{HIDDEN} (new)"

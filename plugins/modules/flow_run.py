@@ -1,18 +1,19 @@
 #!/usr/bin/python
-"""Start, cancel or resume a flow run, and wait for it."""
+"""Start, cancel, resume or retry a flow run, and wait for it."""
 
 from __future__ import annotations
 
 DOCUMENTATION = r"""
 module: flow_run
-short_description: Start, cancel or resume Prefect flow runs
+short_description: Start, cancel, resume or retry Prefect flow runs
 version_added: 0.1.0
 author:
   - The selfhosted.prefect maintainers (@selfhosted)
 description:
-  - Starts a flow run of a deployment, cancels one or resumes one that is paused, and waits for what becomes of it.
-  - Fails unless the run ends as O(until) wants it, with the reason, the end of its log, and, for a run that nobody has
-    picked up, what keeps it from running.
+  - Starts a flow run of a deployment, cancels one, resumes one that is paused or retries one that failed, and waits
+    for what becomes of it.
+  - Fails unless the run ends as O(until) wants it, with the reason, the end of its log, and, for a run that nobody
+    has picked up, what keeps it from running.
 extends_documentation_fragment:
   - selfhosted.prefect.api
 attributes:
@@ -28,16 +29,21 @@ options:
       - V(started) creates a run of O(deployment). It does so every time, unless O(idempotency_key) is given.
       - V(cancelled) cancels the run O(id). One that has ended stays as it is.
       - V(resumed) resumes the run O(id), which has to be paused. One that has ended stays as it is.
+      - V(retried) runs O(id) again, which has failed, crashed or been cancelled. One that has completed or is under
+        way stays as it is.
+      - V(waited) only waits for the run O(id).
+      - Instead of O(id), O(deployment) takes its latest run, of those that can be cancelled, resumed, retried or
+        waited for.
     type: str
-    choices: [started, cancelled, resumed]
+    choices: [started, cancelled, resumed, retried, waited]
     default: started
   deployment:
     description:
-      - The deployment to start a run of, as C(flow/deployment).
+      - The deployment to start a run of, or whose latest run is meant, as C(flow/deployment).
     type: str
   id:
     description:
-      - The run to cancel or resume.
+      - The run to cancel, resume, retry or wait for.
     type: str
   name:
     description:
@@ -73,8 +79,8 @@ options:
   until:
     description:
       - The types of state to wait for. A run that ends in another one fails the task.
-      - A type that a run only passes through, such as V(RUNNING), may be over between two looks. Name what comes after
-        it, too.
+      - A type that a run only passes through, such as V(RUNNING), may be over between two looks. Name what comes
+        after it, too.
       - By default, V(COMPLETED) for a run that was started or resumed, and any end for a cancelled one.
     type: list
     elements: str
@@ -132,6 +138,12 @@ EXAMPLES = r"""
     run_input:
       approved: true
 
+- name: Retry what failed last
+  selfhosted.prefect.flow_run:
+    api_url: http://127.0.0.1:4200/api
+    state: retried
+    deployment: hello/default
+
 - name: Cancel a run without waiting for its end
   selfhosted.prefect.flow_run:
     api_url: http://127.0.0.1:4200/api
@@ -165,6 +177,12 @@ state_message:
   description: What the flow, the worker or the server said about the state.
   returned: when there is a run
   type: str
+result:
+  description:
+    - What the server keeps of its result. With persisted results, that says where the result is stored; otherwise
+      null.
+  returned: when there is a run
+  type: raw
 duration:
   description: Seconds that it has been running, without the time that it waited.
   returned: when there is a run
@@ -205,6 +223,14 @@ from typing import Any
 from ..module_utils.api import PAGE, Api, Failure, moment, quoted, run_module
 
 ENDS = frozenset({"COMPLETED", "FAILED", "CANCELLED", "CRASHED"})
+CANDIDATES = {
+    "cancelled": ["PENDING", "RUNNING", "PAUSED"],
+    "resumed": ["PAUSED"],
+    "retried": ["FAILED", "CRASHED", "CANCELLED"],
+    "waited": ["PENDING", "RUNNING", "PAUSED", "CANCELLING", "COMPLETED", "FAILED", "CRASHED", "CANCELLED"],
+}
+"""The types of state that the latest run of a deployment may be in."""
+
 LAST_WORDS = 20
 """Lines of the log that a failure shows where none were asked for."""
 
@@ -214,8 +240,12 @@ SETTLE = 3.0
 
 def work(api: Api, params: Mapping[str, Any], check_mode: bool) -> dict[str, Any]:
     """Do what `state` says and return the module's result. Raises Failure, with the same facts in its details."""
-    act = {"started": start, "cancelled": cancel, "resumed": resume}[params["state"]]
-    changed, run = act(api, params, check_mode)
+    acts = {"started": start, "cancelled": cancel, "resumed": resume, "retried": retry, "waited": wait}
+    if params["state"] != "started" and params["id"] is None:
+        params = {**params, "id": latest(api, params["deployment"], params["state"])}
+        if params["id"] is None:
+            return {"changed": False, "id": None}
+    changed, run = acts[params["state"]](api, params, check_mode)
     lines = params["log_lines"]
     if check_mode:
         return {"changed": changed, **(facts(api, run, lines=lines) if run else {"id": None})}
@@ -230,13 +260,7 @@ def work(api: Api, params: Mapping[str, Any], check_mode: bool) -> dict[str, Any
 
 def start(api: Api, params: Mapping[str, Any], check_mode: bool) -> tuple[bool, dict[str, Any]]:
     """Create a run of the deployment; return whether it is new, and the run (empty in check mode)."""
-    flow, slash, name = params["deployment"].partition("/")
-    if not (flow and slash and name):
-        raise Failure(f"deployment is {params['deployment']!r}: it should be like flow/deployment")
-    deployment = api.find(f"/deployments/name/{quoted(flow)}/{quoted(name)}")
-    if deployment is None:
-        near = _near(api, flow, name)
-        raise Failure(f"there is no deployment {flow}/{name} at {api.url}, but {', '.join(near) or 'none at all'}")
+    deployment = find(api, params["deployment"])
     if check_mode:
         return True, {}
     body = {option: params[option] for option in ("name", "parameters", "job_variables", "tags") if params[option]}
@@ -247,6 +271,32 @@ def start(api: Api, params: Mapping[str, Any], check_mode: bool) -> tuple[bool, 
         body["idempotency_key"] += f" {answer.body['id']}"
         answer = api.call("POST", f"/deployments/{deployment['id']}/create_flow_run", body)
     return answer.status == 201 or not params["idempotency_key"], answer.body
+
+
+def find(api: Api, key: str) -> dict[str, Any]:
+    """Return the deployment `flow/name`. Raises Failure where there is none."""
+    flow, slash, name = key.partition("/")
+    if not (flow and slash and name):
+        raise Failure(f"deployment is {key!r}: it should be like flow/deployment")
+    deployment: dict[str, Any] | None = api.find(f"/deployments/name/{quoted(flow)}/{quoted(name)}")
+    if deployment is None:
+        near = _near(api, flow, name)
+        raise Failure(f"there is no deployment {flow}/{name} at {api.url}, but {', '.join(near) or 'none at all'}")
+    return deployment
+
+
+def latest(api: Api, key: str, state: str) -> str | None:
+    """Return the latest run of a deployment that `state` can be about; None where there is nothing to cancel."""
+    body = {
+        "deployments": {"id": {"any_": [find(api, key)["id"]]}},
+        "flow_runs": {"state": {"type": {"any_": CANDIDATES[state]}}},
+        "sort": "EXPECTED_START_TIME_DESC",
+        "limit": 1,
+    }
+    found = api.post("/flow_runs/filter", body)
+    if not found and state != "cancelled":
+        raise Failure(f"deployment {key} has no run that can be {state}")
+    return str(found[0]["id"]) if found else None
 
 
 def cancel(api: Api, params: Mapping[str, Any], check_mode: bool) -> tuple[bool, dict[str, Any]]:
@@ -277,6 +327,24 @@ def resume(api: Api, params: Mapping[str, Any], check_mode: bool) -> tuple[bool,
     return True, run if check_mode else read(api, params["id"])
 
 
+def retry(api: Api, params: Mapping[str, Any], check_mode: bool) -> tuple[bool, dict[str, Any]]:
+    """Have a run that ended badly run again; return whether that changes it, and the run."""
+    run = read(api, params["id"])
+    if run["state_type"] not in ENDS - {"COMPLETED"}:
+        return False, run
+    if not check_mode:
+        order = {"state": {"type": "SCHEDULED", "name": "AwaitingRetry", "message": "Retried by Ansible"}}
+        answer = api.post(f"/flow_runs/{run['id']}/set_state", order)
+        if answer["status"] != "ACCEPT":
+            reason = (answer.get("details") or {}).get("reason") or answer["status"]
+            raise Failure(f"cannot retry flow run {run['name']}: {reason}", id=run["id"])
+    return True, run if check_mode else read(api, params["id"])
+
+
+def wait(api: Api, params: Mapping[str, Any], check_mode: bool) -> tuple[bool, dict[str, Any]]:
+    return False, read(api, params["id"])
+
+
 def read(api: Api, run_id: str) -> dict[str, Any]:
     run: dict[str, Any] | None = api.find(f"/flow_runs/{quoted(run_id)}")
     if run is None:
@@ -303,6 +371,7 @@ def facts(api: Api, run: Mapping[str, Any], *, lines: int) -> dict[str, Any]:
         "state_type": run["state_type"],
         "state_name": run["state_name"],
         "state_message": (run.get("state") or {}).get("message"),
+        "result": (run.get("state") or {}).get("data"),
         "duration": run["total_run_time"],
         "logs": tail(api, run, lines=lines) if lines else [],
         "url": f"{api.url.removesuffix('/api')}/runs/flow-run/{run['id']}",
@@ -410,7 +479,11 @@ def main() -> None:
     run_module(
         work,
         {
-            "state": {"type": "str", "choices": ["started", "cancelled", "resumed"], "default": "started"},
+            "state": {
+                "type": "str",
+                "choices": ["started", "cancelled", "resumed", "retried", "waited"],
+                "default": "started",
+            },
             "deployment": {"type": "str"},
             "id": {"type": "str"},
             "name": {"type": "str"},
@@ -431,8 +504,7 @@ def main() -> None:
         },
         required_if=[
             ("state", "started", ["deployment"]),
-            ("state", "cancelled", ["id"]),
-            ("state", "resumed", ["id"]),
+            *(("state", state, ["id", "deployment"], True) for state in CANDIDATES),
         ],
         mutually_exclusive=[("deployment", "id")],
     )

@@ -10,8 +10,8 @@ version_added: 0.1.0
 author:
   - The selfhosted.prefect maintainers (@selfhosted)
 description:
-  - Reads, in a few requests, whether Prefect is there and ready, and which work pools, workers, deployments and recent
-    flow runs it has.
+  - Reads, in a few requests, whether Prefect is there and ready, and which work pools, workers, deployments and
+    recent flow runs it has.
   - An API that is away is a fact, not a failure, unless O(required) says so. Wrong credentials always fail.
 extends_documentation_fragment:
   - selfhosted.prefect.api
@@ -33,6 +33,15 @@ options:
       - How far back flow runs are counted.
     type: float
     default: 24.0
+  resources:
+    description:
+      - The kinds of objects to return in full, in the words that M(selfhosted.prefect.resources) takes. Secrets are
+        hidden.
+    type: list
+    elements: str
+    choices: [automation, block, block_type, deployment, flow, global_concurrency_limit, tag_concurrency_limit,
+    variable, work_pool, work_queue]
+    default: []
 """
 
 EXAMPLES = r"""
@@ -52,6 +61,12 @@ EXAMPLES = r"""
     api_url: http://127.0.0.1:4200/api
     required: true
     hours: 1
+
+- name: Read all variables and deployments
+  selfhosted.prefect.info:
+    api_url: http://127.0.0.1:4200/api
+    resources: [variable, deployment]
+  register: prefect
 """
 
 RETURN = r"""
@@ -87,8 +102,8 @@ version:
   sample: 3.8.8
 database:
   description:
-    - V(sqlite) or V(postgresql), where the server is configured with E(PREFECT_SERVER_DATABASE_DRIVER). Otherwise null,
-      because the API hides the connection URL as a whole.
+    - V(sqlite) or V(postgresql), where the server is configured with E(PREFECT_SERVER_DATABASE_DRIVER). Otherwise
+      null, because the API hides the connection URL as a whole.
   returned: when it is reachable
   type: str
   sample: postgresql
@@ -138,6 +153,15 @@ flow_runs:
     late: 0
     states:
       COMPLETED: 12
+resources:
+  description: The objects of each kind of O(resources), by the kind's name in M(selfhosted.prefect.resources).
+  returned: when it is reachable
+  type: dict
+  sample:
+    prefect_variables:
+      - name: shop
+        value: {retries: 3}
+        tags: []
 """
 
 from collections import Counter
@@ -147,6 +171,8 @@ from typing import Any
 from urllib.parse import urlsplit, urlunsplit
 
 from ..module_utils.api import Api, ApiError, quoted, run_module
+from ..module_utils.kinds import KINDS, listed
+from ..module_utils.resource import Server
 
 
 def work(api: Api, params: Mapping[str, Any], check_mode: bool) -> dict[str, Any]:
@@ -155,7 +181,7 @@ def work(api: Api, params: Mapping[str, Any], check_mode: bool) -> dict[str, Any
     try:
         result["ready"] = ready(api)
         # A server that is not ready would have every further request wait for its database.
-        return {**result, **(summary(api, hours=params["hours"]) if result["ready"] else {})}
+        return {**result, **(summary(api, params) if result["ready"] else {})}
     except ApiError as error:
         if params["required"] or error.status in {401, 403}:
             raise
@@ -174,7 +200,7 @@ def ready(api: Api) -> bool:
     return True
 
 
-def summary(api: Api, *, hours: float) -> dict[str, Any]:
+def summary(api: Api, params: Mapping[str, Any]) -> dict[str, Any]:
     """Return everything that a server tells which is ready. Raises ApiError."""
     settings = api.get("/admin/settings")
     return {
@@ -183,7 +209,8 @@ def summary(api: Api, *, hours: float) -> dict[str, Any]:
         "database": database(settings),
         "work_pools": [work_pool(api, pool) for pool in sorted(api.pages("/work_pools/filter"), key=_name)],
         "deployments": deployments(api),
-        "flow_runs": flow_runs(api, hours=hours),
+        "flow_runs": flow_runs(api, hours=params["hours"]),
+        "resources": listed(Server(api, KINDS, bulk=True), params["resources"]),
     }
 
 
@@ -241,7 +268,14 @@ def _name(row: Mapping[str, Any]) -> str:
 
 
 def main() -> None:
-    run_module(work, {"required": {"type": "bool", "default": False}, "hours": {"type": "float", "default": 24.0}})
+    run_module(
+        work,
+        {
+            "required": {"type": "bool", "default": False},
+            "hours": {"type": "float", "default": 24.0},
+            "resources": {"type": "list", "elements": "str", "choices": sorted(KINDS), "default": []},
+        },
+    )
 
 
 if __name__ == "__main__":

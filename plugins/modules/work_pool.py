@@ -11,7 +11,7 @@ author:
   - The selfhosted.prefect maintainers (@selfhosted)
 description:
   - Creates, changes and deletes a work pool over Prefect's API.
-  - An option that is left out is left alone on a pool that exists.
+  - An option that is left out is left alone on one that exists.
 extends_documentation_fragment:
   - selfhosted.prefect.api
 attributes:
@@ -38,7 +38,7 @@ options:
   type:
     description:
       - What runs the pool's flow runs, such as V(process), V(docker) or V(kubernetes).
-      - It is chosen when the pool is created (V(process) unless given) and cannot be changed.
+      - It is chosen when the pool is created (V(process) unless given) and can only be changed with O(recreate).
     type: str
   description:
     description:
@@ -54,12 +54,18 @@ options:
     type: bool
   base_job_template:
     description:
-      - What the pool's flow runs are made of, C(job_configuration) and C(variables), as C(prefect work-pool
-        get-default-base-job-template) prints it. It replaces the whole template.
+      - What the pool's flow runs are made of, C(job_configuration) and C(variables), as C(prefect work-pool get-
+        default-base-job-template) prints it. It replaces the whole template.
       - The first worker of a pool without a template fills in that of its type. So leave this out unless the template
         is yours, and do not give an empty one.
       - The template's own C({{ }}) is not Ansible's. Read it from a file, as in the example, or tag it C(!unsafe).
     type: dict
+  recreate:
+    description:
+      - Whether a pool of another O(type) may be deleted and made anew. Its queues are made again and its deployments
+        brought back to it; its list of workers begins anew.
+    type: bool
+    default: false
 """
 
 EXAMPLES = r"""
@@ -98,77 +104,28 @@ EXAMPLES = r"""
 RETURN = r"""
 object:
   description:
-    - The pool as it is now, or as it would be in check mode. Null when it is absent.
+    - The work pool as it is now, or as it would be in check mode. Null when it is absent.
   returned: success
   type: dict
   sample:
     name: main
     type: process
-    status: READY
-    is_paused: false
+    description: null
     concurrency_limit: 10
+    is_paused: false
+    status: READY
 request:
   description:
     - The request that failed. Its C(status) is null when there was no answer.
   returned: when the API was the reason of a failure
   type: dict
-  sample:
-    method: GET
-    path: /work_pools/main
-    status: 401
-    body:
-      exception_message: Unauthorized
 """
 
-import re
-from collections.abc import Iterator, Mapping
-from typing import Any
-
-from ..module_utils.resource import Field, Resource, run
-
-
-def complaints(wanted: Mapping[str, Any]) -> Iterator[str]:
-    """Yield what the server would refuse (403 and 422)."""
-    name, limit, template = (wanted.get(option) for option in ("name", "concurrency_limit", "base_job_template"))
-    if str(name).lower().startswith("prefect"):
-        yield "Prefect keeps names that start with 'prefect' for itself: choose another name"
-    if not re.fullmatch(r"[^/%&<>]+", str(name)):
-        yield "name must not be empty or hold any of / % & < >"
-    if limit is not None and limit < -1:
-        yield f"concurrency_limit is {limit}: it is at least 0, or -1 for no limit"
-    if template is not None and not {"job_configuration", "variables"} <= template.keys():
-        yield (
-            "base_job_template needs job_configuration and variables; leave it out to keep the one that is there, "
-            "or to let the first worker fill it in"
-        )
-
-
-WORK_POOL = Resource(
-    kind="work pool",
-    collection="/work_pools/",
-    item="/work_pools/{key}",
-    fields={
-        "type": Field(default="process", immutable=True),
-        "description": Field(clear=""),
-        "concurrency_limit": Field(clear=-1),
-        "is_paused": Field(),
-        "base_job_template": Field(),
-    },
-    complaints=complaints,
-)
+from ..module_utils.kinds import main as of_kind
 
 
 def main() -> None:
-    run(
-        WORK_POOL,
-        {
-            "type": {"type": "str"},
-            "description": {"type": "str"},
-            "concurrency_limit": {"type": "int"},
-            "is_paused": {"type": "bool"},
-            "base_job_template": {"type": "dict"},
-        },
-    )
+    of_kind("work_pool")
 
 
 if __name__ == "__main__":

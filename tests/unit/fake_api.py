@@ -1,13 +1,14 @@
 """A Prefect API in memory, as far as the modules use it, that can misbehave on demand.
 
-Its answers were copied from Prefect 3.8.8: codes, bodies and refusals. What it does not know answers as an unknown
-route does there.
+Its answers were copied from Prefect 3.8.8 and 3.9.1: codes, bodies and refusals. What it does not know answers as an
+unknown route does there. What it holds besides work pools and flow runs is in `fake_objects`.
 """
 
 from __future__ import annotations
 
 import base64
 import contextlib
+import copy
 import io
 import json
 import re
@@ -23,6 +24,7 @@ from types import TracebackType
 from typing import Any
 from urllib.parse import parse_qs, unquote, urlsplit
 
+import fake_objects
 from ansible.module_utils.testing import patch_module_args
 from ansible_collections.selfhosted.prefect.plugins.module_utils.client import moment
 
@@ -68,6 +70,7 @@ class FakeApi:
         self.csrf: str | None = None
         """The one token that is good, or None when the protection is off."""
         self.faults: deque[Fault] = deque()
+        self.lock = threading.Lock()
         self.before: Callable[[str], None] = lambda request: None
         """Called with `METHOD /path` before a request is answered: another client that is quicker, say."""
         self.requests: list[str] = []
@@ -80,6 +83,8 @@ class FakeApi:
         self.workers: dict[str, list[dict[str, Any]]] = {}
         self.flows: dict[str, dict[str, Any]] = {}
         self.deployments: dict[str, dict[str, Any]] = {}
+        self.objects = fake_objects.Objects()
+        self.version = "3.8.8"
         self.runs: dict[str, dict[str, Any]] = {}
         self.logs: list[dict[str, Any]] = []
         self.course: list[tuple[str, str]] = [("RUNNING", "Running"), ("COMPLETED", "Completed")]
@@ -107,10 +112,11 @@ class FakeApi:
 
     @property
     def writes(self) -> list[str]:
-        reads = ("/filter", "/history", "/count")
+        reads = ("/filter", "/history", "/count", f"/deployments/{fake_objects.NOBODY}/schedules")
         return [each for each in self.requests if not each.startswith("GET") and not each.endswith(reads)]
 
     def add_pool(self, name: str, **fields: Any) -> dict[str, Any]:
+        self.queues.setdefault((name, "default"), fake_objects.queue(name, "default", priority=1))
         self.pools[name] = {
             "id": str(uuid.uuid4()),
             "created": CREATED,
@@ -131,10 +137,10 @@ class FakeApi:
 
     def add_deployment(self, flow: str, name: str, *, pool: str | None) -> dict[str, Any]:
         flow_id = next((each["id"] for each in self.flows.values() if each["name"] == flow), str(uuid.uuid4()))
-        self.flows[flow_id] = {"id": flow_id, "name": flow}
-        key = str(uuid.uuid4())
-        self.deployments[key] = {"id": key, "flow_id": flow_id, "name": name, "work_pool_name": pool}
-        return self.deployments[key]
+        self.flows.setdefault(flow_id, fake_objects.row(name=flow, tags=[], labels={}) | {"id": flow_id})
+        made: dict[str, Any] = fake_objects.deployment(flow_id=flow_id, name=name, work_pool_name=pool)
+        self.deployments[made["id"]] = made
+        return made
 
     def add_run(self, *, kind: str = "SCHEDULED", name: str = "Scheduled", **fields: Any) -> dict[str, Any]:
         key = str(uuid.uuid4())
@@ -152,6 +158,7 @@ class FakeApi:
             "work_pool_name": None,
             "work_queue_name": None,
             "idempotency_key": None,
+            "deployment_id": None,
             **fields,
         }
         return self.runs[key]
@@ -165,7 +172,7 @@ class FakeApi:
         for route, handle in ROUTES:
             match = re.fullmatch(route, f"{method} {path}")
             if match:
-                return handle(self, *(unquote(part) for part in match.groups()), body)
+                return handle(self, *(unquote(part) for part in match.groups()), copy.deepcopy(body))
         return 404, {"detail": "Not Found"}
 
 
@@ -181,7 +188,7 @@ def create_pool(api: FakeApi, body: Any) -> Reply:
         return 403, {"detail": "Work pools starting with 'Prefect' are reserved for internal use."}
     if body["name"] in api.pools:
         return 409, {"detail": "A work pool with this name already exists."}
-    return 201, api.add_pool(**body)
+    return 201, api.add_pool(created=now(), **body)
 
 
 def read_pool(api: FakeApi, name: str, body: Any) -> Reply:
@@ -207,6 +214,11 @@ def delete_pool(api: FakeApi, name: str, body: Any) -> Reply:
     if name not in api.pools:
         return read_pool(api, name, body)
     del api.pools[name]
+    for place in [place for place in api.queues if place[0] == name]:
+        del api.queues[place]
+    for each in api.deployments.values():
+        if each["work_pool_name"] == name:
+            each.update(work_pool_name=None, work_queue_name=None)
     return 204, None
 
 
@@ -217,15 +229,10 @@ def read_workers(api: FakeApi, pool: str, body: Any) -> Reply:
     return _page([row for row in api.workers.get(pool, []) if row["status"] in wanted], body)
 
 
-def read_queue(api: FakeApi, pool: str, name: str, body: Any) -> Reply:
-    queue = api.queues.get((pool, name))
-    return (200, queue) if queue else (404, {"detail": f"Work pool queue '{pool}/{name}' not found."})
-
-
 def read_deployment(api: FakeApi, flow: str, name: str, body: Any) -> Reply:
     for each in api.deployments.values():
         if each["name"] == name and api.flows[each["flow_id"]]["name"] == flow:
-            return 200, each
+            return 200, fake_objects.shown(api, each)
     return 404, {"detail": "Deployment not found"}
 
 
@@ -233,7 +240,8 @@ def create_run(api: FakeApi, deployment: str, body: Any) -> Reply:
     for run in api.runs.values():
         if run["idempotency_key"] == body["idempotency_key"]:
             return 200, run
-    return 201, api.add_run(work_pool_name=api.deployments[deployment]["work_pool_name"], **body)
+    pool = api.deployments[deployment]["work_pool_name"]
+    return 201, api.add_run(work_pool_name=pool, deployment_id=deployment, **body)
 
 
 def read_run(api: FakeApi, run_id: str, body: Any) -> Reply:
@@ -247,6 +255,12 @@ def read_run(api: FakeApi, run_id: str, body: Any) -> Reply:
 
 def set_state(api: FakeApi, run_id: str, body: Any) -> Reply:
     run = api.runs[run_id]
+    if body["state"]["name"] == "AwaitingRetry":
+        if run["deployment_id"] is None:
+            reason = "Cannot restart a run without an associated deployment."
+            return 200, {"status": "ABORT", "state": run["state"], "details": {"reason": reason}}
+        api.move(run, "SCHEDULED", "AwaitingRetry")
+        return 201, {"status": "ACCEPT", "state": run["state"], "details": {}}
     if run["state_type"] == "SCHEDULED":
         api.move(run, "CANCELLED", "Cancelled")
         return 201, {"status": "REJECT", "state": run["state"], "details": {"reason": "It has not begun."}}
@@ -286,6 +300,8 @@ def chosen(api: FakeApi, body: Any) -> list[dict[str, Any]]:
             runs = [run for run in runs if moment(run[field_name]) <= moment(limits["before_"])]
         if "after_" in limits:
             runs = [run for run in runs if moment(run[field_name]) >= moment(limits["after_"])]
+    if flows := (body.get("flows") or {}).get("id", {}).get("any_"):
+        runs = [run for run in runs if run.get("flow_id") in flows]
     for name in (body.get("work_pools") or {}).get("name", {}).get("any_", []):
         runs = [run for run in runs if run["work_pool_name"] == name]
     for key in (body.get("work_pool_queues") or {}).get("id", {}).get("any_", []):
@@ -296,6 +312,8 @@ def chosen(api: FakeApi, body: Any) -> list[dict[str, Any]]:
 
 def read_runs(api: FakeApi, body: Any) -> Reply:
     runs = chosen(api, body)
+    if body.get("sort") == "EXPECTED_START_TIME_DESC":
+        runs.reverse()
     if body.get("sort") == "END_TIME_DESC":
         runs.sort(key=lambda run: moment(run["end_time"]), reverse=True)
     if body.get("sort") == "NEXT_SCHEDULED_START_TIME_ASC":
@@ -325,7 +343,7 @@ SETTINGS = {
 ROUTES: tuple[tuple[str, Callable[..., Reply]], ...] = (
     (r"GET /ready", lambda api, body: (200, {"message": "OK"}) if api.ready else (503, {"message": "Database not up"})),
     (r"GET /health", lambda api, body: (200, True)),
-    (r"GET /admin/version", lambda api, body: (200, "3.8.8")),
+    (r"GET /admin/version", lambda api, body: (200, api.version)),
     (r"GET /admin/settings", lambda api, body: (200, SETTINGS)),
     (r"POST /work_pools/", create_pool),
     (r"POST /work_pools/filter", lambda api, body: _page(list(api.pools.values()), body)),
@@ -333,9 +351,6 @@ ROUTES: tuple[tuple[str, Callable[..., Reply]], ...] = (
     (r"PATCH /work_pools/([^/]+)", update_pool),
     (r"DELETE /work_pools/([^/]+)", delete_pool),
     (r"POST /work_pools/([^/]+)/workers/filter", read_workers),
-    (r"GET /work_pools/([^/]+)/queues/([^/]+)", read_queue),
-    (r"POST /flows/filter", lambda api, body: _page(list(api.flows.values()), body)),
-    (r"POST /deployments/filter", lambda api, body: _page(list(api.deployments.values()), body)),
     (r"GET /deployments/name/([^/]+)/([^/]+)", read_deployment),
     (r"POST /deployments/([^/]+)/create_flow_run", create_run),
     (r"GET /flow_runs/([^/]+)", read_run),
@@ -347,6 +362,7 @@ ROUTES: tuple[tuple[str, Callable[..., Reply]], ...] = (
     (r"POST /work_pools/([^/]+)/queues/filter", read_queues),
     (r"POST /events/filter", read_events),
     (r"POST /logs/filter", read_logs),
+    *fake_objects.ROUTES,
 )
 
 
@@ -415,7 +431,11 @@ def _handler(api: FakeApi) -> type[BaseHTTPRequestHandler]:
                 self.reply(200, {"token": api.csrf})
             else:
                 path = address.path.removeprefix("/api")
-                self.reply(*(self.refusal(path) or api.answer(self.command, path, body)))
+                if "include_secrets=true" in address.query:
+                    body = {"include_secrets": True}
+                with api.lock:
+                    reply = self.refusal(path) or api.answer(self.command, path, body)
+                self.reply(*reply)
 
         do_GET = do_POST = do_PUT = do_PATCH = do_DELETE = handle_any
 

@@ -295,9 +295,55 @@ def test_an_unknown_run(fake: FakeApi) -> None:
     assert "there is no flow run no/pe" in run(fake, state="cancelled", id="no/pe")["msg"]
 
 
-@pytest.mark.parametrize(
-    "options", [{"id": "x", "deployment": "a/b"}, {"state": "cancelled", "deployment": "a/b"}, {"until": ["DONE"]}]
-)
+@pytest.mark.parametrize("options", [{"id": "x", "deployment": "a/b"}, {"until": ["DONE"]}])
 def test_options_that_do_not_go_together(fake: FakeApi, options: dict[str, Any]) -> None:
     assert run(fake, **options)["failed"]
     assert fake.requests == []
+
+
+def test_an_id_or_a_deployment_is_needed(fake: FakeApi) -> None:
+    result = outcome(flow_run.main, api_url=fake.url, state="cancelled")
+    assert "id, deployment" in result["msg"]
+
+
+@pytest.mark.parametrize(("kind", "changed"), [("FAILED", True), ("CRASHED", True), ("CANCELLED", True)])
+def test_retry(fake: FakeApi, kind: str, changed: bool) -> None:
+    key = next(iter(fake.deployments))
+    ended = fake.add_run(kind=kind, name=kind.title(), deployment_id=key, start_time="2026-11-21T01:02:03Z")
+    fake.course = []
+    dry = run(fake, state="retried", id=ended["id"], check_mode=True)
+    assert (dry["changed"], fake.writes) == (changed, [])
+    assert run(fake, state="retried", id=ended["id"], wait=False)["state_name"] == "AwaitingRetry"
+
+
+@pytest.mark.parametrize("kind", ["COMPLETED", "RUNNING"])
+def test_nothing_to_retry(fake: FakeApi, kind: str) -> None:
+    each = fake.add_run(kind=kind, name=kind.title())
+    fake.course = []
+    result = run(fake, state="retried", id=each["id"], wait=False)
+    assert (result["changed"], fake.writes) == (False, [])
+
+
+def test_a_retry_that_is_refused(fake: FakeApi) -> None:
+    ended = fake.add_run(kind="FAILED", name="Failed")
+    fake.course = []
+    assert "cannot retry flow run zealous-otter: Cannot restart" in run(fake, state="retried", id=ended["id"])["msg"]
+
+
+def test_only_waiting(fake: FakeApi) -> None:
+    each = fake.add_run(kind="RUNNING", name="Running", start_time="2026-11-21T01:02:03Z")
+    fake.course = [("RUNNING", "Running"), ("COMPLETED", "Completed")]
+    result = run(fake, state="waited", id=each["id"])
+    assert (result["changed"], result["state_type"], fake.writes) == (False, "COMPLETED", [])
+
+
+def test_the_latest_run_of_a_deployment(fake: FakeApi) -> None:
+    fake.course = []
+    for _ in range(2):
+        latest = fake.add_run(kind="PAUSED", name="Paused")
+    assert run(fake, state="resumed", deployment="hello/default", wait=False)["id"] == latest["id"]
+
+
+def test_a_deployment_without_such_a_run(fake: FakeApi) -> None:
+    assert run(fake, state="cancelled", deployment="hello/default")["changed"] is False
+    assert "no run that can be retried" in run(fake, state="retried", deployment="hello/default")["msg"]

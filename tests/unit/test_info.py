@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 
@@ -10,8 +11,25 @@ import pytest
 import yaml
 from ansible_collections.selfhosted.prefect.plugins.doc_fragments.api import ModuleDocFragment
 from ansible_collections.selfhosted.prefect.plugins.module_utils import api as api_layer
-from ansible_collections.selfhosted.prefect.plugins.modules import flow_run, info, work_pool
+from ansible_collections.selfhosted.prefect.plugins.modules import (
+    automation,
+    block,
+    block_type,
+    deployment,
+    flow,
+    flow_run,
+    global_concurrency_limit,
+    info,
+    resources,
+    server_settings,
+    tag_concurrency_limit,
+    variable,
+    work_pool,
+    work_queue,
+)
 from fake_api import SETTINGS, FakeApi, Fault, outcome
+
+ROOT = Path(__file__).resolve().parents[2]
 
 
 @pytest.fixture
@@ -69,6 +87,7 @@ def test_summary(fake: FakeApi) -> None:
         ],
         "deployments": {"count": 1, "names": ["hello/default"]},
         "flow_runs": {"hours": 24.0, "late": 1, "states": {"COMPLETED": 2, "SCHEDULED": 1}},
+        "resources": {},
     }
     assert fake.writes == []
 
@@ -131,7 +150,25 @@ def test_database(driver: str | None, database: str | None) -> None:
     assert info.database({"server": {"database": {"driver": driver}}}) == database
 
 
-@pytest.mark.parametrize("module", [flow_run, info, work_pool], ids=lambda module: str(module.__name__).split(".")[-1])
+MODULES = [
+    automation,
+    block,
+    block_type,
+    deployment,
+    flow,
+    flow_run,
+    global_concurrency_limit,
+    info,
+    resources,
+    server_settings,
+    tag_concurrency_limit,
+    variable,
+    work_pool,
+    work_queue,
+]
+
+
+@pytest.mark.parametrize("module", MODULES, ids=lambda module: str(module.__name__).split(".")[-1])
 def test_the_documentation_is_the_specification(module: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
     taken: dict[str, Any] = {}
 
@@ -149,7 +186,38 @@ def test_the_documentation_is_the_specification(module: ModuleType, monkeypatch:
         **yaml.safe_load(ModuleDocFragment.DOCUMENTATION)["options"],
         **yaml.safe_load(module.DOCUMENTATION)["options"],
     }
-    facets = ("type", "elements", "choices", "default", "required")
-    assert {name: {facet: spec.get(facet) for facet in facets} for name, spec in taken.items()} == {
-        name: {facet: option.get(facet) for facet in facets} for name, option in documented.items()
+    assert facets(taken, "options") == facets(documented, "suboptions")
+
+
+def facets(specs: dict[str, Any], inner: str) -> dict[str, Any]:
+    """Return what a specification and its documentation have in common."""
+    names = ("type", "elements", "choices", "default", "required")
+    return {
+        name: {**{facet: spec.get(facet) for facet in names}, "options": facets(spec.get(inner) or {}, inner)}
+        for name, spec in specs.items()
     }
+
+
+def test_the_documented_fields_of_resources_are_those_of_the_modules() -> None:
+    documented = yaml.safe_load(resources.DOCUMENTATION)["options"]
+    assert {name for name in documented if name.startswith("prefect_")} == set(resources.LISTS)
+
+
+def test_every_module_of_the_api_takes_its_options_from_the_group() -> None:
+    runtime = yaml.safe_load((ROOT / "meta" / "runtime.yml").read_text(encoding="utf-8"))
+    assert runtime["action_groups"]["api"] == sorted(str(module.__name__).split(".")[-1] for module in MODULES)
+
+
+def test_resources_in_full(fake: FakeApi) -> None:
+    fake.add_deployment("hello", "default", pool="a")
+    fake.objects.add("variables", name="shop", value={"a": 1}, tags=[])
+    fake.objects.add("variables", name="ansible_owner_ansible_0", value={}, tags=[])
+    kind = fake.objects.first("block_types", slug="secret")
+    schema = fake.objects.of("block_schemas")[0]
+    assert kind
+    fields = {"data": {"value": "hush"}, "block_type_id": kind["id"], "block_schema_id": schema["id"]}
+    fake.objects.add("block_documents", name="word", **fields)
+    found = look(fake, resources=["variable", "deployment", "block"])["resources"]
+    assert found["prefect_variables"] == [{"name": "shop", "value": {"a": 1}, "tags": []}]
+    assert found["prefect_blocks"] == [{"block_type": "secret", "name": "word", "data": {"value": "********"}}]
+    assert [(each["flow"], each["name"]) for each in found["prefect_deployments"]] == [("hello", "default")]

@@ -1,0 +1,1057 @@
+"""The table of what Prefect's API manages: a row for each kind of object, and what a kind does differently.
+
+To add a kind, add a row, and a module with its documentation.
+"""
+
+from __future__ import annotations
+
+import difflib
+import json
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any
+
+from . import automations, schedules
+from .api import Failure, quoted
+from .resource import HIDDEN, Field, Kind, Plan, Row, Server, Values, run, same
+
+NAME = r"[^/%&<>]+"
+REGISTRY = "ansible_owner_"
+"""How the names of variables begin that say what an owner made: `resources` keeps them."""
+
+TEXT, INT, BOOL, DICT = {"type": "str"}, {"type": "int"}, {"type": "bool"}, {"type": "dict"}
+LIST = {"type": "list", "elements": "str"}
+
+
+def text(value: Any) -> Any:
+    """An empty text says as much as none."""
+    return value or None
+
+
+def as_set(value: Any) -> list[str]:
+    """Tags have no order."""
+    return sorted(set(value or ()))
+
+
+def mapping(value: Any) -> Any:
+    return value or {}
+
+
+def named(values: Mapping[str, Any], *names: str) -> Iterator[str]:
+    """Yield a complaint for each of the fields `names` that is no name to Prefect."""
+    for name in names:
+        if not re.fullmatch(NAME, str(values.get(name))):
+            yield f"{name} must not be empty or hold any of / % & < >"
+
+
+def at_least(values: Mapping[str, Any], name: str, least: int, *, clear: int | None = -1) -> Iterator[str]:
+    """Yield a complaint when the number `name` is too small. `clear` is the number that stands for none."""
+    value = values.get(name)
+    if value is not None and value < least and value != clear:
+        none = "" if clear is None else f", or {clear} for no limit"
+        yield f"{name} is {value}: it is at least {least}{none}"
+
+
+def choice(given: Any, known: Iterable[str]) -> str:
+    near = difflib.get_close_matches(str(given), [str(each) for each in known], n=1)
+    return f"; {near[0]}?" if near else ""
+
+
+def rename(entry: Values, **words: str) -> Values:
+    """Return an entry with old words replaced; where both are given, the new one counts."""
+    after = {name: value for name, value in entry.items() if name not in words}
+    for old, new in words.items():
+        if entry.get(old) is not None:
+            after.setdefault(new, entry[old])
+    return after
+
+
+class WorkPool(Kind):
+    """A pool. With another type it is made anew, and so are its queues; its deployments are brought back to it."""
+
+    def is_system(self, row: Mapping[str, Any]) -> bool:
+        return str(row["name"]).lower().startswith("prefect")
+
+    def renamed(self, entry: Values) -> Values:
+        after = dict(entry)
+        nested = after.pop("config", None)
+        if isinstance(nested, Mapping):
+            after = {**nested, **after}
+        if after.get("is_active") is not None:
+            after.setdefault("is_paused", not after["is_active"])
+        after.pop("is_active", None)
+        return rename(after, pool_type="type")
+
+    def complaints(self, values: Mapping[str, Any]) -> Iterator[str]:
+        if str(values["name"]).lower().startswith("prefect"):
+            yield "Prefect keeps names that start with 'prefect' for itself: choose another name"
+        yield from named(values, "name")
+        yield from at_least(values, "concurrency_limit", 0)
+        template = values.get("base_job_template")
+        if template is None:
+            return
+        if not {"job_configuration", "variables"} <= template.keys():
+            yield (
+                "base_job_template needs job_configuration and variables; leave it out to keep the one that is there, "
+                "or to let the first worker fill it in"
+            )
+            return
+        used = re.findall(r"\{\{\s*([\w.-]+)\s*\}\}", json.dumps(template["job_configuration"]))
+        known = (template["variables"] or {}).get("properties") or {}
+        for name in sorted({name for name in used if not name.startswith("prefect.")} - known.keys()):
+            yield f"base_job_template.job_configuration uses {name}, which variables lack{choice(name, known)}"
+
+    def recreate(self, server: Server, todo: Plan) -> Row:
+        pool = quoted(todo.key)
+        queues = list(server.api.pages(f"/work_pools/{pool}/queues/filter"))
+        inside = {"work_pools": {"name": {"any_": [todo.key]}}}
+        deployments = list(server.api.pages("/deployments/filter", inside))
+        row = super().recreate(server, todo)
+        fields = ("name", "description", "is_paused", "concurrency_limit", "priority")
+        for queue in sorted(queues, key=lambda queue: queue["priority"] or 0):
+            body = {name: queue[name] for name in fields if queue.get(name) is not None}
+            if queue["name"] == "default":
+                server.api.call("PATCH", f"/work_pools/{pool}/queues/default", {**body, "name": "default"})
+            else:
+                server.api.post(f"/work_pools/{pool}/queues", body)
+        for deployment in deployments:
+            place = {"work_pool_name": todo.key, "work_queue_name": deployment["work_queue_name"]}
+            server.api.call("PATCH", f"/deployments/{deployment['id']}", place)
+        return row
+
+
+class WorkQueue(Kind):
+    def is_system(self, row: Mapping[str, Any]) -> bool:
+        """The default queue comes and goes with its pool."""
+        return row["name"] == "default" or str(row.get("work_pool_name")).lower().startswith("prefect")
+
+    def renamed(self, entry: Values) -> Values:
+        return rename(entry, work_pool_name="work_pool")
+
+    def complaints(self, values: Mapping[str, Any]) -> Iterator[str]:
+        yield from named(values, "work_pool", "name")
+        yield from at_least(values, "concurrency_limit", 0)
+        yield from at_least(values, "priority", 1, clear=None)
+
+    def uses(self, key: str, values: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+        yield "work_pool", self.parts(key)["work_pool"]
+
+    def key_of(self, row: Mapping[str, Any], server: Server) -> str | None:
+        return f"{row['work_pool_name']}/{row['name']}" if row.get("work_pool_name") else None
+
+    def body(self, values: Mapping[str, Any], server: Server) -> Row:
+        after = super().body(values, server)
+        return {**after, "description": after["description"] or ""} if "description" in after else after
+
+    def create(self, server: Server, key: str, values: Values) -> Row:
+        place = self.parts(key)
+        given = {name: value for name, value in values.items() if value is not None}
+        path = self.path(self.collection, place)
+        row: Row = server.api.post(path, {"name": place["name"], **self.body(given, server)})
+        return row
+
+    def delete(self, server: Server, row: Row, key: str) -> None:
+        if row["name"] == "default":
+            raise Failure(f"work queue {key}: a pool's default queue cannot be deleted, it goes with the pool")
+        super().delete(server, row, key)
+
+
+class Variable(Kind):
+    def is_system(self, row: Mapping[str, Any]) -> bool:
+        return str(row["name"]).startswith(REGISTRY)
+
+    def complaints(self, values: Mapping[str, Any]) -> Iterator[str]:
+        name = str(values["name"])
+        if not re.fullmatch(r"[a-z0-9_-]{1,255}", name):
+            yield "name is made of lowercase letters, digits, dashes and underscores, 255 at most"
+        if name.startswith(REGISTRY):
+            yield f"names that start with {REGISTRY} are kept for what says who made what"
+        if len(json.dumps(values.get("value"))) > 5000:
+            yield "value is longer than the 5000 characters of JSON that Prefect takes"
+
+
+class Limit(Kind):
+    """A global concurrency limit. Those named `tag:*` and `deployment:*` are other objects' own."""
+
+    def is_system(self, row: Mapping[str, Any]) -> bool:
+        return str(row["name"]).startswith(("tag:", "deployment:"))
+
+    def complaints(self, values: Mapping[str, Any]) -> Iterator[str]:
+        yield from named(values, "name")
+        yield from at_least(values, "limit", 0, clear=None)
+        yield from at_least(values, "slot_decay_per_second", 0, clear=None)
+        if str(values["name"]).startswith("tag:"):
+            yield "limits named tag:* belong to tags: see tag_concurrency_limit"
+        if str(values["name"]).startswith("deployment:"):
+            yield "limits named deployment:* belong to deployments: set a deployment's concurrency_limit"
+
+
+class TagLimit(Kind):
+    """A limit of task runs by tag. The server makes and changes it by the same request."""
+
+    def renamed(self, entry: Values) -> Values:
+        return rename(entry, limit="concurrency_limit")
+
+    def complaints(self, values: Mapping[str, Any]) -> Iterator[str]:
+        if not re.fullmatch(r"[^/]+", str(values["tag"])):
+            yield "tag must not be empty or hold a /, by which the server would not find it"
+        yield from at_least(values, "concurrency_limit", 0, clear=None)
+
+    def update(self, server: Server, todo: Plan) -> None:
+        self.create(server, todo.key, todo.changes)
+
+
+class Flow(Kind):
+    def renamed(self, entry: Values) -> Values:
+        return {name: value for name, value in entry.items() if name not in {"description", "flow_type", "is_active"}}
+
+    def complaints(self, values: Mapping[str, Any]) -> Iterator[str]:
+        yield from named(values, "name")
+
+    def create(self, server: Server, key: str, values: Values) -> Row:
+        row = super().create(server, key, values)
+        # The one that somebody else has made meanwhile is answered as it is.
+        if values.get("tags") is not None and as_set(row["tags"]) != as_set(values["tags"]):
+            server.api.call("PATCH", self.item_path(row, key), {"tags": values["tags"]})
+        return row
+
+
+class BlockType(Kind):
+    """A type of block. What its blocks hold is in schemas, of which the newest counts."""
+
+    def is_system(self, row: Mapping[str, Any]) -> bool:
+        return bool(row.get("is_protected"))
+
+    def complaints(self, values: Mapping[str, Any]) -> Iterator[str]:
+        if not re.fullmatch(r"[a-z0-9-]+", str(values["slug"])):
+            yield "slug is made of lowercase letters, digits and dashes"
+        if values.get("name") is not None:
+            yield from named(values, "name")
+
+    def shape(self, row: Mapping[str, Any], server: Server) -> Values:
+        newest = next(iter(block_schemas(server, row["slug"])), None)
+        return {
+            **super().shape(row, server),
+            "schema": definition(newest["fields"]) if newest else None,
+            "capabilities": as_set(newest["capabilities"]) if newest else [],
+        }
+
+    def create(self, server: Server, key: str, values: Values) -> Row:
+        given = {name: value for name, value in values.items() if name not in {"schema", "capabilities"}}
+        row = super().create(server, key, {"name": key.replace("-", " ").title(), **given})
+        self._add_schema(server, row, values)
+        return row
+
+    def update(self, server: Server, todo: Plan) -> None:
+        assert todo.row is not None
+        own = {name: value for name, value in todo.changes.items() if name not in {"schema", "capabilities"}}
+        if own:
+            server.api.call("PATCH", self.item_path(todo.row, todo.key), own)
+        if len(own) < len(todo.changes):
+            self._add_schema(server, todo.row, todo.after)
+
+    def _add_schema(self, server: Server, row: Row, values: Values) -> None:
+        if values.get("schema") is None:
+            return
+        known = block_schemas(server, row["slug"])
+        body = {
+            "fields": {"block_type_slug": row["slug"], **values["schema"]},
+            "capabilities": as_set(values.get("capabilities")),
+            "block_type_id": row["id"],
+        }
+        made = server.api.post("/block_schemas/", body)
+        current = known and made["id"] == known[0]["id"] and same(as_set(made["capabilities"]), body["capabilities"])
+        if any(made["id"] == each["id"] for each in known) and not current:
+            # The server knows this schema as an earlier one, or with other capabilities, and answers with that.
+            server.api.post("/block_schemas/", {**body, "version": f"again-{len(known)}"})
+        server.schemas.pop(row["slug"], None)
+
+
+class Block(Kind):
+    """A block document. Its fields are in `data`; other blocks in them are `{"$ref": "type/name"}`."""
+
+    def renamed(self, entry: Values) -> Values:
+        return rename(entry, block_type_slug="block_type", type="block_type")
+
+    def is_system(self, row: Mapping[str, Any]) -> bool:
+        return bool(row.get("is_anonymous"))
+
+    def complaints(self, values: Mapping[str, Any]) -> Iterator[str]:
+        for name in ("block_type", "name"):
+            if not re.fullmatch(r"[a-z0-9-]+", str(values[name])):
+                yield f"{name} is made of lowercase letters, digits and dashes"
+
+    def checks(self, todo: Plan, server: Server) -> Iterator[str]:
+        slug = self.parts(todo.key)["block_type"]
+        schema = next(iter(block_schemas(server, slug)), None) if server.find("block_type", slug) else None
+        if schema is None:
+            return
+        data, properties = todo.after["data"], schema["fields"].get("properties") or {}
+        for name in data:
+            near = choice(name, properties)
+            if name not in properties and near and not schema["fields"].get("additionalProperties"):
+                yield f"data.{name} is unknown{near}"
+        if todo.row is None:
+            for name in schema["fields"].get("required") or []:
+                if name not in data:
+                    yield f"data.{name} is missing"
+
+    def uses(self, key: str, values: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+        yield "block_type", self.parts(key)["block_type"]
+        yield from (("block", other) for other in _refs(values.get("data")) if not automations.is_id(other))
+
+    def find(self, server: Server, key: str) -> Row | None:
+        return server.api.find(f"{self.path(self.lookup, self.parts(key))}?include_secrets=true")
+
+    def rows(self, server: Server) -> Iterator[Row]:
+        return server.api.pages(self.listing, {"include_secrets": True})
+
+    def key_of(self, row: Mapping[str, Any], server: Server) -> str | None:
+        return f"{row['block_type']['slug']}/{row['name']}" if row.get("name") else None
+
+    def shape(self, row: Mapping[str, Any], server: Server) -> Values:
+        data = dict(row.get("data") or {})
+        for name, reference in (row.get("block_document_references") or {}).items():
+            document = reference.get("block_document") or {}
+            if document.get("name"):
+                data[name] = {"$ref": f"{document['block_type']['slug']}/{document['name']}"}
+        return {"data": data}
+
+    def canonical(self, values: Mapping[str, Any], server: Server) -> Values:
+        data = values.get("data")
+        return {} if data is None else {"data": _named_refs(data, server)}
+
+    def target(self, wanted: Values, before: Values | None, *, keep: bool) -> tuple[Values, list[str]]:
+        if before is None:
+            return {"data": wanted.get("data") or {}}, []
+        return super().target(wanted, before, keep=keep)
+
+    def create(self, server: Server, key: str, values: Values) -> Row:
+        parts = self.parts(key)
+        schema = self._schema(server, parts["block_type"])
+        body = {
+            "name": parts["name"],
+            "data": _with_ids(values["data"], server),
+            "block_type_id": schema["block_type_id"],
+            "block_schema_id": schema["id"],
+        }
+        row: Row = server.api.post(self.collection, body)
+        return row
+
+    def update(self, server: Server, todo: Plan) -> None:
+        assert todo.row is not None
+        schema = self._schema(server, self.parts(todo.key)["block_type"])
+        # A merge by the server would drop the blocks that this one refers to.
+        body = {
+            "data": _with_ids(todo.after["data"], server),
+            "block_schema_id": schema["id"],
+            "merge_existing_data": False,
+        }
+        server.api.call("PATCH", self.item_path(todo.row, todo.key), body)
+
+    def shown(self, values: Mapping[str, Any], server: Server, key: str) -> Values:
+        if not values.get("data"):
+            return dict(values)
+        schemas = block_schemas(server, self.parts(key)["block_type"])
+        # A schema that is not there yet says nothing about secrets, so everything is one.
+        hidden = {path for schema in schemas for path in secret_paths(schema["fields"])}
+        hidden |= set() if schemas else {("*",)}
+        return {**values, "data": _masked(values["data"], hidden)}
+
+    def secrets(self, values: Mapping[str, Any], server: Server, key: str) -> Iterator[str]:
+        """Yield the secret texts in the fields of a block."""
+        shown = self.shown(values, server, key).get("data") or {}
+        yield from _differing(values.get("data") or {}, shown)
+
+    def _schema(self, server: Server, slug: str) -> Row:
+        found = block_schemas(server, slug)
+        if not found:
+            raise Failure(f"the block type {slug} has no schema: give it one, or register it with Prefect")
+        return found[0]
+
+
+class Automation(Kind):
+    """An automation. The server does not mind several of one name, so it is for us to see that there is one."""
+
+    def renamed(self, entry: Values) -> Values:
+        return rename(entry, is_active="enabled")
+
+    def complaints(self, values: Mapping[str, Any]) -> Iterator[str]:
+        if not str(values["name"]):
+            yield "name is empty"
+        if values.get("trigger") is not None:
+            yield from automations.trigger_complaints(values["trigger"])
+        for name in ("actions", "actions_on_trigger", "actions_on_resolve"):
+            for index, action in enumerate(values.get(name) or []):
+                yield from automations.action_complaints(action, f"{name}[{index}]")
+
+    def uses(self, key: str, values: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+        yield from automations.references(values)
+
+    def find(self, server: Server, key: str) -> Row | None:
+        rows = self.namesakes(server, [key])
+        if len(rows) > 1:
+            listed = ", ".join(row["id"] for row in rows)
+            raise Failure(f"there are {len(rows)} automations named {key} ({listed}): delete all but the one you mean")
+        return rows[0] if rows else None
+
+    def namesakes(self, server: Server, names: list[str]) -> list[Row]:
+        """Return the automations of some names, the oldest first."""
+        rows = server.api.pages(self.listing, {"automations": {"name": {"any_": names}}})
+        return sorted(rows, key=lambda row: (row["created"], row["id"]))
+
+    def shape(self, row: Mapping[str, Any], server: Server) -> Values:
+        return {**super().shape(row, server), **self._canonical(row, server)}
+
+    def canonical(self, values: Mapping[str, Any], server: Server) -> Values:
+        given = {name: value for name, value in values.items() if value is not None}
+        return {**super().canonical(given, server), **self._canonical(given, server)}
+
+    def _canonical(self, values: Mapping[str, Any], server: Server) -> Values:
+        after: Values = {}
+        if values.get("trigger") is not None:
+            after["trigger"] = automations.trigger_canonical(values["trigger"], server.name_of)
+        for name in ("actions", "actions_on_trigger", "actions_on_resolve"):
+            if values.get(name) is not None:
+                after[name] = [automations.action_canonical(each, server.name_of) for each in values[name]]
+        return after
+
+    def body(self, values: Mapping[str, Any], server: Server) -> Row:
+        after = dict(values)
+        if "description" in after:
+            after["description"] = after["description"] or ""
+        if "trigger" in after:
+            after["trigger"] = automations.trigger_to_server(after["trigger"], server.id_of)
+        for name in ("actions", "actions_on_trigger", "actions_on_resolve"):
+            if name in after:
+                after[name] = [automations.action_to_server(each, server.id_of) for each in after[name]]
+        return after
+
+    def create(self, server: Server, key: str, values: Values) -> Row:
+        given = {name: value for name, value in values.items() if value is not None}
+        body = {"name": key, **self.body(given, server)}
+        made: Row = server.api.call("POST", self.collection, body, repeatable=False).body
+        return self.only(server, key, made)
+
+    def only(self, server: Server, key: str, made: Row) -> Row:
+        """Return the automation that stays where somebody else has made one of the same name at the same time."""
+        first = next(iter(self.namesakes(server, [key])), made)
+        if first["id"] != made["id"]:
+            server.api.call("DELETE", f"/automations/{made['id']}")
+        return first
+
+    def update(self, server: Server, todo: Plan) -> None:
+        assert todo.row is not None
+        path = f"/automations/{todo.row['id']}"
+        if todo.changes.keys() == {"enabled"}:
+            server.api.call("PATCH", path, todo.changes)
+        else:
+            server.api.call("PUT", path, {"name": todo.key, **self.body(todo.after, server)})
+
+
+class Deployment(Kind):
+    """A deployment. It is created whole, and changed where it differs: a second POST would wipe its schedules."""
+
+    def renamed(self, entry: Values) -> Values:
+        after = rename(dict(entry), flow_name="flow", work_pool_name="work_pool", work_queue_name="work_queue")
+        if after.get("is_active") is not None:
+            after.setdefault("paused", not after["is_active"])
+        after.pop("is_active", None)
+        single = after.pop("schedule", None)
+        flat = {name: after.pop(name) for name in ("schedule_type", "schedule_config") if name in after}
+        if single is None and any(value is not None for value in flat.values()):
+            single = flat
+        given = after.get("schedules")
+        if given is None and single is not None:
+            given = [single]
+        if isinstance(given, list):
+            words = [schedules.renamed(each) if isinstance(each, Mapping) else each for each in given]
+            after["schedules"] = [
+                each
+                for each, old in zip(words, given, strict=True)
+                if not (isinstance(each, Mapping) and (schedules.is_manual(each) or schedules.is_manual(old)))
+            ]
+        return after
+
+    def complaints(self, values: Mapping[str, Any]) -> Iterator[str]:
+        yield from named(values, "flow", "name")
+        yield from at_least(values, "concurrency_limit", 1)
+        if values.get("concurrency_limit") not in {None, -1} and values.get("global_concurrency_limit"):
+            yield "concurrency_limit and global_concurrency_limit exclude each other"
+        if values.get("work_queue") and values.get("work_pool") == "":
+            yield "work_queue needs a work_pool"
+        slugs = [each.get("slug") for each in values.get("schedules") or [] if each.get("slug")]
+        for slug in sorted({slug for slug in slugs if slugs.count(slug) > 1}):
+            yield f"the slug {slug} is that of several schedules"
+        for index, each in enumerate(values.get("schedules") or []):
+            yield from (f"schedules[{index}]: {complaint}" for complaint in schedules.complaints(each))
+        if values.get("enforce_parameter_schema") is not False:
+            yield from parameter_complaints(values.get("parameters"), values.get("parameter_openapi_schema"))
+
+    def checks(self, todo: Plan, server: Server) -> Iterator[str]:
+        after = todo.after
+        if "parameters" in todo.changes and after.get("enforce_parameter_schema") is not False:
+            yield from parameter_complaints(after["parameters"], after.get("parameter_openapi_schema"))
+        if after.get("work_queue") and not after.get("work_pool"):
+            yield "work_queue needs a work_pool"
+
+    def inquiries(self, todos: Sequence[Plan], server: Server) -> Iterator[tuple[Plan, str]]:
+        listed = [
+            (todo, index, each)
+            for todo in todos
+            for index, each in enumerate(todo.changes.get("schedules") or [])
+            if not any(same(each, other) for other in todo.diff["before"].get("schedules") or [])
+        ]
+        # A server that has accepted one of a kind accepts all that are like it.
+        distinct = {json.dumps(schedules.definition(each), sort_keys=True): each for _, _, each in listed}
+        asked = dict(enumerate(distinct))
+        if asked:
+            reasons = schedules.refusals(server.api, list(distinct.values()))
+            refused = {asked[index]: reason for index, reason in reasons.items()}
+            for todo, index, each in listed:
+                if reason := refused.get(json.dumps(schedules.definition(each), sort_keys=True)):
+                    yield todo, f"schedules[{index}]: {reason}"
+
+    def uses(self, key: str, values: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+        yield "flow", self.parts(key)["flow"]
+        if values.get("work_pool"):
+            yield "work_pool", values["work_pool"]
+            if values.get("work_queue") not in {None, "default"}:
+                yield "work_queue", f"{values['work_pool']}/{values['work_queue']}"
+        if values.get("global_concurrency_limit"):
+            yield "global_concurrency_limit", values["global_concurrency_limit"]
+
+    def references(self, todo: Plan) -> Iterator[tuple[str, str]]:
+        values = dict(todo.changes)
+        if "work_queue" in values and "work_pool" not in values:
+            values["work_pool"] = todo.after.get("work_pool")
+        # A flow is made where there is none.
+        yield from (each for each in self.uses(todo.key, values) if each[0] != "flow")
+
+    def key_of(self, row: Mapping[str, Any], server: Server) -> str | None:
+        return f"{server.name_of('flow', row['flow_id'])}/{row['name']}"
+
+    def shape(self, row: Mapping[str, Any], server: Server) -> Values:
+        limit = row.get("global_concurrency_limit") or {}
+        own = str(limit.get("name", "")).startswith("deployment:")
+        return {
+            **super().shape(row, server),
+            "concurrency_limit": limit.get("limit") if own else None,
+            "global_concurrency_limit": None if own else limit.get("name"),
+            "schedules": schedules.in_order(row.get("schedules") or []),
+        }
+
+    def canonical(self, values: Mapping[str, Any], server: Server) -> Values:
+        after = super().canonical(values, server)
+        if "work_pool" in after and after["work_pool"] is None:
+            after["work_queue"] = None
+        elif after.get("work_pool") and "work_queue" not in after:
+            after[".queue"] = True
+        return after
+
+    def target(self, wanted: Values, before: Values | None, *, keep: bool) -> tuple[Values, list[str]]:
+        values = dict(wanted)
+        follow = values.pop(".queue", False)
+        kept: list[str] = []
+        if before is None:
+            after, kept = super().target(values, None, keep=keep)
+            if "schedules" in after:
+                after["schedules"] = [schedules.canonical(each) for each in after["schedules"]]
+            return after, kept
+        if follow and before["work_pool"] != values["work_pool"]:
+            values["work_queue"] = "default"
+        if values.get("concurrency_limit") is not None:
+            values["global_concurrency_limit"] = None
+        elif values.get("global_concurrency_limit") is not None:
+            values["concurrency_limit"] = None
+        if keep and values.get("paused") is False and before["paused"]:
+            del values["paused"]
+            kept.append("paused")
+        listed = values.pop("schedules", None)
+        after, _ = super().target(values, before, keep=keep)
+        if listed is not None:
+            after["schedules"] = []
+            for each, present in schedules.pair(listed, before["schedules"]):
+                if each is None:
+                    continue
+                schedule = schedules.merged(each, present or {})
+                if keep and present and schedule.get("active") and not present["active"]:
+                    schedule["active"] = False
+                    kept.append(f"schedule {schedule.get('slug') or definition_text(schedule)} inactive")
+                after["schedules"].append(schedule)
+            before["schedules"] = _ordered(before["schedules"], after["schedules"])
+            after["schedules"] = [schedules.canonical(each) for each in after["schedules"]]
+            before["schedules"] = [schedules.canonical(each) for each in before["schedules"]]
+        return after, kept
+
+    def create(self, server: Server, key: str, values: Values) -> Row:
+        parts = self.parts(key)
+        listed = values.get("schedules") or []
+        # With the deployment itself, the server would drop this limit.
+        apart = any(each.get("max_scheduled_runs") for each in listed)
+        given = {name: value for name, value in values.items() if value is not None and name != "schedules"}
+        body = {"name": parts["name"], "flow_id": self._flow(server, parts["flow"]), **self._plain(given, server)}
+        if listed and not apart:
+            body["schedules"] = [schedules.to_server(each) for each in listed]
+        row: Row = server.api.post(self.collection, body)
+        self._heeded(row, {name: given[name] for name in ("concurrency_options",) if name in given}, key, server)
+        if apart:
+            path = f"/deployments/{row['id']}/schedules"
+            server.api.call("POST", path, [schedules.to_server(each) for each in listed], repeatable=False)
+        return row
+
+    def update(self, server: Server, todo: Plan) -> None:
+        assert todo.row is not None
+        path = f"/deployments/{todo.row['id']}"
+        before, changes = self.shape(todo.row, server), dict(todo.changes)
+        if {"work_pool", "work_queue"} & changes.keys():
+            changes |= {name: todo.after[name] for name in ("work_pool", "work_queue")}
+        if "parameters" in changes:
+            changes["parameters"] = {name: _unhydrated(value) for name, value in changes["parameters"].items()}
+        listed = changes.pop("schedules", None)
+        # Null for its own limit would delete a limit that it shares, and a number would change it for all.
+        if before["global_concurrency_limit"] and changes.get("concurrency_limit") is not None:
+            server.api.call("PATCH", path, {"global_concurrency_limit_id": None})
+        elif before["concurrency_limit"] and changes.get("global_concurrency_limit") is not None:
+            server.api.call("PATCH", path, {"concurrency_limit": None})
+        for one, other in (
+            ("concurrency_limit", "global_concurrency_limit"),
+            ("global_concurrency_limit", "concurrency_limit"),
+        ):
+            if changes.get(one) is not None:
+                changes.pop(other, None)
+        if changes:
+            server.api.call("PATCH", path, self._plain(changes, server))
+        doubtful = {
+            name: value
+            for name, value in changes.items()
+            if name in {"work_pool", "job_variables", "concurrency_options"} and (not value or name[0] == "c")
+        }
+        if doubtful:
+            self._heeded(server.api.get(path), doubtful, todo.key, server)
+        if listed is not None:
+            self._schedules(server, path, todo.wanted["schedules"], todo.row, keep=todo.keep)
+
+    def _heeded(self, row: Row, wanted: Values, key: str, server: Server) -> None:
+        """Raise Failure where an older server has dropped a change without a word."""
+        now = self.shape(row, server)
+        ignored = [name for name, value in wanted.items() if not same(now[name], value)]
+        if ignored:
+            raise Failure(
+                f"deployment {key}: this version of Prefect does not change {', '.join(ignored)} as wanted. "
+                "Upgrade it, leave the option out, or delete the deployment first (state: absent)"
+            )
+
+    def _schedules(self, server: Server, path: str, wanted: list[Values], row: Row, *, keep: bool) -> None:
+        """Touch exactly the schedules that differ."""
+        made = []
+        for each, present in schedules.pair(wanted, schedules.in_order(row["schedules"])):
+            if each is None:
+                assert present is not None
+                server.api.call("DELETE", f"{path}/schedules/{present['id']}")
+                continue
+            after = schedules.merged(each, present or {})
+            if present is None:
+                made.append(after)
+                continue
+            if keep and not present["active"]:
+                after["active"] = False
+            if same(schedules.canonical(after), schedules.canonical(present)):
+                continue
+            if present["max_scheduled_runs"] and not after.get("max_scheduled_runs"):
+                # It cannot be cleared.
+                server.api.call("DELETE", f"{path}/schedules/{present['id']}")
+                made.append(after)
+            else:
+                server.api.call("PATCH", f"{path}/schedules/{present['id']}", schedules.to_server(after))
+        if made:
+            body = [schedules.to_server(each) for each in made]
+            server.api.call("POST", f"{path}/schedules", body, repeatable=False)
+
+    def delete(self, server: Server, row: Row, key: str) -> None:
+        limit = row.get("global_concurrency_limit") or {}
+        if limit and not str(limit["name"]).startswith("deployment:"):
+            # The server would delete the limit that it shares along with it.
+            server.api.call("PATCH", f"/deployments/{row['id']}", {"global_concurrency_limit_id": None})
+        super().delete(server, row, key)
+
+    def _plain(self, values: Mapping[str, Any], server: Server) -> Row:
+        body = self.body({name: value for name, value in values.items() if name != "global_concurrency_limit"}, server)
+        if "global_concurrency_limit" in values:
+            limit = values["global_concurrency_limit"]
+            body["global_concurrency_limit_id"] = limit and server.id_of("global_concurrency_limit", limit)
+        return body
+
+    def _flow(self, server: Server, name: str) -> str:
+        found = server.find("flow", name)
+        if found is None:
+            found = server.api.post("/flows/", {"name": name})
+            server.put("flow", name, found)
+        return str(found["id"])
+
+
+def _concurrency_options(value: Any) -> Any:
+    return {name: each for name, each in value.items() if each is not None} or None if value else None
+
+
+def definition_text(schedule: Mapping[str, Any]) -> str:
+    """Return when a schedule fires, in a word or two."""
+    return str(next((schedule[kind] for kind in schedules.KINDS if schedule.get(kind) is not None), ""))
+
+
+def _ordered(before: list[Values], after: list[Values]) -> list[Values]:
+    """Return the present schedules in the order of those that they become: order is nothing that differs."""
+    places = {each.get("id"): place for place, each in enumerate(after)}
+    return sorted(before, key=lambda each: places.get(each["id"], len(places)))
+
+
+def parameter_complaints(parameters: Any, schema: Any) -> Iterator[str]:
+    """Yield which parameters certainly do not fit a flow's schema; the rest is the server's to judge."""
+    properties = (schema or {}).get("properties")
+    if not isinstance(parameters, Mapping) or not isinstance(properties, Mapping) or not properties:
+        return
+    kinds: dict[str, tuple[type, ...]] = {
+        "string": (str,),
+        "integer": (int,),
+        "number": (int, float),
+        "boolean": (bool,),
+        "array": (list,),
+        "object": (dict,),
+    }
+    for name, value in parameters.items():
+        about = properties.get(name)
+        if about is None:
+            near = difflib.get_close_matches(name, [each for each in properties if each not in parameters], n=1)
+            if near or schema.get("additionalProperties") is False:
+                yield f"parameters.{name} is unknown to the flow{choice(name, properties)}"
+            continue
+        kind = about.get("type") if isinstance(about, Mapping) else None
+        if not isinstance(kind, str) or kind not in kinds or value is None or _is_template(value):
+            continue
+        fits = isinstance(value, kinds[kind]) and (kind == "boolean" or not isinstance(value, bool))
+        if kind == "integer" and isinstance(value, float) and value.is_integer():
+            fits = True
+        if not fits:
+            yield f"parameters.{name} is {value!r}: it is of type {kind}"
+        elif "enum" in about and value not in about["enum"]:
+            yield f"parameters.{name} is {value!r}: one of {', '.join(map(repr, about['enum']))}"
+
+
+def _is_template(value: Any) -> bool:
+    return isinstance(value, Mapping) and "__prefect_kind" in value
+
+
+def _unhydrated(value: Any) -> Any:
+    """Return a parameter so that the server keeps it as it is: a change, other than a creation, evaluates templates."""
+    if "__prefect_kind" not in json.dumps(value):
+        return value
+    return {"__prefect_kind": "json", "value": json.dumps(value)}
+
+
+def block_schemas(server: Server, slug: str) -> list[Row]:
+    """Return the schemas of a block type, the newest first."""
+    if slug not in server.schemas:
+        kind = server.find("block_type", slug)
+        body = {"block_schemas": {"block_type_id": {"any_": [kind["id"]]}}} if kind else None
+        rows = server.api.pages("/block_schemas/filter", body) if body else ()
+        server.schemas[slug] = sorted(rows, key=lambda row: row["created"], reverse=True)
+    return server.schemas[slug]
+
+
+def load_schemas(server: Server, slugs: Iterable[str]) -> None:
+    """Read the schemas of several block types at once."""
+    ids = {row["id"]: slug for slug in slugs if slug not in server.schemas and (row := server.find("block_type", slug))}
+    found: dict[str, list[Row]] = {slug: [] for slug in ids.values()}
+    if ids:
+        for row in server.api.pages("/block_schemas/filter", {"block_schemas": {"block_type_id": {"any_": list(ids)}}}):
+            found[ids[row["block_type_id"]]].append(row)
+    for slug, rows in found.items():
+        server.schemas[slug] = sorted(rows, key=lambda row: row["created"], reverse=True)
+
+
+def definition(fields: Mapping[str, Any]) -> Values:
+    """Return a block's schema as it was given, without what the server adds."""
+    return {name: value for name, value in fields.items() if name not in {"block_schema_references", "block_type_slug"}}
+
+
+def secret_paths(fields: Mapping[str, Any]) -> set[tuple[str, ...]]:
+    """Return the paths of the secret fields of a block's schema."""
+    named_ones = {tuple(str(path).split(".")) for path in fields.get("secret_fields") or []}
+    marked = {
+        (name,)
+        for name, about in (fields.get("properties") or {}).items()
+        if isinstance(about, Mapping) and (about.get("writeOnly") or about.get("format") == "password")
+    }
+    return named_ones | marked
+
+
+def _masked(value: Any, hidden: set[tuple[str, ...]]) -> Any:
+    """Return a block's fields with what is hidden replaced."""
+    if () in hidden or ("*",) in hidden:
+        return HIDDEN if value not in (None, "", {}, []) else value
+    if isinstance(value, Mapping):
+        return {
+            name: _masked(each, {path[1:] for path in hidden if path and path[0] in {name, "*"}})
+            for name, each in value.items()
+        }
+    if isinstance(value, list):
+        return [_masked(each, hidden) for each in value]
+    return value
+
+
+def _differing(value: Any, shown: Any) -> Iterator[str]:
+    """Yield the texts in `value` that are hidden in `shown`."""
+    if shown == HIDDEN:
+        yield from texts(value)
+    elif isinstance(value, Mapping):
+        for name, each in value.items():
+            yield from _differing(each, shown[name])
+    elif isinstance(value, list):
+        for each, other in zip(value, shown, strict=True):
+            yield from _differing(each, other)
+
+
+def texts(value: Any) -> Iterator[str]:
+    """Yield the texts and numbers in a value."""
+    if isinstance(value, Mapping):
+        value = list(value.values())
+    if isinstance(value, list):
+        for each in value:
+            yield from texts(each)
+    elif isinstance(value, str) and value:
+        yield value
+    elif isinstance(value, (int, float)) and not isinstance(value, bool):
+        yield str(value)
+
+
+def _reference(value: Any) -> str | None:
+    """Return what a value refers to, if it refers to a block: an id or a name."""
+    if not isinstance(value, Mapping) or set(value) != {"$ref"}:
+        return None
+    target = value["$ref"]
+    if isinstance(target, Mapping):
+        target = target.get("block_document") or target.get("block_document_id")
+    return target if isinstance(target, str) else None
+
+
+def _refs(value: Any) -> Iterator[str]:
+    target = _reference(value)
+    if target is not None:
+        yield target
+    elif isinstance(value, Mapping):
+        for each in value.values():
+            yield from _refs(each)
+    elif isinstance(value, list):
+        for each in value:
+            yield from _refs(each)
+
+
+def _named_refs(value: Any, server: Server) -> Any:
+    target = _reference(value)
+    if target is not None:
+        return {"$ref": server.name_of("block", target)}
+    if isinstance(value, Mapping):
+        return {name: _named_refs(each, server) for name, each in value.items()}
+    return [_named_refs(each, server) for each in value] if isinstance(value, list) else value
+
+
+def _with_ids(value: Any, server: Server) -> Any:
+    target = _reference(value)
+    if target is not None:
+        return {"$ref": {"block_document_id": server.id_of("block", target)}}
+    if isinstance(value, Mapping):
+        return {name: _with_ids(each, server) for name, each in value.items()}
+    return [_with_ids(each, server) for each in value] if isinstance(value, list) else value
+
+
+KINDS: dict[str, Kind] = {
+    kind.name: kind
+    for kind in (
+        BlockType(
+            name="block_type",
+            label="block type",
+            level=0,
+            keys=("slug",),
+            collection="/block_types/",
+            item="/block_types/{id}",
+            lookup="/block_types/slug/{slug}",
+            listing="/block_types/filter",
+            fields={
+                "name": Field(spec=TEXT, immutable=True),
+                "description": Field(spec=TEXT, clear="", normalise=text),
+                "logo_url": Field(spec=TEXT, clear="", normalise=text),
+                "documentation_url": Field(spec=TEXT, clear="", normalise=text),
+                "code_example": Field(spec=TEXT, clear="", normalise=text),
+                "schema": Field(spec=DICT, normalise=lambda value: value and definition(value)),
+                "capabilities": Field(spec=LIST, normalise=as_set),
+            },
+        ),
+        Block(
+            name="block",
+            label="block",
+            level=1,
+            keys=("block_type", "name"),
+            collection="/block_documents/",
+            item="/block_documents/{id}",
+            lookup="/block_types/slug/{block_type}/block_documents/name/{name}",
+            listing="/block_documents/filter",
+            fields={"data": Field(spec={"type": "dict", "no_log": True}, required=True, partial=True)},
+        ),
+        Variable(
+            name="variable",
+            label="variable",
+            collection="/variables/",
+            item="/variables/name/{name}",
+            listing="/variables/filter",
+            fields={
+                "value": Field(spec={"type": "raw"}, required=True),
+                "tags": Field(spec=LIST, normalise=as_set),
+            },
+        ),
+        Limit(
+            name="global_concurrency_limit",
+            label="global concurrency limit",
+            collection="/v2/concurrency_limits/",
+            item="/v2/concurrency_limits/{name}",
+            listing="/v2/concurrency_limits/filter",
+            fields={
+                "limit": Field(spec=INT, required=True),
+                "active": Field(spec=BOOL),
+                "slot_decay_per_second": Field(spec={"type": "float"}),
+            },
+        ),
+        TagLimit(
+            name="tag_concurrency_limit",
+            label="tag concurrency limit",
+            keys=("tag",),
+            collection="/concurrency_limits/",
+            item="/concurrency_limits/{id}",
+            lookup="/concurrency_limits/tag/{tag}",
+            listing="/concurrency_limits/filter",
+            fields={"concurrency_limit": Field(spec=INT, required=True)},
+        ),
+        Flow(
+            name="flow",
+            label="flow",
+            collection="/flows/",
+            item="/flows/{id}",
+            lookup="/flows/name/{name}",
+            listing="/flows/filter",
+            fields={
+                "tags": Field(spec=LIST, normalise=as_set),
+                "labels": Field(spec=DICT, normalise=mapping, immutable=True, partial=True),
+            },
+        ),
+        WorkPool(
+            name="work_pool",
+            label="work pool",
+            level=2,
+            collection="/work_pools/",
+            item="/work_pools/{name}",
+            listing="/work_pools/filter",
+            recreatable=True,
+            shows=("id", "status"),
+            fields={
+                "type": Field(spec=TEXT, default="process", immutable=True),
+                "description": Field(spec=TEXT, clear="", normalise=text),
+                "concurrency_limit": Field(spec=INT, clear=-1),
+                "is_paused": Field(spec=BOOL),
+                "base_job_template": Field(spec=DICT),
+            },
+        ),
+        WorkQueue(
+            name="work_queue",
+            label="work queue",
+            level=3,
+            keys=("work_pool", "name"),
+            collection="/work_pools/{work_pool}/queues",
+            item="/work_pools/{work_pool}/queues/{name}",
+            listing="/work_queues/filter",
+            shows=("id", "status"),
+            fields={
+                "description": Field(spec=TEXT, clear="", normalise=text),
+                "concurrency_limit": Field(spec=INT, clear=-1),
+                "is_paused": Field(spec=BOOL),
+                "priority": Field(spec=INT),
+            },
+        ),
+        Deployment(
+            name="deployment",
+            label="deployment",
+            level=4,
+            keys=("flow", "name"),
+            collection="/deployments/",
+            item="/deployments/{id}",
+            lookup="/deployments/name/{flow}/{name}",
+            listing="/deployments/filter",
+            recreatable=True,
+            shows=("id", "status"),
+            fields={
+                "description": Field(spec=TEXT, clear="", normalise=text),
+                "version": Field(spec=TEXT, clear="", normalise=text),
+                "tags": Field(spec=LIST, normalise=as_set),
+                "labels": Field(spec=DICT, normalise=mapping, immutable=True, partial=True),
+                "entrypoint": Field(spec=TEXT, clear="", normalise=text),
+                "path": Field(spec=TEXT, clear="", normalise=text),
+                "pull_steps": Field(
+                    spec={"type": "list", "elements": "dict"}, normalise=lambda value: list(value or ())
+                ),
+                "parameters": Field(spec=DICT, normalise=mapping),
+                "parameter_openapi_schema": Field(spec=DICT),
+                "enforce_parameter_schema": Field(spec=BOOL),
+                "job_variables": Field(spec=DICT, normalise=mapping),
+                "work_pool": Field(spec=TEXT, clear="", normalise=text, theirs="work_pool_name"),
+                "work_queue": Field(spec=TEXT, theirs="work_queue_name"),
+                "concurrency_limit": Field(spec=INT, clear=-1),
+                "global_concurrency_limit": Field(spec=TEXT, clear="", normalise=text),
+                "concurrency_options": Field(spec=DICT, normalise=_concurrency_options),
+                "paused": Field(spec=BOOL),
+                "schedules": Field(
+                    spec={"type": "list", "elements": "dict", "options": schedules.SCHEDULE_SPEC},
+                    normalise=lambda value: list(value or ()),
+                ),
+            },
+        ),
+        Automation(
+            name="automation",
+            label="automation",
+            level=5,
+            collection="/automations/",
+            item="/automations/{id}",
+            listing="/automations/filter",
+            fields={
+                "description": Field(spec=TEXT, clear="", normalise=text),
+                "enabled": Field(spec=BOOL),
+                "tags": Field(spec=LIST, normalise=as_set),
+                "trigger": Field(spec=DICT, required=True),
+                "actions": Field(spec={"type": "list", "elements": "dict"}, required=True),
+                "actions_on_trigger": Field(spec={"type": "list", "elements": "dict"}),
+                "actions_on_resolve": Field(spec={"type": "list", "elements": "dict"}),
+            },
+        ),
+    )
+}
+
+
+def listed(server: Server, names: Iterable[str], *, secrets: bool = False) -> dict[str, list[Values]]:
+    """Return all objects of some kinds in our words, by the inventory's names for them, but for Prefect's own.
+
+    `secrets` leaves the secrets of blocks in. Raises ApiError.
+    """
+    found: dict[str, list[Values]] = {}
+    for name in names:
+        kind = KINDS[name]
+        rows = {key: row for key, row in server.load(name).items() if row is not None and not kind.is_system(row)}
+        if name in {"block", "block_type"}:
+            load_schemas(server, {key.split("/")[0] for key in rows})
+        found[kind.list_name] = []
+        for key, row in sorted(rows.items()):
+            values = kind.shape(row, server)
+            shown = values if secrets else kind.shown(values, server, key)
+            found[kind.list_name].append({**kind.parts(key), **shown})
+    return found
+
+
+def main(name: str, spec: Mapping[str, Any] | None = None, **more: Any) -> None:
+    """Be the `main` of the module of a kind. `spec` holds further options, `more` are AnsibleModule's."""
+    run(KINDS[name], KINDS, spec, **more)

@@ -1,0 +1,591 @@
+"""Everything inside Prefect in one call: read what is there, plan, and write what differs.
+
+The plan is whole before the first write: whatever is wrong is said at once. Writes go in the order in which objects
+refer to each other, as many at a time as the server bears.
+"""
+
+from __future__ import annotations
+
+import difflib
+import json
+import queue
+import re
+import threading
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from ansible.module_utils.common.arg_spec import ArgumentSpecValidator
+
+from .api import Api, ApiError, Failure
+from .kinds import KINDS, Automation, load_schemas
+from .ownership import Ownership, mark, promise
+from .resource import Kind, Plan, Server, Values, carry_out, missing_fields, plan, same, unresolved
+from .schedules import KINDS as KINDS_OF_SCHEDULE
+
+OLDEST = (3, 5)
+"""The oldest version of Prefect that is known to behave as the table says."""
+
+BEGUN = ["PENDING", "RUNNING", "PAUSED", "CANCELLING", "COMPLETED", "FAILED", "CRASHED", "CANCELLED"]
+
+SIGNS = {"create": "+", "update": "~", "recreate": "±", "delete": "-"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Wish:
+    """How the wanted objects are to be brought about; see the options of the module `resources`."""
+
+    owner: str = "ansible"
+    prune: bool = False
+    adopt: bool = False
+    pauses: str = "keep"
+    inactive: str = "paused"
+    recreate: bool = False
+    check_mode: bool = False
+    concurrency: int = 8
+
+
+@dataclass(frozen=True, kw_only=True)
+class Entry:
+    """One wanted object. `place` says where it was written down."""
+
+    kind: Kind
+    key: str
+    wanted: Values
+    state: str = "present"
+    place: str = ""
+    implied: bool = False
+
+
+@dataclass(kw_only=True)
+class Report:
+    """What was done, or would be: `plans` in order, `kept` in a person's words, `requests` how many it took."""
+
+    plans: list[Plan] = field(default_factory=list)
+    unchanged: int = 0
+    adopted: int = 0
+    kept: list[str] = field(default_factory=list)
+    requests: int = 0
+
+    @property
+    def changed(self) -> bool:
+        return bool(self.plans or self.adopted)
+
+    def lines(self, server: Server) -> list[str]:
+        """Return the plan for a person: a line an object."""
+        return [line(server, todo) for todo in self.plans] + [f"= {kept}" for kept in self.kept]
+
+    def result(self, server: Server) -> dict[str, Any]:
+        counts = {action: sum(todo.action == action for todo in self.plans) for action in SIGNS}
+        return {
+            "changed": self.changed,
+            "plan": self.lines(server),
+            "changes": [described(server, todo) for todo in self.plans],
+            "summary": {**counts, "unchanged": self.unchanged, "adopted": self.adopted},
+            "kept": self.kept,
+            "requests": self.requests,
+        }
+
+
+class Gate:
+    """How many requests may be under way at a time: more while all goes well, half as many when the server is busy.
+
+    Where it was too much, it is tried again only after a while that doubles each time: SQLite never bears two.
+    """
+
+    def __init__(self, most: int) -> None:
+        self._most, self._limit, self._active, self._well, self._patience = most, 1, 0, 0, 8
+        self._condition = threading.Condition()
+
+    def __enter__(self) -> None:
+        with self._condition:
+            while self._active >= self._limit:
+                self._condition.wait()
+            self._active += 1
+
+    def __exit__(self, *_: object) -> None:
+        with self._condition:
+            self._active -= 1
+            self._well += 1
+            if self._well >= self._patience and self._limit < self._most:
+                self._limit, self._well = self._limit + 1, 0
+            self._condition.notify_all()
+
+    def busy(self) -> None:
+        with self._condition:
+            if self._limit > 1:
+                self._patience = min(self._patience * 4, 2048)
+            self._limit, self._well = max(1, self._limit // 2), 0
+
+
+def reconcile(api: Api, wanted: Mapping[str, Sequence[Values]], wish: Wish) -> tuple[Report, Server]:
+    """Make the objects of `wanted`, by the names of the inventory such as `prefect_work_pools`, as they are wanted.
+
+    Raises Failure with everything that is wrong, before the first write, and ApiError. Both tell in `details` what was
+    done until then.
+    """
+    kinds, entries = read(wanted, wish)
+    server = Server(api, KINDS, bulk=True)
+    version(api)
+    ownership = Ownership(wish.owner)
+    ownership.read(api)
+    entries += implied(server, entries)
+    report, complaints = Report(), []
+    todos: list[Plan] = []
+    load_schemas_of(server, entries)
+    for entry in sorted(entries, key=lambda entry: entry.kind.level):
+        try:
+            todos.append(planned(server, entry, wish))
+        except Failure as failure:
+            complaints.append(f"{entry.place}: {failure}")
+    complaints += objections(server, todos, entries)
+    if complaints:
+        raise several(complaints)
+    report.kept = [f"{todo.label}: {kept}" for todo in todos for kept in todo.kept]
+    report.unchanged = sum(todo.action == "nothing" for todo in todos)
+    todos = [todo for todo in todos if todo.action != "nothing"]
+    duplicates = own_duplicates(server, entries, ownership)
+    gone = leftovers(server, kinds, entries, todos, ownership, report) if wish.prune else []
+    report.plans = [todo for todo in todos if todo.action != "delete"]
+    report.plans += sorted(
+        [*gone, *(todo for todo in todos if todo.action == "delete")], key=lambda todo: -todo.kind.level
+    )
+    strangers = []
+    if wish.adopt:
+        strangers = [
+            (entry.kind.name, entry.key)
+            for entry in entries
+            if entry.state == "present"
+            and not entry.implied
+            and (row := server.find(entry.kind.name, entry.key)) is not None
+            and not entry.kind.is_system(row)
+            and not ownership.has(entry.kind.name, entry.key, row["id"])
+        ]
+        report.adopted = len(strangers)
+    if not wish.check_mode:
+        carry_all_out(server, report, entries, ownership, wish, strangers, duplicates)
+    report.requests = server.sent
+    return report, server
+
+
+def read(wanted: Mapping[str, Any], wish: Wish) -> tuple[list[Kind], list[Entry]]:
+    """Return the kinds and objects that are written down. Raises Failure with all that is wrong with them."""
+    by_name = {kind.list_name: kind for kind in KINDS.values()}
+    complaints, entries, kinds = [], [], []
+    if not re.fullmatch(r"[a-z0-9-]{1,60}", wish.owner):
+        complaints.append(f"owner is {wish.owner!r}: it is made of lowercase letters, digits and dashes, 60 at most")
+    for name, given in wanted.items():
+        if name not in by_name:
+            near = difflib.get_close_matches(name, by_name, n=1)
+            complaints.append(f"{name} is unknown; {near[0]}?" if near else f"{name} is unknown")
+        elif given is None:
+            continue
+        elif not isinstance(given, Sequence) or isinstance(given, str):
+            complaints.append(f"{name} is not a list")
+        else:
+            kind = by_name[name]
+            kinds.append(kind)
+            seen: dict[str, str] = {}
+            validator = ArgumentSpecValidator(spec_of(kind))
+            for index, each in enumerate(given):
+                entry, wrong = read_entry(kind, validator, each, f"{name}[{index}]", wish)
+                complaints += wrong
+                if entry is None:
+                    continue
+                if entry.key in seen:
+                    complaints.append(f"{entry.place}: it is there twice, see {seen[entry.key]}")
+                seen[entry.key] = f"{name}[{index}]"
+                entries.append(entry)
+    if complaints:
+        raise several(complaints)
+    return kinds, entries
+
+
+def spec_of(kind: Kind) -> dict[str, Any]:
+    """Return the options of an entry."""
+    return {
+        **{name: {"type": "str", "required": True} for name in kind.keys},
+        "state": {"type": "str", "choices": ["present", "absent"], "default": "present"},
+        **{name: dict(about.spec) for name, about in kind.fields.items()},
+    }
+
+
+def read_entry(
+    kind: Kind, validator: ArgumentSpecValidator, given: Any, place: str, wish: Wish
+) -> tuple[Entry | None, list[str]]:
+    """Return an object that is written down, or None, and what is wrong with it."""
+    if not isinstance(given, Mapping):
+        return None, [f"{place} is not a mapping"]
+    drop = given.get("is_active") is False and wish.inactive == "absent"
+    entry = {name: value for name, value in kind.renamed(dict(given)).items() if value is not None}
+    label = "/".join(str(entry.get(name, "?")) for name in kind.keys)
+    place = f"{place} ({label})"
+    complaints = list(misspelt(entry, validator.argument_spec, place))
+    if complaints:
+        return None, complaints
+    validated = validator.validate(entry)
+    if validated.error_messages:
+        return None, [f"{place}: {message}" for message in validated.error_messages]
+    values = {name: value for name, value in validated.validated_parameters.items() if value is not None}
+    state = "absent" if drop else values.pop("state")
+    fields = {name: value for name, value in values.items() if name in kind.fields}
+    if state == "present":
+        complaints = [f"{place}: {complaint}" for complaint in kind.complaints(values)]
+    return Entry(kind=kind, key=kind.key(values), wanted=fields, state=state, place=place), complaints
+
+
+def misspelt(given: Mapping[str, Any], spec: Mapping[str, Any], place: str) -> Iterator[str]:
+    """Yield a complaint for each option that there is not, at any depth."""
+    for name, value in given.items():
+        if name not in spec:
+            near = difflib.get_close_matches(str(name), spec, n=1)
+            yield f"{place}: {name} is unknown; " + (f"{near[0]}?" if near else f"one of {', '.join(spec)}")
+        elif inner := spec[name].get("options"):
+            for index, each in enumerate(value if isinstance(value, list) else [value]):
+                if isinstance(each, Mapping):
+                    yield from misspelt(each, inner, f"{place}: {name}[{index}]")
+
+
+def version(api: Api) -> None:
+    """Raise Failure when the server is older than what we know."""
+    text = str(api.get("/admin/version"))
+    numbers = re.match(r"(\d+)\.(\d+)", text)
+    if numbers and (int(numbers[1]), int(numbers[2])) < OLDEST:
+        raise Failure(f"{api.url} is Prefect {text}: this needs {'.'.join(map(str, OLDEST))} or newer")
+
+
+def implied(server: Server, entries: Iterable[Entry]) -> list[Entry]:
+    """Return the flows that deployments need and nobody has written down."""
+    entries = list(entries)
+    listed = {entry.key for entry in entries if entry.kind.name == "flow"}
+    needed: dict[str, str] = {}
+    for entry in entries:
+        if entry.kind.name == "deployment" and entry.state == "present":
+            needed.setdefault(entry.kind.parts(entry.key)["flow"], entry.place)
+    flow = KINDS["flow"]
+    return [
+        Entry(kind=flow, key=name, wanted={}, place=place, implied=True)
+        for name, place in needed.items()
+        if name not in listed and server.find("flow", name) is None
+    ]
+
+
+def load_schemas_of(server: Server, entries: Iterable[Entry]) -> None:
+    """Read the schemas of all block types that are to be compared or filled in, at once."""
+    slugs = {entry.kind.parts(entry.key)["block_type"] for entry in entries if entry.kind.name == "block"}
+    slugs |= {entry.key for entry in entries if entry.kind.name == "block_type"}
+    if slugs:
+        load_schemas(server, sorted(slugs))
+
+
+def planned(server: Server, entry: Entry, wish: Wish) -> Plan:
+    return plan(
+        server,
+        entry.kind,
+        key=entry.key,
+        wanted=entry.wanted,
+        state=entry.state,
+        row=server.find(entry.kind.name, entry.key),
+        recreate=wish.recreate,
+        keep=wish.pauses == "keep",
+    )
+
+
+def objections(server: Server, todos: Sequence[Plan], entries: Sequence[Entry]) -> list[str]:
+    """Return what is wrong with the plan, as far as the server's state tells."""
+    places = {(entry.kind.name, entry.key): entry.place for entry in entries}
+    coming = {(entry.kind.name, entry.key) for entry in entries if entry.state == "present"}
+    going = {(entry.kind.name, entry.key) for entry in entries if entry.state == "absent"}
+    found: list[tuple[Plan, str]] = []
+    for todo in todos:
+        if todo.action == "delete" and todo.row is not None and todo.kind.is_system(todo.row):
+            found.append((todo, "it belongs to Prefect itself and cannot be deleted"))
+        if todo.state == "absent" or todo.action == "nothing":
+            continue
+        if todo.row is None:
+            found += [(todo, complaint) for complaint in missing_fields(todo.kind, todo.wanted)]
+        found += [(todo, complaint) for complaint in unresolved(server, todo, coming)]
+        for name, key in todo.kind.references(todo):
+            if (name, key) in going:
+                found.append((todo, f"it needs the {KINDS[name].label} {key}, which is to be absent"))
+        found += [(todo, complaint) for complaint in todo.kind.checks(todo, server)]
+    for kind in KINDS.values():
+        about = [todo for todo in todos if todo.kind is kind and todo.action in {"create", "update", "recreate"}]
+        if about:
+            found += kind.inquiries(about, server)
+    return [f"{places.get((todo.kind.name, todo.key), todo.label)}: {complaint}" for todo, complaint in found]
+
+
+def several(complaints: Sequence[str]) -> Failure:
+    number = f"{len(complaints)} things are" if len(complaints) > 1 else "Something is"
+    listed = "".join(f"\n- {complaint}" for complaint in complaints)
+    return Failure(f"{number} wrong with the resources, and nothing was written:{listed}", errors=list(complaints))
+
+
+def own_duplicates(
+    server: Server, entries: Iterable[Entry], ownership: Ownership
+) -> list[tuple[str, str, dict[str, Any]]]:
+    """Return the younger ones of objects that share a name and that we made: two controllers were at it at once.
+
+    Raises Failure where it cannot be told which one is meant.
+    """
+    found = []
+    for entry in entries:
+        for row in server.namesakes.get((entry.kind.name, entry.key), []):
+            first = server.find(entry.kind.name, entry.key)
+            assert first is not None
+            twin = same(entry.kind.shape(row, server), entry.kind.shape(first, server))
+            if mark(entry.kind.name, row["id"]) in ownership.marks or (
+                promise(entry.kind.name, entry.key) in ownership.marks and twin
+            ):
+                found.append((entry.kind.name, entry.key, row))
+            else:
+                raise several(
+                    [
+                        f"{entry.place}: there are several {entry.kind.label}s of this name, {first['id']} and "
+                        f"{row['id']} among them: delete all but the one you mean"
+                    ]
+                )
+    return found
+
+
+def leftovers(
+    server: Server,
+    kinds: Iterable[Kind],
+    entries: Sequence[Entry],
+    todos: Sequence[Plan],
+    ownership: Ownership,
+    report: Report,
+) -> list[Plan]:
+    """Return the deletion of what we made and nobody wants any more, unless something that stays needs it."""
+    wanted = {(entry.kind.name, entry.key) for entry in entries}
+    wanted |= {("flow", entry.key.split("/", 1)[0]) for entry in entries if entry.kind.name == "deployment"}
+    candidates = {
+        (kind.name, key)
+        for kind in kinds
+        for key, row in server.load(kind.name).items()
+        if row is not None
+        and (kind.name, key) not in wanted
+        and not kind.is_system(row)
+        and ownership.has(kind.name, key, row["id"])
+    }
+    candidates |= unused_flows(server, kinds, wanted, ownership)
+    if not candidates:
+        return []
+    going = candidates | {(todo.kind.name, todo.key) for todo in todos if todo.action == "delete"}
+    after = {(todo.kind.name, todo.key): todo.after for todo in todos if todo.action != "delete"}
+    users: dict[tuple[str, str], list[tuple[str, str]]] = {}
+    for kind in KINDS.values():
+        if type(kind).uses is Kind.uses:
+            continue
+        for key, row in server.load(kind.name).items():
+            # The default queue goes with its pool.
+            if row is None or (kind.name == "work_queue" and row["name"] == "default"):
+                continue
+            values = after.get((kind.name, key)) or kind.shape(row, server)
+            for target in kind.uses(key, values):
+                users.setdefault(target, []).append((kind.name, key))
+    plans = []
+    for name, key in sorted(candidates, key=lambda each: (-KINDS[each[0]].level, each)):
+        kind = KINDS[name]
+        users_left = [user for user in users.get((name, key), []) if user not in going]
+        reason = f"{KINDS[users_left[0][0]].label} {users_left[0][1]} needs it" if users_left else ""
+        row = server.find(name, key)
+        assert row is not None
+        if not reason and name == "flow":
+            # Runs that have only been planned go with their deployment.
+            begun = {"state": {"type": {"any_": BEGUN}}}
+            body = {"flows": {"id": {"any_": [row["id"]]}}, "flow_runs": begun}
+            runs = server.api.post("/flow_runs/count", body)
+            reason = f"the history of its {runs} runs would go with it" if runs else ""
+        if reason:
+            going.discard((name, key))
+            report.kept.append(f"{kind.label} {key}: not deleted, {reason}")
+        else:
+            plans.append(plan(server, kind, key=key, wanted={}, state="absent", row=row))
+    return plans
+
+
+def unused_flows(
+    server: Server, kinds: Iterable[Kind], wanted: set[tuple[str, str]], ownership: Ownership
+) -> set[tuple[str, str]]:
+    """Return the flows that we made for deployments which are not wanted any more."""
+    names = {kind.name for kind in kinds}
+    if "deployment" not in names:
+        return set()
+    needed = {key.split("/", 1)[0] for name, key in wanted if name == "deployment"}
+    return {
+        ("flow", key)
+        for key, row in server.load("flow").items()
+        if row is not None
+        and ("flow", key) not in wanted
+        and key not in needed
+        and ownership.has("flow", key, row["id"])
+    }
+
+
+def carry_all_out(
+    server: Server,
+    report: Report,
+    entries: Sequence[Entry],
+    ownership: Ownership,
+    wish: Wish,
+    strangers: Iterable[tuple[str, str]],
+    duplicates: Iterable[tuple[str, str, dict[str, Any]]],
+) -> None:
+    """Write what is planned, and who made it."""
+    api = server.api
+    created = [(todo.kind.name, todo.key) for todo in report.plans if todo.action in {"create", "recreate"}]
+    deleted = [todo for todo in report.plans if todo.action == "delete"]
+    ownership.change(api, add=[promise(*each) for each in created])
+    for name, _, row in duplicates:
+        forget(api, name, row)
+    gate = Gate(wish.concurrency)
+    done: list[str] = []
+    try:
+        for group in groups(report.plans):
+            run_all(server, group, gate, lambda todo: done.append(line(server, todo)))
+        made = [key for name, key in created if name == "automation"]
+        single(server, made)
+    except Failure as failure:
+        failure.details.update(changed=bool(done), done=done)
+        raise
+    kept_promises = [
+        (entry.kind.name, entry.key)
+        for entry in entries
+        if entry.state == "present" and promise(entry.kind.name, entry.key) in ownership.marks
+    ]
+    add, drop = [], [mark(todo.kind.name, todo.row["id"]) for todo in deleted if todo.row is not None]
+    drop += [promise(todo.kind.name, todo.key) for todo in deleted]
+    for name, key in dict.fromkeys([*created, *kept_promises, *strangers]):
+        if (made_row := server.find(name, key)) is not None:
+            add.append(mark(name, made_row["id"]))
+            drop.append(promise(name, key))
+    drop += [mark(name, row["id"]) for name, _, row in duplicates]
+    ownership.change(api, add=add, drop=drop)
+
+
+def groups(plans: Sequence[Plan]) -> Iterator[list[list[Plan]]]:
+    """Yield what may be written at the same time: lists of plans of which each is to be written in order."""
+    writes = [todo for todo in plans if todo.action != "delete"]
+    depth = depths(writes)
+    for rank in sorted({(todo.kind.level, depth[todo.label]) for todo in writes}):
+        units: dict[str, list[Plan]] = {}
+        for todo in (todo for todo in writes if (todo.kind.level, depth[todo.label]) == rank):
+            # The priorities of a pool's queues push each other: one after the other, the first first.
+            unit = todo.key.split("/")[0] if todo.kind.name == "work_queue" else todo.label
+            units.setdefault(unit, []).append(todo)
+        yield [sorted(unit, key=lambda todo: todo.after.get("priority") or 0) for unit in units.values()]
+    deletions = [todo for todo in plans if todo.action == "delete"]
+    for level in sorted({todo.kind.level for todo in deletions}, reverse=True):
+        yield [[todo] for todo in deletions if todo.kind.level == level]
+
+
+def depths(plans: Sequence[Plan]) -> dict[str, int]:
+    """Return how many others of its kind have to be there before each object."""
+    by_key = {(todo.kind.name, todo.key): todo for todo in plans}
+    known: dict[str, int] = {}
+
+    def depth(todo: Plan, above: tuple[str, ...] = ()) -> int:
+        if todo.label not in known:
+            needs = [by_key[each] for each in todo.kind.references(todo) if each in by_key]
+            inner = [each for each in needs if each.kind is todo.kind and each.label not in (*above, todo.label)]
+            known[todo.label] = max((depth(each, (*above, todo.label)) + 1 for each in inner), default=0)
+        return known[todo.label]
+
+    for todo in plans:
+        depth(todo)
+    return known
+
+
+def run_all(server: Server, units: Sequence[Sequence[Plan]], gate: Gate, note: Callable[[Plan], None]) -> None:
+    """Write lists of plans, several at a time as `gate` lets them. Raises the first Failure when all have stopped."""
+    waiting: queue.SimpleQueue[Sequence[Plan]] = queue.SimpleQueue()
+    for unit in units:
+        waiting.put(unit)
+    failures: list[BaseException] = []
+
+    def work() -> None:
+        server.api.busy = gate.busy
+        while not failures:
+            try:
+                unit = waiting.get_nowait()
+            except queue.Empty:
+                return
+            try:
+                for todo in unit:
+                    with gate:
+                        carry_out(server, todo)
+                    note(todo)
+            except BaseException as error:
+                failures.append(error)
+
+    helpers = [threading.Thread(target=work, daemon=True) for _ in range(min(gate._most, len(units)) - 1)]
+    for helper in helpers:
+        helper.start()
+    work()
+    for helper in helpers:
+        helper.join()
+    if failures:
+        raise failures[0]
+
+
+def single(server: Server, names: list[str]) -> None:
+    """See that there is one automation of each name, where another controller made some at the same time."""
+    automation = KINDS["automation"]
+    assert isinstance(automation, Automation)
+    for at in range(0, len(names), 50):
+        seen: dict[str, dict[str, Any]] = {}
+        for row in automation.namesakes(server, names[at : at + 50]):
+            mine = server.find("automation", row["name"])
+            if row["name"] not in seen:
+                seen[row["name"]] = row
+                if mine is not None and mine["id"] != row["id"]:
+                    forget(server.api, "automation", mine)
+                    server.put("automation", row["name"], row)
+
+
+def forget(api: Api, name: str, row: Mapping[str, Any]) -> None:
+    """Delete an object that may be gone already."""
+    try:
+        api.call("DELETE", KINDS[name].path(KINDS[name].item, row))
+    except ApiError as error:
+        if error.status != 404:
+            raise
+
+
+def line(server: Server, todo: Plan) -> str:
+    """Return what is planned for an object in a line."""
+    text = f"{SIGNS[todo.action]} {todo.label}"
+    fields = described(server, todo)["fields"]
+    if todo.action == "create":
+        told = ", ".join(f"{name}: {brief(each['after'])}" for name, each in fields.items())
+        return f"{text} ({told})" if told else text
+    told = ", ".join(f"{name}: {brief(each['before'])} -> {brief(each['after'])}" for name, each in fields.items())
+    return f"{text} ({told})" if told else text
+
+
+def described(server: Server, todo: Plan) -> dict[str, Any]:
+    """Return what is planned for an object, for a program."""
+    before, after = todo.diff["before"], todo.diff["after"]
+    names = [] if todo.action == "delete" else [name for name in after if name not in todo.kind.keys]
+    fields = {
+        name: {"before": before.get(name), "after": after[name]}
+        for name in names
+        if todo.action == "create" or not same(before.get(name), after[name])
+    }
+    return {"action": todo.action, "kind": todo.kind.name, "key": todo.key, "fields": fields}
+
+
+def brief(value: Any) -> str:
+    if isinstance(value, list) and value and all(isinstance(each, dict) and "timezone" in each for each in value):
+        value = "; ".join(moments(each) for each in value)
+    text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+    return text if len(text) <= 80 else f"{text[:77]}..."
+
+
+def moments(schedule: Mapping[str, Any]) -> str:
+    """Return when a schedule fires, in a few words."""
+    kind = next((name for name in KINDS_OF_SCHEDULE if name in schedule), "")
+    inactive = "" if schedule.get("active", True) else " inactive"
+    return f"{kind} {schedule.get(kind)} {schedule['timezone']}{inactive}"

@@ -1,0 +1,80 @@
+#!/usr/bin/python
+"""Make a flow present or absent."""
+
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+module: flow
+short_description: Manage Prefect flows
+version_added: 0.1.0
+author:
+  - The selfhosted.prefect maintainers (@selfhosted)
+description:
+  - Creates, changes and deletes a flow over Prefect's API. Deploying a flow or running it creates it as well.
+extends_documentation_fragment:
+  - selfhosted.prefect.api
+attributes:
+  check_mode:
+    description: Predicts the change, and changes nothing.
+    support: full
+  diff_mode:
+    description: Shows the options that change.
+    support: full
+options:
+  name:
+    description:
+      - Name of the flow.
+    type: str
+    required: true
+  state:
+    description:
+      - Whether the flow is there.
+      - Deleting a flow deletes its deployments and the history of its runs.
+    type: str
+    choices: [present, absent]
+    default: present
+  tags:
+    description:
+      - Tags of the flow. An empty list clears them. Left out, they are left alone.
+    type: list
+    elements: str
+  labels:
+    description:
+      - Labels of the flow. They can only be chosen when it is created. Others that it has are left alone.
+    type: dict
+"""
+
+EXAMPLES = r"""
+- name: Have a flow with a tag
+  selfhosted.prefect.flow:
+    api_url: http://127.0.0.1:4200/api
+    name: stock
+    tags: [shop]
+"""
+
+RETURN = r"""
+object:
+  description:
+    - The flow as it is now, or as it would be in check mode. Null when it is absent.
+  returned: success
+  type: dict
+  sample:
+    name: stock
+    tags: [shop]
+    labels: {}
+request:
+  description:
+    - The request that failed. Its C(status) is null when there was no answer.
+  returned: when the API was the reason of a failure
+  type: dict
+"""
+
+from ..module_utils.kinds import main as of_kind
+
+
+def main() -> None:
+    of_kind("flow")
+
+
+if __name__ == "__main__":
+    main()
