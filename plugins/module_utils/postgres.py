@@ -10,15 +10,32 @@ import contextlib
 import hashlib
 import hmac
 import os
+import re
 import socket
 import ssl
 import stringprep
 import struct
 import unicodedata
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 SSL_REQUEST = 80877103
 PROTOCOL = 196608
+COPY_CHUNK = 1 << 16
+
+UNESCAPES = {"b": "\b", "f": "\f", "n": "\n", "r": "\r", "t": "\t", "v": "\v"}
+ESCAPES = str.maketrans({"\\": r"\\"} | {text: f"\\{letter}" for letter, text in UNESCAPES.items()})
+"""What stands for what in COPY's text format."""
+
+
+REASONS = {
+    "28P01": "prefect_database_password: {where} refuses the password of {user}",
+    "28000": "prefect_database_user: {where} does not let {user} in from this host ({said})",
+    "3D000": "prefect_database_name: {where} has no database {name}",
+    "42501": "prefect_database_user: {user} may not connect to {name} on {where} ({said})",
+    "53300": "prefect_database_host: {where} has no connection left ({said}); raise its max_connections",
+}
+"""What a server answers, by its SQLSTATE."""
 
 
 class DatabaseError(Exception):
@@ -62,9 +79,12 @@ def tls_context(*, ca: str, cert: str, key: str, check_hostname: bool, verify: b
             context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
             context.check_hostname = check_hostname and verify
             context.verify_mode = ssl.CERT_REQUIRED if verify else ssl.CERT_NONE
-            context.load_verify_locations(ca)
+            if ca.startswith("-----BEGIN"):
+                context.load_verify_locations(cadata=ca)
+            else:
+                context.load_verify_locations(ca)
     except (OSError, ssl.SSLError) as error:
-        raise DatabaseError(f"prefect_database_ca: {ca} cannot be used: {error}") from error
+        raise DatabaseError(f"prefect_database_ca: {ca.splitlines()[0]} cannot be used: {error}") from error
     try:
         if cert:
             context.load_cert_chain(cert, key or None)
@@ -75,6 +95,20 @@ def tls_context(*, ca: str, cert: str, key: str, check_hostname: bool, verify: b
     except OSError as error:
         raise DatabaseError(f"prefect_database_cert: {cert} or its key {key} cannot be read: {error}") from error
     return context
+
+
+def copy_text(value: str | None) -> str:
+    """Return a value as COPY reads it."""
+    if value is None:
+        return r"\N"
+    return value.translate(ESCAPES)
+
+
+def copied(field: str) -> str | None:
+    """Return a value from what COPY wrote."""
+    if field == r"\N":
+        return None
+    return re.sub(r"\\(.)", lambda found: UNESCAPES.get(found[1], found[1]), field) if "\\" in field else field
 
 
 class Connection:
@@ -221,6 +255,56 @@ class Connection:
                     raise failure
                 return rows
 
+    def patient(self) -> None:
+        """Wait for as long as a statement takes: what is asked for now may be a lot."""
+        self._socket.settimeout(None)
+
+    def copy_in(self, sql: str, rows: Iterable[Sequence[str | None]]) -> None:
+        """Run a COPY FROM STDIN with rows of text; the server reads them as its types. Raises what `rows` raises."""
+        self._send(b"Q", sql.encode() + b"\0")
+        self._message()
+        chunk = bytearray()
+        try:
+            for row in rows:
+                chunk += "\t".join(map(copy_text, row)).encode() + b"\n"
+                if len(chunk) > COPY_CHUNK:
+                    self._send(b"d", bytes(chunk))
+                    chunk.clear()
+        except BaseException:
+            self._send(b"f", b"given up\0")
+            with contextlib.suppress(DatabaseError):
+                self._finish()
+            raise
+        self._send(b"d", bytes(chunk))
+        self._send(b"c", b"")
+        self._finish()
+
+    def copy_out(self, sql: str) -> Iterator[list[str | None]]:
+        """Run a COPY TO STDOUT and give its rows as they come."""
+        self._send(b"Q", sql.encode() + b"\0")
+        while True:
+            kind, payload = self._message()
+            if kind == b"d":
+                yield [copied(field) for field in payload.decode().removesuffix("\n").split("\t")]
+            elif kind == b"Z":
+                return
+
+    def _finish(self) -> None:
+        """Read to the end of a statement. Raises the failure that it ended with."""
+        failure: DatabaseError | None = None
+        while True:
+            try:
+                kind, _ = self._message()
+            except DatabaseError as error:
+                if not error.code:
+                    raise
+                failure = error
+                continue
+            if kind == b"Z":
+                if failure:
+                    raise failure
+                return
+
     @staticmethod
     def _row(payload: bytes) -> list[str | None]:
         (count,) = struct.unpack("!H", payload[:2])
@@ -256,3 +340,27 @@ def connect(given: dict[str, Any], *, timeout: float) -> Connection:
         tls_required=given["tls"],
         timeout=timeout,
     )
+
+
+def explain(error: Exception, params: dict[str, Any]) -> str:
+    """Return one message that names what is wrong, the variable and the way out."""
+    where, variable = f"{params['host']}:{params['port']}", params["variable"]
+    if isinstance(error, DatabaseError):
+        if error.code in REASONS:
+            return REASONS[error.code].format(where=where, said=error, **params)
+        return str(error) if str(error).startswith("prefect_") else f"{variable}: {where}: {error}"
+    if isinstance(error, ssl.SSLCertVerificationError):
+        # "certificate has expired", "Hostname mismatch, ...", "unable to get local issuer certificate"
+        return (
+            f"prefect_database_ca: the certificate of {where} is refused: {error.verify_message.rstrip('.')}; name the "
+            "authority that signed it, or the host as the certificate does"
+        )
+    if isinstance(error, ssl.SSLError):
+        return f"prefect_database_tls: {where} does not speak TLS with us: {error.reason or error}"
+    if isinstance(error, socket.gaierror):
+        return f"{variable}: this host cannot resolve {params['host']}: {error.strerror}"
+    if isinstance(error, ConnectionRefusedError):
+        return f"{variable}: nothing listens at {where}; start PostgreSQL there, or correct the host or the port"
+    if isinstance(error, TimeoutError):
+        return f"{variable}: {where} does not answer; is a firewall between this host and it?"
+    return f"{variable}: {where} cannot be reached: {error}"

@@ -39,7 +39,8 @@ options:
     type: bool
     default: false
   ca:
-    description: File on the host with the certificate authorities to trust. Empty trusts the host's own.
+    description:
+      - File on the host with the certificate authorities to trust, or themselves in PEM. Empty trusts the host's own.
     type: str
     default: ''
   cert:
@@ -111,13 +112,17 @@ schema:
 """
 
 import re
-import socket
 import ssl
 import time
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.selfhosted.prefect.plugins.module_utils.postgres import Connection, DatabaseError, connect
+from ansible_collections.selfhosted.prefect.plugins.module_utils.postgres import (
+    Connection,
+    DatabaseError,
+    connect,
+    explain,
+)
 
 MIN_VERSION = (14, 9)
 STARTING = "57P03"
@@ -138,39 +143,6 @@ select current_setting('server_version'),
        (select rolconnlimit from pg_roles where rolname = current_user),
        (select datconnlimit from pg_database where datname = current_database())
 """
-
-REASONS = {
-    "28P01": "prefect_database_password: {where} refuses the password of {user}",
-    "28000": "prefect_database_user: {where} does not let {user} in from this host ({said})",
-    "3D000": "prefect_database_name: {where} has no database {name}",
-    "42501": "prefect_database_user: {user} may not connect to {name} on {where} ({said})",
-    "53300": "prefect_database_host: {where} has no connection left ({said}); raise its max_connections",
-}
-"""What a server answers, by its SQLSTATE."""
-
-
-def explain(error: Exception, params: dict[str, Any]) -> str:
-    """Return one message that names what is wrong, the variable and the way out."""
-    where, variable = f"{params['host']}:{params['port']}", params["variable"]
-    if isinstance(error, DatabaseError):
-        if error.code in REASONS:
-            return REASONS[error.code].format(where=where, said=error, **params)
-        return str(error) if str(error).startswith("prefect_") else f"{variable}: {where}: {error}"
-    if isinstance(error, ssl.SSLCertVerificationError):
-        # "certificate has expired", "Hostname mismatch, ...", "unable to get local issuer certificate"
-        return (
-            f"prefect_database_ca: the certificate of {where} is refused: {error.verify_message.rstrip('.')}; name the "
-            "authority that signed it, or the host as the certificate does"
-        )
-    if isinstance(error, ssl.SSLError):
-        return f"prefect_database_tls: {where} does not speak TLS with us: {error.reason or error}"
-    if isinstance(error, socket.gaierror):
-        return f"{variable}: this host cannot resolve {params['host']}: {error.strerror}"
-    if isinstance(error, ConnectionRefusedError):
-        return f"{variable}: nothing listens at {where}; start PostgreSQL there, or correct the host or the port"
-    if isinstance(error, TimeoutError):
-        return f"{variable}: {where} does not answer; is a firewall between this host and it?"
-    return f"{variable}: {where} cannot be reached: {error}"
 
 
 def transient(error: Exception) -> bool:
