@@ -12,8 +12,8 @@ description:
   - Copies every table in one transaction, reads it back there, and compares counts and digests of the content. Where it
     goes wrong, the PostgreSQL stays as it was. Once all is there, the SQLite file is put aside, unchanged.
   - Both need the schema of one release, made by C(prefect server database upgrade). Nobody may use either.
-  - A PostgreSQL that holds rows which the SQLite does not is refused, unless O(replace) allows to lose them. One that an
-    earlier run filled, and that nobody has used since, is filled again.
+  - A PostgreSQL that holds rows which the SQLite does not is refused, unless O(replace) allows to lose them. One that
+    an earlier run filled, and that nobody has used since, is filled again.
 version_added: 0.2.0
 author: The selfhosted.prefect maintainers
 options:
