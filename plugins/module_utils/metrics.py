@@ -79,11 +79,10 @@ def _families(info: Json) -> Iterator[tuple[str, str, list[Sample]]]:
         "Flow runs of a work pool that are late.",
         [({"work_pool": pool["name"]}, pool["late_flow_runs"]) for pool in pools],
     )
-    expires = info.get("certificate_expires")
     yield (
         "prefect_certificate_expiry_timestamp_seconds",
-        "When the certificate of the API expires.",
-        [({}, _stamp(expires))] if expires else [],
+        "When a certificate expires.",
+        [({"check": check["name"]}, _stamp(check["expires"])) for check in info["checks"] if check["expires"]],
     )
     if not runs:
         return

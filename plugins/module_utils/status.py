@@ -8,24 +8,20 @@ what `prefect-info` calls problems are the checks that failed.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import os
 import re
-import socket
-import ssl
 import subprocess
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
+from .checks import TIMEOUT, Check, certificate_checks, postgres_check, proxy_checks, redis_check
 from .client import PAGE, Api, ApiError, Failure, moment, quoted
 from .metrics import Exporter, metrics
-
-TIMEOUT = 5.0
-"""Seconds of silence after which the API is away. Prometheus waits 10 s for everything."""
 
 UNMARKED = timedelta(minutes=5)
 """A flow run that was due that long ago and is not called late yet (Prefect needs 15 s): the services are not there."""
@@ -36,13 +32,10 @@ UNHEARD = timedelta(minutes=2)
 WINDOWS = (timedelta(minutes=1), timedelta(minutes=10), timedelta(hours=1), timedelta(days=1))
 """How far back the newest event is looked for, one after the other: the API counts all events of a window."""
 
-RENEWAL = timedelta(days=14)
-"""How long a certificate has to be good for at least."""
-
 RECENT = timedelta(hours=1)
 """How far back flow runs that have ended are counted."""
 
-UNITS = ("server", "services", "exporter", "worker@*", "serve@*")
+UNITS = ("server", "services", "exporter", "worker@*", "serve@*", "redis")
 ENDED = ("COMPLETED", "FAILED", "CRASHED", "CANCELLED")
 UNDER_WAY = ("PENDING", "RUNNING", "PAUSED", "CANCELLING")
 
@@ -54,7 +47,8 @@ class Instance:
     """What is to be looked at: an instance of Prefect on this host.
 
     `opt` and `etc` are directories, `services` the services that this host has to have, a name ending in `@` standing
-    for at least one instance of that template.
+    for at least one instance of that template. `api` is whether it has clients of the API. `redis` (a URL), `postgres`
+    (as for `postgres.connect`) and `proxy` (for `proxy_checks`) are what else of the platform is on this host.
     """
 
     instance: str
@@ -65,20 +59,18 @@ class Instance:
     etc: str
     database: str = "sqlite"
     services: Sequence[str] = ()
+    api: bool = True
+    redis: str = ""
+    postgres: Mapping[str, Any] = field(default_factory=dict)
+    proxy: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def settings_file(self) -> Path:
         return Path(self.etc, "client.env")
 
-
-@dataclass(frozen=True)
-class Check:
-    """Something that is healthy or not. `shared` says that every host of the platform would say the same of it."""
-
-    name: str
-    healthy: bool
-    detail: str
-    shared: bool = False
+    @property
+    def server_settings_file(self) -> Path:
+        return Path(self.etc, "server.env")
 
 
 def settings(file: Path) -> dict[str, str]:
@@ -139,29 +131,49 @@ def read(instance: Instance) -> Json:
         "services": found or {},
     }
     checks = [] if found is None else list(service_checks(instance, found))
-    try:
-        given = settings(instance.settings_file)
-        if "PREFECT_API_URL" not in given:
-            raise Failure(f"{instance.settings_file} sets no PREFECT_API_URL: run site.yml")
-        info |= {"api_url": given["PREFECT_API_URL"], "ui_url": given.get("PREFECT_UI_URL"), "ready": False}
-        if given["PREFECT_API_URL"].startswith("https:"):
-            checks += certificate_checks(info, ca=given.get("PREFECT_API_SSL_CERT_FILE"))
-        with client_of(given) as api:
-            checks += api_checks(api, info, database=instance.database)
-    except PermissionError:
-        checks.append(Check("api", False, f"{instance.settings_file} can only be read by root and by its group"))
-    except FileNotFoundError:
-        checks.append(Check("api", False, f"{instance.settings_file} is not there: has this host a Prefect?"))
-    except ApiError as error:
-        checks.append(
-            Check("api", False, f"{error}: is the server running, and does its address ({info['api_url']}) lead here?")
-        )
-    except Failure as error:
-        checks.append(Check("api", False, str(error)))
+    checks += backend_checks(instance)
+    if instance.api:
+        checks += client_checks(instance, info)
     return info | {
         "checks": [asdict(check) for check in checks],
         "problems": [f"{check.name}: {check.detail}" for check in checks if not check.healthy],
     }
+
+
+def backend_checks(instance: Instance) -> Iterator[Check]:
+    """Judge the database, the Redis and the proxy of this host, and the Redis that a server on it needs."""
+    if instance.postgres:
+        yield postgres_check(instance.postgres)
+    url = instance.redis
+    with contextlib.suppress(OSError):
+        url = url or settings(instance.server_settings_file).get("PREFECT_REDIS_MESSAGING_URL", "")
+    # Which of the servers behind a Sentinel it is, only a client of it knows.
+    if url and "+sentinel" not in url:
+        yield redis_check(url)
+    if instance.proxy:
+        yield from proxy_checks(**instance.proxy)
+
+
+def client_checks(instance: Instance, info: Json) -> Iterator[Check]:
+    """Ask the API as the clients of this host do, put what it says into `info`, and judge it."""
+    try:
+        given = settings(instance.settings_file)
+        if "PREFECT_API_URL" not in given:
+            raise Failure(f"{instance.settings_file} sets no PREFECT_API_URL: run site.yml")
+        url = given["PREFECT_API_URL"]
+        info |= {"api_url": url, "ui_url": given.get("PREFECT_UI_URL"), "ready": False}
+        if url.startswith("https:"):
+            yield from certificate_checks(url, ca=given.get("PREFECT_API_SSL_CERT_FILE"))
+        with client_of(given) as api:
+            yield from api_checks(api, info, database=instance.database)
+    except PermissionError:
+        yield Check("api", False, f"{instance.settings_file} can only be read by root and by its group")
+    except FileNotFoundError:
+        yield Check("api", False, f"{instance.settings_file} is not there: has this host a Prefect?")
+    except ApiError as error:
+        yield Check("api", False, f"{error}: is the server running, and does its address ({api.url}) lead here?")
+    except Failure as error:
+        yield Check("api", False, str(error))
 
 
 def service_checks(instance: Instance, found: Mapping[str, str]) -> Iterator[Check]:
@@ -172,28 +184,6 @@ def service_checks(instance: Instance, found: Mapping[str, str]) -> Iterator[Che
     for name in instance.services:
         if not any(each == name or (name.endswith("@") and each.startswith(name)) for each in found):
             yield Check(name, False, "is not on this host, and it should be: run site.yml")
-
-
-def certificate_checks(info: Json, *, ca: str | None) -> Iterator[Check]:
-    """Put into `info` until when the certificate of the API is good, and judge it."""
-    name, address = "certificate", urlsplit(info["api_url"])
-    host = address.hostname or ""
-    try:
-        with (
-            socket.create_connection((host, address.port or 443), timeout=TIMEOUT) as plain,
-            ssl.create_default_context(cafile=ca).wrap_socket(plain, server_hostname=host) as secure,
-        ):
-            expires = ssl.cert_time_to_seconds(str((secure.getpeercert() or {})["notAfter"]))
-    except ssl.SSLError as error:
-        yield Check(name, False, f"{host}: {error}", shared=True)
-    except OSError:
-        # Nobody is there: that is said of the API.
-        return
-    else:
-        until = datetime.fromtimestamp(expires, timezone.utc)
-        info["certificate_expires"] = until.isoformat()
-        days = (until - _now()) / timedelta(days=1)
-        yield Check(name, until - _now() > RENEWAL, f"{host}: expires in {days:.0f} days", shared=True)
 
 
 def api_checks(api: Api, info: Json, *, database: str) -> Iterator[Check]:

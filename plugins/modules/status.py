@@ -51,6 +51,38 @@ options:
     type: list
     elements: str
     default: []
+  api:
+    description: Whether the host has clients of the API, which is then asked.
+    type: bool
+    default: true
+  redis_url:
+    description: URL of the Redis of this host. That of a server is found in its settings.
+    type: str
+    default: ''
+  postgres_port:
+    description: Port of the PostgreSQL of this host. 0 is none.
+    type: int
+    default: 0
+  postgres_database:
+    description: Name of its database.
+    type: str
+    default: prefect
+  postgres_user:
+    description: User of that database.
+    type: str
+    default: prefect
+  postgres_password:
+    description: Password of that user.
+    type: str
+    default: ''
+  proxy_url:
+    description: Public address of the API, where this host has a proxy. Empty where it has none.
+    type: str
+    default: ''
+  proxy_address:
+    description: Address that the proxy of this host listens on.
+    type: str
+    default: 127.0.0.1
 attributes:
   check_mode:
     description: Reads as it always does.
@@ -93,6 +125,9 @@ from ansible.module_utils.basic import AnsibleModule
 
 from ..module_utils.status import Instance, read
 
+PLAIN = ("instance", "name", "scope", "manager", "opt", "etc", "database", "services", "api")
+"""Options that are what they are called."""
+
 
 def main() -> None:
     text = {"type": "str"}
@@ -106,10 +141,32 @@ def main() -> None:
             "etc": {"type": "path", "default": "/etc/prefect"},
             "database": text | {"default": ""},
             "services": {"type": "list", "elements": "str", "default": []},
+            "api": {"type": "bool", "default": True},
+            "redis_url": {"type": "str", "default": "", "no_log": True},
+            "postgres_port": {"type": "int", "default": 0},
+            "postgres_database": {"type": "str", "default": "prefect"},
+            "postgres_user": {"type": "str", "default": "prefect"},
+            "postgres_password": {"type": "str", "default": "", "no_log": True},
+            "proxy_url": {"type": "str", "default": ""},
+            "proxy_address": {"type": "str", "default": "127.0.0.1"},
         },
         supports_check_mode=True,
     )
-    module.exit_json(changed=False, status=read(Instance(**module.params)))
+    given = module.params
+    postgres = {
+        "host": "127.0.0.1",
+        "port": given["postgres_port"],
+        "name": given["postgres_database"],
+        "user": given["postgres_user"],
+        "password": given["postgres_password"],
+    }
+    instance = Instance(
+        **{name: given[name] for name in PLAIN},
+        redis=given["redis_url"],
+        postgres=postgres if given["postgres_port"] else {},
+        proxy={"address": given["proxy_address"], "url": given["proxy_url"]} if given["proxy_url"] else {},
+    )
+    module.exit_json(changed=False, status=read(instance))
 
 
 if __name__ == "__main__":

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import re
-import socket
-import ssl
 import threading
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
-from dataclasses import replace
+from dataclasses import asdict, replace
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
 from typing import Any
@@ -19,56 +16,21 @@ from typing import Any
 import pytest
 from ansible_collections.selfhosted.prefect.plugins.filter.services import env_value
 from ansible_collections.selfhosted.prefect.plugins.filter.status import status_report, status_table
+from ansible_collections.selfhosted.prefect.plugins.module_utils.checks import Check
 from ansible_collections.selfhosted.prefect.plugins.module_utils.metrics import Exporter, metrics
 from ansible_collections.selfhosted.prefect.plugins.module_utils.status import (
     Instance,
-    certificate_checks,
     main,
     read,
     settings,
     text,
 )
 from ansible_collections.selfhosted.prefect.plugins.modules import status
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 from fake_api import FakeApi, Fault, outcome
 
 ROOT = Path(__file__).resolve().parents[2]
 AUTH = 'ad"min:p$ss\\w`rd'
 SCHEDULE = {"active": True, "schedule": {"cron": "0 0 * * *"}}
-
-
-@contextlib.contextmanager
-def secure_server(directory: Path, *, days: int) -> Iterator[str]:
-    """Answer TLS handshakes with a certificate, cert.pem, that ends in so many days; give the address of the API."""
-    key = ec.generate_private_key(ec.SECP256R1())
-    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "localhost")])
-    end = datetime.now(timezone.utc) + timedelta(days=days, hours=1)
-    certificate = (
-        x509.CertificateBuilder(name, name, key.public_key(), x509.random_serial_number())
-        .not_valid_before(end - timedelta(days=365))
-        .not_valid_after(end)
-        .add_extension(x509.SubjectAlternativeName([x509.DNSName("localhost")]), critical=False)
-        .sign(key, hashes.SHA256())
-    )
-    secret = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
-    (directory / "cert.pem").write_bytes(certificate.public_bytes(Encoding.PEM))
-    (directory / "key.pem").write_bytes(secret)
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.load_cert_chain(directory / "cert.pem", directory / "key.pem")
-    with socket.create_server(("127.0.0.1", 0)) as listening:
-
-        def shake() -> None:
-            connection, _ = listening.accept()
-            with contextlib.suppress(OSError), connection, context.wrap_socket(connection, server_side=True) as secure:
-                secure.recv(1)
-
-        thread = threading.Thread(target=shake)
-        thread.start()
-        yield f"https://localhost:{listening.getsockname()[1]}/api"
-        thread.join()
 
 
 def ago(**given: float) -> str:
@@ -117,6 +79,7 @@ def test_nothing_is_wrong(instance: Instance) -> None:
     assert info["work_pools"][0]["workers"] == {"one": "ONLINE", "gone": "OFFLINE"}
     details = {check["name"]: check["detail"] for check in info["checks"]}
     assert details.keys() == {"api", "database", "work pool default", "background services", "events"}
+    assert all(check["expires"] is None for check in info["checks"])
     assert re.fullmatch("1 of 2 workers online, heard of [78] s ago, 0 waiting", details["work pool default"])
     assert re.fullmatch("1 flow runs planned, the next in (3599|3600) s", details["background services"])
 
@@ -281,8 +244,10 @@ def test_metrics_are_well_formed(api: FakeApi, instance: Instance) -> None:
 
 def test_the_alerts_are_on_what_is_measured(api: FakeApi, instance: Instance) -> None:
     rules = (ROOT / "roles/prefect_server/files/alerts.yml").read_text()
-    everything = {"services": {"prefect-server": "running"}, "certificate_expires": ago(days=-90)}
-    page = metrics(read(instance) | everything)
+    info = read(instance)
+    info["services"] = {"prefect-server": "running"}
+    info["checks"].append(asdict(Check("certificate", True, "it expires", expires=ago(days=-90))))
+    page = metrics(info)
     expressions = "\n".join(re.findall(r"^ +expr: (.*(?:\n {10}\S.*)*)", rules, re.MULTILINE))
     assert set(re.findall(r"\bprefect_\w+", expressions)) <= set(re.findall(r"^# TYPE (\S+)", page, re.MULTILINE))
     assert set(re.findall(r'check="(.*?)"', rules)) <= set(re.findall(r'check="(.*?)"', page))
@@ -330,8 +295,7 @@ def test_the_command(
 
 
 def test_the_module_reads_the_same(instance: Instance) -> None:
-    given = {name: value for name, value in vars(instance).items() if name != "services"}
-    result = outcome(status.main, **given)
+    result = outcome(status.main, **{name: value for name, value in vars(instance).items() if value})
     assert (result["changed"], result["status"]["problems"]) == (False, [])
 
 
@@ -352,17 +316,3 @@ def test_the_table_has_what_all_say_alike_once() -> None:
         ["(all)", "database", "WRONG"],
     ]
     assert status_report(["one"], hostvars, "x")["healthy"] is True
-
-
-@pytest.mark.parametrize(("days", "healthy"), [(90, True), (13, False), (-1, False)])
-def test_a_certificate_that_ends_soon(tmp_path: Path, days: int, healthy: bool) -> None:
-    with secure_server(tmp_path, days=days) as url:
-        (found,) = certificate_checks({"api_url": url}, ca=str(tmp_path / "cert.pem"))
-    assert found.healthy is healthy
-    assert (f"expires in {days} days" if days > 0 else "certificate has expired") in found.detail
-
-
-def test_a_certificate_of_an_authority_that_nobody_trusts(tmp_path: Path) -> None:
-    with secure_server(tmp_path, days=90) as url:
-        (found,) = certificate_checks({"api_url": url}, ca=None)
-    assert not found.healthy and "self-signed" in found.detail
