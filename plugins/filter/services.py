@@ -62,7 +62,9 @@ def program_command(service: dict[str, Any], settings: str) -> str:
         f"export {name}={program_word(value)}; " for name, value in sorted(service.get("environment", {}).items())
     )
     command = " ".join(map(program_word, service["command"]))
-    script = f"set -a; . {program_word(settings)}; set +a; {exports}exec {command}"
+    # supervisord runs nothing after a program has ended: what is to be cleaned up is, before it starts again.
+    cleanup = " ".join(map(program_word, service.get("cleanup", [])))
+    script = f"set -a; . {program_word(settings)}; set +a; {exports}{cleanup and cleanup + '; '}exec {command}"
     return f"/bin/sh -c {shlex.quote(script)}".replace("%", "%%")
 
 

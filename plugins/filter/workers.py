@@ -69,10 +69,29 @@ def worker_command(worker: dict[str, Any], *, prefect: str, version: str) -> lis
     return command
 
 
+def rescue_command(worker: dict[str, Any], *, opt: str, then: str) -> list[str]:
+    """Return the command that looks after the flow runs of a worker that has ended, or nothing where none is wanted.
+
+    Only flow runs that are processes of this host end with their worker.
+    """
+    if then == "leave" or worker["type"] != "process":
+        return []
+    command = [f"{opt}/current/bin/python", "-I", f"{opt}/lib/rescue-flow-runs"]
+    return [*command, "--pool", worker["pool"], "--worker", worker["name"], "--then", then]
+
+
 def worker_services(
-    found: list[dict[str, Any]], host: dict[str, Any], instance_options: dict[str, Any], *, version: str
+    found: list[dict[str, Any]],
+    host: dict[str, Any],
+    instance_options: dict[str, Any],
+    *,
+    version: str,
+    interrupted: str,
 ) -> list[dict[str, Any]]:
-    """Return the services of workers: what they share is merged into each already."""
+    """Return the services of workers: what they share is merged into each already.
+
+    `interrupted` says what becomes of the flow runs that a worker leaves behind when it ends.
+    """
     return [
         worker
         | {
@@ -80,6 +99,7 @@ def worker_services(
             "command": worker_command(worker, prefect=f"{host['dirs']['opt']}/current/bin/prefect", version=version),
             "environment": {"PREFECT_WORKER_WEBSERVER_PORT": worker["health_port"]},
             "instance_options": instance_options,
+            "cleanup": rescue_command(worker, opt=host["dirs"]["opt"], then=interrupted),
             "ports": {f"prefect_worker_health_port of {worker['unit']}": worker["health_port"]},
             "health": {"pool": worker["pool"], "worker": worker["name"]},
         }

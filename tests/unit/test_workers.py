@@ -101,7 +101,7 @@ def test_services() -> None:
     merged = [
         worker | {"template": "prefect-worker@", "settings_file": "worker.env"} for worker in found({"pool": "b"})
     ]
-    (service,) = worker_services(merged, HOST, {"MemoryMax": "1G"}, version="3.8.8")
+    (service,) = worker_services(merged, HOST, {"MemoryMax": "1G"}, version="3.8.8", interrupted="leave")
     assert service["name"] == "prefect-worker@b"
     assert service["command"][0] == "/opt/prefect/current/bin/prefect"
     assert service["environment"] == {"PREFECT_WORKER_WEBSERVER_PORT": 5200}

@@ -1,0 +1,98 @@
+"""What becomes of the flow runs of a process worker that has ended.
+
+Prefect's worker, told to stop, kills its flow runs and tells nobody: they stay Running for ever, and hold their
+concurrency slots (issues 16746 and 22528 of PrefectHQ/prefect). Nor can one that lost its worker end well: it writes to
+a pipe that nobody reads. systemd ends it, too, and a worker's unit runs this after it has ended, and before it starts,
+for what a power cut left, with the worker's own settings. A flow run whose process lives all the same is let be.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import os
+import time
+import uuid
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from .client import Api, ApiError, Failure
+from .status import client_of
+
+THEN: dict[str, dict[str, str]] = {
+    "reschedule": {"type": "SCHEDULED", "name": "AwaitingRetry"},
+    "crash": {"type": "CRASHED", "name": "Crashed"},
+}
+"""The state that an interrupted flow run gets. Rescheduled ones begin again, as those of Prefect's workers on
+Kubernetes do; whoever has flows that must not be begun twice lets them crash."""
+
+CANCELLED = {"type": "CANCELLED", "name": "Cancelled"}
+MESSAGE = "The worker ended, and this flow run with it."
+
+PATIENCE = {"start": 60.0, "stop": 10.0}
+"""Seconds to wait for an API that is away. A worker has nothing to do without it: at boot the server may come later."""
+
+
+def interrupted(api: Api, *, pool: str, worker: str, alive: set[str]) -> Iterator[dict[str, Any]]:
+    """Yield the flow runs that `worker` of `pool` has begun, and that no living process runs. Raises ApiError."""
+    begun = {
+        "flow_runs": {"state": {"type": {"any_": ["PENDING", "RUNNING", "CANCELLING"]}}},
+        "work_pools": {"name": {"any_": [pool]}},
+    }
+    # Each gets another state while the pages are read: all are read before.
+    for run in list(api.pages("/flow_runs/filter", begun)):
+        if run["labels"].get("prefect.worker.name") == worker and run["id"] not in alive:
+            yield run
+
+
+def running(processes: Path = Path("/proc")) -> set[str]:
+    """Return the ids of the flow runs that processes of this user run."""
+    ids = set()
+    for environment in processes.glob("[0-9]*/environ"):
+        try:
+            variables = environment.read_bytes().decode(errors="replace").split("\0")
+        except OSError:
+            # It has ended meanwhile, or is somebody else's.
+            continue
+        for name, _, value in (variable.partition("=") for variable in variables):
+            if name == "PREFECT__FLOW_RUN_ID":
+                with contextlib.suppress(ValueError):
+                    ids.add(str(uuid.UUID(value)))
+    return ids
+
+
+def rescue(api: Api, *, pool: str, worker: str, then: Mapping[str, str], alive: set[str]) -> Iterator[str]:
+    """Give every interrupted flow run its state, and yield a line about each. Raises ApiError."""
+    for run in interrupted(api, pool=pool, worker=worker, alive=alive):
+        state = CANCELLED if run["state_type"] == "CANCELLING" else then
+        answer = api.post(f"/flow_runs/{run['id']}/set_state", {"state": {**state, "message": MESSAGE}})
+        if answer["status"] == "ACCEPT":
+            yield f"flow run {run['name']} was {run['state_name']} when its worker ended: {state['name']} now"
+        else:
+            yield f"flow run {run['name']} stays {run['state_name']}: {answer['details'].get('reason')}"
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Be the command, and return its exit code: 0, or 1 when the API could not be asked."""
+    parser = argparse.ArgumentParser(description="Look after the flow runs of a worker that has ended.")
+    parser.add_argument("--pool", required=True)
+    parser.add_argument("--worker", required=True)
+    parser.add_argument("--then", choices=THEN, required=True)
+    wanted = parser.parse_args(arguments)
+    # systemd.exec(5): set for what runs after a service has ended, and only there.
+    deadline = time.monotonic() + PATIENCE["stop" if "SERVICE_RESULT" in os.environ else "start"]
+    while True:
+        try:
+            with client_of(os.environ) as api:
+                for line in rescue(
+                    api, pool=wanted.pool, worker=wanted.worker, then=THEN[wanted.then], alive=running()
+                ):
+                    print(line)
+            return 0
+        except Failure as error:
+            is_away = isinstance(error, ApiError) and error.status in {None, 502, 503, 504}
+            if not is_away or time.monotonic() > deadline:
+                print(f"{wanted.worker}: nobody knows what became of its flow runs: {error}")
+                return 1
+            time.sleep(1)

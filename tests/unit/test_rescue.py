@@ -1,0 +1,75 @@
+"""The flow runs that a worker leaves behind when it ends."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import uuid
+from collections.abc import Iterator
+
+import pytest
+from ansible_collections.selfhosted.prefect.plugins.module_utils import rescue
+from fake_api import FakeApi
+
+POOL = {"work_pool_name": "default"}
+OURS = POOL | {"labels": {"prefect.worker.name": "here-default"}}
+
+
+@pytest.fixture
+def api(monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeApi]:
+    """An API that knows a flow run of ours in each state that one can be interrupted in, and some of others."""
+    with FakeApi() as fake:
+        monkeypatch.setenv("PREFECT_API_URL", fake.url)
+        for kind, name in (("PENDING", "Pending"), ("RUNNING", "Running"), ("CANCELLING", "Cancelling")):
+            fake.add_run(kind=kind, name=name, **OURS)
+        fake.add_run(kind="RUNNING", name="Running", labels={"prefect.worker.name": "there-default"}, **POOL)
+        fake.add_run(kind="RUNNING", name="Running", labels={}, **POOL)
+        fake.add_run(kind="COMPLETED", name="Completed", **OURS)
+        yield fake
+
+
+def states(api: FakeApi) -> list[str]:
+    return [run["state_name"] for run in api.runs.values()]
+
+
+def ended(then: str) -> int:
+    return rescue.main(["--pool", "default", "--worker", "here-default", "--then", then])
+
+
+@pytest.mark.parametrize(("then", "name"), [("reschedule", "AwaitingRetry"), ("crash", "Crashed")])
+def test_flow_runs_of_this_worker_get_their_state_and_no_others(api: FakeApi, then: str, name: str) -> None:
+    assert ended(then) == 0
+    assert states(api) == [name, name, "Cancelled", "Running", "Running", "Completed"]
+
+
+def test_a_second_time_there_is_nothing_left(api: FakeApi) -> None:
+    ended("reschedule")
+    api.requests.clear()
+    assert ended("reschedule") == 0
+    assert api.writes == []
+
+
+def test_what_still_runs_is_let_be(api: FakeApi, monkeypatch: pytest.MonkeyPatch) -> None:
+    alive = next(key for key, run in api.runs.items() if run["state_name"] == "Running")
+    monkeypatch.setattr(rescue, "running", lambda: {alive})
+    ended("crash")
+    assert states(api)[:3] == ["Crashed", "Running", "Cancelled"]
+
+
+def test_running_processes_are_known_by_their_environment() -> None:
+    run = uuid.uuid4()
+    with subprocess.Popen(
+        [sys.executable, "-c", "input()"], stdin=subprocess.PIPE, env=os.environ | {"PREFECT__FLOW_RUN_ID": run.hex}
+    ) as process:
+        assert str(run) in rescue.running()
+        process.kill()
+    assert str(run) not in rescue.running()
+
+
+def test_an_api_that_stays_away_is_said(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setenv("PREFECT_API_URL", "http://127.0.0.1:9/api")
+    monkeypatch.setitem(rescue.PATIENCE, "start", 0)
+    monkeypatch.delenv("SERVICE_RESULT", raising=False)
+    assert ended("crash") == 1
+    assert "nobody knows what became of its flow runs" in capsys.readouterr().out
