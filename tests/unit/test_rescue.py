@@ -12,7 +12,7 @@ import pytest
 from ansible_collections.selfhosted.prefect.plugins.module_utils import rescue
 from fake_api import FakeApi
 
-POOL = {"work_pool_name": "default"}
+POOL = {"work_pool_name": "default", "deployment_id": "57c1f1ce-6f5c-4ac6-9a3f-5d1b3cbd7a63"}
 OURS = POOL | {"labels": {"prefect.worker.name": "here-default"}}
 
 
