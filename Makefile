@@ -53,6 +53,11 @@ test: check ## Every test of the project, on hosts with a real systemd (root, De
 	$(RUN) ANSIBLE_HOME=$(CURDIR)/.ansible MOLECULE_COMMAND_BORDERS=false MOLECULE_GLOB='molecule/*/molecule.yml' molecule test --all; \
 	$(VENV)/bin/uv venv --quiet --clear .cache/release; \
 	$(VENV)/bin/uv pip sync --quiet --require-hashes --python .cache/release roles/prefect/files/locks/3.8.8.txt; \
+	for version in 3.5.0 3.9.1; do \
+	  $(VENV)/bin/uv venv --quiet --clear .cache/release-$$version; \
+	  $(VENV)/bin/uv pip sync --quiet --require-hashes --python .cache/release-$$version roles/prefect/files/locks/$$version.txt; \
+	done; \
+	$(RUN) PREFECT_TEST_PYTHONS=$(CURDIR)/.cache/release-3.5.0/bin/python:$(CURDIR)/.cache/release-3.9.1/bin/python pytest tests/api; \
 	$(RUN) PREFECT_TEST_PYTHON=$(CURDIR)/.cache/release/bin/python pytest tests/preset tests/system tests/flows
 
 bench: env ## Measure ourselves against the way by hand and against the floor

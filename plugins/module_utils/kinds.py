@@ -786,8 +786,10 @@ def secret_paths(fields: Mapping[str, Any]) -> set[tuple[str, ...]]:
 
 
 def _masked(value: Any, hidden: set[tuple[str, ...]]) -> Any:
-    """Return a block's fields with what is hidden replaced."""
-    if () in hidden or ("*",) in hidden:
+    """Return a block's fields with what is hidden replaced. The name of another block is no secret."""
+    if _reference(value) is not None:
+        return value
+    if () in hidden:
         return HIDDEN if value not in (None, "", {}, []) else value
     if isinstance(value, Mapping):
         return {
@@ -812,7 +814,9 @@ def _differing(value: Any, shown: Any) -> Iterator[str]:
 
 
 def texts(value: Any) -> Iterator[str]:
-    """Yield the texts and numbers in a value."""
+    """Yield the texts and numbers in a value, but for the names of other blocks."""
+    if _reference(value) is not None:
+        return
     if isinstance(value, Mapping):
         value = list(value.values())
     if isinstance(value, list):

@@ -144,8 +144,8 @@ def reconcile(api: Api, wanted: Mapping[str, Sequence[Values]], wish: Wish) -> t
     report.kept = [f"{todo.label}: {kept}" for todo in todos for kept in todo.kept]
     report.unchanged = sum(todo.action == "nothing" for todo in todos)
     todos = [todo for todo in todos if todo.action != "nothing"]
-    duplicates = own_duplicates(server, entries, ownership)
-    gone = leftovers(server, kinds, entries, todos, ownership, report) if wish.prune else []
+    gone = own_duplicates(server, entries, ownership)
+    gone += leftovers(server, kinds, entries, todos, ownership, report) if wish.prune else []
     report.plans = [todo for todo in todos if todo.action != "delete"]
     report.plans += sorted(
         [*gone, *(todo for todo in todos if todo.action == "delete")], key=lambda todo: -todo.kind.level
@@ -163,7 +163,7 @@ def reconcile(api: Api, wanted: Mapping[str, Sequence[Values]], wish: Wish) -> t
         ]
         report.adopted = len(strangers)
     if not wish.check_mode:
-        carry_all_out(server, report, entries, ownership, wish, strangers, duplicates)
+        carry_all_out(server, report, entries, ownership, wish, strangers)
     report.requests = server.sent
     return report, server
 
@@ -322,10 +322,8 @@ def several(complaints: Sequence[str]) -> Failure:
     return Failure(f"{number} wrong with the resources, and nothing was written:{listed}", errors=list(complaints))
 
 
-def own_duplicates(
-    server: Server, entries: Iterable[Entry], ownership: Ownership
-) -> list[tuple[str, str, dict[str, Any]]]:
-    """Return the younger ones of objects that share a name and that we made: two controllers were at it at once.
+def own_duplicates(server: Server, entries: Iterable[Entry], ownership: Ownership) -> list[Plan]:
+    """Return the deletion of the younger ones of objects that share a name, where we made them.
 
     Raises Failure where it cannot be told which one is meant.
     """
@@ -338,7 +336,7 @@ def own_duplicates(
             if mark(entry.kind.name, row["id"]) in ownership.marks or (
                 promise(entry.kind.name, entry.key) in ownership.marks and twin
             ):
-                found.append((entry.kind.name, entry.key, row))
+                found.append(plan(server, entry.kind, key=entry.key, wanted={}, state="absent", row=row))
             else:
                 raise several(
                     [
@@ -431,15 +429,12 @@ def carry_all_out(
     ownership: Ownership,
     wish: Wish,
     strangers: Iterable[tuple[str, str]],
-    duplicates: Iterable[tuple[str, str, dict[str, Any]]],
 ) -> None:
     """Write what is planned, and who made it."""
     api = server.api
     created = [(todo.kind.name, todo.key) for todo in report.plans if todo.action in {"create", "recreate"}]
     deleted = [todo for todo in report.plans if todo.action == "delete"]
     ownership.change(api, add=[promise(*each) for each in created])
-    for name, _, row in duplicates:
-        forget(api, name, row)
     gate = Gate(wish.concurrency)
     done: list[str] = []
     try:
@@ -461,7 +456,6 @@ def carry_all_out(
         if (made_row := server.find(name, key)) is not None:
             add.append(mark(name, made_row["id"]))
             drop.append(promise(name, key))
-    drop += [mark(name, row["id"]) for name, _, row in duplicates]
     ownership.change(api, add=add, drop=drop)
 
 

@@ -214,7 +214,7 @@ class Server:
         """Objects that share kind and key with an older one."""
         self.schemas: dict[str, list[Row]] = {}
         """Schemas of a block type by its slug, the newest first."""
-        self._first = api
+        self._first, self._before = api, api.sent
         self._local = threading.local()
         self._local.api = api
         self._apis = [api]
@@ -234,7 +234,7 @@ class Server:
     @property
     def sent(self) -> int:
         """How many requests there were."""
-        return sum(api.sent for api in self._apis)
+        return sum(api.sent for api in self._apis) - self._before
 
     def close(self) -> None:
         for api in self._apis:
@@ -263,6 +263,11 @@ class Server:
         self._rows[name][key] = row
         if row is not None:
             self._keys[name][row["id"]] = key
+
+    def gone(self, name: str, key: str, row: Row) -> None:
+        """Take note that an object is not there any more; another one of the same name may be."""
+        if (self._rows[name].get(key) or row)["id"] == row["id"]:
+            self.put(name, key, None)
 
     def find(self, name: str, key: str) -> Row | None:
         """Return an object, or None where there is no such. Raises ApiError."""
@@ -381,7 +386,7 @@ def _write(server: Server, todo: Plan) -> None:
     if todo.action == "delete":
         assert todo.row is not None
         kind.delete(server, todo.row, todo.key)
-        server.put(kind.name, todo.key, None)
+        server.gone(kind.name, todo.key, todo.row)
     elif todo.action == "create":
         server.put(kind.name, todo.key, kind.create(server, todo.key, todo.after))
     elif todo.action == "recreate":

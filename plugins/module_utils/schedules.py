@@ -95,7 +95,7 @@ def refusals(api: Api, schedules: Sequence[Mapping[str, Any]]) -> dict[int, str]
             if "timezone" in str(detail).lower() and detail.get("type") == "string_pattern_mismatch":
                 # The pattern is the list of all time zones.
                 near = difflib.get_close_matches(str(zone), re.findall(r"[\w+/-]+", detail["msg"]), n=1)
-                reason = f"timezone is {zone!r}, which the server does not know" + f"; {near[0]}?" * bool(near)
+                reason = f"timezone is {zone!r}, which the server does not know" + (f"; {near[0]}?" if near else "")
             else:
                 reason = str(detail.get("msg", "")).removeprefix("Value error, ")
             if not reason.startswith("Invalid timezone"):

@@ -236,8 +236,14 @@ def work(api: Api, params: Mapping[str, Any], check_mode: bool) -> dict[str, Any
     try:
         report, server = reconcile(api, {name: params[name] for name in LISTS}, wish)
     except Failure as failure:
-        # What is secret among the fields is not known for sure yet.
-        failure.details[SECRETS] = [text for entry in blocks(params) for text in texts(entry.get("data"))]
+        # What is secret is not known for sure yet, and a field may be in the wrong place.
+        failure.details[SECRETS] = [
+            text
+            for entry in blocks(params)
+            for name, value in entry.items()
+            if name not in {"block_type", "block_type_slug", "type", "name", "state"}
+            for text in texts(value)
+        ]
         raise
     kind = KINDS["block"]
     secrets = [

@@ -1,0 +1,513 @@
+"""Everything in one call: what is planned, refused, pruned and finished later, and how many requests it takes."""
+
+from __future__ import annotations
+
+import copy
+import json
+import threading
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import yaml
+from ansible_collections.selfhosted.prefect.plugins.module_utils.api import Api, Failure
+from ansible_collections.selfhosted.prefect.plugins.module_utils.kinds import KINDS, listed
+from ansible_collections.selfhosted.prefect.plugins.module_utils.reconcile import Gate, Wish, reconcile
+from ansible_collections.selfhosted.prefect.plugins.module_utils.resource import Server
+from ansible_collections.selfhosted.prefect.plugins.modules import resources
+from fake_api import FakeApi, Fault, outcome
+
+Wanted = dict[str, list[dict[str, Any]]]
+
+ALL: Wanted = {
+    "prefect_work_pools": [{"name": "main", "type": "process", "concurrency_limit": 3}],
+    "prefect_work_queues": [
+        {"work_pool": "main", "name": "slow", "priority": 3},
+        {"work_pool": "main", "name": "urgent", "priority": 1},
+    ],
+    "prefect_variables": [{"name": "shop", "value": {"a": 1}, "tags": ["x"]}],
+    "prefect_block_types": [
+        {"slug": "account", "schema": {"properties": {"user": {}, "password": {}}, "secret_fields": ["password"]}}
+    ],
+    "prefect_blocks": [
+        {"block_type": "account", "name": "shop", "data": {"user": {"$ref": "secret/word"}, "password": "hush-hush"}},
+        {"block_type": "secret", "name": "word", "data": {"value": "hush-quiet"}},
+    ],
+    "prefect_global_concurrency_limits": [{"name": "database", "limit": 5}],
+    "prefect_tag_concurrency_limits": [{"tag": "db", "concurrency_limit": 2}],
+    "prefect_flows": [{"name": "stock", "tags": ["shop"]}],
+    "prefect_deployments": [
+        {
+            "flow": "stock",
+            "name": "daily",
+            "work_pool": "main",
+            "work_queue": "urgent",
+            "global_concurrency_limit": "database",
+            "schedules": [{"cron": "0 6 * * *"}, {"interval": 60, "max_scheduled_runs": 3, "slug": "often"}],
+        },
+        {"flow": "report", "name": "daily", "work_pool": "main", "concurrency_limit": 1},
+    ],
+    "prefect_automations": [
+        {
+            "name": "Tell",
+            "trigger": {"expect": ["x"], "match": {"prefect.resource.id": "prefect.flow.report"}},
+            "actions": [
+                {"type": "send-notification", "block": "secret/word", "body": "x"},
+                {"type": "run-deployment", "deployment": "stock/daily"},
+                {"type": "pause-automation", "automation": "Other"},
+            ],
+        },
+        {"name": "Other", "trigger": {"expect": ["y"]}, "actions": [{"type": "do-nothing"}]},
+    ],
+}
+NOTHING: Wanted = {name: [] for name in ALL}
+
+
+@pytest.fixture
+def fake() -> Iterator[FakeApi]:
+    with FakeApi() as api:
+        yield api
+
+
+def act(fake: FakeApi, wanted: Wanted, *, check_mode: bool = False, **options: Any) -> dict[str, Any]:
+    result: dict[str, Any] = outcome(
+        resources.main, check_mode=check_mode, **{"api_url": fake.url, **copy.deepcopy(wanted), **options}
+    )
+    return result
+
+
+def everything(fake: FakeApi) -> dict[str, Any]:
+    """Return all that the server has, in our words and without what differs from one server to the next."""
+    with Api(fake.url) as api:
+        found = listed(Server(api, KINDS, bulk=True), KINDS, secrets=True)
+    text = json.dumps(found, sort_keys=True)
+    for row in (*fake.flows.values(), *(each for rows in fake.objects.rows.values() for each in rows.values())):
+        text = text.replace(row.get("id", "-"), "ID")
+    cleaned: dict[str, Any] = json.loads(text)
+    for deployment in cleaned["prefect_deployments"]:
+        for schedule in deployment["schedules"]:
+            schedule.pop("id")
+            schedule.pop("anchor_date", None)
+    return cleaned
+
+
+def without(kind: str, index: int) -> Wanted:
+    return {**ALL, kind: [each for at, each in enumerate(ALL[kind]) if at != index]}
+
+
+def test_dry_for_real_and_again(fake: FakeApi) -> None:
+    dry = act(fake, ALL, check_mode=True)
+    assert fake.writes == []
+    real = act(fake, ALL)
+    assert "msg" not in real, real.get("msg")
+    for key in ("changed", "plan", "changes", "summary", "diff"):
+        assert dry[key] == real[key], key
+    assert real["summary"]["create"] == 15
+    writes = len(fake.writes)
+    again = act(fake, ALL)
+    assert (again["changed"], again["plan"], again["summary"]["unchanged"]) == (False, [], 14)
+    assert len(fake.writes) == writes
+
+
+def test_the_plan_is_readable(fake: FakeApi) -> None:
+    act(fake, ALL)
+    changed = copy.deepcopy(ALL)
+    changed["prefect_work_pools"][0]["concurrency_limit"] = 4
+    changed["prefect_deployments"][0]["schedules"][0]["cron"] = "0 7 * * *"
+    changed["prefect_variables"] = [{"name": "shop", "state": "absent"}, {"name": "new", "value": 1}]
+    assert act(fake, changed, check_mode=True)["plan"] == [
+        "+ variable new (value: 1)",
+        "~ work pool main (concurrency_limit: 3 -> 4)",
+        "~ deployment stock/daily (schedules: cron 0 6 * * * UTC; interval 60.0 UTC -> "
+        "cron 0 7 * * * UTC; interval 60.0 UTC)",
+        "- variable shop",
+    ]
+
+
+def test_what_is_written_is_what_was_asked(fake: FakeApi) -> None:
+    act(fake, ALL)
+    queues = {name: queue["priority"] for (_, name), queue in fake.queues.items()}
+    assert (queues["urgent"], queues["slow"]) == (1, 3)
+    daily = next(each for each in fake.deployments.values() if each["schedules"])
+    assert daily["global_concurrency_limit"]["name"] == "database"
+    assert sorted(str(each["max_scheduled_runs"]) for each in daily["schedules"]) == ["3", "None"]
+    tell = fake.objects.first("automations", name="Tell")
+    other = fake.objects.first("automations", name="Other")
+    assert tell and other
+    assert [action.get("deployment_id") for action in tell["actions"]] == [None, daily["id"], None]
+    assert tell["actions"][2]["automation_id"] == other["id"]
+
+
+def test_secrets_are_never_shown(fake: FakeApi) -> None:
+    shown = [act(fake, ALL, check_mode=True), act(fake, ALL)]
+    changed = copy.deepcopy(ALL)
+    changed["prefect_blocks"][1]["data"]["value"] = "hush-other"
+    shown.append(act(fake, changed))
+    changed["prefect_variables"][0]["name"] = "Wrong"
+    shown.append(act(fake, changed))
+    changed["prefect_blocks"][1] = {"block_type": "secret", "name": "word", "dta": {"value": "hush-lost"}}
+    shown.append(act(fake, changed))
+    assert "hush" not in json.dumps(shown)
+    assert shown[2]["plan"] == ['~ block secret/word (data: {"value": "********"} -> {"value": "******** (new)"})']
+    assert shown[3]["failed"]
+
+
+BAD: list[tuple[Wanted, str]] = [
+    ({"prefect_work_pools": [{"name": "a", "concurency_limit": 1}]}, "concurency_limit is unknown; concurrency_limit?"),
+    ({"prefect_work_pools": [{}]}, "missing required arguments: name"),
+    ({"prefect_work_pools": [{"name": "a"}, {"name": "a"}]}, "it is there twice, see prefect_work_pools[0]"),
+    ({"prefect_work_pools": [{"name": "a", "concurrency_limit": "many"}]}, "unable to convert to int"),
+    ({"prefect_deployments": [{"flow": "f", "name": "d", "work_pool": "mian"}]}, "no work pool mian; main?"),
+    ({"prefect_work_queues": [{"work_pool": "none", "name": "q"}]}, "no work pool none"),
+    ({"prefect_blocks": [{"block_type": "secrt", "name": "a", "data": {}}]}, "no block type secrt; secret?"),
+    (
+        {"prefect_deployments": [{"flow": "f", "name": "d", "schedules": [{"crn": "* * * * *"}]}]},
+        "schedules[0]: crn is unknown; cron?",
+    ),
+    (
+        {"prefect_deployments": [{"flow": "f", "name": "d", "schedules": [{"cron": "* * * * *", "rrule": "x"}]}]},
+        "schedules[0]: a schedule is one of cron, interval and rrule",
+    ),
+    ({"prefect_deployments": [{"flow": "f", "name": "d", "schedules": [{"cron": "x"}]}]}, "Invalid cron string"),
+    (
+        {"prefect_deployments": [{"flow": "f", "name": "d", "parameters": {"itmes": 1}}]},
+        "parameters.itmes is unknown to the flow; items?",
+    ),
+    ({"prefect_work_pools": [{"name": "main", "type": "docker"}]}, "type is 'process', not 'docker'"),
+    (
+        {
+            "prefect_work_pools": [{"name": "main", "state": "absent"}],
+            "prefect_deployments": [{"flow": "g", "name": "d", "work_pool": "main"}],
+        },
+        "it needs the work pool main, which is to be absent",
+    ),
+    ({"prefect_variables": [{"name": "new"}]}, "value is missing: a new variable needs it"),
+    ({"prefect_block_types": [{"slug": "secret", "state": "absent"}]}, "it belongs to Prefect itself"),
+]
+
+
+@pytest.mark.parametrize(("wanted", "words"), BAD)
+def test_bad_input(fake: FakeApi, wanted: Wanted, words: str) -> None:
+    fake.add_pool("main")
+    fake.add_deployment("f", "d", pool=None)["parameter_openapi_schema"] = {"properties": {"items": {}}}
+    result = act(fake, wanted)
+    assert result["failed"]
+    assert words in result["msg"]
+    assert "nothing was written" in result["msg"]
+    assert fake.writes == []
+
+
+def test_everything_that_is_wrong_is_said_at_once(fake: FakeApi) -> None:
+    wanted: Wanted = {
+        "prefect_work_pools": [{"name": "a/b"}, {"nmae": "x"}],
+        "prefect_variables": [{"name": "A", "value": 1}, {"name": "b", "vlaue": 1}],
+        "prefect_automations": [{"name": "a", "trigger": {"expct": []}, "actions": []}],
+    }
+    assert len(act(fake, wanted)["errors"]) == 5
+    assert fake.requests == []
+    wanted = {
+        "prefect_deployments": [
+            {"flow": "f", "name": "a", "work_pool": "none"},
+            {"flow": "f", "name": "b", "schedules": [{"cron": "99 * * * *"}, {"interval": 5, "timezone": "Nowhere"}]},
+        ],
+        "prefect_blocks": [{"block_type": "secret", "name": "a", "data": {}}],
+    }
+    assert len(act(fake, wanted)["errors"]) == 4
+    assert fake.writes == []
+
+
+def test_an_unknown_kind(fake: FakeApi) -> None:
+    with Api(fake.url) as api, pytest.raises(Failure, match=r"prefect_workpools is unknown; prefect_work_pools\?"):
+        reconcile(api, {"prefect_workpools": []}, Wish())
+
+
+def test_an_old_server(fake: FakeApi) -> None:
+    fake.version = "3.4.25"
+    assert "is Prefect 3.4.25: this needs 3.5 or newer" in act(fake, ALL)["msg"]
+
+
+def test_wrong_credentials(fake: FakeApi) -> None:
+    fake.auth = "admin:password"
+    assert "set api_auth" in act(fake, ALL)["msg"]
+
+
+def test_a_server_that_goes_away_half_way(fake: FakeApi, monkeypatch: pytest.MonkeyPatch) -> None:
+    def go(request: str) -> None:
+        if request.startswith("POST /deployments/") and not request.endswith("filter") and "schedules" not in request:
+            fake.faults.append(Fault(status=500, body={"exception_message": "Internal Server Error"}))
+
+    fake.before = go
+    result = act(fake, ALL)
+    assert result["failed"]
+    assert result["changed"] is True
+    assert any(line.startswith("+ work pool main") for line in result["done"])
+    assert result["request"]["status"] == 500
+    fake.before = lambda request: None
+    assert "msg" not in act(fake, ALL)
+    assert act(fake, ALL)["changed"] is False
+
+
+TEMPLATE: dict[str, Any] = {"job_configuration": {}, "variables": {}}
+RULE = {"schedule_type": "rrule", "schedule_config": {"rrule": "FREQ=DAILY"}}
+
+OLD_WORDS: Wanted = {
+    "prefect_work_pools": [
+        {
+            "name": "main",
+            "pool_type": "process",
+            "config": {"base_job_template": {"job_configuration": {}, "variables": {}}},
+        }
+    ],
+    "prefect_flows": [{"name": "etl", "description": "x", "flow_type": "batch", "tags": ["a"], "is_active": 1}],
+    "prefect_deployments": [
+        {
+            "name": "hourly",
+            "flow_name": "etl",
+            "work_pool_name": "main",
+            "work_queue_name": "default",
+            "schedule_type": "cron",
+            "schedule_config": {"cron_string": "0 * * * *", "timezone": "Europe/Berlin"},
+            "is_active": True,
+        },
+        {
+            "name": "often",
+            "flow_name": "etl",
+            "schedule_type": "interval",
+            "schedule_config": {"interval_seconds": 60},
+            "is_active": False,
+        },
+        {
+            "name": "rule",
+            "flow_name": "etl",
+            "schedules": [{"schedule_type": "rrule", "schedule_config": {"rrule": "FREQ=DAILY"}}],
+        },
+        {"name": "manual", "flow_name": "etl", "schedule": {"interval": 0}},
+    ],
+}
+
+
+def test_words_of_older_definitions(fake: FakeApi) -> None:
+    result = act(fake, OLD_WORDS)
+    assert "msg" not in result, result.get("msg")
+    found = {each["name"]: each for each in fake.deployments.values()}
+    schedules = {name: [each["schedule"] for each in row["schedules"]] for name, row in found.items()}
+    assert schedules["hourly"] == [{"cron": "0 * * * *", "timezone": "Europe/Berlin", "day_or": True}]
+    assert schedules["often"][0]["interval"] == 60
+    assert schedules["rule"][0]["rrule"].endswith("FREQ=DAILY")
+    assert schedules["manual"] == []
+    assert (found["hourly"]["paused"], found["often"]["paused"]) == (False, True)
+    assert act(fake, OLD_WORDS)["changed"] is False
+    assert act(fake, OLD_WORDS, inactive="absent")["plan"] == ["- deployment etl/often"]
+
+
+def test_the_examples_of_the_module_run(fake: FakeApi) -> None:
+    options = yaml.safe_load(resources.EXAMPLES)[0]["selfhosted.prefect.resources"]
+    assert outcome(resources.main, **{**options, "api_url": fake.url})["changed"] is True
+
+
+def test_prune_takes_what_we_made_and_nothing_else(fake: FakeApi) -> None:
+    fake.add_pool("theirs")
+    fake.add_deployment("theirs", "daily", pool="theirs")
+    fake.objects.add("variables", name="theirs", value=1, tags=[])
+    before = everything(fake)
+    act(fake, ALL)
+    assert act(fake, NOTHING)["plan"] == []
+    dry = act(fake, NOTHING, prune=True, check_mode=True)
+    assert len(dry["plan"]) == 15
+    real = act(fake, NOTHING, prune=True)
+    assert real["plan"] == dry["plan"]
+    assert everything(fake) == before
+    assert act(fake, NOTHING, prune=True)["changed"] is False
+    assert [each["name"] for each in fake.objects.of("variables")] == ["theirs"]
+
+
+@pytest.mark.parametrize("kind", [name for name in ALL if name not in {"prefect_flows", "prefect_block_types"}])
+def test_prune_one_of_each_kind(fake: FakeApi, kind: str) -> None:
+    """What something needs that stays is kept."""
+    act(fake, ALL)
+    before = everything(fake)
+    wanted = without(kind, 0)
+    result = act(fake, wanted, prune=True)
+    needed = {"prefect_work_pools", "prefect_global_concurrency_limits", "prefect_deployments"}
+    if kind in needed:
+        assert result["kept"][0].endswith("needs it")
+        assert (result["changed"], everything(fake)) == (False, before)
+    else:
+        assert result["summary"]["delete"] == 1
+        assert act(fake, wanted, prune=True)["changed"] is False
+
+
+def test_a_list_that_is_left_out_is_left_alone(fake: FakeApi) -> None:
+    act(fake, ALL)
+    assert act(fake, {"prefect_variables": []}, prune=True)["plan"] == ["- variable shop"]
+
+
+def test_what_a_person_made_anew_is_theirs(fake: FakeApi) -> None:
+    act(fake, ALL)
+    variable = fake.objects.first("variables", name="shop")
+    assert variable
+    del fake.objects.rows["variables"][variable["id"]]
+    fake.objects.add("variables", name="shop", value=1, tags=[])
+    assert act(fake, {"prefect_variables": []}, prune=True)["plan"] == []
+
+
+def test_owners_do_not_prune_each_other(fake: FakeApi) -> None:
+    one: Wanted = {"prefect_variables": [{"name": "one", "value": 1}]}
+    two: Wanted = {"prefect_variables": [{"name": "two", "value": 2}]}
+    act(fake, one, owner="one", prune=True)
+    act(fake, two, owner="two", prune=True)
+    assert act(fake, one, owner="one", prune=True)["changed"] is False
+    assert act(fake, {"prefect_variables": []}, owner="two", prune=True)["plan"] == ["- variable two"]
+
+
+def test_adopting(fake: FakeApi) -> None:
+    fake.objects.add("variables", name="shop", value=1, tags=[])
+    wanted: Wanted = {"prefect_variables": [{"name": "shop", "value": 1}]}
+    assert act(fake, wanted)["changed"] is False
+    assert act(fake, {"prefect_variables": []}, prune=True)["plan"] == []
+    assert act(fake, wanted, adopt=True, check_mode=True)["summary"]["adopted"] == 1
+    assert act(fake, wanted, adopt=True)["changed"] is True
+    assert act(fake, wanted, adopt=True)["changed"] is False
+    assert act(fake, {"prefect_variables": []}, prune=True)["plan"] == ["- variable shop"]
+
+
+def test_flows_with_a_history_are_kept(fake: FakeApi) -> None:
+    act(fake, ALL)
+    flow = next(each for each in fake.flows.values() if each["name"] == "report")
+    fake.add_run(kind="COMPLETED", name="Completed", flow_id=flow["id"])
+    result = act(fake, NOTHING, prune=True)
+    assert result["kept"] == ["flow report: not deleted, the history of its 1 runs would go with it"]
+    assert "report" in [each["name"] for each in fake.flows.values()]
+
+
+def test_a_persons_pause_is_kept(fake: FakeApi) -> None:
+    wanted: Wanted = {
+        "prefect_deployments": [
+            {"flow": "f", "name": "d", "paused": False, "schedules": [{"cron": "0 6 * * *", "active": True}]}
+        ]
+    }
+    act(fake, wanted)
+    (row,) = fake.deployments.values()
+    row["paused"], row["schedules"][0]["active"] = True, False
+    result = act(fake, wanted)
+    assert (result["changed"], len(result["kept"]), len(result["plan"])) == (False, 2, 2)
+    assert act(fake, wanted, pauses="enforce")["changed"] is True
+    assert (row["paused"], row["schedules"][0]["active"]) == (False, True)
+
+
+@pytest.mark.parametrize("point", range(1, 20, 2))
+def test_killed_at_any_point(point: int) -> None:
+    """The next run ends where an undisturbed one does, and prune knows what was made."""
+    changed = without("prefect_variables", 0)
+    changed["prefect_deployments"] = [{**ALL["prefect_deployments"][0], "schedules": [{"cron": "0 7 * * *"}]}]
+    with FakeApi() as undisturbed:
+        act(undisturbed, ALL)
+        act(undisturbed, changed, prune=True)
+        expected = everything(undisturbed)
+    with FakeApi() as fake, Api(fake.url) as api:
+
+        def kill(request: str) -> None:
+            if len(fake.writes) == point:
+                fake.faults.append(Fault(status=500, carried_out=point % 4 == 1))
+
+        fake.before = kill
+        with pytest.raises(Failure):
+            reconcile(api, copy.deepcopy(ALL), Wish(concurrency=1))
+        fake.before = lambda request: None
+        act(fake, ALL)
+        act(fake, changed, prune=True)
+        assert everything(fake) == expected
+        assert act(fake, changed, prune=True)["changed"] is False
+        act(fake, NOTHING, prune=True)
+        assert not any(everything(fake).values())
+
+
+def test_two_controllers_at_once(fake: FakeApi) -> None:
+    results: list[dict[str, Any]] = []
+
+    def run() -> None:
+        with Api(fake.url) as api:
+            report, server = reconcile(api, copy.deepcopy(ALL), Wish())
+            results.append(report.result(server))
+            server.close()
+
+    threads = [threading.Thread(target=run) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(results) == 2
+    assert act(fake, ALL)["changed"] is False
+    assert sorted(each["name"] for each in fake.objects.of("automations")) == ["Other", "Tell"]
+    assert {name: len(rows) for name, rows in everything(fake).items() if name in ALL and name != "prefect_flows"} == {
+        name: len(rows) for name, rows in ALL.items() if name != "prefect_flows"
+    }
+    act(fake, NOTHING, prune=True)
+    assert not any(rows for name, rows in everything(fake).items() if name != "prefect_block_types")
+
+
+def test_our_own_duplicates_go(fake: FakeApi) -> None:
+    """Somebody else's do not: it cannot be told which one is meant."""
+    act(fake, ALL)
+    ours = fake.objects.first("automations", name="Other")
+    assert ours
+    theirs = fake.objects.add("automations", **{**copy.deepcopy(ours), "id": "theirs", "created": "2099"})
+    assert "there are several automations of this name" in act(fake, ALL)["msg"]
+    theirs["created"] = "2000"
+    assert act(fake, ALL, check_mode=True)["plan"] == ["- automation Other"]
+    assert act(fake, ALL)["changed"] is True
+    assert fake.objects.first("automations", name="Other") == theirs
+    assert act(fake, {}, prune=True, prefect_automations=[])["plan"] == ["- automation Tell"]
+
+
+def test_a_server_that_is_busy(fake: FakeApi) -> None:
+    count = 0
+
+    def sometimes(request: str) -> None:
+        nonlocal count
+        count += 1
+        if count % 7 == 0:
+            fake.faults.append(Fault(status=503 if count % 2 else None))
+
+    fake.before = sometimes
+    assert "msg" not in act(fake, ALL)
+    fake.before = lambda request: None
+    assert act(fake, ALL)["changed"] is False
+    assert len(fake.objects.of("automations")) == 2
+
+
+def test_two_thousand_objects(fake: FakeApi) -> None:
+    """Requests are counted, not seconds."""
+    many: Wanted = {
+        "prefect_work_pools": [{"name": f"p{n}"} for n in range(20)],
+        "prefect_variables": [{"name": f"v{n}", "value": n} for n in range(900)],
+        "prefect_flows": [{"name": f"f{n}"} for n in range(80)],
+        "prefect_deployments": [
+            {"flow": f"f{n % 80}", "name": f"d{n}", "work_pool": f"p{n % 20}", "schedules": [{"interval": 60 + n % 9}]}
+            for n in range(1000)
+        ],
+    }
+    with Api(fake.url) as api:
+        first, server = reconcile(api, many, Wish())
+        server.close()
+        assert first.requests <= 2000 * 1.05
+        unchanged, server = reconcile(api, many, Wish(prune=True))
+        server.close()
+        assert (unchanged.changed, unchanged.requests < 60) == (False, True)
+        many["prefect_variables"][7]["value"] = "x"
+        one, server = reconcile(api, many, Wish(prune=True))
+        server.close()
+        assert (len(one.plans), one.requests < 60) == (1, True)
+
+
+def test_the_gate_adapts() -> None:
+    gate = Gate(8)
+    for _ in range(64):
+        with gate:
+            pass
+    assert gate._limit == 8
+    gate.busy()
+    assert gate._limit == 4
+    for _ in range(3):
+        gate.busy()
+    assert gate._limit == 1
