@@ -59,6 +59,11 @@ options:
     description: Connections that Prefect will open at most, over all its processes and hosts.
     type: int
     default: 0
+  sqlite:
+    description:
+      - File of the SQLite database that the instance may have had before. Where it is there and nothing has been moved
+        to the PostgreSQL, that is refused, since all that it holds would seem lost.
+    type: path
   variable:
     description: Variable that says where the database is, for messages.
     type: str
@@ -105,6 +110,10 @@ encrypted:
   description: Whether the connection is.
   returned: success
   type: bool
+used:
+  description: Whether it holds flows or work pools.
+  returned: success
+  type: bool
 schema:
   description: Revision of Prefect's schema, empty where there is none yet.
   returned: success
@@ -114,6 +123,7 @@ schema:
 import re
 import ssl
 import time
+from pathlib import Path
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
@@ -159,6 +169,9 @@ def look(session: Connection) -> dict[str, Any]:
     allowed = int(text[1])
     limits = [int(limit) for limit in text[10:12] if limit and int(limit) >= 0]
     schema = session.query("select version_num from alembic_version") if text[9] == "t" else []
+    used = bool(schema) and session.query("select exists (select from flow) or exists (select from work_pool)") == [
+        ["t"]
+    ]
     return {
         "version": text[0].split()[0],
         "max_connections": min([allowed, *limits]),
@@ -170,6 +183,7 @@ def look(session: Connection) -> dict[str, Any]:
         "encoding": text[8],
         "schema": (schema[0][0] or "") if schema else "",
         "encrypted": session.encrypted,
+        "used": used,
     }
 
 
@@ -196,11 +210,16 @@ def obstacles(found: dict[str, Any], params: dict[str, Any]) -> list[str]:
             f"prefect_database_user: {params['user']} may not create tables and extensions in {params['name']}; "
             "make it the owner of the database"
         )
+    if params["sqlite"] and not found["used"] and Path(params["sqlite"]).exists():
+        complaints.append(
+            f"{variable}: this instance has its data in {params['sqlite']}, and {where} has none of it; move it with "
+            "the playbook sqlite_to_postgres, or rename the file to begin anew"
+        )
     if params["connections"] > found["free_connections"]:
         complaints.append(
             f"{variable}: Prefect opens up to {params['connections']} connections (processes times pool size), and of "
             f"the {found['max_connections']} that {where} allows {found['free_connections']} are left; raise its "
-            "max_connections, or lower the processes or their pools"
+            "max_connections (prefect_postgres_max_connections), or lower the processes or their pools"
         )
     return complaints
 
@@ -221,6 +240,7 @@ def main() -> None:
             "key": {"type": "str", "default": "", "no_log": False},
             "check_hostname": {"type": "bool", "default": True},
             "connections": {"type": "int", "default": 0},
+            "sqlite": {"type": "path"},
             "variable": {"type": "str", "default": "prefect_database_host"},
             "wait": {"type": "int", "default": 0},
         },

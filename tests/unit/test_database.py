@@ -87,6 +87,15 @@ def test_a_database_that_cannot_serve(different: dict[str, str], options: dict[s
     assert "\n" not in found["msg"]
 
 
+def test_data_that_would_be_left_behind(tmp_path: Path) -> None:
+    (tmp_path / "prefect.db").touch()
+    with FakePostgres(rows={"work_pool": ["f"], **rows(migrated="t")}) as server:
+        assert "playbook sqlite_to_postgres" in check(server, sqlite=str(tmp_path / "prefect.db"))["msg"]
+        assert not check(server, sqlite=str(tmp_path / "other.db")).get("failed")
+    with FakePostgres(rows={"work_pool": ["t"], **rows(migrated="t")}) as server:
+        assert not check(server, sqlite=str(tmp_path / "prefect.db")).get("failed")
+
+
 def test_several_obstacles_at_once() -> None:
     with FakePostgres(rows=rows(version="12.1", standby="t")) as server:
         assert len(check(server)["msg"].splitlines()) == 2
