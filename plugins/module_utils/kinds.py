@@ -57,6 +57,11 @@ def choice(given: Any, known: Iterable[str]) -> str:
     return f"; {near[0]}?" if near else ""
 
 
+def is_off(value: Any) -> bool:
+    """Whether a value of `is_active`, which may come out of a database, says no."""
+    return str(value).lower() in {"false", "0", "no", "off"}
+
+
 def rename(entry: Values, **words: str) -> Values:
     """Return an entry with old words replaced; where both are given, the new one counts."""
     after = {name: value for name, value in entry.items() if name not in words}
@@ -78,7 +83,7 @@ class WorkPool(Kind):
         if isinstance(nested, Mapping):
             after = {**nested, **after}
         if after.get("is_active") is not None:
-            after.setdefault("is_paused", not after["is_active"])
+            after.setdefault("is_paused", is_off(after["is_active"]))
         after.pop("is_active", None)
         return rename(after, pool_type="type")
 
@@ -455,7 +460,7 @@ class Deployment(Kind):
     def renamed(self, entry: Values) -> Values:
         after = rename(dict(entry), flow_name="flow", work_pool_name="work_pool", work_queue_name="work_queue")
         if after.get("is_active") is not None:
-            after.setdefault("paused", not after["is_active"])
+            after.setdefault("paused", is_off(after["is_active"]))
         after.pop("is_active", None)
         single = after.pop("schedule", None)
         flat = {name: after.pop(name) for name in ("schedule_type", "schedule_config") if name in after}
@@ -1038,9 +1043,9 @@ KINDS: dict[str, Kind] = {
 
 
 def listed(server: Server, names: Iterable[str], *, secrets: bool = False) -> dict[str, list[Values]]:
-    """Return all objects of some kinds in our words, by the inventory's names for them, but for Prefect's own.
+    """Return all objects of some kinds as `resources` takes them, by its names for them, but for Prefect's own.
 
-    `secrets` leaves the secrets of blocks in. Raises ApiError.
+    To take what is returned changes nothing, unless secrets are hidden: `secrets` leaves them in. Raises ApiError.
     """
     found: dict[str, list[Values]] = {}
     for name in names:
@@ -1052,8 +1057,23 @@ def listed(server: Server, names: Iterable[str], *, secrets: bool = False) -> di
         for key, row in sorted(rows.items()):
             values = kind.shape(row, server)
             shown = values if secrets else kind.shown(values, server, key)
-            found[kind.list_name].append({**kind.parts(key), **shown})
+            found[kind.list_name].append({**kind.parts(key), **written(shown)})
     return found
+
+
+def written(values: Values) -> Values:
+    """Return fields as somebody would write them down: without what is not set and what the server adds."""
+    after = {
+        name: value
+        for name, value in values.items()
+        if value is not None and (value != {} or name in {"value", "data"})
+    }
+    labels = {name: value for name, value in after.pop("labels", {}).items() if not name.startswith("prefect.")}
+    if labels:
+        after["labels"] = labels
+    if "schedules" in after:
+        after["schedules"] = [schedules.canonical(each) for each in after["schedules"]]
+    return after
 
 
 def main(name: str, spec: Mapping[str, Any] | None = None, **more: Any) -> None:

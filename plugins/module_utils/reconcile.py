@@ -18,7 +18,7 @@ from typing import Any
 from ansible.module_utils.common.arg_spec import ArgumentSpecValidator
 
 from .api import Api, ApiError, Failure
-from .kinds import KINDS, Automation, load_schemas
+from .kinds import KINDS, Automation, is_off, load_schemas
 from .ownership import Ownership, mark, promise
 from .resource import Kind, Plan, Server, Values, carry_out, missing_fields, plan, same, unresolved
 from .schedules import KINDS as KINDS_OF_SCHEDULE
@@ -42,7 +42,7 @@ class Wish:
     inactive: str = "paused"
     recreate: bool = False
     check_mode: bool = False
-    concurrency: int = 8
+    concurrency: int = 4
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -216,7 +216,7 @@ def read_entry(
     """Return an object that is written down, or None, and what is wrong with it."""
     if not isinstance(given, Mapping):
         return None, [f"{place} is not a mapping"]
-    drop = given.get("is_active") is False and wish.inactive == "absent"
+    drop = is_off(given.get("is_active")) and wish.inactive == "absent"
     entry = {name: value for name, value in kind.renamed(dict(given)).items() if value is not None}
     label = "/".join(str(entry.get(name, "?")) for name in kind.keys)
     place = f"{place} ({label})"

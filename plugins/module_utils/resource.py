@@ -140,7 +140,7 @@ class Kind:
             defaults = {name: about.default for name, about in self.fields.items() if about.default is not None}
             return {**defaults, **wanted}, []
         return {
-            name: {**(before[name] or {}), **value} if self.fields[name].partial and value else value
+            name: {**(before[name] or {}), **(value or {})} if self.fields[name].partial else value
             for name, value in wanted.items()
         }, []
 

@@ -19,7 +19,8 @@ description:
     by the next one. Two controllers may run at the same time.
   - Words of older definitions are taken as well. C(pool_type) and C(config.base_job_template) of a pool;
     C(flow_name), C(work_pool_name), C(work_queue_name), C(schedule) and C(schedule_type) with C(schedule_config) of
-    a deployment, where an interval of 0 is no schedule; and C(is_active).
+    a deployment, where an interval of 0 is no schedule; and C(is_active). C(description) and C(flow_type) of a flow
+    have no place in Prefect 3 and are left out.
 extends_documentation_fragment:
   - selfhosted.prefect.api
 attributes:
@@ -121,7 +122,7 @@ options:
     description:
       - How many requests are under way at a time at most. It begins with one and adapts to what the server bears.
     type: int
-    default: 8
+    default: 4
 """
 
 EXAMPLES = r"""
@@ -271,7 +272,7 @@ def main() -> None:
             "pauses": {"type": "str", "choices": ["keep", "enforce"], "default": "keep"},
             "inactive": {"type": "str", "choices": ["paused", "absent"], "default": "paused"},
             "recreate": {"type": "bool", "default": False},
-            "concurrency": {"type": "int", "default": 8},
+            "concurrency": {"type": "int", "default": 4},
         },
     )
 

@@ -1,6 +1,7 @@
-"""Real Prefect servers on SQLite, with authentication and CSRF protection, one for each release.
+"""Real Prefect servers, with authentication and CSRF protection, one for each release.
 
-PREFECT_TEST_PYTHONS names the Python of each release, separated by colons.
+PREFECT_TEST_PYTHONS names the Python of each release, separated by colons. The servers keep their data in SQLite, or in
+the empty PostgreSQL database of PREFECT_TEST_DATABASE_URL.
 """
 
 from __future__ import annotations
@@ -59,6 +60,8 @@ def server(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
         "PREFECT_SERVER_UI_ENABLED": "false",
         "DO_NOT_TRACK": "1",
     }
+    if database := os.environ.get("PREFECT_TEST_DATABASE_URL"):
+        environment["PREFECT_SERVER_DATABASE_CONNECTION_URL"] = database
     command = [str(python.with_name("prefect")), "--no-prompt", "server", "start", "--port", port]
     with (home / "server.log").open("w") as log:
         process = subprocess.Popen(command, env=environment, cwd=home, stdout=log, stderr=subprocess.STDOUT)

@@ -84,9 +84,7 @@ def everything(api: Api) -> str:
     found = listed(Server(api, KINDS, bulk=True), (name for name in KINDS if name != "block_type"), secrets=True)
     kept = {name: [row for row in rows if '"all' in json.dumps(row)] for name, rows in found.items()}
     for deployment in kept["prefect_deployments"]:
-        deployment.pop("labels")
         for schedule in deployment["schedules"]:
-            schedule.pop("id")
             schedule.pop("anchor_date", None)
     return json.dumps(kept, sort_keys=True)
 
@@ -98,6 +96,8 @@ def test_apply_repeat_drift_and_prune(server: PrefectServer) -> None:
         assert [todo.label for todo in dry.plans] == [todo.label for todo in real.plans]
         assert [todo.diff for todo in dry.plans] == [todo.diff for todo in real.plans]
         assert not act(api, ALL).changed
+        found = listed(Server(api, KINDS, bulk=True), KINDS, secrets=True)
+        assert act(api, found, check_mode=True).plans == []
 
         row = api.get("/deployments/name/all-stock/daily")
         often = next(each for each in row["schedules"] if each["slug"] == "often")

@@ -86,7 +86,6 @@ def everything(fake: FakeApi) -> dict[str, Any]:
     cleaned: dict[str, Any] = json.loads(text)
     for deployment in cleaned["prefect_deployments"]:
         for schedule in deployment["schedules"]:
-            schedule.pop("id")
             schedule.pop("anchor_date", None)
     return cleaned
 
@@ -274,7 +273,7 @@ OLD_WORDS: Wanted = {
             "flow_name": "etl",
             "schedule_type": "interval",
             "schedule_config": {"interval_seconds": 60},
-            "is_active": False,
+            "is_active": 0,
         },
         {
             "name": "rule",
@@ -420,6 +419,20 @@ def test_killed_at_any_point(point: int) -> None:
         assert act(fake, changed, prune=True)["changed"] is False
         act(fake, NOTHING, prune=True)
         assert not any(everything(fake).values())
+
+
+def test_what_is_listed_can_be_taken(fake: FakeApi) -> None:
+    """By the same server, which changes nothing, and by an empty one, which becomes like it."""
+    act(fake, ALL)
+    with Api(fake.url) as api:
+        found = listed(Server(api, KINDS, bulk=True), KINDS, secrets=True)
+    same = act(fake, found)
+    assert "msg" not in same, same.get("msg")
+    assert same["plan"] == []
+    with FakeApi() as empty:
+        result = act(empty, found)
+        assert "msg" not in result, result.get("msg")
+        assert everything(empty) == everything(fake)
 
 
 def test_two_controllers_at_once(fake: FakeApi) -> None:
