@@ -116,9 +116,11 @@ class WorkPool(Kind):
         for queue in sorted(queues, key=lambda queue: queue["priority"] or 0):
             body = {name: queue[name] for name in fields if queue.get(name) is not None}
             if queue["name"] == "default":
-                server.api.call("PATCH", f"/work_pools/{pool}/queues/default", {**body, "name": "default"})
+                server.api.call("PATCH", f"/work_pools/{pool}/queues/default", body)
+                server.again("work_queue", f"{todo.key}/default")
             else:
-                server.api.post(f"/work_pools/{pool}/queues", body)
+                made = server.api.post(f"/work_pools/{pool}/queues", body)
+                server.put("work_queue", f"{todo.key}/{queue['name']}", made)
         for deployment in deployments:
             place = {"work_pool_name": todo.key, "work_queue_name": deployment["work_queue_name"]}
             server.api.call("PATCH", f"/deployments/{deployment['id']}", place)

@@ -12,7 +12,7 @@ import queue
 import re
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from ansible.module_utils.common.arg_spec import ArgumentSpecValidator
@@ -141,6 +141,7 @@ def reconcile(api: Api, wanted: Mapping[str, Sequence[Values]], wish: Wish) -> t
     complaints += objections(server, todos, entries)
     if complaints:
         raise several(complaints)
+    todos = pointed_anew(todos)
     report.kept = [f"{todo.label}: {kept}" for todo in todos for kept in todo.kept]
     report.unchanged = sum(todo.action == "nothing" for todo in todos)
     todos = [todo for todo in todos if todo.action != "nothing"]
@@ -296,6 +297,7 @@ def objections(server: Server, todos: Sequence[Plan], entries: Sequence[Entry]) 
     places = {(entry.kind.name, entry.key): entry.place for entry in entries}
     coming = {(entry.kind.name, entry.key) for entry in entries if entry.state == "present"}
     going = {(entry.kind.name, entry.key) for entry in entries if entry.state == "absent"}
+    changing = {(todo.kind.name, todo.key) for todo in todos if todo.action != "nothing"}
     found: list[tuple[Plan, str]] = []
     for todo in todos:
         if todo.action == "delete" and todo.row is not None and todo.kind.is_system(todo.row):
@@ -308,12 +310,33 @@ def objections(server: Server, todos: Sequence[Plan], entries: Sequence[Entry]) 
         for name, key in todo.kind.references(todo):
             if (name, key) in going:
                 found.append((todo, f"it needs the {KINDS[name].label} {key}, which is to be absent"))
-        found += [(todo, complaint) for complaint in todo.kind.checks(todo, server)]
+        # A block of a type whose schema is about to change cannot be held against the present one.
+        if todo.kind.name != "block" or ("block_type", todo.kind.parts(todo.key)["block_type"]) not in changing:
+            found += [(todo, complaint) for complaint in todo.kind.checks(todo, server)]
     for kind in KINDS.values():
         about = [todo for todo in todos if todo.kind is kind and todo.action in {"create", "update", "recreate"}]
         if about:
             found += kind.inquiries(about, server)
     return [f"{places.get((todo.kind.name, todo.key), todo.label)}: {complaint}" for todo, complaint in found]
+
+
+def pointed_anew(todos: Sequence[Plan]) -> list[Plan]:
+    """Return the plans with those changed that know by id what is to be made anew: automations."""
+    anew = {(todo.kind.name, todo.key) for todo in todos if todo.action == "recreate"}
+
+    def follows(todo: Plan) -> bool:
+        if todo.kind.name != "automation" or todo.action not in {"nothing", "update"}:
+            return False
+        used = set(todo.kind.uses(todo.key, todo.after))
+        used |= {("work_pool", key.split("/")[0]) for name, key in used if name == "work_queue"}
+        return bool(used & anew)
+
+    return [
+        replace(todo, action="update", changes={**todo.changes, "actions": todo.after["actions"]})
+        if follows(todo)
+        else todo
+        for todo in todos
+    ]
 
 
 def several(complaints: Sequence[str]) -> Failure:

@@ -524,3 +524,43 @@ def test_the_gate_adapts() -> None:
     for _ in range(3):
         gate.busy()
     assert gate._limit == 1
+
+
+def test_a_block_of_a_type_whose_schema_changes(fake: FakeApi) -> None:
+    wanted: Wanted = {
+        "prefect_block_types": [{"slug": "account", "schema": {"properties": {"host": {}}}}],
+        "prefect_blocks": [{"block_type": "account", "name": "shop", "data": {"host": "a"}}],
+    }
+    act(fake, wanted)
+    wanted["prefect_block_types"][0]["schema"] = {"properties": {"hosts": {}}}
+    wanted["prefect_blocks"][0]["data"] = {"hosts": ["a"]}
+    result = act(fake, wanted)
+    assert "msg" not in result, result.get("msg")
+    assert act(fake, wanted)["changed"] is False
+
+
+def test_what_is_made_anew_is_found_by_what_needs_it(fake: FakeApi) -> None:
+    """A pool of another type has other ids, and so have its queues."""
+    wanted = copy.deepcopy(ALL)
+    wanted["prefect_automations"] = [
+        {
+            "name": "Pause",
+            "trigger": {"expect": ["x"]},
+            "actions": [
+                {"type": "pause-work-queue", "work_queue": "main/urgent"},
+                {"type": "pause-work-pool", "work_pool": "main"},
+            ],
+        }
+    ]
+    act(fake, wanted)
+    wanted["prefect_work_pools"][0]["type"] = "docker"
+    assert "recreate: true" in act(fake, wanted)["msg"]
+    assert act(fake, wanted, recreate=True)["plan"][0] == "± work pool main (type: process -> docker)"
+    pause = fake.objects.first("automations", name="Pause")
+    assert pause
+    assert [action.get("work_queue_id") or action.get("work_pool_id") for action in pause["actions"]] == [
+        fake.queues[("main", "urgent")]["id"],
+        fake.pools["main"]["id"],
+    ]
+    assert {each["work_pool_name"] for each in fake.deployments.values()} == {"main"}
+    assert act(fake, wanted, recreate=True)["changed"] is False
