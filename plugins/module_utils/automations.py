@@ -84,7 +84,7 @@ def trigger_complaints(trigger: Any, place: str = "trigger") -> Iterator[str]:
     if not isinstance(trigger, Mapping):
         yield f"{place} is not a mapping"
         return
-    kind = trigger.get("type", "event")
+    kind = str(trigger.get("type", "event"))
     if kind not in TRIGGERS:
         yield f"{place}.type is {kind!r}: {_choice(kind, TRIGGERS)}"
         return
@@ -93,7 +93,7 @@ def trigger_complaints(trigger: Any, place: str = "trigger") -> Iterator[str]:
     if within is not None and seconds(within) is None:
         yield f"{place}.within is {within!r}: it is a number of seconds"
     if kind == "event":
-        posture = trigger.get("posture", "Reactive")
+        posture = str(trigger.get("posture", "Reactive"))
         if posture not in {"Reactive", "Proactive"}:
             yield f"{place}.posture is {posture!r}: {_choice(posture, ['Reactive', 'Proactive'])}"
         elif posture == "Proactive" and 0 <= (seconds(within) or 0) < 10:
@@ -101,13 +101,20 @@ def trigger_complaints(trigger: Any, place: str = "trigger") -> Iterator[str]:
         for name in ("expect", "after", "for_each"):
             if not isinstance(trigger.get(name, []), (list, str)):
                 yield f"{place}.{name} is not a list"
+        related = trigger.get("match_related", {})
+        for name, labels in (
+            ("match", [trigger.get("match", {})]),
+            ("match_related", related if isinstance(related, list) else [related]),
+        ):
+            if not all(isinstance(each, Mapping) for each in labels):
+                yield f"{place}.{name} is not a mapping of labels"
         return
     triggers = trigger.get("triggers")
     if not isinstance(triggers, list) or not triggers:
         yield f"{place}.triggers is missing: a {kind} trigger has others"
         return
     require = trigger.get("require", "all")
-    if kind == "compound" and require not in {"any", "all"} and require not in range(1, len(triggers) + 1):
+    if kind == "compound" and require not in ("any", "all", *range(1, len(triggers) + 1)):
         yield f"{place}.require is {require!r}: it is any, all, or a number from 1 to {len(triggers)}"
     for index, each in enumerate(triggers):
         yield from trigger_complaints(each, f"{place}.triggers[{index}]")
@@ -118,7 +125,7 @@ def action_complaints(action: Any, place: str) -> Iterator[str]:
     if not isinstance(action, Mapping) or not action.get("type"):
         yield f"{place}.type is missing"
         return
-    kind = action["type"]
+    kind = str(action["type"])
     if kind not in ACTIONS:
         if near := difflib.get_close_matches(str(kind), ACTIONS, n=1):
             yield f"{place}.type is {kind!r}: {near[0]}?"

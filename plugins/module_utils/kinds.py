@@ -95,7 +95,7 @@ class WorkPool(Kind):
         template = values.get("base_job_template")
         if template is None:
             return
-        if not {"job_configuration", "variables"} <= template.keys():
+        if not all(isinstance(template.get(name), Mapping) for name in ("job_configuration", "variables")):
             yield (
                 "base_job_template needs job_configuration and variables; leave it out to keep the one that is there, "
                 "or to let the first worker fill it in"

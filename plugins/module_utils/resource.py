@@ -513,6 +513,7 @@ def _mark(old: dict[str, Any], new: dict[str, Any], before: Mapping[str, Any], a
     """Mark the hidden values of `new` that are others than in `old`."""
     for name, value in new.items():
         if isinstance(value, dict) and isinstance(after.get(name), dict):
-            _mark(old.get(name) or {}, value, before.get(name) or {}, after[name])
+            inner = [each.get(name) if isinstance(each.get(name), dict) else {} for each in (old, before)]
+            _mark(inner[0], value, inner[1], after[name])
         elif value == HIDDEN and after.get(name) != HIDDEN and not same(before.get(name), after.get(name)):
             new[name] = f"{HIDDEN} (new)"

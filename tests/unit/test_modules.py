@@ -6,6 +6,7 @@ import json
 from collections.abc import Iterator
 from typing import Any
 
+import matrix
 import pytest
 import yaml
 from ansible_collections.selfhosted.prefect.plugins.modules import (
@@ -15,9 +16,11 @@ from ansible_collections.selfhosted.prefect.plugins.modules import (
     deployment,
     flow,
     global_concurrency_limit,
+    resources,
     server_settings,
     tag_concurrency_limit,
     variable,
+    work_pool,
     work_queue,
 )
 from fake_api import FakeApi, outcome
@@ -32,6 +35,7 @@ MODULES: dict[str, Any] = {
     "server_settings": server_settings,
     "tag_concurrency_limit": tag_concurrency_limit,
     "variable": variable,
+    "work_pool": work_pool,
     "work_queue": work_queue,
 }
 
@@ -52,7 +56,7 @@ EXAMPLES = [
     pytest.param(name, number, id=f"{name}-{number}")
     for name, module in MODULES.items()
     for number in range(len(yaml.safe_load(module.EXAMPLES)))
-    if name not in {"server_settings"}
+    if name not in {"server_settings", "work_pool"}
 ]
 
 
@@ -249,3 +253,36 @@ def test_result_storage(fake: FakeApi) -> None:
         assert act(fake, "server_settings", result_storage=storage)["changed"] is False
     assert "there is no block secret/wort" in act(fake, "server_settings", result_storage="secret/wort")["msg"]
     assert "like type/name" in act(fake, "server_settings", result_storage="word")["msg"]
+
+
+JUNK: list[Any] = [
+    [],
+    {},
+    "",
+    "x",
+    "{{ x }}",
+    -1,
+    [1],
+    [[]],
+    [{}],
+    {"a": {"b": []}},
+    {"type": []},
+    {"$ref": 1},
+    [{"type": {}}],
+    {"match": 1, "expect": {}},
+]
+
+
+@pytest.mark.parametrize(
+    ("kind", "name"), [(kind, name) for kind, about in matrix.KINDS.items() for name in about.fields]
+)
+def test_junk_is_refused_or_taken(fake: FakeApi, kind: str, name: str) -> None:
+    """It never breaks: what is refused is refused in words."""
+    key, least = matrix.BASE[kind]
+    parts = matrix.KINDS[kind].parts(key)
+    for junk in JUNK:
+        result = outcome(MODULES[kind].main, api_url=fake.url, **{**parts, **least, name: junk})
+        assert result.get("msg", "").strip() or not result.get("failed")
+        listed = {f"prefect_{kind}s": [{**parts, **least, name: junk}]}
+        result = outcome(resources.main, check_mode=True, api_url=fake.url, **listed)
+        assert result.get("msg", "").strip() or not result.get("failed")
