@@ -513,7 +513,12 @@ def _mark(old: dict[str, Any], new: dict[str, Any], before: Mapping[str, Any], a
     """Mark the hidden values of `new` that are others than in `old`."""
     for name, value in new.items():
         if isinstance(value, dict) and isinstance(after.get(name), dict):
-            inner = [each.get(name) if isinstance(each.get(name), dict) else {} for each in (old, before)]
-            _mark(inner[0], value, inner[1], after[name])
+            _mark(_inner(old, name), value, _inner(before, name), after[name])
         elif value == HIDDEN and after.get(name) != HIDDEN and not same(before.get(name), after.get(name)):
             new[name] = f"{HIDDEN} (new)"
+
+
+def _inner(values: Mapping[str, Any], name: str) -> dict[str, Any]:
+    """Return a field that is a mapping; an empty one where it is something else."""
+    value = values.get(name)
+    return value if isinstance(value, dict) else {}
