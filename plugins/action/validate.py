@@ -41,6 +41,8 @@ OWNED = {
     "PREFECT_SERVER_DATABASE_NAME": "prefect_database_name",
     "PREFECT_SERVER_DATABASE_PASSWORD": "prefect_database_password",
     "PREFECT_SERVER_DATABASE_PORT": "prefect_database_port",
+    "PREFECT_SERVER_DATABASE_SQLALCHEMY_MAX_OVERFLOW": "prefect_database_pool_overflow",
+    "PREFECT_SERVER_DATABASE_SQLALCHEMY_POOL_SIZE": "prefect_database_pool_size",
     "PREFECT_SERVER_DATABASE_SQLALCHEMY_CONNECT_ARGS_TLS_CA_FILE": "prefect_database_ca",
     "PREFECT_SERVER_DATABASE_SQLALCHEMY_CONNECT_ARGS_TLS_CERT_FILE": "prefect_database_cert",
     "PREFECT_SERVER_DATABASE_SQLALCHEMY_CONNECT_ARGS_TLS_ENABLED": "prefect_database_tls",
@@ -66,6 +68,14 @@ OUTDATED = {
     ),
 }
 """Names that Prefect 3 does not read, or that break it, and what to do."""
+
+
+KNOWN_SECRETS = re.compile(
+    r"123456(78)?|admin|change(it|me)|default|example|guest|letmein|pass(w[o0]rd)?|pg(user|pass)|postgres(ql)?"
+    r"|prefect(-rocks)?|redis|root|secret|test|yourpassword",
+    re.IGNORECASE,
+)
+"""Passwords of examples, images and other installers, which whoever finds the port tries first."""
 
 
 def known_variables(roles: Path) -> dict[str, dict[str, Any]]:
@@ -124,6 +134,40 @@ def refused_credential(auth: str) -> list[str]:
     if auth and not all(auth.partition(":")):
         return ["prefect_api_auth: it has to be user:password"]
     return []
+
+
+def refused_secrets(secrets: Mapping[str, str]) -> list[str]:
+    """Return a complaint, without the secret, for each variable that holds one that everybody knows."""
+    return [
+        f"{variable}: that password is known to everybody; choose another, or leave the variable out: one is made up"
+        for variable, value in secrets.items()
+        if KNOWN_SECRETS.fullmatch(value)
+    ]
+
+
+def refused_topology(topology: Mapping[str, Any]) -> list[str]:
+    """Return a complaint for each way in which the hosts of an inventory contradict each other.
+
+    `servers` are hosts, `processes` the most API processes of a server, `database` the kind of the database,
+    `redis` whether there is one.
+    """
+    servers, processes = topology.get("servers", []), int(topology.get("processes", 1))
+    complaints: list[str] = []
+    several = f"{len(servers)} servers ({', '.join(servers)})" if len(servers) > 1 else f"{processes} API processes"
+    if len(servers) < 2 and processes < 2:
+        return complaints
+    if topology.get("database") == "sqlite":
+        own = '; or, where each is a Prefect of its own, set prefect_servers to ["{{ inventory_hostname }}"] for it'
+        complaints.append(
+            f"prefect_database_host: {several} cannot share SQLite, which is a file for one process; put a host into "
+            f"the group prefect_postgres, or set prefect_database_url{own if len(servers) > 1 else ''}"
+        )
+    if not topology.get("redis"):
+        complaints.append(
+            f"prefect_redis_host: {several} need a Redis to hear of each other's events; put a host into the group "
+            "prefect_redis, or set prefect_redis_url"
+        )
+    return complaints
 
 
 def refused_server(server: dict[str, str]) -> list[str]:
@@ -206,6 +250,8 @@ class ActionModule(ActionBase):
                 "api_auth": {"type": "str", "default": ""},
                 "server": {"type": "dict", "default": {}},
                 "proxy": {"type": "dict", "default": {}},
+                "secrets": {"type": "dict", "default": {}},
+                "topology": {"type": "dict", "default": {}},
             }
         )
         ours = {name: value for name, value in (task_vars or {}).items() if name.startswith("prefect_")}
@@ -217,7 +263,10 @@ class ActionModule(ActionBase):
         )
         for variable, settings in arguments["settings"].items():
             complaints += refused_settings(variable, settings)
-        complaints += refused_credential(arguments["api_auth"]) + refused_server(arguments["server"])
+        auth = arguments["api_auth"]
+        complaints += refused_credential(auth) + refused_server(arguments["server"])
+        complaints += refused_secrets({"prefect_api_auth": auth.partition(":")[2]} | arguments["secrets"])
+        complaints += refused_topology(arguments["topology"])
         complaints += refused_proxy(arguments["proxy"]) or self.refused_certificate(arguments["proxy"])
         if complaints:
             return result | {"failed": True, "msg": "\n".join(complaints)}

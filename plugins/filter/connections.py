@@ -21,6 +21,20 @@ SSL_MODES = {
 }
 """libpq's modes that prove who the server is. The others of its words go to asyncpg as they are."""
 
+CONNECT_ARGS = "PREFECT_SERVER_DATABASE_SQLALCHEMY_CONNECT_ARGS"
+
+PARAMETERS = {
+    "application_name": f"{CONNECT_ARGS}_APPLICATION_NAME",
+    "connect_timeout": "PREFECT_SERVER_DATABASE_CONNECTION_TIMEOUT",
+    "prepared_statement_cache_size": f"{CONNECT_ARGS}_PREPARED_STATEMENT_CACHE_SIZE",
+    "search_path": f"{CONNECT_ARGS}_SEARCH_PATH",
+    "statement_cache_size": f"{CONNECT_ARGS}_STATEMENT_CACHE_SIZE",
+}
+"""Parameters of a PostgreSQL's URL that asyncpg would not take from there, and the settings that do the same."""
+
+DRIVER_PARAMETERS = frozenset({"ssl", "target_session_attrs", "default_transaction_isolation"})
+"""Those that it does."""
+
 
 def loopback(address: str) -> bool:
     """Return whether only its own host reaches an address."""
@@ -36,9 +50,14 @@ def address(host: str, hostvars: Mapping[str, Any]) -> str:
     return str(known.get("prefect_address") or known.get("ansible_host") or host)
 
 
+def values_of(hosts: list[str], hostvars: Mapping[str, Any], variable: str, default: Any) -> list[Any]:
+    """Return what the inventory says of a variable for each host of it, and the default where it says nothing."""
+    return [hostvars[host].get(variable, default) for host in hosts if host in hostvars]
+
+
 def exposed(servers: list[str], hostvars: Mapping[str, Any]) -> bool:
     """Return whether one of the servers listens on more than its own host's loopback."""
-    listening = [hostvars[name].get("prefect_server_host") for name in servers if name in hostvars]
+    listening = values_of(servers, hostvars, "prefect_server_host", "")
     return any(not loopback(str(listens_on)) for listens_on in listening if listens_on)
 
 
@@ -98,6 +117,7 @@ def database(given: Mapping[str, Any]) -> dict[str, Any]:
     found = {name: given.get(name) or "" for name in ("host", "name", "user", "password", "ca", "cert", "key")}
     found |= {"port": int(given.get("port") or 5432), "tls": bool(given.get("tls")), "check_hostname": True}
     query: dict[str, str] = {}
+    settings: dict[str, Any] = {}
     if url:
         parts = split_url(url, variable="prefect_database_url", schemes=POSTGRESQL)
         query = parts["query"]
@@ -108,11 +128,16 @@ def database(given: Mapping[str, Any]) -> dict[str, Any]:
             found |= SSL_MODES[mode]
         elif mode:
             query["ssl"] = mode
+        settings = {PARAMETERS[name]: query.pop(name) for name in PARAMETERS if name in query}
+        if unknown := query.keys() - DRIVER_PARAMETERS - {"sslrootcert", "sslcert", "sslkey"}:
+            raise AnsibleFilterError(
+                f"prefect_database_url: asyncpg knows no parameter {', '.join(sorted(unknown))}; leave it out"
+            )
         for option, file in (("sslrootcert", "ca"), ("sslcert", "cert"), ("sslkey", "key")):
             found[file] = query.pop(option, "") or found[file]
         if not found["user"]:
             raise AnsibleFilterError("prefect_database_url: it names no user")
-    return {"kind": "postgresql", "query": query, **found, "settings": database_settings(found, query)}
+    return {"kind": "postgresql", "query": query, **found, "settings": settings | database_settings(found, query)}
 
 
 def database_settings(found: Mapping[str, Any], query: Mapping[str, str]) -> dict[str, Any]:
@@ -130,7 +155,7 @@ def database_settings(found: Mapping[str, Any], query: Mapping[str, str]) -> dic
         for name in ("host", "port", "name", "user", "password"):
             settings[f"PREFECT_SERVER_DATABASE_{name.upper()}"] = found[name]
     if found["tls"]:
-        prefix = "PREFECT_SERVER_DATABASE_SQLALCHEMY_CONNECT_ARGS_TLS"
+        prefix = f"{CONNECT_ARGS}_TLS"
         settings |= {f"{prefix}_ENABLED": True, f"{prefix}_CHECK_HOSTNAME": found["check_hostname"]}
         settings |= {f"{prefix}_{name.upper()}_FILE": found[name] for name in ("ca", "cert", "key") if found[name]}
     return settings
@@ -190,4 +215,4 @@ def redis(given: Mapping[str, Any]) -> dict[str, Any]:
 
 class FilterModule:
     def filters(self) -> dict[str, Callable[..., Any]]:
-        return {"address": address, "database": database, "exposed": exposed, "redis": redis}
+        return {"address": address, "database": database, "exposed": exposed, "redis": redis, "values_of": values_of}

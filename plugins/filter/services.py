@@ -82,6 +82,8 @@ def service_files(services: list[dict[str, Any]], host: dict[str, Any], supervis
 
     units, etc = host["dirs"]["units"], host["dirs"]["etc"]
     for service in services:
+        for file in service.get("files", []):
+            add(**file, service=service)
         secret = {"mode": "0640", "group": host["group"], "secret": True}
         add(f"{etc}/{service['settings_file']}", "etc/prefect/settings.env.j2", service, **secret)
         if host["service_manager"] == "supervisord":
@@ -102,7 +104,9 @@ def service_states(services: list[dict[str, Any]], host: dict[str, Any], supervi
             "name": service["name"],
             "files": [file["path"] for file in service_files([service], host, supervisor)],
             "watch": [current, *service.get("watch", [])],
+            "prepare": service.get("prepare", {}),
             "health": service.get("health", {}),
+            "settings": f"{host['dirs']['etc']}/{service['settings_file']}",
             "ports": service.get("ports", {}),
         }
         for service in services

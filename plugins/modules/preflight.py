@@ -63,6 +63,12 @@ options:
     description: Names that the host has to resolve, as a mapping of the variables that they come from to lists.
     type: dict
     default: {}
+  peers:
+    description:
+      - Names or addresses of hosts that reach a service of this one. Each has to be known here.
+    type: list
+    elements: str
+    default: []
   state:
     description: With V(absent) nothing is demanded of the host.
     type: str
@@ -123,6 +129,15 @@ architecture:
   description: The machine's architecture, for example x86_64.
   returned: success
   type: str
+address:
+  description: This host's own address on the way to the first peer; empty without one.
+  returned: success
+  type: str
+peer_addresses:
+  description: Addresses of the peers, sorted.
+  returned: success
+  type: list
+  elements: str
 home_present:
   description: Whether the directory of the data exists.
   returned: success
@@ -283,6 +298,34 @@ def unresolved(wanted: dict[str, list[str]], found: dict[str, list[str]]) -> lis
     ]
 
 
+def address_towards(peer: str) -> str:
+    """Return the address that this host has on the way to that of another one. Nothing is sent.
+
+    A host's own name does not tell: it is often its loopback's, and an address that a router translates is none of
+    the host's. Raises OSError where no way leads there.
+    """
+    with socket.socket(socket.AF_INET6 if ":" in peer else socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        probe.connect((peer, 9))
+        return str(probe.getsockname()[0])
+
+
+def find_peers(peers: list[str]) -> tuple[dict[str, Any], list[str]]:
+    """Return this host's address towards its peers with theirs, and an obstacle for each that cannot be found."""
+    found: dict[str, Any] = {"address": "", "peer_addresses": []}
+    problems = []
+    for peer in peers:
+        known = addresses(peer)
+        with contextlib.suppress(OSError, IndexError):
+            found["address"] = found["address"] or address_towards(known[0])
+        found["peer_addresses"] = sorted({*found["peer_addresses"], *known})
+        if not known:
+            problems.append(
+                f"prefect_address: {peer} cannot be resolved on this host; let your DNS know it, or set that host's "
+                "prefect_address to an address"
+            )
+    return found, problems
+
+
 def obstacles(params: dict[str, Any], host: dict[str, Any]) -> list[str]:
     """Return everything about the host that would make the installation fail."""
     found = []
@@ -345,6 +388,7 @@ def main() -> None:
             "release": text,
             "ports": {"type": "dict", "default": {}},
             "resolve": {"type": "dict", "default": {}},
+            "peers": {"type": "list", "elements": "str", "default": []},
             "state": {"type": "str", "choices": ["present", "absent"], "default": "present"},
         },
         supports_check_mode=True,
@@ -389,12 +433,14 @@ def main() -> None:
         "addresses": {name: addresses(name) for names in params["resolve"].values() for name in names},
         "python": None,
     }
+    peers, lost = find_peers(params["peers"])
+    host |= peers
     host["group"] = host["user"] if scope == "system" else grp.getgrgid(account.pw_gid).gr_name
     host["user_present"] = scope == "user" or has_account(host["user"], group=host["group"])
     if params["state"] == "present":
         if not host["release_present"]:
             host["python"], host["pythons_seen"] = find_python(params["python"], for_others=scope == "system")
-        problems = obstacles(params, host)
+        problems = obstacles(params, host) + lost
         if problems:
             module.fail_json(msg="\n".join(problems), obstacles=problems, **host)
     module.exit_json(changed=False, **host)

@@ -42,13 +42,31 @@ options:
             own, from the directory that O(state_dir) is in, nothing is stopped or started.
         type: dict
         default: {}
-      health:
+      settings:
+        description: File of the service's settings, the environment of the commands below.
+        type: path
+      prepare:
         description:
-          - How the service is known to be healthy. C(url) answers 200; or C(worker) of C(pool) is online at
-            C(api_url) since it was started. Left out, it is enough that it runs.
+          - What has to be done each time before the service is started. It may take as long as it needs; when it fails,
+            nothing is started.
         type: dict
         default: {}
         suboptions:
+          command:
+            description: Command line, run as O(user). Services with the same one have it run once.
+            type: list
+            elements: str
+      health:
+        description:
+          - How the service is known to be healthy. C(url) answers 200; C(worker) of C(pool) is online at
+            C(api_url) since it was started; or C(command) ends with 0. Left out, it is enough that it runs.
+        type: dict
+        default: {}
+        suboptions:
+          command:
+            description: Command line, run as O(user), to which the number of the service's process is added.
+            type: list
+            elements: str
           url:
             description: Address that answers 200 once the service is healthy.
             type: str
@@ -75,6 +93,9 @@ options:
     type: str
     choices: [system, user]
     default: system
+  user:
+    description: User that commands of the services run as. Left out, it is the one who connects.
+    type: str
   state_dir:
     description: Directory of the digests.
     type: path
@@ -433,9 +454,53 @@ def answers(url: str) -> bool:
     return False
 
 
-def health_check(service: dict[str, Any], *, api: Api | None, since: datetime) -> Callable[[], bool]:
+def environment_of(settings: str) -> dict[str, str]:
+    """Return what a file of settings adds to our environment; every value in it is in double quotes, with escapes."""
+    found = re.findall(r'^(\w+)="((?:[^"\\]|\\.)*)"$', Path(settings).read_text(), re.MULTILINE)
+    return dict(os.environ) | {name: re.sub(r'\\(["\\$`])', r"\1", value) for name, value in found}
+
+
+def run_for(service: dict[str, Any], command: list[str], *, user: str | None) -> subprocess.CompletedProcess[str]:
+    """Run a command with the settings of a service, as its user."""
+    account = pwd.getpwnam(user) if user and os.getuid() == 0 else None
+    environment = environment_of(service["settings"]) if service["settings"] else dict(os.environ)
+    if account:
+        # Libraries look for certificates and passwords at home.
+        environment |= {"HOME": account.pw_dir, "USER": account.pw_name}
+    return subprocess.run(
+        command,
+        env=environment,
+        user=account.pw_uid if account else None,
+        group=account.pw_gid if account else None,
+        extra_groups=[] if account else None,
+        cwd="/",
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+def prepare(services: list[dict[str, Any]], *, user: str | None) -> None:
+    """Do what has to be done before services start, each thing once. Raises ServiceError where that fails."""
+    commands = {
+        tuple(command): service for service in services if (command := (service["prepare"] or {}).get("command"))
+    }
+    for command, service in commands.items():
+        done = run_for(service, list(command), user=user)
+        if done.returncode:
+            said = "\n".join(f"{done.stdout}{done.stderr}".strip().splitlines()[-LOG_LINES:])
+            raise ServiceError(f"{' '.join(command)}: exit code {done.returncode}\n{said}")
+
+
+def health_check(
+    manager: Manager, service: dict[str, Any], *, api: Api | None, since: datetime, user: str | None
+) -> Callable[[], bool]:
     """Return a question to ask until it says yes: is the service healthy?"""
     health = service["health"] or {}
+    if health.get("command"):
+        return lambda: (
+            run_for(service, [*health["command"], str(manager.status(service["name"]).pid)], user=user).returncode == 0
+        )
     if health.get("url"):
         return lambda: answers(health["url"])
     if health.get("worker") and api is not None:
@@ -493,6 +558,7 @@ def start(
     state_dir: Path,
     api: Api | None,
     timeout: int,
+    user: str | None = None,
 ) -> None:
     """(Re)start services together and wait for them; each that is healthy is remembered, so that none starts twice."""
     if not services:
@@ -501,10 +567,11 @@ def start(
     state_dir.mkdir(parents=True, exist_ok=True)
     for name in names:
         (state_dir / f"{name}.healthy").unlink(missing_ok=True)
+    prepare(services, user=user)
     since = datetime.now(timezone.utc)
     manager.reload(names)
     manager.start(names)
-    checks = {service["name"]: health_check(service, api=api, since=since) for service in services}
+    checks = {service["name"]: health_check(manager, service, api=api, since=since, user=user) for service in services}
 
     def remember(name: str) -> None:
         (state_dir / f"{name}.healthy").write_text(f"{digests[name]}\n")
@@ -563,6 +630,7 @@ def action_for(status: Status, *, state: str, proven: bool) -> str:
 
 def main() -> None:
     text = {"type": "str"}
+    command = {"type": "list", "elements": "str"}
     module = AnsibleModule(
         argument_spec={
             "services": {
@@ -574,12 +642,19 @@ def main() -> None:
                     "files": {"type": "list", "elements": "path", "default": []},
                     "watch": {"type": "list", "elements": "path", "default": []},
                     "ports": {"type": "dict", "default": {}},
-                    "health": {"type": "dict", "default": {}, "options": {"url": text, "pool": text, "worker": text}},
+                    "settings": {"type": "path"},
+                    "prepare": {"type": "dict", "default": {}, "options": {"command": command}},
+                    "health": {
+                        "type": "dict",
+                        "default": {},
+                        "options": {"url": text, "pool": text, "worker": text, "command": command},
+                    },
                 },
             },
             "state": {"type": "str", "choices": ["started", "restarted", "stopped", "absent"], "default": "started"},
             "manager": {"type": "str", "choices": ["systemd", "supervisord", "none"], "default": "systemd"},
             "scope": {"type": "str", "choices": ["system", "user"], "default": "system"},
+            "user": text,
             "state_dir": {"type": "path", "required": True},
             "units_dir": {"type": "path"},
             "supervisor": {"type": "path"},
@@ -620,7 +695,15 @@ def main() -> None:
             remove(manager, doomed, state_dir=state_dir)
             for name in (name for name, action in actions.items() if action == "stopped"):
                 manager.stop(name)
-            start(manager, touched, digests=digests, state_dir=state_dir, api=api, timeout=params["timeout"])
+            start(
+                manager,
+                touched,
+                digests=digests,
+                state_dir=state_dir,
+                api=api,
+                timeout=params["timeout"],
+                user=params["user"],
+            )
             if ends:
                 manager.shutdown()
     except (ServiceError, Failure) as error:

@@ -35,6 +35,16 @@ options:
         C(acme). The certificate is checked against its key, the domain and the clock.
     type: dict
     default: {}
+  secrets:
+    description: Passwords that must not be known to everybody, by the variable that holds them. They are never shown.
+    type: dict
+    default: {}
+  topology:
+    description:
+      - What makes up one Prefect. C(servers) is a list of hosts, C(processes) is how many processes of the API the
+        busiest of them has, C(database) is V(sqlite) or V(postgresql), C(redis) says whether there is one.
+    type: dict
+    default: {}
 attributes:
   check_mode:
     description: Never changes anything.

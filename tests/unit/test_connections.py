@@ -13,6 +13,7 @@ from ansible_collections.selfhosted.prefect.plugins.filter.connections import (
     exposed,
     host_and_port,
     redis,
+    values_of,
 )
 
 NASTY = "p@:/%s #'\"?x=1@y\\$"
@@ -74,12 +75,20 @@ def test_parts_of_a_url(url: str, wanted: dict[str, Any]) -> None:
 
 
 def test_parameters_need_a_url_again() -> None:
-    url = database({"url": f"postgres://u:{NASTY}@h/d?sslmode=require&options=-c%20a=b%40c"})["settings"]
+    url = database({"url": f"postgres://u:{NASTY}@h/d?sslmode=require&target_session_attrs=any"})["settings"]
     assert url == {
         "PREFECT_SERVER_DATABASE_CONNECTION_URL": (
-            f"postgresql+asyncpg://u:{quote(NASTY, safe='')}@h:5432/d?options=-c+a%3Db%40c&ssl=require"
+            f"postgresql+asyncpg://u:{quote(NASTY, safe='')}@h:5432/d?target_session_attrs=any&ssl=require"
         )
     }
+
+
+def test_parameters_that_are_settings() -> None:
+    settings = database({"url": "postgresql://u:p@h/d?application_name=prefect&statement_cache_size=0"})["settings"]
+    connect = "PREFECT_SERVER_DATABASE_SQLALCHEMY_CONNECT_ARGS"
+    assert settings[f"{connect}_APPLICATION_NAME"] == "prefect"
+    assert settings[f"{connect}_STATEMENT_CACHE_SIZE"] == "0"
+    assert settings["PREFECT_SERVER_DATABASE_HOST"] == "h"
 
 
 def test_a_database_that_proves_who_it_is() -> None:
@@ -96,7 +105,8 @@ def test_a_database_that_proves_who_it_is() -> None:
 @pytest.mark.parametrize(
     "url",
     ["mysql://u:s3cret@h/d", "u:s3cret@h", "postgresql://u:s3cret@", "postgresql://:s3cret@h/d", "postgresql://h1/d",
-     "postgresql://u:s3cret@h:http/d", "postgresql://u:s3cret@h1,h2/d"],
+     "postgresql://u:s3cret@h:http/d", "postgresql://u:s3cret@h1,h2/d",
+     "postgresql://u:s3cret@h/d?options=-c%20a=b"],
 )  # fmt: skip
 def test_no_url_of_a_postgresql(url: str) -> None:
     with pytest.raises(AnsibleFilterError, match="prefect_database_url: ") as raised:
@@ -184,3 +194,8 @@ def test_where_others_reach_a_host(known: dict[str, str], wanted: str) -> None:
 def test_servers_that_others_reach(listening: list[str | None], wanted: bool) -> None:
     hostvars = {str(number): {"prefect_server_host": host} if host else {} for number, host in enumerate(listening)}
     assert exposed([*hostvars, "not in the inventory"], hostvars) is wanted
+
+
+def test_what_the_inventory_says_of_several_hosts() -> None:
+    known = {"one": {"n": 3}, "two": {}}
+    assert values_of(["one", "two", "three"], known, "n", 1) == [3, 1]

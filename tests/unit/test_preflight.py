@@ -98,6 +98,8 @@ def test_what_a_good_host_says(home: Path) -> None:
         "user": pwd.getpwuid(os.getuid()).pw_name,
         "group": said["group"],
         "uid": os.getuid(),
+        "address": "",
+        "peer_addresses": [],
         "architecture": os.uname().machine,
         "dirs": directories(name="prefect-blue", scope="user", user_home=str(home), given={"home": str(home / "data")}),
         "home_present": False,
@@ -433,3 +435,14 @@ def test_names_that_a_host_does_not_resolve(home: Path) -> None:
         "prefect_address: api.invalid cannot be resolved on this host; let your DNS know it",
     ]
     assert "failed" not in look(resolve={"prefect_proxy_domain": ["prefect.invalid"]}, state="absent")
+
+
+def test_an_address_towards_a_peer() -> None:
+    said = look(peers=["127.0.0.2"], state="absent")
+    assert (said["address"], said["peer_addresses"]) == ("127.0.0.1", ["127.0.0.2"])
+    assert (look(state="absent")["address"], look(state="absent")["peer_addresses"]) == ("", [])
+
+
+def test_a_peer_that_nobody_knows(home: Path) -> None:
+    (said,) = obstacles(peers=["127.0.0.2", "nowhere.invalid"], opt_dir=str(home / "opt"))
+    assert said.startswith("prefect_address: nowhere.invalid cannot be resolved on this host")

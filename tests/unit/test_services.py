@@ -500,6 +500,49 @@ def test_nobody_listens() -> None:
     assert not services.answers(f"http://127.0.0.1:{free_port()}/")
 
 
+def prepared(host: Host, script: str, **more: Any) -> list[dict[str, Any]]:
+    """Return two services that share a preparation, which runs with their settings."""
+    (host.directory / "settings.env").write_text('WORDS="it\'s \\"said\\""\n')
+    return [
+        {
+            "name": name,
+            "files": [host.unit(name)],
+            "settings": str(host.directory / "settings.env"),
+            "prepare": {"command": ["/bin/sh", "-c", script]},
+            **more,
+        }
+        for name in ("server", "services")
+    ]
+
+
+def test_what_comes_before_the_start_comes_once_and_only_then(host: Host) -> None:
+    noted = host.directory / "noted"
+    both = prepared(host, f'echo "$WORDS" >> {noted}')
+    assert host.ensure(services=both, check_mode=True)["changed"]
+    assert not noted.exists()
+    host.ensure(services=both)
+    assert noted.read_text() == 'it\'s "said"\n'
+    host.ensure(services=both)
+    assert noted.read_text() == 'it\'s "said"\n'
+    assert host.remembered() == ["server", "services"]
+
+
+def test_nothing_starts_where_what_comes_before_fails(host: Host) -> None:
+    both = prepared(host, "echo first; echo prefect_version: it is older than its database >&2; exit 3")
+    said = host.ensure(services=both)["msg"]
+    assert said.endswith("exit code 3\nfirst\nprefect_version: it is older than its database")
+    assert host.manager.processes == {}
+    assert host.remembered() == []
+
+
+def test_a_service_is_healthy_when_its_command_says_so(host: Host) -> None:
+    health = {"command": ["/bin/sh", "-c", '[ "$WORDS" ] && [ "$1" = 2 ]', "sh"]}
+    first, second = prepared(host, "true", health=health)
+    said = host.ensure(services=[first, second], timeout=1)["msg"]
+    assert said.startswith("server is not healthy after 1 s")
+    assert host.remembered() == ["services"]
+
+
 def test_a_worker_is_healthy_when_the_api_has_heard_of_it_since(host: Host) -> None:
     host.unit("worker")
     health = {"pool": "main", "worker": "one"}
@@ -554,6 +597,7 @@ def test_settings_are_the_same_for_systemd_and_for_a_shell(tmp_path: Path) -> No
     (tmp_path / "settings.env").write_text(text)
     assert systemd_environment(text) == wanted
     assert shell_environment(tmp_path / "settings.env").items() >= wanted.items()
+    assert services.environment_of(str(tmp_path / "settings.env")).items() >= wanted.items()
 
 
 @pytest.mark.parametrize(
@@ -670,6 +714,15 @@ def test_the_files_of_services(manager: str, wanted: dict[str, str]) -> None:
         assert file["mode"] == ("0640" if secret else "0644")
         assert file.get("group") == ("prefect" if secret else None)
     assert [file["vars"]["service"]["name"] for file in files[-2:]] == ["prefect-worker@one", "prefect-worker@two"]
+
+
+def test_a_service_brings_files_of_its_own() -> None:
+    seen = {"service_manager": "systemd", "dirs": DIRS, "group": "prefect"}
+    tool = {"path": "/opt/prefect/tool", "template": "opt/prefect/tool.j2", "mode": "0755"}
+    both: list[dict[str, Any]] = [{**SERVER, "files": [tool]}, {**WORKERS[0], "files": [tool]}]
+    files = service_files(both, seen, "/supervisor")
+    assert [file["mode"] for file in files if file["path"] == "/opt/prefect/tool"] == ["0755"]
+    assert all("/opt/prefect/tool" in state["files"] for state in service_states(both, seen, "/supervisor"))
 
 
 def test_the_states_of_services() -> None:

@@ -18,8 +18,10 @@ from ansible_collections.selfhosted.prefect.plugins.action.validate import (
     refused_credential,
     refused_domain,
     refused_proxy,
+    refused_secrets,
     refused_server,
     refused_settings,
+    refused_topology,
     unknown_variables,
 )
 
@@ -129,6 +131,43 @@ def test_no_server_elsewhere() -> None:
     assert refused_server({}) == []
 
 
+@pytest.mark.parametrize(
+    ("secret", "refused"),
+    [("prefect-rocks", True), ("PgPass", True), ("postgres", True), ("changeme", True), ("", False), ("kA9s0d", False)],
+)
+def test_secrets_that_everybody_knows(secret: str, refused: bool) -> None:
+    found = refused_secrets({"prefect_database_password": secret})
+    assert bool(found) is refused
+    assert not refused or found[0].startswith("prefect_database_password: that password is known to everybody")
+
+
+@pytest.mark.parametrize(
+    ("topology", "complaints"),
+    [
+        ({}, []),
+        ({"servers": ["one"], "database": "sqlite"}, []),
+        ({"servers": ["one", "two"], "processes": 4, "database": "postgresql", "redis": True}, []),
+        (
+            {"servers": ["one", "two"], "database": "sqlite", "redis": True},
+            ["prefect_database_host: 2 servers (one, two) cannot share SQLite"],
+        ),
+        (
+            {"servers": ["one"], "processes": 2, "database": "sqlite"},
+            ["prefect_database_host: 2 API processes cannot share SQLite", "prefect_redis_host: 2 API processes need"],
+        ),
+        (
+            {"servers": ["one", "two"], "database": "postgresql"},
+            ["prefect_redis_host: 2 servers (one, two) need a Redis"],
+        ),
+    ],
+)
+def test_hosts_that_contradict_each_other(topology: dict[str, Any], complaints: list[str]) -> None:
+    found = refused_topology(topology)
+    assert len(found) == len(complaints)
+    for said, wanted in zip(found, complaints, strict=True):
+        assert said.startswith(wanted)
+
+
 PLAY = """
 - hosts: localhost
   gather_facts: false
@@ -145,6 +184,8 @@ PLAY = """
           prefect_worker_settings: {PREFECT_STORAGE_TYPE: x}
         api_auth: s3cret
         server: {name: one, listens_on: localhost}
+        secrets: {prefect_database_password: pgpass, prefect_redis_password: ""}
+        topology: {servers: [one, two], database: postgresql, redis: false}
       register: bad
       ignore_errors: true
       vars:
@@ -154,7 +195,14 @@ PLAY = """
           - not good.changed
           - bad.msg.splitlines() | map('split', ':') | map('first') == lines
       vars:
-        lines: [prefect_server_prot, prefect_settings, prefect_worker_settings, prefect_api_auth, prefect_server_host]
+        lines:
+          - prefect_server_prot
+          - prefect_settings
+          - prefect_worker_settings
+          - prefect_api_auth
+          - prefect_server_host
+          - prefect_database_password
+          - prefect_redis_host
 """
 
 
