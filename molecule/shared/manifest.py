@@ -34,6 +34,8 @@ VOLATILE = re.compile(
             r".*/\.ansible",
             # What the package manager remembers of its own work, whatever came and went.
             r"/var/lib/(apt|dpkg|ucf)(/.*)?|/var/log/(apt(/.*)?|alternatives\.log|dpkg\.log)",
+            # What databases do with their own files.
+            r"/var/lib/postgresql/[^/]+/[^/]+/.*|/var/lib/redis/.*",
             # The journal, and the record of who logged in, which our own coming and going writes.
             "/var/log/(journal|btmp|lastlog|wtmp|wtmp.db)",
             # Where systemd keeps clocks, random seeds and timers' last runs; not who may linger.
