@@ -99,7 +99,7 @@ def proxy_checks(*, address: str, url: str) -> Iterator[Check]:
             socket.create_connection((address, port), TIMEOUT) as plain,
             context.wrap_socket(plain, server_hostname=host) as secure,
         ):
-            yield expiry_check(host, not_after(secure.getpeercert(binary_form=True) or b""))
+            yield expiry_check("proxy certificate", host, secure)
             connection = http.client.HTTPConnection(parts.netloc)
             connection.sock = secure
             connection.request("GET", f"{parts.path}/health")
@@ -124,7 +124,7 @@ def certificate_checks(url: str, *, ca: str | None) -> Iterator[Check]:
             socket.create_connection((host, parts.port or 443), TIMEOUT) as plain,
             ssl.create_default_context(cafile=ca).wrap_socket(plain, server_hostname=host) as secure,
         ):
-            yield expiry_check(host, not_after(secure.getpeercert(binary_form=True) or b""))
+            yield expiry_check("certificate", host, secure)
     except ssl.SSLError as error:
         yield Check("certificate", False, f"{host}: {error}")
     except OSError:
@@ -132,10 +132,12 @@ def certificate_checks(url: str, *, ca: str | None) -> Iterator[Check]:
         return
 
 
-def expiry_check(host: str, until: datetime) -> Check:
+def expiry_check(name: str, host: str, connection: ssl.SSLSocket) -> Check:
+    """Judge how long the certificate at the other end of a connection is good for."""
+    until = not_after(connection.getpeercert(binary_form=True) or b"")
     left = until - datetime.now(timezone.utc)
     detail = f"{host}: expires in {left / timedelta(days=1):.0f} days, on {until:%Y-%m-%d}"
-    return Check("certificate", left > RENEWAL, detail, expires=until.isoformat())
+    return Check(name, left > RENEWAL, detail, expires=until.isoformat())
 
 
 def not_after(certificate: bytes) -> datetime:

@@ -183,7 +183,7 @@ def service_checks(instance: Instance, found: Mapping[str, str]) -> Iterator[Che
         yield Check(name, state == "running", state if state == "running" else f"{state}; see {log} {name}")
     for name in instance.services:
         if not any(each == name or (name.endswith("@") and each.startswith(name)) for each in found):
-            yield Check(name, False, "is not on this host, and it should be: run site.yml")
+            yield Check(name, False, "does not run on this host, and it should: run site.yml")
 
 
 def api_checks(api: Api, info: Json, *, database: str) -> Iterator[Check]:

@@ -121,7 +121,7 @@ def test_until_when_a_certificate_is_good(tmp_path: Path, until: datetime) -> No
 def test_a_proxy(tmp_path: Path, answer: str, days: int, healthy: list[bool], says: str) -> None:
     with secure(tmp_path, days=days, answer=answer) as url:
         found = list(proxy_checks(address="127.0.0.1", url=url))
-    assert [check.name for check in found] == ["certificate", "proxy"]
+    assert [check.name for check in found] == ["proxy certificate", "proxy"]
     assert [check.healthy for check in found] == healthy
     assert says in found[1].detail
 

@@ -210,7 +210,7 @@ def test_a_host_without_prefect(instance: Instance, missing: str) -> None:
         (
             "prefect-server.service loaded active running x\n",
             0,
-            ["prefect-worker@: is not on this host, and it should be: run site.yml"],
+            ["prefect-worker@: does not run on this host, and it should: run site.yml"],
         ),
         ("", 1, []),
     ],

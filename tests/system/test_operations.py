@@ -1,0 +1,185 @@
+"""The verbs of an operator, on one installed host: look at it, restart it, back it up, restore it, empty it, serve.
+
+The order of the tests is that of the file: each leaves a host that is well.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import textwrap
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from real_host import NAME, Host, Variables
+
+SERVICES = ("prefect-server", "prefect-exporter", "prefect-worker@default")
+FLOWS = ("approval-flow", "data-pipeline", "database-sync", "hello-flow", "scheduled-flow")
+EXAMPLES = [f"{flow}/example" for flow in FLOWS]
+METRICS = "http://127.0.0.1:9420/metrics"
+FETCH = "import sys, urllib.request; print(urllib.request.urlopen(sys.argv[1], timeout=30).read().decode())"
+
+SERVE = """
+    from prefect import flow
+
+
+    @flow
+    def stock(items: int = 2) -> int:
+        return items
+
+
+    if __name__ == "__main__":
+        stock.serve("served")
+"""
+
+VARIABLES: Variables = {"prefect_server_exporter": True, "prefect_server_metrics": True, "prefect_log_files": True}
+PLAIN: Variables = {"prefect_server_exporter": True}
+
+
+@pytest.fixture(scope="module")
+def running(host: Host) -> Iterator[Host]:
+    """The host with everything that can be looked at."""
+    ended = host.play(variables=VARIABLES)
+    assert ended.rc == 0, ended.output
+    yield host
+
+
+def get(host: Host, url: str) -> str:
+    return str(host.sh(f'python3 -c "{FETCH}" {url}'))
+
+
+def info(host: Host) -> dict[str, object]:
+    """Give what prefect-info says, whatever it finds wrong."""
+    found: dict[str, object] = json.loads(host.sh("prefect-info --json", check=False))
+    return found
+
+
+def until(reached: Callable[[], bool], *, timeout: float = 90) -> None:
+    """Wait for something that comes by itself."""
+    deadline = time.monotonic() + timeout
+    while not reached():
+        assert time.monotonic() < deadline, f"not reached in {timeout:g} s"
+        time.sleep(0.5)
+
+
+def runs(host: Host) -> set[str]:
+    """Give the runs of one flow that the database knows. Those of a schedule come and go."""
+    found = host.api("/flow_runs/filter", {"flows": {"name": {"any_": ["hello-flow"]}}})
+    return {run["id"] for run in found}
+
+
+def pids(host: Host) -> list[str]:
+    units = " ".join(SERVICES)
+    return str(host.sh(f"systemctl show --property=MainPID --value {units}")).split()
+
+
+def test_status_is_green_for_people_and_for_programs(running: Host, tmp_path: Path) -> None:
+    file = tmp_path / "status.json"
+    ended = running.play("playbooks/status.yml", {**VARIABLES, "prefect_status_file": str(file)})
+    assert ended.rc == 0, ended.output
+    for what in (*SERVICES, "api", "(all) database", "(all) work pool default", "(all) events"):
+        assert re.search(rf"{re.escape(what)} +ok", ended.words), f"{what} is not well in:\n{ended.output}"
+    report = json.loads(file.read_text())
+    assert report["healthy"] and report["hosts"][NAME]["ready"] and report["hosts"][NAME]["problems"] == []
+
+
+def test_status_says_what_is_wrong(running: Host, tmp_path: Path) -> None:
+    file = tmp_path / "status.json"
+    running.sh("systemctl stop prefect-worker@default")
+    try:
+        ended = running.play("playbooks/status.yml", {**VARIABLES, "prefect_status_file": str(file)})
+        running.sh("sleep 11")
+        metrics = get(running, METRICS)
+    finally:
+        running.sh("systemctl start prefect-worker@default")
+    assert ended.rc == 2, ended.output
+    assert re.search("prefect-worker@(default: dead|: does not run on this host)", ended.words), ended.output
+    assert json.loads(file.read_text())["healthy"] is False
+    assert re.search('prefect_check_healthy{check="prefect-worker@(default)?"} 0', metrics)
+    until(lambda: not info(running)["problems"])
+
+
+def test_the_exporter_serves_on_the_loopback_what_the_alerts_want(running: Host) -> None:
+    page = get(running, METRICS)
+    for line in ("prefect_ready 1", 'prefect_work_pool_ready{work_pool="default"} 1', "prefect_late_flow_runs 0"):
+        assert f"\n{line}\n" in page
+    assert running.sh("ss -Hltn sport = :9420 | awk '{ print $4 }'") == "127.0.0.1:9420"
+    score = running.sh("systemd-analyze security --no-pager prefect-exporter | tail -1")
+    assert float(re.findall(r"exposure level.*: ([\d.]+)", score)[0]) < 3
+
+
+def test_the_server_serves_its_own_metrics(running: Host) -> None:
+    assert "process_resident_memory_bytes" in get(running, "http://127.0.0.1:4200/api/metrics")
+
+
+def test_log_files_are_rotated(running: Host) -> None:
+    running.sh("{ apt-get update && apt-get install --yes logrotate; } >/dev/null 2>&1")
+    said = running.sh("logrotate --debug /etc/logrotate.d/prefect 2>&1")
+    assert "error" not in said and "considering log /var/log/prefect/prefect-server.log" in said
+    before = running.server_pid()
+    running.sh("logrotate --force --state /run/logrotate-test /etc/logrotate.d/prefect")
+    assert "prefect-worker@default.log.1" in running.sh("ls /var/log/prefect")
+    running.sh("systemctl restart prefect-worker@default")
+    until(lambda: bool(running.sh("cat /var/log/prefect/prefect-worker@default.log")))
+    assert running.server_pid() == before
+    until(lambda: not info(running)["problems"])
+
+
+def test_restart_restarts_every_service_and_waits(running: Host) -> None:
+    before = pids(running)
+    ended = running.play("playbooks/restart.yml", PLAIN)
+    assert ended.rc == 0, ended.output
+    assert "0" not in before and not set(before) & set(pids(running))
+    assert info(running)["problems"] == []
+
+
+def test_backup_restore_and_reset(running: Host, tmp_path: Path) -> None:
+    assert info(running)["deployments"] == EXAMPLES
+    known, before = runs(running), running.server_pid()
+    ended = running.play("playbooks/backup.yml", {**PLAIN, "prefect_server_backup_fetch_dir": str(tmp_path)})
+    assert ended.rc == 0, ended.output
+    (fetched,) = tmp_path.glob("prefect-3.8.8-*.sqlite")
+    assert running.sh("stat --format '%U %a' /var/lib/prefect/backups/*") == "root 600"
+    assert running.server_pid() == before
+
+    refused = running.play("playbooks/reset.yml", {**PLAIN, "prefect_server_reset": "another"})
+    assert refused.rc == 2 and "set it to prefect" in refused.words
+    assert running.server_pid() == before
+
+    emptied = running.play("playbooks/reset.yml", {**PLAIN, "prefect_server_reset": "prefect"})
+    assert emptied.rc == 0, emptied.output
+    assert info(running)["deployments"] == EXAMPLES
+    assert len(runs(running)) == 1 and not runs(running) & known
+    # With the memo of the old database, the new one would have none.
+    assert len(running.api("/block_types/filter", {})) > 50
+
+    restored = running.play("playbooks/restore.yml", {**PLAIN, "prefect_server_restore": str(fetched)})
+    assert restored.rc == 0, restored.output
+    assert runs(running) == known
+    assert running.sh("stat --format '%U %a' /var/lib/prefect/prefect.db") == "prefect 640"
+    running.sh("prefect deployment run hello-flow/example --watch")
+    assert len(running.sh("ls /var/lib/prefect/backups").split()) == 3
+
+
+def test_a_serve_process_is_kept_alive(running: Host) -> None:
+    running.write("/var/lib/prefect/flows/serve.py", textwrap.dedent(SERVE))
+    served = {**PLAIN, "prefect_flows_serve": [{"name": "stock", "path": "serve.py"}]}
+    ended = running.play(variables=served, arguments=("--tags", "flows"))
+    assert ended.rc == 0, ended.output
+    until(lambda: "stock/served" in str(info(running)["deployments"]))
+    running.sh("prefect deployment run stock/served --watch")
+
+    def pid() -> int:
+        return int(running.sh("systemctl show --property=MainPID --value prefect-serve@stock"))
+
+    before = pid()
+    running.sh(f"kill -KILL {before}")
+    until(lambda: pid() not in (0, before))
+    running.sh("prefect deployment run stock/served --watch")
+
+    ended = running.play(variables=PLAIN, arguments=("--tags", "flows"))
+    assert ended.rc == 0, ended.output
+    assert "prefect-serve@stock" not in str(info(running)["services"])
+    running.sh("rm /var/lib/prefect/flows/serve.py; prefect deployment delete stock/served")
