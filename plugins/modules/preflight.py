@@ -150,6 +150,10 @@ release_current:
   description: Whether it is also the one in use.
   returned: success
   type: bool
+version:
+  description: Version of the release in use, empty where there is none.
+  returned: success
+  type: str
 user_present:
   description: Whether the user exists, with the group as its own.
   returned: success
@@ -435,6 +439,8 @@ def main() -> None:
     }
     peers, lost = find_peers(params["peers"])
     host |= peers
+    current = Path(dirs["opt"], "current")
+    host["version"] = current.resolve().name.rpartition("-")[0] if current.exists() else ""
     host["group"] = host["user"] if scope == "system" else grp.getgrgid(account.pw_gid).gr_name
     host["user_present"] = scope == "user" or has_account(host["user"], group=host["group"])
     if params["state"] == "present":

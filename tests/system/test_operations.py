@@ -34,6 +34,21 @@ SERVE = """
         stock.serve("served")
 """
 
+HOOK = """
+    from http.server import BaseHTTPRequestHandler, HTTPServer
+
+
+    class Hook(BaseHTTPRequestHandler):
+        def do_POST(self):
+            with open("/run/told", "ab") as told:
+                told.write(self.rfile.read(int(self.headers["Content-Length"])))
+            self.send_response(204)
+            self.end_headers()
+
+
+    HTTPServer(("127.0.0.1", 4999), Hook).serve_forever()
+"""
+
 VARIABLES: Variables = {"prefect_server_exporter": True, "prefect_server_metrics": True, "prefect_log_files": True}
 PLAIN: Variables = {"prefect_server_exporter": True}
 
@@ -125,6 +140,24 @@ def test_log_files_are_rotated(running: Host) -> None:
     until(lambda: bool(running.sh("cat /var/log/prefect/prefect-worker@default.log")))
     assert running.server_pid() == before
     until(lambda: not info(running)["problems"])
+
+
+def test_a_failure_is_told(running: Host) -> None:
+    running.write("/run/hook.py", textwrap.dedent(HOOK))
+    running.sh("systemd-run --quiet --unit=hook python3 /run/hook.py")
+    try:
+        ended = running.play(
+            "docs/examples/failure_notification.yml", VARIABLES, arguments=("-e", "notify_url=http://127.0.0.1:4999/")
+        )
+        assert ended.rc == 0, ended.output
+        flow = running.api("/flows/", {"name": "doomed"})
+        run = running.api("/flow_runs/", {"flow_id": flow["id"], "name": "this-one"})
+        # The automation has to have reached whoever waits for events.
+        time.sleep(2)
+        running.api(f"/flow_runs/{run['id']}/set_state", {"state": {"type": "FAILED"}, "force": True})
+        until(lambda: "doomed this-one Failed" in running.sh("cat /run/told", check=False))
+    finally:
+        running.sh("systemctl stop hook")
 
 
 def test_restart_restarts_every_service_and_waits(running: Host) -> None:

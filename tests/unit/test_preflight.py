@@ -105,6 +105,7 @@ def test_what_a_good_host_says(home: Path) -> None:
         "home_present": False,
         "release_present": False,
         "release_current": False,
+        "version": "",
         "user_present": True,
         "python": {"path": os.path.realpath(sys.executable), "version": ".".join(map(str, sys.version_info[:3]))},
         "pythons_seen": [],
@@ -122,6 +123,7 @@ def test_a_release_that_is_there_is_not_built_again(home: Path) -> None:
     (home / ".local/share/prefect/current").symlink_to("releases/1")
     assert look(release="1", python="/nothing")["release_current"] is True
     assert look(release="2")["release_current"] is False
+    assert look(release="1")["version"] == ""
     (home / ".local/share/prefect/releases/.proven").touch()
     assert look(release="")["release_present"] is False
 
