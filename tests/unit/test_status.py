@@ -80,8 +80,8 @@ def test_nothing_is_wrong(instance: Instance) -> None:
     details = {check["name"]: check["detail"] for check in info["checks"]}
     assert details.keys() == {"api", "database", "work pool default", "background services", "events"}
     assert all(check["expires"] is None for check in info["checks"])
-    assert re.fullmatch("1 of 2 workers online, heard of [78] s ago, 0 waiting", details["work pool default"])
-    assert re.fullmatch("1 flow runs planned, the next in (3599|3600) s", details["background services"])
+    assert re.fullmatch("1 of 2 workers online, heard of \\d+ s ago, 0 waiting", details["work pool default"])
+    assert re.fullmatch("1 flow runs planned, the next in 3[56]\\d\\d s", details["background services"])
 
 
 def paused(api: FakeApi) -> None:
@@ -157,7 +157,7 @@ def test_what_is_wrong_is_said(
     [
         ({"paused": True}, True),
         ({"schedules": [{"active": False}]}, True),
-        ({"updated": ago(seconds=1)}, True),
+        ({"updated": "now"}, True),
         ({}, False),
     ],
 )
@@ -165,7 +165,8 @@ def test_only_an_active_schedule_needs_a_planned_run(
     api: FakeApi, instance: Instance, deployment: dict[str, Any], healthy: bool
 ) -> None:
     nothing_planned(api)
-    next(iter(api.deployments.values())).update(deployment)
+    changed = deployment | ({"updated": ago(seconds=1)} if "updated" in deployment else {})
+    next(iter(api.deployments.values())).update(changed)
     assert (read(instance)["problems"] == []) is healthy
 
 
