@@ -53,6 +53,7 @@ test: check ## Every test of the project, on hosts with a real systemd (root, De
 	$(RUN) ANSIBLE_HOME=$(CURDIR)/.ansible MOLECULE_COMMAND_BORDERS=false MOLECULE_GLOB='molecule/*/molecule.yml' molecule test --all; \
 	$(VENV)/bin/uv venv --quiet --clear .cache/release; \
 	$(VENV)/bin/uv pip sync --quiet --require-hashes --python .cache/release roles/prefect/files/locks/3.8.8.txt; \
+	$(VENV)/bin/uv pip install --quiet --python .cache/release 'celery>=5.5,<6'; \
 	for version in 3.5.0 3.9.1; do \
 	  $(VENV)/bin/uv venv --quiet --clear .cache/release-$$version; \
 	  $(VENV)/bin/uv pip sync --quiet --require-hashes --python .cache/release-$$version roles/prefect/files/locks/$$version.txt; \
@@ -63,6 +64,9 @@ test: check ## Every test of the project, on hosts with a real systemd (root, De
 bench: env ## Measure ourselves against the way by hand and against the floor
 	@tests/hosts/prepare
 	@$(RUN) python benchmarks/bench.py $(ARGS)
+	@$(VENV)/bin/uv venv --quiet --clear .cache/release
+	@$(VENV)/bin/uv pip sync --quiet --require-hashes --python .cache/release roles/prefect/files/locks/3.8.8.txt
+	@.cache/release/bin/python benchmarks/flows_as_data.py
 
 docs: env ## Write the generated pages anew
 	@$(RUN) python docs/generate.py

@@ -120,6 +120,38 @@ def serve_services(scripts: list[dict[str, Any]], host: dict[str, Any], shared: 
     ]
 
 
+def celery_services(
+    found: list[dict[str, Any]], node: dict[str, Any], shared: dict[str, Any], *, host: str, defaults: dict[str, Any]
+) -> list[dict[str, Any]]:
+    """Return the services of Celery workers; what one leaves out is in ``defaults``: app, queues, concurrency.
+
+    Raises AnsibleFilterError for a worker without an application, two of one name, and where there is no broker.
+    """
+    if not shared["settings"]["CELERY_BROKER_URL"]:
+        raise AnsibleFilterError("prefect_celery_broker_url: there is no Redis in the inventory, so set it")
+    names = [worker["name"] for worker in found]
+    if doubled := sorted({name for name in names if names.count(name) > 1}):
+        raise AnsibleFilterError(f"prefect_celery_workers: two workers have the name {', '.join(doubled)}")
+    services = []
+    for worker in found:
+        given = defaults | {name: value for name, value in worker.items() if value is not None}
+        if not given["app"]:
+            raise AnsibleFilterError(f"prefect_celery_app: name the application of {given['name']}, as shop.tasks:app")
+        command = [f"{node['dirs']['opt']}/current/bin/python", "-m", "celery", "--app", given["app"], "worker"]
+        command += ["--hostname", f"{given['name']}@{host}", "--concurrency", str(given["concurrency"])]
+        command += ["--queues", ",".join(given["queues"])] if given["queues"] else []
+        command += ["--loglevel", "INFO", *given.get("options", [])]
+        services.append(
+            shared | {"name": f"{shared['template']}{given['name']}", "command": command, "app": given["app"]}
+        )
+    return services
+
+
 class FilterModule:
     def filters(self) -> dict[str, Callable[..., Any]]:
-        return {"serve_services": serve_services, "worker_services": worker_services, "workers": workers}
+        return {
+            "celery_services": celery_services,
+            "serve_services": serve_services,
+            "worker_services": worker_services,
+            "workers": workers,
+        }

@@ -39,10 +39,20 @@ options:
     type: str
     default: default
   inactive:
-    description: Whether what is not active is paused or removed.
+    description: Whether what is not active is paused or absent.
     type: str
-    choices: [pause, remove]
-    default: pause
+    choices: [paused, absent]
+    default: paused
+  load_into:
+    description:
+      - SQLAlchemy URL of a database that is made to hold O(data), in place of O(directory). Tables that are missing
+        are made.
+      - Rows that differ are changed, others are left alone, unless O(prune) is set.
+    type: str
+  prune:
+    description: Whether rows of O(load_into) that O(data) has not are deleted.
+    type: bool
+    default: false
   python:
     description: Python of the release.
     type: path
@@ -70,6 +80,11 @@ resources:
   description: Work pools, flows and deployments, as M(selfhosted.prefect.resources) takes them.
   returned: success, where a release is installed
   type: dict
+changes:
+  description: Tables and rows of O(load_into) that differed, a line each.
+  returned: with O(load_into)
+  type: list
+  elements: str
 problems:
   description: Everything that is wrong, a sentence each.
   returned: failure
@@ -93,8 +108,8 @@ def place(params: dict[str, Any], *, dry: bool) -> dict[str, Any]:
     become: dict[str, Any] = {}
     if os.getuid() == 0 and account.pw_uid != 0:
         become = {"user": account.pw_uid, "group": account.pw_gid, "extra_groups": []}
-    request = {name: params[name] for name in ("source", "paths", "work_pool", "inactive")}
-    request |= {"data": json.loads(params["data"]), "dry": dry}
+    names = ("source", "paths", "work_pool", "inactive", "load_into", "prune")
+    request = {name: params[name] for name in names} | {"data": json.loads(params["data"]), "dry": dry}
     answer = subprocess.run(
         [params["python"], "-m", "prefect_definitions", "place", params["directory"]],
         input=json.dumps(request),
@@ -126,7 +141,9 @@ def main() -> None:
             "data": {"type": "str", "default": "{}"},
             "paths": {"type": "list", "elements": "str", "default": []},
             "work_pool": {"type": "str", "default": "default"},
-            "inactive": {"type": "str", "choices": ["pause", "remove"], "default": "pause"},
+            "inactive": {"type": "str", "choices": ["paused", "absent"], "default": "paused"},
+            "load_into": {"type": "str", "no_log": True},
+            "prune": {"type": "bool", "default": False},
             "python": {"type": "path", "required": True},
             "user": text,
         },
@@ -141,6 +158,9 @@ def main() -> None:
         module.fail_json(msg=f"the definitions cannot be read: {error}", problems=[])
     if answer["problems"]:
         module.fail_json(msg="\n".join(answer["problems"]), problems=answer["problems"])
+    if params["load_into"]:
+        changes = "".join(f"{line}\n" for line in answer["changes"])
+        module.exit_json(changed=bool(changes), changes=answer["changes"], diff={"prepared": changes})
     diff = {name: json.dumps(answer[name], indent=1, sort_keys=True) + "\n" for name in ("before", "after")}
     module.exit_json(changed=answer["changed"], resources=answer["resources"], diff=diff)
 

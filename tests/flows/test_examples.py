@@ -41,7 +41,7 @@ def flows(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def environment(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     """The environment of a Prefect that knows of no server, has its own home, and reports to nobody."""
-    return alone(tmp_path_factory.mktemp("home"))
+    return dict(alone(tmp_path_factory.mktemp("home")))
 
 
 @pytest.fixture(scope="module")

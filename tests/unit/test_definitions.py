@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import json
-import random
 from pathlib import Path
 from typing import Any
 
 import pytest
+from generated import generated
 from prefect_definitions import directory, sources
 from prefect_definitions.records import DefinitionError
 from prefect_definitions.resources import resources, unset
@@ -285,7 +285,7 @@ def test_an_inactive_task_is_stepped_over() -> None:
     assert [(item.name, item.depends_on) for item in read(data).tasks_of("etl")] == [("a", []), ("c", ["a"])]
 
 
-@pytest.mark.parametrize(("inactive", "flows", "states"), [("pause", 2, [True, False]), ("remove", 1, [False])])
+@pytest.mark.parametrize(("inactive", "flows", "states"), [("paused", 2, [True, False]), ("absent", 1, [False])])
 def test_what_is_inactive_is_paused_or_removed(inactive: Any, flows: int, states: list[bool]) -> None:
     data = {
         "prefect_flows": [flow(is_active=False), flow("b")],
@@ -368,30 +368,6 @@ def test_a_directory_holds_definitions(tmp_path: Path) -> None:
 def test_the_environment_of_a_directory_is_read(tmp_path: Path) -> None:
     (tmp_path / ".env").write_text('# a comment\nA="a \\"quoted\\" \\$ word"\nexport B=bare words\nC=\n')
     assert directory.environment_of(tmp_path) == {"A": 'a "quoted" $ word', "B": "bare words", "C": ""}
-
-
-def generated(flows: int, seed: int = 5) -> Data:
-    """Return flows of up to 30 tasks: diamonds, fans, chains, and whatever comes."""
-    dice = random.Random(seed)
-    data: Data = {"prefect_flows": [], "prefect_tasks": [], "prefect_deployments": []}
-    for number in range(flows):
-        name, size = f"flow_{number}", dice.randint(1, 30)
-        shape = ("diamond", "fan", "chain", "any")[number % 4]
-        data["prefect_flows"].append(flow(name))
-        data["prefect_deployments"].append({"name": "generated", "flow_name": name})
-        for place in range(size):
-            before = {
-                "diamond": [] if place == 0 else [*range(1, place)] if place == size - 1 and size > 2 else [0],
-                "fan": [] if place == 0 else [0],
-                "chain": [] if place == 0 else [place - 1],
-                "any": dice.sample(range(place), k=min(place, dice.randint(0, 3))),
-            }[shape]
-            data["prefect_tasks"].append(
-                task(f"t{place}", flow_name=name, use="operator:add", task_args=[place, 1],
-                     depends_on=[f"t{item}" for item in before])
-            )  # fmt: skip
-        dice.shuffle(data["prefect_tasks"])
-    return data
 
 
 def test_200_generated_flows_are_put_in_order() -> None:

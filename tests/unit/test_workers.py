@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 from ansible.errors import AnsibleFilterError
 from ansible_collections.selfhosted.prefect.plugins.filter.workers import (
+    celery_services,
     serve_services,
     worker_command,
     worker_services,
@@ -129,3 +130,31 @@ def test_what_is_served() -> None:
 def test_only_a_prefect_that_knows_the_option_is_told_to_make_no_pool(version: str, told: bool) -> None:
     command = worker_command(found({"pool": "default"})[0], prefect="/p", version=version)
     assert ("--no-create-pool-if-not-found" in command) is told
+
+
+def celery(*workers: dict[str, Any], broker: str = "redis://h/2", app: str = "shop:app") -> list[dict[str, Any]]:
+    shared = {"template": "prefect-celery@", "settings": {"CELERY_BROKER_URL": broker}}
+    return celery_services(list(workers), HOST, shared, host="a", defaults={"app": app, "queues": [], "concurrency": 2})
+
+
+def test_celery_workers_take_what_they_leave_out_from_the_role() -> None:
+    one, two = celery({"name": "default"}, {"name": "big", "queues": ["q", "r"], "concurrency": 8, "options": ["-E"]})
+    begin = ["/opt/prefect/current/bin/python", "-m", "celery", "--app", "shop:app", "worker", "--hostname"]
+    assert one["name"] == "prefect-celery@default"
+    assert one["command"] == [*begin, "default@a", "--concurrency", "2", "--loglevel", "INFO"]
+    assert two["command"] == [*begin, "big@a", "--concurrency", "8", "--queues", "q,r", "--loglevel", "INFO", "-E"]
+
+
+@pytest.mark.parametrize(
+    ("workers", "options", "said"),
+    [
+        ([{"name": "a"}], {"broker": ""}, "prefect_celery_broker_url: there is no Redis in the inventory"),
+        ([{"name": "a"}], {"app": ""}, "prefect_celery_app: name the application of a"),
+        ([{"name": "a"}, {"name": "a"}], {}, "two workers have the name a"),
+    ],
+)
+def test_celery_workers_that_cannot_be_are_refused(
+    workers: list[dict[str, Any]], options: dict[str, str], said: str
+) -> None:
+    with pytest.raises(AnsibleFilterError, match=said):
+        celery(*workers, **options)

@@ -36,6 +36,9 @@ def place(options: argparse.Namespace) -> None:
     answer: dict[str, Any] = {"problems": [], "before": {}}
     try:
         rows = sources.read(request["source"]) if request["source"] else rows_of(request["data"])
+        if request.get("load_into"):
+            answer["changes"] = sources.load(rows, request["load_into"], prune=request["prune"], dry=request["dry"])
+            return
         definitions = Definitions.of(rows)
         enter(directory, request["paths"])
         if problems := problems_here(definitions, os.environ):
@@ -49,8 +52,9 @@ def place(options: argparse.Namespace) -> None:
         )
     except DefinitionError as error:
         answer["problems"] = error.problems
-    # What callables print when they are imported comes before the empty line.
-    print(f"\n\n{json.dumps(answer)}")
+    finally:
+        # What callables print when they are imported comes before the empty line.
+        print(f"\n\n{json.dumps(answer)}")
 
 
 def load(options: argparse.Namespace) -> None:

@@ -14,18 +14,24 @@ import asyncio
 import os
 import shutil
 import signal
+import stat
 import subprocess
 import sys
 import tempfile
 import threading
 from collections.abc import Iterable, Mapping
+from datetime import datetime
 from pathlib import Path
 from types import FrameType, TracebackType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from . import sources
-from .directory import MODULE, definitions_in, enter, environment_of, write
+from .directory import MODULE, definitions_in, enter, write
 from .schema import Definitions, rows_of
+
+if TYPE_CHECKING:
+    from prefect.runner import Runner
+    from prefect.schedules import Schedule
 
 PACKAGE = Path(__file__).parent
 STOP_SECONDS = 30.0
@@ -143,8 +149,8 @@ class Application:
 
 def serve(directory: Path) -> None:
     """Serve the flows of a directory until SIGTERM, SIGINT, or the end of standard input where that is a pipe."""
-    from prefect import Runner
     from prefect.deployments.runner import RunnerDeployment
+    from prefect.runner import Runner
 
     from .resources import resources
 
@@ -161,12 +167,42 @@ def serve(directory: Path) -> None:
                 tags=deployment["tags"],
                 parameters=deployment["parameters"],
                 paused=deployment.get("paused"),
-                schedules=[{"schedule": schedule, "slug": "definition"} for schedule in deployment["schedules"]]
-                or None,
+                schedules=[schedule_of(schedule) for schedule in deployment["schedules"]],
             )
         )
-    print(f"ready: {len(made)} flows are served", flush=True)
-    asyncio.run(runner.start())
+    asyncio.run(until_stopped(runner, said=f"ready: {len(made)} flows are served"))
 
 
-__all__ = ["Application", "environment_of", "serve"]
+async def until_stopped(runner: Runner, *, said: str) -> None:
+    """Run a runner until it is told to stop, and cancel then what it runs: Prefect's own handler leaves that going."""
+    serving = asyncio.ensure_future(runner.start())
+    while not runner.started and not serving.done():
+        await asyncio.sleep(0.05)
+    loop = asyncio.get_running_loop()
+    stopping: list[asyncio.Task[None]] = []
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, lambda: stopping.append(asyncio.ensure_future(runner.astop())))
+    if stat.S_ISFIFO(os.fstat(0).st_mode):
+        threading.Thread(target=_stop_with_the_other_end, daemon=True).start()
+    print(said, flush=True)
+    await serving
+
+
+def schedule_of(given: Mapping[str, Any]) -> Schedule:
+    """Return a schedule, as a resource says it, in Prefect's terms."""
+    from prefect.schedules import Cron, Interval, RRule
+
+    zone = {"timezone": given["timezone"], "slug": "definition"}
+    if "cron" in given:
+        return Cron(given["cron"], **zone)
+    if "rrule" in given:
+        return RRule(given["rrule"], **zone)
+    anchor = datetime.fromisoformat(given["anchor_date"].replace("Z", "+00:00")) if "anchor_date" in given else None
+    return Interval(given["interval"], anchor_date=anchor, **zone)
+
+
+def _stop_with_the_other_end() -> None:
+    """Stop like on SIGTERM when whoever started this process has closed our standard input, or is gone."""
+    while os.read(0, 4096):
+        pass
+    os.kill(os.getpid(), signal.SIGTERM)

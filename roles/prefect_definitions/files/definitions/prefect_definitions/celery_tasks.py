@@ -43,7 +43,7 @@ def application(environment: Mapping[str, str]) -> Any:
     try:
         from celery import Celery
     except ImportError as error:
-        raise DefinitionError([f"{error}: add celery[redis] to prefect_packages"]) from error
+        raise DefinitionError([f"{error}: add celery to prefect_packages"]) from error
     backend = environment.get("CELERY_RESULT_BACKEND") or broker
     app = Celery(broker=broker, backend=backend, set_as_current=False)
     timeouts = {"socket_connect_timeout": AWAY, "socket_timeout": AWAY}

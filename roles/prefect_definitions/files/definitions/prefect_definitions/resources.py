@@ -10,27 +10,29 @@ from .directory import MODULE
 from .schema import Cron, Definitions, Deployment, Flow, Interval, WorkPool, attribute
 from .values import references
 
-Inactive = Literal["pause", "remove"]
+Inactive = Literal["paused", "absent"]
 
 
 def resources(
-    definitions: Definitions, *, directory: Path, work_pool: str, inactive: Inactive = "pause"
+    definitions: Definitions, *, directory: Path, work_pool: str, inactive: Inactive = "paused"
 ) -> dict[str, list[dict[str, Any]]]:
     """Return the work pools, flows and deployments that definitions make, flow code being in `directory` on the hosts.
 
     Deployments that name no pool get `work_pool`. What is not active is left out where it is to be removed.
     """
     flows = {flow.name: flow for flow in definitions.flows}
-    active = {item.name for item in definitions.flows if item.is_active is not False or inactive == "pause"}
+    active = {item.name for item in definitions.flows if item.is_active is not False or inactive == "paused"}
     return {
         "prefect_work_pools": [
-            pool_resource(pool) for pool in definitions.work_pools if pool.is_active is not False or inactive == "pause"
+            pool_resource(pool)
+            for pool in definitions.work_pools
+            if pool.is_active is not False or inactive == "paused"
         ],
         "prefect_flows": [flow_resource(flow) for flow in definitions.flows if flow.name in active],
         "prefect_deployments": [
             deployment_resource(item, flows[item.flow_name], definitions, directory=directory, work_pool=work_pool)
             for item in definitions.deployments
-            if item.flow_name in active and (item.is_active is not False or inactive == "pause")
+            if item.flow_name in active and (item.is_active is not False or inactive == "paused")
         ],
     }
 

@@ -90,7 +90,7 @@ def address(url: str) -> URL:
 
     try:
         parsed = make_url(url)
-    except ArgumentError:
+    except (ArgumentError, ValueError):
         # The text itself may hold a password.
         raise DefinitionError(
             ["the address of the database is no SQLAlchemy URL, such as sqlite:////srv/flows.db"]
@@ -247,10 +247,25 @@ def load(definitions: Rows, url: str, *, prune: bool = False, dry: bool = False)
 
         there = set(inspect(connection).get_table_names())
         missing = [name for name in TABLES if name not in there]
+        held = {
+            name: set(TABLES[name])
+            if name in missing
+            else {column["name"] for column in inspect(connection).get_columns(name)}
+            for name in TABLES
+        }
+        # Before the first table is made, which SQLite does not take back.
+        if problems := [
+            f"{kind} ({row['name']}): the table has no column {name}; add it as text"
+            for kind, found in rows.items()
+            for row in found
+            for name in row
+            if name not in held[kind] | {"flow_name"}
+        ]:
+            raise DefinitionError(problems)
         changes = [f"+ table {name}" for name in missing]
         if missing and dry:
-            return changes + [f"+ {kind} {row['name']}" for kind, found in rows.items() for row in found]
-        metadata_of_tables().create_all(connection, tables=None, checkfirst=True)
+            return changes + [f"+ {kind} {row['name']}" for kind in TABLES for row in rows[kind]]
+        metadata_of_tables().create_all(connection)
         metadata = reflected(connection)
         flows: dict[str, Any] = {}
         for kind in TABLES:
@@ -308,11 +323,6 @@ def written(
     from sqlalchemy.types import JSON, Boolean
 
     kinds = TABLES[table.name]
-    unheld = [name for name in row if name not in table.c and name != "flow_name"]
-    if unheld:
-        raise DefinitionError(
-            [f"{table.name} ({row['name']}): the table has no column {name}; add it as text" for name in unheld]
-        )
     given = {"is_active": True} | {name: value for name, value in row.items() if name != "flow_name"}
     values: dict[str, Any] = {}
     for name in (name for name in table.c.keys() if name not in FOR_PEOPLE):  # noqa: SIM118

@@ -152,7 +152,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def environment(tmp_path_factory: pytest.TempPathFactory, place: Path) -> dict[str, str]:
     port = free_port()
     (place / ".env").write_text(f'SHOP_SECRET="s3cret"\nCELERY_BROKER_URL="redis://127.0.0.1:{port}/0"\n')
-    return alone(tmp_path_factory.mktemp("home")) | {"REDIS_PORT": str(port)}
+    return {**alone(tmp_path_factory.mktemp("home")), "REDIS_PORT": str(port)}
 
 
 @pytest.fixture(scope="module")

@@ -1,0 +1,3 @@
+from prefect_definitions.application import Application
+
+Application("runners.yml").run()
