@@ -11,8 +11,8 @@ short_description: Add a site to Nginx, or take it away, and leave all others as
 description:
   - Writes or removes files, lets Nginx test what they make of its configuration, and puts back what was there where
     Nginx refuses it.
-  - Nginx reloads when one of the files, or a directory that they are in, is newer than its worker processes. So a run
-    that was cut off before the reload is finished by the next one.
+  - Nginx reloads when one of the files, or the directory that one was removed from, is newer than its worker processes.
+    So a run that was cut off before the reload is finished by the next one.
 version_added: 0.1.0
 author: The selfhosted.prefect maintainers
 options:
@@ -305,9 +305,9 @@ def sites() -> list[str]:
 
 
 def newest(paths: list[Path]) -> float:
-    """Return when the newest of files, or of their directories, was changed, in seconds since the epoch."""
-    there = [step for path in paths for step in (path, path.parent) if step.exists()]
-    return max((step.stat().st_ctime for step in there), default=0.0)
+    """Return when the newest file, or the directory of one that is gone, changed, in seconds since the epoch."""
+    there = [path if path.exists() else path.parent for path in paths if not path.is_dir()]
+    return max((path.stat().st_ctime for path in there if path.exists()), default=0.0)
 
 
 def trouble(site: dict[str, Any]) -> str | None:

@@ -1,0 +1,350 @@
+"""A proxy on a real host, in front of servers that only say who they are: what it refuses, passes on and survives."""
+
+from __future__ import annotations
+
+import json
+import re
+import shlex
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import pytest
+from ansible_collections.selfhosted.prefect.plugins.lookup import certificate
+from ansible_collections.selfhosted.prefect.plugins.lookup.certificate import certificate_for
+from real_host import NAME, Ended, Host, Variables
+
+HERE = Path(__file__).parent / "proxy"
+DOMAIN = "prefect.example.com"
+PORTS = (9101, 9102)
+API = "/prefect/api"
+WEBSOCKETS = [
+    "/events/in",
+    "/events/out",
+    "/logs/out",
+    "/task_runs/subscriptions/scheduled",
+    "/work_pools/default/workers/connect",
+]
+OTHER_SITE = "server { listen 80; listen 443 ssl; server_name shop.example.com; %s return 200 shop; }"
+OTHER_TLS = "ssl_certificate /srv/proxy/shop.crt; ssl_certificate_key /srv/proxy/shop.key;"
+
+
+def served(**more: Any) -> Variables:
+    """Give the variables of the proxy that most tests ask."""
+    return {
+        "prefect_proxy_domain": DOMAIN,
+        "prefect_proxy_base_path": "prefect",
+        "prefect_proxy_servers": [f"127.0.0.1:{port}" for port in PORTS],
+        "prefect_proxy_timeout": 10,
+        **more,
+    }
+
+
+class Proxied:
+    """The host, with a proxy and two servers behind it."""
+
+    def __init__(self, host: Host, *, secrets: Path) -> None:
+        self.host, self.secrets = host, secrets
+
+    def play(self, variables: Variables, playbook: str = "site.yml", **more: Any) -> Ended:
+        """Run a playbook on the proxy alone."""
+        variables = variables | {"prefect_secrets_dir": str(self.secrets)}
+        return self.host.play(playbook, variables, groups={"prefect_proxy": [NAME]}, **more)
+
+    def start(self, port: int) -> None:
+        """Start a server and wait until it listens."""
+        self.host.sh(
+            f"systemd-run --quiet --unit=upstream-{port} python3 /srv/proxy/upstream.py {port}; "
+            f"until ss -tln | grep -q 127.0.0.1:{port}; do sleep 0.1; done"
+        )
+
+    def ask(self, *requests: dict[str, Any], name: str = DOMAIN) -> list[dict[str, Any]]:
+        """Ask the proxy from the host, trusting the authority of the controller alone."""
+        self.host.write("/srv/proxy/ca.crt", (self.secrets / "prefect" / "ca.crt").read_text())
+        command = f"python3 /srv/proxy/client.py 127.0.0.1 {shlex.quote(name)} /srv/proxy/ca.crt"
+        answers: list[dict[str, Any]] = json.loads(self.host.sh(command, stdin=json.dumps(requests)))
+        return answers
+
+
+@pytest.fixture(scope="module")
+def proxied(host: Host, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Proxied]:
+    """A host that has no Nginx yet, but what a proxy would pass requests to."""
+    made = Proxied(host, secrets=tmp_path_factory.mktemp("secrets"))
+    host.sh("mkdir -p /srv/proxy && touch /srv/proxy/ca.crt && chmod 755 /srv/proxy/ca.crt")
+    for script in HERE.glob("*.py"):
+        host.write(f"/srv/proxy/{script.name}", script.read_text())
+    for port in PORTS:
+        made.start(port)
+    yield made
+    host.sh("systemctl stop 'upstream-*'; rm -r /srv/proxy")
+
+
+@pytest.fixture(scope="module")
+def pairs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Certificates that somebody gives, by what they are: good, for others, expired."""
+    directory = tmp_path_factory.mktemp("pairs")
+    for name, subject in (("good", DOMAIN), ("another", DOMAIN), ("others", "*.example.org")):
+        certificate_for(directory / name, [subject])
+    real, certificate.DAYS = certificate.DAYS, 0
+    try:
+        certificate_for(directory / "expired", [DOMAIN])
+    finally:
+        certificate.DAYS = real
+    return {path.stem: path.with_suffix("") for path in directory.glob("*.crt")}
+
+
+def given(pairs: dict[str, Path], name: str, *, key: str = "") -> Variables:
+    return {
+        "prefect_proxy_certificate": f"{pairs[name]}.crt",
+        "prefect_proxy_certificate_key": f"{pairs[key or name]}.key",
+    }
+
+
+BAD: dict[str, tuple[Variables, tuple[str, ...]]] = {
+    "port in the domain": (
+        {"prefect_proxy_domain": f"{DOMAIN}:8443"},
+        ("prefect_proxy_domain", "has a port in it", "prefect_proxy_https_port to 8443"),
+    ),
+    "no servers": ({"prefect_proxy_servers": []}, ("prefect_proxy: the group has hosts", "prefect_server has none")),
+    "no such file": (
+        {"prefect_proxy_certificate": "/nowhere.crt", "prefect_proxy_certificate_key": "/nowhere.key"},
+        ("prefect_proxy_certificate", "/nowhere.crt"),
+    ),
+}
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_what_makes_no_sense_changes_nothing(proxied: Proxied, name: str) -> None:
+    variables, says = BAD[name]
+    unchanged(proxied, variables, says)
+
+
+@pytest.mark.parametrize(
+    ("name", "key", "says"),
+    [
+        ("good", "another", "prefect_proxy_certificate_key: it is not the key of the certificate"),
+        ("expired", "", "prefect_proxy_certificate: it has expired"),
+        ("others", "", f"prefect_proxy_certificate: it is for *.example.org, and prefect_proxy_domain is {DOMAIN}"),
+    ],
+)
+def test_a_wrong_certificate_changes_nothing(
+    proxied: Proxied, pairs: dict[str, Path], name: str, key: str, says: str
+) -> None:
+    unchanged(proxied, given(pairs, name, key=key), (says,))
+
+
+@pytest.mark.parametrize(("port", "variable"), [(80, "http"), (443, "https")])
+def test_a_port_of_somebody_else_changes_nothing(proxied: Proxied, port: int, variable: str) -> None:
+    proxied.host.sh(
+        f"systemd-run --quiet --unit=faults-port python3 -m http.server {port}; "
+        f"until ss -tln | grep -q :{port}; do sleep 0.1; done"
+    )
+    try:
+        says = (f"prefect_proxy_{variable}_port: port {port} is in use by", f"-m http.server {port} (pid ")
+        unchanged(proxied, {}, says)
+    finally:
+        proxied.host.sh("systemctl stop faults-port")
+
+
+def unchanged(proxied: Proxied, variables: Variables, says: tuple[str, ...]) -> None:
+    """Assert that a run is refused, says why, and leaves the host as it was."""
+    before = proxied.host.manifest()
+    ended = proxied.play(served(**variables))
+    assert ended.rc not in (0, 250), ended.output
+    assert [text for text in says if text not in ended.words] == [], ended.output
+    assert proxied.host.manifest() == before
+
+
+def test_a_certificate_that_is_given_beside_the_site_of_somebody_else(proxied: Proxied, pairs: dict[str, Path]) -> None:
+    """The Nginx is not ours: it and its site stay when we go."""
+    for suffix in ("crt", "key"):
+        proxied.host.write(f"/srv/proxy/shop.{suffix}", Path(f"{pairs['good']}.{suffix}").read_text())
+    proxied.host.sh(
+        "apt-get update -qq && apt-get install -qq -y --no-install-recommends nginx > /srv/proxy/apt.log 2>&1"
+    )
+    proxied.host.write("/srv/proxy/ca.crt", (pairs["good"].parent / "ca.crt").read_text())
+    proxied.host.write("/etc/nginx/sites-enabled/shop", OTHER_SITE % OTHER_TLS)
+    proxied.host.sh("systemctl reload-or-restart nginx")
+    before = proxied.host.manifest()
+    try:
+        added = proxied.play(served(**given(pairs, "good")))
+        ask = f"python3 /srv/proxy/client.py 127.0.0.1 {DOMAIN} /srv/proxy/ca.crt"
+        requests = [{"path": f"{API}/version"}, {"path": "/", "plain": True, "host": "shop.example.com"}]
+        ours, theirs = json.loads(proxied.host.sh(ask, stdin=json.dumps(requests)))
+        gone = proxied.play(served(**given(pairs, "good"), prefect_purge=True), "playbooks/absent.yml")
+        assert (added.rc, gone.rc) == (0, 0), added.output + gone.output
+        assert (ours["status"], theirs["text"]) == (200, "shop")
+        assert sorted(proxied.host.manifest() ^ before) == []
+    finally:
+        proxied.host.sh(
+            "apt-get purge -qq -y --auto-remove nginx nginx-common >/dev/null 2>&1; rm -rf /etc/nginx /var/www"
+        )
+
+
+@pytest.fixture(scope="module")
+def site(proxied: Proxied) -> Iterator[Proxied]:
+    """The proxy, whose Nginx came with it; at the end everything is gone again."""
+    before = proxied.host.manifest()
+    first = proxied.play(served())
+    assert first.rc == 0, first.output
+    again = proxied.play(served())
+    assert (again.rc, again.changed) == (0, 0), again.output
+    yield proxied
+    gone = proxied.play(served(prefect_purge=True), "playbooks/absent.yml")
+    assert gone.rc == 0, gone.output
+    assert sorted(proxied.host.manifest() ^ before) == []
+
+
+def test_what_a_server_is_told_and_a_client_is_sent(site: Proxied) -> None:
+    (answer,) = site.ask({"path": f"{API}/version", "headers": {"X-Forwarded-Proto": "gopher"}})
+    said = json.loads(answer["text"])
+    assert said["path"] == f"{API}/version"
+    wanted = {
+        "Host": DOMAIN,
+        "X-Forwarded-Proto": "https",
+        "X-Forwarded-Host": DOMAIN,
+        "X-Forwarded-Port": "443",
+        "X-Forwarded-For": "127.0.0.1",
+        "X-Real-IP": "127.0.0.1",
+    }
+    assert {name: said["headers"].get(name) for name in wanted} == wanted
+    assert answer["headers"]["strict-transport-security"] == "max-age=63072000"
+    assert answer["headers"]["x-content-type-options"] == "nosniff"
+    assert answer["headers"]["server"] != ""
+    assert not re.search(r"nginx/\d", answer["headers"]["server"])
+
+
+def test_where_clients_are_sent(site: Proxied) -> None:
+    plain, short, outside, other = site.ask(
+        {"path": "/prefect/x?y=1", "plain": True},
+        {"path": "/prefect"},
+        {"path": "/"},
+        {"path": f"{API}/version", "host": "attacker.example.org"},
+    )
+    assert (plain["status"], plain["headers"]["location"]) == (301, f"https://{DOMAIN}/prefect/x?y=1")
+    assert (short["status"], short["headers"]["location"]) == (308, f"https://{DOMAIN}/prefect/")
+    assert outside["status"] == 404
+    assert json.loads(other["text"])["headers"]["Host"] == DOMAIN
+
+
+def test_every_websocket(site: Proxied) -> None:
+    upgrade = {
+        "Connection": "Upgrade",
+        "Upgrade": "websocket",
+        "Sec-WebSocket-Key": "dGhlIHNhbXBsZSBub25jZQ==",
+        "Sec-WebSocket-Version": "13",
+        "Sec-WebSocket-Protocol": "prefect",
+    }
+    answers = site.ask(*({"path": f"{API}{path}", "headers": upgrade} for path in [*WEBSOCKETS, "/of/tomorrow"]))
+    assert [answer["status"] for answer in answers] == [101] * 6
+    assert {answer["headers"]["sec-websocket-protocol"] for answer in answers} == {"prefect"}
+    assert {answer["text"] for answer in answers} == {"\x81\x05hello"}
+
+
+def test_the_size_of_a_body(site: Proxied) -> None:
+    large, too_large = site.ask(
+        {"method": "POST", "path": f"{API}/logs/", "body": 15 * 1024**2},
+        {"method": "POST", "path": f"{API}/logs/", "body": 17 * 1024**2},
+    )
+    assert json.loads(large["text"])["length"] == 15 * 1024**2
+    assert too_large["status"] == 413
+
+
+FAULTS = {
+    "stop": ("systemctl stop upstream-9101", ("GET", "POST")),
+    "kill": ("systemctl kill --signal=KILL upstream-9101", ("GET",)),
+}
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_a_server_that_goes_away_is_not_noticed(site: Proxied, fault: str) -> None:
+    command, methods = FAULTS[fault]
+    paths = {"GET": f"{API}/flows/1", "POST": f"{API}/flow_runs/"}
+    requests = [{"method": method, "path": paths[method], "seconds": 4, "threads": 3, "body": 10} for method in methods]
+    reads = {"method": "POST", "path": f"{API}/flow_runs/filter", "seconds": 4, "threads": 3, "body": 10}
+    with ThreadPoolExecutor() as pool:
+        hammering = [pool.submit(site.ask, request) for request in (*requests, reads)]
+        site.host.sh(f"sleep 1.5; {command}")
+        results = [done.result()[0] for done in hammering]
+    site.host.sh("systemctl reset-failed 'upstream-*' || true")
+    site.start(9101)
+    assert [set(result["counts"]) for result in results] == [{"200"}] * len(results), results
+    assert all(sum(result["counts"].values()) > 20 for result in results), results
+
+
+def test_no_server_at_all(site: Proxied) -> None:
+    site.host.sh("systemctl stop upstream-9101 upstream-9102")
+    try:
+        (answer,) = site.ask({"path": f"{API}/version"})
+        refused = site.play(served(prefect_proxy_timeout=1))
+    finally:
+        for port in PORTS:
+            site.start(port)
+    assert answer["status"] == 502
+    assert f"https://{DOMAIN}:443 does not answer as it should: {API}/ready answers 502" in refused.words
+
+
+def test_the_maintenance_switch(site: Proxied) -> None:
+    on = site.play(served(prefect_proxy_maintenance="true"), "playbooks/maintenance.yml")
+    assert (on.rc, on.changed) == (0, 1), on.output
+    answers = site.ask(
+        {"path": f"{API}/version"}, {"method": "POST", "path": f"{API}/flow_runs/filter"}, {"path": "/prefect/"}
+    )
+    run = site.play(served())
+    off = site.play(served(prefect_proxy_maintenance="false"), "playbooks/maintenance.yml")
+    (after,) = site.ask({"path": f"{API}/version"})
+    assert [answer["status"] for answer in answers] == [503] * 3
+    assert {answer["headers"]["prefect-maintenance"] for answer in answers} == {"true"}
+    assert {answer["headers"]["retry-after"] for answer in answers} == {"5"}
+    assert (run.rc, run.changed) == (0, 0), run.output
+    assert (off.rc, off.changed, after["status"]) == (0, 1, 200), off.output
+
+
+def test_what_nginx_refuses_is_put_back(site: Proxied) -> None:
+    before = site.host.manifest()
+    ended = site.play(served(prefect_proxy_directives=["nonsense on;"]))
+    assert ended.rc not in (0, 250)
+    assert 'unknown directive "nonsense"' in ended.words and "put back" in ended.words
+    assert site.host.manifest() == before
+    assert site.ask({"path": f"{API}/version"})[0]["status"] == 200
+
+
+def test_a_reload_that_a_cut_off_run_left_out_is_made_up_for(site: Proxied) -> None:
+    """What a run has written and not loaded yet looks like this: the files are new and the processes old."""
+    site.host.sh("touch /etc/nginx/conf.d/prefect.conf")
+    ended = site.play(served())
+    assert (ended.rc, ended.changed) == (0, 1), ended.output
+
+
+def test_a_renewed_certificate_is_served_without_a_lost_request(site: Proxied) -> None:
+    (site.secrets / "prefect" / "proxy.crt").unlink()
+    with ThreadPoolExecutor() as pool:
+        hammering = pool.submit(
+            site.ask, {"method": "POST", "path": f"{API}/flow_runs/", "seconds": 12, "threads": 2, "body": 10}
+        )
+        ended = site.play(served())
+        (result,) = hammering.result()
+    assert (ended.rc, ended.changed) == (0, 1), ended.output
+    assert set(result["counts"]) == {"200"}, result
+
+
+def test_a_second_instance_below_the_same_domain(site: Proxied) -> None:
+    blue = served(
+        prefect_instance="blue",
+        prefect_proxy_base_path="/blue",
+        prefect_proxy_site="prefect",
+        prefect_proxy_servers=["127.0.0.1:9102"],
+    )
+    added = site.play(blue)
+    both = site.ask({"path": "/blue/api/version"}, {"path": f"{API}/version"})
+    gone = site.play(blue, "playbooks/absent.yml")
+    after = site.ask({"path": "/blue/api/version"}, {"path": f"{API}/version"})
+    assert (added.rc, gone.rc) == (0, 0), added.output + gone.output
+    assert [answer["status"] for answer in (*both, *after)] == [200, 200, 404, 200]
+
+
+def test_a_second_instance_that_forgets_to_say_so_is_refused(site: Proxied) -> None:
+    ended = site.play(served(prefect_instance="blue", prefect_proxy_base_path="/blue"))
+    assert ended.rc not in (0, 250)
+    assert f"prefect_proxy_domain: this Nginx serves {DOMAIN} already" in ended.words
