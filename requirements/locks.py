@@ -109,6 +109,9 @@ def make(lock: Lock) -> None:
         )  # fmt: skip
         pins = Path(scratch, "lock").read_text()
     header = f"# Made by `requirements/locks.py make {lock.name}`, which says what is held back and why.\n"
+    if lock.overrides:
+        # What hosts install beside the lock is resolved there, and must not ask for another version again.
+        header += f"# Overrides: {', '.join(lock.overrides)}\n"
     lock.path.write_text(header + pins)
     print(f"{lock.path.name}: {len(re.findall(r'^[^ #]', pins, re.MULTILINE))} pins")
 

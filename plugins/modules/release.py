@@ -34,7 +34,7 @@ options:
     type: str
     default: ''
   constraints:
-    description: Content of a constraint file, for whatever the lock does not name.
+    description: Content of a constraint file, where there is no lock.
     type: str
     default: ''
   packages:
@@ -98,6 +98,7 @@ removed:
 
 import fcntl
 import os
+import re
 import shutil
 import subprocess
 import tempfile
@@ -174,6 +175,13 @@ def environment(params: dict[str, Any], scratch: str) -> dict[str, str]:
     return env
 
 
+def overrides(lock: str) -> str:
+    """Return the pins of a lock that hold whatever asks for another version: its header names the packages."""
+    named = re.search(r"^# Overrides: (.+)$", lock, re.MULTILINE)
+    pins = re.findall(r"^([\w.-]+)==([^\s;]+)", lock, re.MULTILINE)
+    return "".join(f"{name}=={version}\n" for name, version in pins if named and name in named[1].split(", "))
+
+
 def build(params: dict[str, Any], release: Path) -> None:
     """Build and prove the release; the proof is written last, so that a build cut short is known for one."""
     shutil.rmtree(release, ignore_errors=True)
@@ -192,11 +200,12 @@ def build(params: dict[str, Any], release: Path) -> None:
             run(command, env=env, what="Installing the lock")
         if params["packages"]:
             command = [uv, "pip", "install", "--quiet", "--python", python]
-            for option in ("constraints", "requirements"):
-                if params[option]:
-                    file = Path(scratch, f"{option}.txt")
-                    file.write_text(params[option])
-                    command += ["--constraint", str(file)]
+            lock = params["requirements"]
+            for option, held in (("--constraint", lock or params["constraints"]), ("--override", overrides(lock))):
+                if held:
+                    file = Path(scratch, f"{option.strip('-')}.txt")
+                    file.write_text(held)
+                    command += [option, str(file)]
             run([*command, *params["packages"]], env=env, what=f"Installing {', '.join(params['packages'])}")
         probe = "; ".join(f"import {module}" for module in params["probe"])
         # The service user can write no bytecode, and would compile at every start what the probe does not import. Some

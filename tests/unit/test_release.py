@@ -146,8 +146,8 @@ def test_how_uv_is_called(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
     assert install[:5] == ["pip", "install", "--quiet", "--python", python]
     assert install[-2:] == ["a>1", "b"]
     # What is installed beside the lock must not change what the lock holds.
-    assert list(host.calls()[2][1].values()) == ["c<2\n", HASHES]
-    assert install[5::2][:2] == ["--constraint", "--constraint"]
+    assert list(host.calls()[2][1].values()) == [HASHES]
+    assert install[5] == "--constraint"
     environment = host.calls()[1][2]
     assert environment["UV_DEFAULT_INDEX"] == "https://mirror.example/index"
     assert environment["SSL_CERT_FILE"] == "/ca.pem"
@@ -167,6 +167,15 @@ def test_without_a_lock_the_host_resolves(host: Host) -> None:
     assert [words[0] for words, _, _ in host.calls()] == ["venv", "pip"]
     assert host.calls()[1][0][-1] == "prefect==3.8.8"
     assert "--constraint" not in host.calls()[1][0]
+
+
+def test_what_a_lock_overrides_stays_so_beside_other_packages(host: Host) -> None:
+    pins = "a==1.0 ; python_version < '4' \\\n    --hash=sha256:0\nab==3 \\\n    --hash=sha256:0\n"
+    lock = f"# Overrides: a, b\n{pins}{HASHES}"
+    host.install(requirements=lock, packages=["c"])
+    install, files, _ = host.calls()[2]
+    assert install[5::2][:2] == ["--constraint", "--override"]
+    assert list(files.values()) == [lock, "a==1.0\n"]
 
 
 def test_a_cache_is_kept_where_one_is_wanted(host: Host) -> None:
