@@ -1,0 +1,237 @@
+#!/usr/bin/python
+# Copyright: The selfhosted.prefect maintainers
+# Apache License 2.0 (see LICENSE or https://www.apache.org/licenses/LICENSE-2.0)
+"""Let only those reach a port who need it, in a table of nftables of our own."""
+
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+module: firewall
+short_description: Let only some hosts reach TCP ports of this one
+description:
+  - Writes a table of nftables of its own, and a unit that loads it at boot and again whenever C(nftables.service) has
+    flushed all rules. What other tables refuse stays refused, and what they say of other ports is not touched.
+  - The host itself always reaches its ports.
+version_added: 0.2.0
+author: The selfhosted.prefect maintainers
+options:
+  name:
+    description: Name of the table, with underscores for hyphens, and with C(-firewall) behind it of the unit.
+    type: str
+    required: true
+  ports:
+    description: TCP ports.
+    type: list
+    elements: int
+    default: []
+  sources:
+    description: Who may reach them, as addresses, networks, or names that this host resolves.
+    type: list
+    elements: str
+    default: []
+  state:
+    description: Whether the table is there.
+    type: str
+    choices: [present, absent]
+    default: present
+  rules_dir:
+    description: Directory of the file that the table is loaded from.
+    type: path
+    default: /etc/nftables.d
+  units_dir:
+    description: Directory of the unit.
+    type: path
+    default: /etc/systemd/system
+attributes:
+  check_mode:
+    description: Says what would change.
+    support: full
+  diff_mode:
+    description: Shows the rules.
+    support: full
+"""
+
+EXAMPLES = r"""
+- name: Let the servers alone reach the database
+  selfhosted.prefect.firewall:
+    name: prefect-postgres
+    ports: [5432]
+    sources: [api1.example.com, 10.0.0.0/24]
+"""
+
+RETURN = r"""
+sources:
+  description: The addresses and networks that may reach the ports.
+  returned: success
+  type: list
+  elements: str
+"""
+
+import ipaddress
+import shutil
+import socket
+import subprocess
+from pathlib import Path
+from typing import Any
+
+from ansible.module_utils.basic import AnsibleModule
+from ansible_collections.selfhosted.prefect.plugins.module_utils.files import FileError, ensure_all
+
+RULES = """\
+# Ansible managed
+# A table that is not there cannot be removed: so it is made, removed, and made again, in one step for the kernel.
+table inet {table}
+delete table inet {table}
+table inet {table} {{
+{sets}
+    chain input {{
+        type filter hook input priority filter; policy accept;
+        iif lo accept
+        ct state established,related accept
+{accepts}
+        tcp dport {{ {ports} }} counter drop
+    }}
+}}
+"""
+
+SET = """\
+    set sources{version} {{
+        type ipv{version}_addr
+        flags interval
+        auto-merge
+        elements = {{ {elements} }}
+    }}
+"""
+
+UNIT = """\
+# Ansible managed
+[Unit]
+Description=Firewall of {name}
+After=nftables.service
+Before=network-pre.target
+Wants=network-pre.target
+DefaultDependencies=no
+Conflicts=shutdown.target
+# Starting and reloading that one flushes all rules, ours as well.
+PartOf=nftables.service
+ReloadPropagatedFrom=nftables.service
+
+[Service]
+Type=oneshot
+RemainAfterExit=yes
+ExecStart={nft} -f {rules}
+ExecReload={nft} -f {rules}
+ExecStop={nft} delete table inet {table}
+
+[Install]
+WantedBy=multi-user.target nftables.service
+"""
+
+
+SYSTEM_PATH = "/usr/sbin:/sbin:/usr/bin:/bin"
+"""Where nft is; the path of whoever connects need not name it."""
+
+
+class FirewallError(Exception):
+    """What keeps a firewall from being set up, with what to do."""
+
+
+Network = ipaddress.IPv4Network | ipaddress.IPv6Network
+
+
+def networks(sources: list[str]) -> list[Network]:
+    """Return the addresses and networks of sources, sorted. Raises FirewallError for a name that cannot be resolved."""
+    found: set[Network] = set()
+    for source in sources:
+        try:
+            found.add(ipaddress.ip_network(source, strict=False))
+        except ValueError:
+            try:
+                answers = socket.getaddrinfo(source, None, proto=socket.IPPROTO_TCP)
+            except OSError as error:
+                raise FirewallError(
+                    f"prefect_firewall: {source} cannot be resolved on this host; let your DNS know it, or set that "
+                    "host's prefect_address to an address"
+                ) from error
+            found |= {ipaddress.ip_network(str(answer[4][0])) for answer in answers}
+    return sorted(found, key=lambda network: (network.version, network))
+
+
+def rules(table: str, *, ports: list[int], allowed: list[Network]) -> str:
+    """Return the table as nft reads it."""
+    sets, accepts = [], []
+    listed = ", ".join(str(port) for port in sorted(set(ports)))
+    for version, family in ((4, "ip"), (6, "ip6")):
+        elements = [str(network) for network in allowed if network.version == version]
+        if elements:
+            sets.append(SET.format(version=version, elements=", ".join(elements)))
+            accepts.append(f"        tcp dport {{ {listed} }} {family} saddr @sources{version} accept")
+    return RULES.format(table=table, sets="".join(sets), accepts="\n".join(accepts), ports=listed)
+
+
+def run(*command: str, check: bool = True) -> bool:
+    """Run a command and return whether it succeeded. Raises FirewallError with what it said, if `check`."""
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if check and done.returncode:
+        raise FirewallError(f"{' '.join(command)}: exit code {done.returncode}\n{(done.stderr or done.stdout).strip()}")
+    return done.returncode == 0
+
+
+def files(name: str, content: str, *, nft: str, params: dict[str, Any]) -> list[dict[str, Any]]:
+    """Return the rules and the unit as files that are wanted, or not."""
+    path, state = f"{params['rules_dir']}/{name}.nft", params["state"]
+    unit = UNIT.format(name=name, nft=nft, rules=path, table=name.replace("-", "_"))
+    shared = {"owner": None, "group": None, "secret": False, "recurse": False}
+    found = [
+        {"path": path, "content": content, "mode": "0644", "state": state},
+        {"path": f"{params['units_dir']}/{name}-firewall.service", "content": unit, "mode": "0644", "state": state},
+    ]
+    if state == "absent":
+        found.append({"path": params["rules_dir"], "content": None, "mode": None, "state": "unused"})
+    return [shared | wanted for wanted in found]
+
+
+def main() -> None:
+    module = AnsibleModule(
+        argument_spec={
+            "name": {"type": "str", "required": True},
+            "ports": {"type": "list", "elements": "int", "default": []},
+            "sources": {"type": "list", "elements": "str", "default": []},
+            "state": {"type": "str", "choices": ["present", "absent"], "default": "present"},
+            "rules_dir": {"type": "path", "default": "/etc/nftables.d"},
+            "units_dir": {"type": "path", "default": "/etc/systemd/system"},
+        },
+        required_if=[("state", "present", ["ports"])],
+        supports_check_mode=True,
+    )
+    params, name = module.params, module.params["name"]
+    present, table, unit = params["state"] == "present", name.replace("-", "_"), f"{name}-firewall.service"
+    nft = shutil.which("nft", path=SYSTEM_PATH)
+    allowed: list[Network] = []
+    content = ""
+    try:
+        if present:
+            allowed = networks(params["sources"])
+            content = rules(table, ports=params["ports"], allowed=allowed)
+            if nft is None and not module.check_mode:
+                raise FirewallError("prefect_firewall: there is no nft on this host; install nftables")
+        loaded = nft is not None and run(nft, "list", "table", "inet", table, check=False)
+        if not present and not module.check_mode and Path(params["units_dir"], unit).exists():
+            run("systemctl", "disable", "--quiet", "--now", unit)
+        written, diff = ensure_all(
+            files(name, content, nft=nft or "/usr/sbin/nft", params=params), [], dry=module.check_mode
+        )
+        changed = bool(written) or present != loaded
+        if changed and not module.check_mode:
+            run("systemctl", "daemon-reload")
+            if present:
+                run("systemctl", "enable", "--quiet", unit)
+                # Reloading replaces the table in one step: at no time is a port open to everybody.
+                run("systemctl", "reload-or-restart", unit)
+    except (FirewallError, FileError) as error:
+        module.fail_json(msg=str(error))
+    module.exit_json(changed=changed, sources=[str(network) for network in allowed], diff=diff)
+
+
+if __name__ == "__main__":
+    main()

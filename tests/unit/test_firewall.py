@@ -1,0 +1,143 @@
+"""The firewall, on directories of the test, with a nft and a systemctl that write down what they are told."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+from ansible_collections.selfhosted.prefect.plugins.modules import firewall
+from fake_api import outcome
+
+NFT = """#!/bin/sh
+case $1 in
+list) test -e {loaded} ;;
+esac
+"""
+SYSTEMCTL = """#!/bin/sh
+echo "$*" >> {calls}
+case $1 in
+reload-or-restart) touch {loaded} ;;
+disable) rm -f {loaded} ;;
+esac
+"""
+
+
+@dataclass
+class Host:
+    directory: Path
+
+    def ensure(self, *, check_mode: bool = False, **options: Any) -> dict[str, Any]:
+        given = {
+            "name": "prefect-server",
+            "rules_dir": str(self.directory / "rules"),
+            "units_dir": str(self.directory / "units"),
+            "ports": [4200],
+            "sources": ["10.0.0.2", "10.1.0.7/16", "fd00::2", "localhost"],
+        }
+        return dict(outcome(firewall.main, check_mode=check_mode, **(given | options)))
+
+    @property
+    def calls(self) -> list[str]:
+        path = self.directory / "calls"
+        found = path.read_text().splitlines() if path.exists() else []
+        path.unlink(missing_ok=True)
+        return found
+
+    @property
+    def files(self) -> list[str]:
+        return sorted(path.name for path in self.directory.rglob("prefect-server*"))
+
+
+@pytest.fixture
+def host(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Host:
+    tools = tmp_path / "bin"
+    tools.mkdir()
+    for name, text in (("nft", NFT), ("systemctl", SYSTEMCTL)):
+        (tools / name).write_text(text.format(loaded=tmp_path / "loaded", calls=tmp_path / "calls"))
+        (tools / name).chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tools}:{os.environ['PATH']}")
+    monkeypatch.setattr(firewall, "SYSTEM_PATH", str(tools))
+    (tmp_path / "units").mkdir()
+    return Host(tmp_path)
+
+
+def test_dry_for_real_and_again(host: Host) -> None:
+    assert host.ensure(check_mode=True)["changed"]
+    assert (host.files, host.calls) == ([], [])
+    first = host.ensure()
+    assert first["changed"]
+    assert "tcp dport { 4200 } counter drop" in first["diff"][0]["after"]
+    assert host.files == ["prefect-server-firewall.service", "prefect-server.nft"]
+    unit = "prefect-server-firewall.service"
+    assert host.calls == ["daemon-reload", f"enable --quiet {unit}", f"reload-or-restart {unit}"]
+    assert not host.ensure()["changed"]
+    assert host.calls == []
+
+
+def test_rules_that_somebody_flushed_are_loaded_again(host: Host) -> None:
+    host.ensure()
+    (host.directory / "loaded").unlink()
+    assert host.ensure()["changed"]
+    assert host.calls[-1].startswith("reload-or-restart")
+
+
+def test_absent_dry_for_real_and_again(host: Host) -> None:
+    host.ensure()
+    assert host.calls
+    assert host.ensure(state="absent", check_mode=True)["changed"]
+    assert len(host.files) == 2
+    assert host.ensure(state="absent")["changed"]
+    assert host.calls == ["disable --quiet --now prefect-server-firewall.service", "daemon-reload"]
+    assert host.files == []
+    assert not (host.directory / "rules").exists()
+    assert not host.ensure(state="absent")["changed"]
+
+
+def test_rules_of_somebody_else_stay(host: Host) -> None:
+    host.ensure()
+    (host.directory / "rules" / "theirs.nft").touch()
+    host.ensure(state="absent")
+    assert [path.name for path in (host.directory / "rules").iterdir()] == ["theirs.nft"]
+
+
+def test_sources_are_addresses_and_networks_of_both_kinds(host: Host) -> None:
+    said = host.ensure()
+    assert {"10.0.0.2/32", "10.1.0.0/16", "fd00::2/128"} < set(said["sources"])
+    assert any(source in said["sources"] for source in ("127.0.0.1/32", "::1/128"))
+    text = (host.directory / "rules" / "prefect-server.nft").read_text()
+    assert re.search(
+        r"tcp dport { 4200 } ip saddr @sources4 accept\n +tcp dport { 4200 } ip6 saddr @sources6 accept", text
+    )
+
+
+def test_nobody_else_means_nobody(host: Host) -> None:
+    host.ensure(sources=[])
+    text = (host.directory / "rules" / "prefect-server.nft").read_text()
+    assert "saddr" not in text
+    assert "iif lo accept" in text
+
+
+def test_a_name_that_nobody_knows(host: Host) -> None:
+    said = host.ensure(sources=["nowhere.invalid"])
+    assert said["msg"].startswith("prefect_firewall: nowhere.invalid cannot be resolved on this host")
+    assert host.files == []
+
+
+def test_without_nft(host: Host) -> None:
+    (host.directory / "bin" / "nft").unlink()
+    assert host.ensure(check_mode=True)["changed"]
+    assert host.ensure()["msg"] == "prefect_firewall: there is no nft on this host; install nftables"
+    assert not host.ensure(state="absent")["changed"]
+
+
+@pytest.mark.skipif(shutil.which("nft") is None or os.getuid() != 0, reason="needs nft and root")
+def test_nft_reads_the_rules(tmp_path: Path) -> None:
+    allowed = firewall.networks(["10.0.0.2", "10.0.0.0/24", "fd00::/8"])
+    (tmp_path / "rules").write_text(firewall.rules("prefect_test", ports=[4200, 5432], allowed=allowed))
+    subprocess.run(["nft", "--check", "--file", str(tmp_path / "rules")], check=True)
