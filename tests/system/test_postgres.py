@@ -1,0 +1,117 @@
+"""From SQLite to PostgreSQL on one host: refused while anything is wrong, and nothing lost when it is done."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+from real_host import NAME, Ended, Host, Variables
+
+MOVE = "playbooks/sqlite_to_postgres.yml"
+SERVERS = {name: [NAME] for name in ("prefect_server", "prefect_worker", "prefect_flows")}
+WITH_POSTGRES = SERVERS | {"prefect_postgres": [NAME]}
+SMALL: Variables = {"prefect_postgres_memory_share": 5}
+
+
+def count(host: Host) -> dict[str, int]:
+    """Count what an instance holds, by kind."""
+    kinds = ("flows", "deployments", "task_runs", "block_types", "block_schemas", "variables", "artifacts")
+    return {kind: len(host.api(f"/{kind}/filter", {"limit": 200})) for kind in kinds} | {
+        "flow_runs": host.api("/flow_runs/count", {})
+    }
+
+
+def refused(ended: Ended, *says: str) -> None:
+    assert ended.rc not in (0, 250), f"exit code {ended.rc}, and it should have failed:\n{ended.output}"
+    missing = [text for text in says if text not in ended.words]
+    assert not missing, f"nobody said {missing} in:\n{ended.output}"
+
+
+@pytest.fixture(scope="module")
+def sqlite(host: Host) -> Iterator[Host]:
+    """The host with an instance on SQLite that has run something; afterwards, without any."""
+    ended = host.play()
+    assert ended.rc == 0, ended.output
+    host.api("/variables/", {"name": "odd", "value": {"a": [1.5, None, "ü\n\\N\t"]}, "tags": ["x"]})
+    yield host
+    ended = host.play("playbooks/absent.yml", {"prefect_purge": True}, groups=WITH_POSTGRES)
+    assert ended.rc == 0, ended.output
+    assert host.sh("ls -d /etc/postgresql /var/lib/postgresql /var/lib/selfhosted-prefect 2>/dev/null || true") == ""
+
+
+def test_a_move_to_nowhere_leaves_the_server_alone(sqlite: Host) -> None:
+    before = sqlite.server_pid()
+    refused(sqlite.play(MOVE), "prefect_database_host: name the PostgreSQL to move to")
+    nowhere = {"prefect_database_url": "postgresql://prefect:p%40ss@127.0.0.1:9/prefect"}
+    refused(sqlite.play(MOVE, nowhere), "prefect_database_url: nothing listens at 127.0.0.1:9")
+    assert sqlite.server_pid() == before
+
+
+def test_data_is_not_left_behind(sqlite: Host) -> None:
+    before = sqlite.server_pid()
+    ended = sqlite.play("site.yml", SMALL, groups=WITH_POSTGRES)
+    refused(ended, "this instance has its data in /var/lib/prefect/prefect.db", "playbook sqlite_to_postgres")
+    assert sqlite.server_pid() == before
+
+
+def test_a_move_that_was_cut_is_finished_by_the_next(sqlite: Host) -> None:
+    before = count(sqlite)
+    run = sqlite.start(MOVE, SMALL, groups=WITH_POSTGRES)
+    run.wait_for_task("Copy it, and compare")
+    sqlite.cut(run)
+    ended = sqlite.play(MOVE, SMALL, groups=WITH_POSTGRES)
+    assert ended.rc == 0, ended.output
+    assert count(sqlite) == before
+    (odd,) = sqlite.api("/variables/filter", {"limit": 200})
+    assert odd["value"] == {"a": [1.5, None, "ü\n\\N\t"]}
+    assert sqlite.sh("ls /var/lib/prefect").count("prefect.db") == 1
+    assert "prefect.db.moved-" in sqlite.sh("ls /var/lib/prefect")
+    assert "postgresql" in sqlite.sh("prefect-info")
+
+
+def test_it_goes_on_there(sqlite: Host) -> None:
+    assert sqlite.sh("prefect deployment run hello-flow/example --watch").count("Completed")
+    ended = sqlite.play("site.yml", SMALL, groups=WITH_POSTGRES)
+    assert (ended.rc, ended.changed) == (0, 0), ended.output
+    again = sqlite.play(MOVE, SMALL, groups=WITH_POSTGRES)
+    assert (again.rc, again.changed) == (0, 0), again.output
+
+
+@pytest.mark.parametrize(
+    ("variables", "says"),
+    [
+        pytest.param(
+            {"prefect_database_url": "postgresql://prefect:p@:/%s #'\"@127.0.0.1/prefect"},
+            "prefect_database_password: 127.0.0.1:5432 refuses the password of prefect",
+            id="wrong password",
+        ),
+        pytest.param(
+            {"prefect_database_pool_size": 500},
+            "prefect_database_host: Prefect opens up to 510 connections (processes times pool size)",
+            id="too few connections",
+        ),
+        pytest.param(
+            {"prefect_database_ca": "/etc/ssl/certs/ca-certificates.crt"},
+            "prefect_database_ca: the certificate of 127.0.0.1:5432 is refused",
+            id="certificate of an unknown authority",
+        ),
+    ],
+)
+def test_a_bad_database_is_refused_before_anything_changes(sqlite: Host, variables: Variables, says: str) -> None:
+    pid = sqlite.server_pid()
+    refused(sqlite.play("site.yml", SMALL | variables, groups=WITH_POSTGRES, arguments=("--tags", "server")), says)
+    assert sqlite.server_pid() == pid
+
+
+def test_no_secret_is_where_it_does_not_belong(sqlite: Host) -> None:
+    password = sqlite.sh("grep -h DATABASE_PASSWORD /etc/prefect/server.env").split('"')[1]
+    ended = sqlite.play("site.yml", SMALL, groups=WITH_POSTGRES, arguments=("-vvv", "--diff"))
+    assert password not in ended.output
+    # Not on a command line: this looks at those, too.
+    search = "cat > /run/secret; {} | grep -F -f /run/secret | head; rm /run/secret"
+    for place in ("journalctl --output=cat", "cat /proc/[0-9]*/cmdline | tr '\\0' '\\n'"):
+        assert sqlite.sh(search.format(place), stdin=password) == "", place
+    files = (
+        "cat > /run/secret; grep -rlF -f /run/secret /etc /var/lib/prefect /var/log /opt/prefect/state; rm /run/secret"
+    )
+    assert sqlite.sh(files, stdin=password) == "/etc/prefect/server.env"
