@@ -35,7 +35,7 @@ WINDOWS = (timedelta(minutes=1), timedelta(minutes=10), timedelta(hours=1), time
 RECENT = timedelta(hours=1)
 """How far back flow runs that have ended are counted."""
 
-UNITS = ("server", "services", "exporter", "worker@*", "serve@*", "celery@*", "definitions", "redis")
+UNITS = ("server", "services", "exporter", "worker@*", "serve@*", "celery@*", "definitions*", "redis")
 ENDED = ("COMPLETED", "FAILED", "CRASHED", "CANCELLED")
 UNDER_WAY = ("PENDING", "RUNNING", "PAUSED", "CANCELLING")
 

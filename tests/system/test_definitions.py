@@ -102,13 +102,17 @@ def test_one_edit_is_one_change_and_one_removal_one(stocks: Host, tmp_path: Path
 def test_bad_definitions_change_nothing(
     stocks: Host, tmp_path: Path, kind: str, number: int, change: dict[str, Any], said: str
 ) -> None:
-    before = stocks.api("/deployments/filter", {})
+    def registered() -> list[tuple[str, str, list[str]]]:
+        found = stocks.api("/deployments/filter", {})
+        return [(item["name"], item["work_pool_name"], [each["id"] for each in item["schedules"]]) for item in found]
+
+    before = registered()
     data = definitions()
     data[kind][number].update(change)
     refused = apply(stocks, data, tmp_path)
     assert refused.rc != 0
     assert said in refused.words
-    assert stocks.api("/deployments/filter", {}) == before
+    assert registered() == before
 
 
 def test_a_database_is_a_source_like_any(stocks: Host) -> None:
@@ -122,6 +126,21 @@ def test_a_database_is_a_source_like_any(stocks: Host) -> None:
     applied = play(stocks, "playbooks/definitions.yml", prefect_definitions_source=DATABASE)
     assert applied.rc == 0, applied.output
     assert plan(applied) == []
+
+
+def test_a_database_is_applied_as_it_changes(stocks: Host) -> None:
+    follow = {"prefect_definitions_source": DATABASE, "prefect_definitions_follow_seconds": 2}
+    packages = [*variables()["prefect_packages"], "ansible-core>=2.19,<2.20"]
+    started = play(stocks, "site.yml", prefect_packages=packages, **follow)
+    assert started.rc == 0, started.output
+    row = 'UPDATE prefect_deployments SET schedule_config = \'{"cron_string": "0 7 * * *"}\''
+    stocks.sh("python3 -c 'import sqlite3, sys; c = sqlite3.connect(\"/var/lib/prefect/flows.db\");"
+              " c.execute(sys.stdin.read()); c.commit()'", stdin=row)  # fmt: skip
+    deadline = time.monotonic() + 90
+    path = "/deployments/name/stock_data_pipeline/stock_data_pipeline_daily"
+    while stocks.api(path)["schedules"][0]["schedule"]["cron"] != "0 7 * * *":
+        assert time.monotonic() < deadline, stocks.sh("journalctl -n 50 --no-pager -u prefect-definitions-follow")
+        time.sleep(1)
 
 
 def test_it_goes_without_a_trace(stocks: Host) -> None:

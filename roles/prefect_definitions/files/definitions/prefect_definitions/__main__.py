@@ -10,9 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from . import sources
-from .directory import FILE, PATHS, content, definitions_in, enter, write
+from .directory import PATHS, content, definitions_in, enter
 from .records import DefinitionError
-from .resources import resources
 from .schema import Definitions, published, rows_of
 
 
@@ -30,31 +29,28 @@ def check(options: argparse.Namespace) -> None:
 
 def place(options: argparse.Namespace) -> None:
     """Check definitions, put them into a directory, and print what to register (for the Ansible module, in JSON)."""
-    from .checks import problems_here
+    from . import following
 
-    directory, request = Path(options.directory).resolve(), json.load(sys.stdin)
-    answer: dict[str, Any] = {"problems": [], "before": {}}
+    request = json.load(sys.stdin)
+    answer: dict[str, Any] = {"problems": []}
     try:
         rows = sources.read(request["source"]) if request["source"] else rows_of(request["data"])
         if request.get("load_into"):
             answer["changes"] = sources.load(rows, request["load_into"], prune=request["prune"], dry=request["dry"])
-            return
-        definitions = Definitions.of(rows)
-        enter(directory, request["paths"])
-        if problems := problems_here(definitions, os.environ):
-            raise DefinitionError(problems)
-        answer["after"] = sources.data_of(rows)
-        if (directory / FILE).is_file():
-            answer["before"] = {kind: held for kind, held in content(directory).items() if kind != PATHS}
-        answer["changed"] = write(directory, answer["after"], paths=request["paths"], dry=request["dry"])
-        answer["resources"] = resources(
-            definitions, directory=directory, work_pool=request["work_pool"], inactive=request["inactive"]
-        )
+        else:
+            given = {name: request[name] for name in ("paths", "work_pool", "inactive", "dry")}
+            answer |= following.place(Path(options.directory).resolve(), rows, **given)
     except DefinitionError as error:
         answer["problems"] = error.problems
-    finally:
-        # What callables print when they are imported comes before the empty line.
-        print(f"\n\n{json.dumps(answer)}")
+    # What callables print when they are imported comes before the empty line.
+    print(f"\n\n{json.dumps(answer)}")
+
+
+def follow(options: argparse.Namespace) -> None:
+    """Apply a database as it changes, as PREFECT_DEFINITIONS_FOLLOW says."""
+    from .following import Following
+
+    Following.of(os.environ).forever()
 
 
 def load(options: argparse.Namespace) -> None:
@@ -87,7 +83,7 @@ def schema(options: argparse.Namespace) -> None:
 def main() -> int:
     parser = argparse.ArgumentParser(prog="prefect_definitions", description=__doc__)
     verbs = parser.add_subparsers(required=True)
-    for verb in (check, place, run, load, serve, schema):
+    for verb in (check, place, follow, run, load, serve, schema):
         verbs.add_parser(verb.__name__, help=verb.__doc__).set_defaults(verb=verb)
     named = verbs.choices
     named["check"].add_argument("source", help="file, directory or URL of a database")

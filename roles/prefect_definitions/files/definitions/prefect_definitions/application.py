@@ -26,7 +26,7 @@ from types import FrameType, TracebackType
 from typing import TYPE_CHECKING, Any
 
 from . import sources
-from .directory import MODULE, definitions_in, enter, write
+from .directory import FILE, MODULE, definitions_in, enter, write
 from .schema import Definitions, rows_of
 
 if TYPE_CHECKING:
@@ -148,7 +148,10 @@ class Application:
 
 
 def serve(directory: Path) -> None:
-    """Serve the flows of a directory until SIGTERM, SIGINT, or the end of standard input where that is a pipe."""
+    """Serve the flows of a directory until SIGTERM, SIGINT, or the end of standard input where that is a pipe.
+
+    Ends as well when the definitions change: whoever keeps this process alive starts one that serves the new ones.
+    """
     from prefect.deployments.runner import RunnerDeployment
     from prefect.runner import Runner
 
@@ -170,12 +173,12 @@ def serve(directory: Path) -> None:
                 schedules=[schedule_of(schedule) for schedule in deployment["schedules"]],
             )
         )
-    asyncio.run(until_stopped(runner, said=f"ready: {len(made)} flows are served"))
+    asyncio.run(until_stopped(runner, directory / FILE, said=f"ready: {len(made)} flows are served"))
 
 
-async def until_stopped(runner: Runner, *, said: str) -> None:
+async def until_stopped(runner: Runner, file: Path, *, said: str) -> None:
     """Run a runner until it is told to stop, and cancel then what it runs: Prefect's own handler leaves that going."""
-    serving = asyncio.ensure_future(runner.start())
+    serving, served = asyncio.ensure_future(runner.start()), file.stat().st_mtime_ns
     while not runner.started and not serving.done():
         await asyncio.sleep(0.05)
     loop = asyncio.get_running_loop()
@@ -185,6 +188,10 @@ async def until_stopped(runner: Runner, *, said: str) -> None:
     if stat.S_ISFIFO(os.fstat(0).st_mode):
         threading.Thread(target=_stop_with_the_other_end, daemon=True).start()
     print(said, flush=True)
+    while not serving.done():
+        await asyncio.wait([serving], timeout=2)
+        if not stopping and file.exists() and file.stat().st_mtime_ns != served:
+            stopping.append(asyncio.ensure_future(runner.astop()))
     await serving
 
 
