@@ -6,6 +6,7 @@ which is the broker if it is not set.
 
 from __future__ import annotations
 
+import threading
 import time
 import uuid
 from collections.abc import Callable, Mapping, Sequence
@@ -19,6 +20,9 @@ T = TypeVar("T")
 
 FIRST_POLL, LAST_POLL = 0.02, 0.5
 """Seconds between two looks for a result, at first and in the end."""
+
+_importing = threading.Lock()
+"""Celery puts another module in its place while it is imported, and a second thread may see the one that it was."""
 
 AWAY = 5.0
 """Seconds between two tries of a broker that is away."""
@@ -41,7 +45,8 @@ def application(environment: Mapping[str, str]) -> Any:
     if not broker:
         raise DefinitionError(["CELERY_BROKER_URL is not set on this host; set prefect_celery_broker_url"])
     try:
-        from celery import Celery
+        with _importing:
+            from celery import Celery
     except ImportError as error:
         raise DefinitionError([f"{error}: add celery to prefect_packages"]) from error
     backend = environment.get("CELERY_RESULT_BACKEND") or broker
