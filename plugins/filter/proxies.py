@@ -89,11 +89,18 @@ def nginx_variable(name: str) -> str:
     return re.sub(r"\W", "_", name)
 
 
+def certbot_names(said: str) -> list[str]:
+    """Return the names, sorted, that `certbot certificates` says of a certificate; none where it knows no such."""
+    found = re.search(r"^ *(?:Domains|Identifiers): (.+)$", said, re.MULTILINE)
+    return sorted(re.split(r"[ ,]+", found[1].strip())) if found else []
+
+
 class FilterModule:
     def filters(self) -> dict[str, Callable[..., Any]]:
         return {
             "base_path": base_path,
             "bracketed": bracketed,
+            "certbot_names": certbot_names,
             "nginx_variable": nginx_variable,
             "proxy": proxy,
             "unreachable": unreachable,

@@ -67,6 +67,8 @@ DAYS = 397
 """What browsers accept at most from a public CA, plus nothing."""
 
 RENEW_DAYS = 30
+CA_RENEW_DAYS = 2 * DAYS
+"""More than what the CA signs is good for."""
 
 
 def now() -> datetime.datetime:
@@ -154,19 +156,24 @@ def load(base: Path) -> tuple[x509.Certificate, ec.EllipticCurvePrivateKey]:
 
 
 def authority(directory: Path) -> tuple[x509.Certificate, ec.EllipticCurvePrivateKey]:
-    """Return the CA of a directory, made if there is none."""
+    """Return the CA of a directory, made if there is none.
+
+    One that ends soon gets a new certificate for its old key, so whoever trusts either trusts what is signed by both.
+    """
     base = directory / "ca"
     try:
-        return load(base)
+        certificate, key = load(base)
+        if certificate.not_valid_after_utc - now() > datetime.timedelta(days=CA_RENEW_DAYS):
+            return certificate, key
     except FileNotFoundError:
         key = ec.generate_private_key(ec.SECP256R1())
-        extensions: list[tuple[x509.ExtensionType, bool]] = [
-            (x509.BasicConstraints(ca=True, path_length=0), True),
-            (usage(ca=True), True),
-        ]
-        certificate = sign(f"Prefect CA ({directory.name})", key, days=CA_DAYS, extensions=extensions)
-        write_pair(base, certificate, key)
-        return certificate, key
+    extensions: list[tuple[x509.ExtensionType, bool]] = [
+        (x509.BasicConstraints(ca=True, path_length=0), True),
+        (usage(ca=True), True),
+    ]
+    certificate = sign(f"Prefect CA ({directory.name})", key, days=CA_DAYS, extensions=extensions)
+    write_pair(base, certificate, key)
+    return certificate, key
 
 
 def names_of(certificate: x509.Certificate) -> set[str]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import shlex
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -59,10 +58,10 @@ class Proxied:
             f"until ss -tln | grep -q 127.0.0.1:{port}; do sleep 0.1; done"
         )
 
-    def ask(self, *requests: dict[str, Any], name: str = DOMAIN) -> list[dict[str, Any]]:
-        """Ask the proxy from the host, trusting the authority of the controller alone."""
-        self.host.write("/srv/proxy/ca.crt", (self.secrets / "prefect" / "ca.crt").read_text())
-        command = f"python3 /srv/proxy/client.py 127.0.0.1 {shlex.quote(name)} /srv/proxy/ca.crt"
+    def ask(self, *requests: dict[str, Any], authority: str = "") -> list[dict[str, Any]]:
+        """Ask the proxy from the host, trusting one authority alone: that of the controller unless given in PEM."""
+        self.host.write("/srv/proxy/ca.crt", authority or (self.secrets / "prefect" / "ca.crt").read_text())
+        command = f"python3 /srv/proxy/client.py 127.0.0.1 {DOMAIN} /srv/proxy/ca.crt"
         answers: list[dict[str, Any]] = json.loads(self.host.sh(command, stdin=json.dumps(requests)))
         return answers
 
@@ -163,15 +162,15 @@ def test_a_certificate_that_is_given_beside_the_site_of_somebody_else(proxied: P
     proxied.host.sh(
         "apt-get update -qq && apt-get install -qq -y --no-install-recommends nginx > /srv/proxy/apt.log 2>&1"
     )
-    proxied.host.write("/srv/proxy/ca.crt", (pairs["good"].parent / "ca.crt").read_text())
+    authority = (pairs["good"].parent / "ca.crt").read_text()
     proxied.host.write("/etc/nginx/sites-enabled/shop", OTHER_SITE % OTHER_TLS)
     proxied.host.sh("systemctl reload-or-restart nginx")
     before = proxied.host.manifest()
     try:
         added = proxied.play(served(**given(pairs, "good")))
-        ask = f"python3 /srv/proxy/client.py 127.0.0.1 {DOMAIN} /srv/proxy/ca.crt"
-        requests = [{"path": f"{API}/version"}, {"path": "/", "plain": True, "host": "shop.example.com"}]
-        ours, theirs = json.loads(proxied.host.sh(ask, stdin=json.dumps(requests)))
+        ours, theirs = proxied.ask(
+            {"path": f"{API}/version"}, {"path": "/", "plain": True, "host": "shop.example.com"}, authority=authority
+        )
         gone = proxied.play(served(**given(pairs, "good"), prefect_purge=True), "playbooks/absent.yml")
         assert (added.rc, gone.rc) == (0, 0), added.output + gone.output
         assert (ours["status"], theirs["text"]) == (200, "shop")
@@ -180,6 +179,70 @@ def test_a_certificate_that_is_given_beside_the_site_of_somebody_else(proxied: P
         proxied.host.sh(
             "apt-get purge -qq -y --auto-remove nginx nginx-common >/dev/null 2>&1; rm -rf /etc/nginx /var/www"
         )
+
+
+PEBBLE = {
+    "listenAddress": "127.0.0.1:14000",
+    "managementListenAddress": "127.0.0.1:15000",
+    "certificate": "/srv/proxy/pebble.crt",
+    "privateKey": "/srv/proxy/pebble.key",
+    "httpPort": 80,
+    "tlsPort": 443,
+}
+SERIAL = (
+    "python3 -c 'import hashlib, ssl; "
+    'print(hashlib.sha256(ssl.get_server_certificate(("127.0.0.1", 443)).encode()).hexdigest())\''
+)
+ROOT = (
+    "python3 -c 'import ssl, urllib.request as u; "
+    'print(u.urlopen("https://127.0.0.1:15000/roots/0", context=ssl._create_unverified_context()).read().decode())\''
+)
+
+
+@pytest.fixture
+def pebble(proxied: Proxied, tmp_path: Path) -> Iterator[str]:
+    """An ACME server on the host, which the host trusts; give the root of what it issues, in PEM."""
+    certificate_for(tmp_path / "pebble", ["localhost", "127.0.0.1"])
+    for suffix in ("crt", "key"):
+        proxied.host.write(f"/srv/proxy/pebble.{suffix}", (tmp_path / f"pebble.{suffix}").read_text())
+    proxied.host.write("/srv/proxy/pebble.json", json.dumps({"pebble": PEBBLE}))
+    proxied.host.write("/srv/proxy/trusted.crt", (tmp_path / "ca.crt").read_text())
+    proxied.host.sh(
+        "apt-get update -qq && apt-get install -qq -y --no-install-recommends pebble > /srv/proxy/apt.log 2>&1; "
+        "cp /etc/ssl/certs/ca-certificates.crt /srv/proxy/bundle.crt; cp /etc/hosts /srv/proxy/hosts; "
+        "cat /srv/proxy/trusted.crt >> /etc/ssl/certs/ca-certificates.crt; "
+        f"echo 127.0.0.1 {DOMAIN} api.example.com >> /etc/hosts; "
+        "systemd-run --quiet --unit=pebble --setenv=PEBBLE_VA_NOSLEEP=1 --setenv=PEBBLE_WFE_NONCEREJECT=0 "
+        "pebble -config /srv/proxy/pebble.json; until ss -tln | grep -q :15000; do sleep 0.1; done"
+    )
+    yield proxied.host.sh(ROOT)
+    proxied.host.sh(
+        "systemctl stop pebble; cat /srv/proxy/bundle.crt > /etc/ssl/certs/ca-certificates.crt; "
+        "cat /srv/proxy/hosts > /etc/hosts; apt-get purge -qq -y --auto-remove pebble > /srv/proxy/apt.log 2>&1"
+    )
+
+
+def test_a_certificate_by_acme(proxied: Proxied, pebble: str) -> None:
+    before = proxied.host.manifest()
+    variables = served(prefect_proxy_acme=True, prefect_proxy_acme_directory="https://localhost:14000/dir")
+    try:
+        first = proxied.play(variables)
+        assert first.rc == 0, first.output
+        assert proxied.ask({"path": f"{API}/version"}, authority=pebble)[0]["status"] == 200
+        again = proxied.play(variables)
+        assert (again.rc, again.changed) == (0, 0), again.output
+
+        served_first = proxied.host.sh(SERIAL)
+        proxied.host.sh("certbot renew --quiet --force-renewal --no-random-sleep-on-renew")
+        proxied.host.sh(f"for i in $(seq 50); do [ $({SERIAL}) = {served_first} ] || exit 0; sleep 0.2; done; exit 1")
+
+        more = proxied.play(variables | {"prefect_proxy_aliases": ["api.example.com"]})
+        assert more.rc == 0, more.output
+        assert "api.example.com" in proxied.host.sh("certbot certificates --cert-name prefect")
+    finally:
+        gone = proxied.play(variables | {"prefect_purge": True}, "playbooks/absent.yml")
+    assert gone.rc == 0, gone.output
+    assert sorted(proxied.host.manifest() ^ before) == []
 
 
 @pytest.fixture(scope="module")

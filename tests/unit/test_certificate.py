@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from ansible_collections.selfhosted.prefect.plugins.lookup import certificate
 from ansible_collections.selfhosted.prefect.plugins.lookup.certificate import certificate_for
+from cryptography import x509
 
 
 def test_it_is_made_once(tmp_path: Path) -> None:
@@ -48,6 +49,18 @@ def test_it_is_renewed_in_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     later = certificate.now() + datetime.timedelta(days=certificate.DAYS - certificate.RENEW_DAYS + 1)
     monkeypatch.setattr(certificate, "now", lambda: later)
     assert certificate_for(tmp_path / "db1", ["db1"])["certificate"] != first["certificate"]
+
+
+def test_the_authority_is_renewed_with_its_key(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    first, key = certificate_for(tmp_path / "db1", ["db1"]), (tmp_path / "ca.key").read_bytes()
+    late = certificate.now() + datetime.timedelta(days=certificate.CA_DAYS - certificate.CA_RENEW_DAYS + 1)
+    monkeypatch.setattr(certificate, "now", lambda: late)
+    second = certificate_for(tmp_path / "db1", ["db1"])
+    assert second["ca"] != first["ca"]
+    assert (tmp_path / "ca.key").read_bytes() == key
+    for issued in (first, second):
+        signed = x509.load_pem_x509_certificate(issued["certificate"].encode())
+        signed.verify_directly_issued_by(x509.load_pem_x509_certificate(second["ca"].encode()))
 
 
 def test_another_authority_signs_anew(tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 from ansible_collections.selfhosted.prefect.plugins.filter.proxies import (
     base_path,
+    certbot_names,
     nginx_variable,
     proxy,
     unreachable,
@@ -75,3 +76,26 @@ def test_servers_that_no_proxy_reaches() -> None:
 
 def test_nginx_variable() -> None:
     assert nginx_variable("prefect-blue") == "prefect_blue"
+
+
+CERTBOT = """
+Found the following certs:
+  Certificate Name: prefect
+    Serial Number: 3f
+    Key Type: ECDSA
+    {label}: {names}
+    Expiry Date: 2027-02-19 05:44:11+00:00 (VALID: 89 days)
+    Certificate Path: /etc/letsencrypt/live/prefect/fullchain.pem
+"""
+
+
+@pytest.mark.parametrize(
+    ("said", "names"),
+    [
+        ("No certificates found.", []),
+        (CERTBOT.format(label="Domains", names="b.example a.example"), ["a.example", "b.example"]),
+        (CERTBOT.format(label="Identifiers", names="b.example, a.example"), ["a.example", "b.example"]),
+    ],
+)
+def test_what_certbot_has(said: str, names: list[str]) -> None:
+    assert certbot_names(said) == names
