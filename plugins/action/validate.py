@@ -15,6 +15,7 @@ from ansible.errors import AnsibleError
 from ansible.module_utils.common.arg_spec import ArgumentSpecValidator
 from ansible.plugins.action import ActionBase
 from ansible_collections.selfhosted.prefect.plugins.filter.connections import loopback
+from ansible_collections.selfhosted.prefect.plugins.plugin_utils import inventory
 from ansible_collections.selfhosted.prefect.plugins.plugin_utils.certificates import problems
 
 ROLES = Path(__file__).resolve().parents[2] / "roles"
@@ -104,10 +105,10 @@ def unknown_variables(names: list[str], known: Mapping[str, Collection[str]]) ->
 
     Below a role's prefix every unknown name is a mistake; elsewhere only one that is close to a name of ours.
     """
-    ours = set().union(*known.values()) if known else set()
+    ours = set(inventory.NAMES).union(*known.values())
     prefixes = tuple(f"{role}_" for role in known if role != "prefect")
     complaints = []
-    for name in sorted(set(names) - ours):
+    for name in sorted(name for name in set(names) - ours if not inventory.PATTERN.fullmatch(name)):
         near = difflib.get_close_matches(name, ours, n=1, cutoff=0.6 if name.startswith(prefixes) else 0.88)
         if near or name.startswith(prefixes):
             complaints.append(f"{name}: there is no such variable" + (f"; did you mean {near[0]}?" if near else ""))

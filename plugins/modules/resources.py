@@ -81,6 +81,12 @@ options:
       - Automations, as in M(selfhosted.prefect.automation).
     type: list
     elements: dict
+  lists:
+    description:
+      - Lists by name, in the place of the options above, as M(selfhosted.prefect.info) returns them in C(resources).
+        An option above wins over the list of its name.
+    type: dict
+    default: {}
   owner:
     description:
       - Who makes these objects, where several inventories use one server. What an owner makes is remembered on the
@@ -234,13 +240,14 @@ def work(api: Api, params: Mapping[str, Any], check_mode: bool) -> dict[str, Any
         **{name: params[name] for name in ("owner", "prune", "adopt", "pauses", "inactive", "recreate", "concurrency")},
         check_mode=check_mode,
     )
+    wanted = {**params["lists"], **{name: params[name] for name in LISTS if params[name] is not None}}
     try:
-        report, server = reconcile(api, {name: params[name] for name in LISTS}, wish)
+        report, server = reconcile(api, wanted, wish)
     except Failure as failure:
         # What is secret is not known for sure yet, and a field may be in the wrong place.
         failure.details[SECRETS] = [
             text
-            for entry in blocks(params)
+            for entry in blocks(wanted)
             for name, value in entry.items()
             if name not in {"block_type", "block_type_slug", "type", "name", "state"}
             for text in texts(value)
@@ -248,15 +255,16 @@ def work(api: Api, params: Mapping[str, Any], check_mode: bool) -> dict[str, Any
         raise
     kind = KINDS["block"]
     secrets = [
-        text for entry in blocks(params) for text in kind.secrets(entry, server, kind.key(kind.renamed(dict(entry))))
+        text for entry in blocks(wanted) for text in kind.secrets(entry, server, kind.key(kind.renamed(dict(entry))))
     ]
     server.close()
     diff = [todo.diff for todo in report.plans]
     return {**report.result(server), "diff": diff, SECRETS: secrets}
 
 
-def blocks(params: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
-    yield from (entry for entry in params["prefect_blocks"] or [] if isinstance(entry, Mapping))
+def blocks(wanted: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
+    entries = wanted.get("prefect_blocks")
+    yield from (entry for entry in entries if isinstance(entry, Mapping)) if isinstance(entries, list) else ()
 
 
 def main() -> None:
@@ -266,6 +274,7 @@ def main() -> None:
         work,
         {
             **lists,
+            "lists": {"type": "dict", "default": {}, "no_log": True},
             "owner": {"type": "str", "default": "ansible"},
             "prune": {"type": "bool", "default": False},
             "adopt": {"type": "bool", "default": False},

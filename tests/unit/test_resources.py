@@ -108,6 +108,17 @@ def test_dry_for_real_and_again(fake: FakeApi) -> None:
     assert len(fake.writes) == writes
 
 
+def test_the_lists_may_come_together(fake: FakeApi) -> None:
+    lists = copy.deepcopy(ALL)
+    shop = lists.pop("prefect_variables")
+    real = act(fake, {}, lists={**lists, "prefect_variables": [{"name": "other", "value": 1}]}, prefect_variables=shop)
+    assert "hush" not in json.dumps(real)
+    assert not act(fake, ALL, prune=True)["changed"]
+    wrong = act(fake, {}, lists={"prefect_variable": [], "prefect_blocks": [{"type": "secret", "value": "hush-hush"}]})
+    assert "prefect_variable is unknown; prefect_variables?" in wrong["msg"]
+    assert "hush" not in json.dumps(wrong)
+
+
 def test_the_plan_is_readable(fake: FakeApi) -> None:
     act(fake, ALL)
     changed = copy.deepcopy(ALL)

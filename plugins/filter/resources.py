@@ -1,0 +1,56 @@
+"""What the inventory describes of the inside of Prefect, and whether there is a server to tell."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Mapping
+from typing import Any
+
+from ansible.errors import AnsibleFilterError
+from ansible_collections.selfhosted.prefect.plugins.filter.definitions import definitions
+from ansible_collections.selfhosted.prefect.plugins.module_utils.kinds import KINDS
+
+DATA = ("prefect_tasks", "prefect_runners")
+"""What only flows that are data have."""
+
+Lists = dict[str, list[Any]]
+
+
+def resources(described: Mapping[str, list[Any]], hosts: Collection[str], kinds: Collection[str]) -> Lists:
+    """Return what is described and not defined as data, of some `kinds` or of all, for the module `resources`.
+
+    `hosts` are those that run what is data. Raises AnsibleFilterError where there is some, and no host.
+    """
+    defined = next((name for name in DATA if described.get(name)), "")
+    if defined and not hosts:
+        raise AnsibleFilterError(
+            f"{defined}: nobody runs it; put the workers' hosts into the group prefect_definitions"
+        )
+    elsewhere = definitions(described) if defined else {}
+    return {
+        name: [entry for entry in described[name] if entry not in elsewhere.get(name, [])]
+        for name in nothing(kinds)
+        if name in described
+    }
+
+
+def nothing(kinds: Collection[str]) -> Lists:
+    """Return a list without an object for each of some `kinds`, or of all. Raises AnsibleFilterError for no kind."""
+    if unknown := set(kinds) - KINDS.keys():
+        raise AnsibleFilterError(f"prefect_resources_kinds: {', '.join(sorted(unknown))}: one of {', '.join(KINDS)}")
+    return {KINDS[kind].list_name: [] for kind in kinds or KINDS}
+
+
+def answers(servers: Collection[str], hostvars: Mapping[str, Any], check_mode: bool) -> bool:
+    """Return whether there is somebody to ask, as far as this run has seen the `servers` of the inventory.
+
+    In check mode, one that is yet to be installed does not answer, and where nothing is started nobody does.
+    """
+    seen = [hostvars[server].get("__prefect_host", {}) for server in servers if server in hostvars]
+    return not any(
+        host.get("service_manager") == "none" or (check_mode and host.get("release_present") is False) for host in seen
+    )
+
+
+class FilterModule:
+    def filters(self) -> dict[str, Callable[..., Any]]:
+        return {"answers": answers, "nothing": nothing, "resources": resources}
