@@ -93,7 +93,9 @@ class Application:
             if line.startswith("ready"):
                 threading.Thread(target=self._process.stdout.read, daemon=True).start()
                 return
-        raise RuntimeError(f"the flows could not be served: exit code {self._process.wait()}")
+        code = self._process.wait()
+        self.stop()
+        raise RuntimeError(f"the flows could not be served: exit code {code}")
 
     def stop(self) -> None:
         """Stop serving: schedules are paused until the next start, and runs that are going on are ended."""
