@@ -1,0 +1,6 @@
+from prefect import flow
+
+
+@flow(log_prints=True)
+def tick() -> None:
+    print("tick")
