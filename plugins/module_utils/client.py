@@ -125,6 +125,8 @@ class Api:
             raise Failure(f"api_url is {url!r}: it should look like http://127.0.0.1:4200/api")
         if split.username is not None:
             raise Failure("api_url holds a user and password: give them in api_auth, as user:password")
+        if ca and not Path(ca).is_file():
+            raise Failure(f"api_ca is {ca}: there is no such file on this host")
         self.timeout, self.patience, self.maintenance = timeout, patience, maintenance
         self.busy: Callable[[], None] = lambda: None
         self.sent = 0
@@ -284,9 +286,6 @@ class Api:
         if via and via.username:
             identity = {"Proxy-Authorization": _basic(f"{unquote(via.username)}:{unquote(via.password or '')}")}
         if secure:
-            # Asked for when it is needed, and not before: check mode on a bare host needs no connection.
-            if self._ca and not Path(self._ca).is_file():
-                raise Failure(f"api_ca is {self._ca}: there is no such file on this host")
             context = ssl.create_default_context(cafile=self._ca)
             if not self._validate_certs:
                 context.check_hostname, context.verify_mode = False, ssl.CERT_NONE

@@ -677,7 +677,9 @@ def main() -> None:
     actions: dict[str, str] = {}
     try:
         url, auth, ca = params["api_url"], params["api_auth"] or None, params["api_ca"] or None
-        api = Api(url, auth=auth, ca=ca) if url else None
+        # Only who starts something waits. A bare host, and one half taken away, has no certificate authority to trust.
+        waits = params["state"] in {"started", "restarted"} and not module.check_mode
+        api = Api(url, auth=auth, ca=ca) if url and waits else None
         doomed = surplus(manager, services, patterns=params["prune"], absent=params["state"] == "absent")
         digests = {name: digest([*service["files"], *service["watch"]]) for name, service in services.items()}
         actions = dict.fromkeys(services, "unchanged") | dict.fromkeys(doomed, "removed")
