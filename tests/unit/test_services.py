@@ -162,7 +162,7 @@ def test_the_double_is_a_manager(tmp_path: Path) -> None:
 
 def test_who_waits_for_nothing_needs_no_certificate_authority(host: Host) -> None:
     host.unit("server")
-    api = {"api_url": "https://prefect.example.com/api", "api_ca": "/no/such/ca.crt"}
+    api: dict[str, Any] = {"api_url": "https://prefect.example.com/api", "api_ca": "/no/such/ca.crt"}
     assert host.ensure("server", check_mode=True, **api)["services"] == {"server": "started"}
     assert "no such file" in host.ensure("server", **api)["msg"]
     assert host.ensure(state="absent", prune=["server"], **api)["services"] == {"server": "removed"}
