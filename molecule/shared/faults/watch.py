@@ -33,6 +33,9 @@ EVERY = 0.25
 
 PAGE = 200
 
+TIMEOUT = 120.0
+"""Seconds of silence after which a request has failed: more than a busy machine that holds all the hosts ever needs."""
+
 KINDS: dict[str, tuple[str, str, Any]] = {
     "read": ("GET", "/deployments/name/tick/every", None),
     "list": ("POST", "/deployments/filter", {"limit": 5}),
@@ -50,7 +53,7 @@ def call(method: str, path: str, body: Any) -> tuple[int, Any]:
     wanted = urllib.request.Request(os.environ["PREFECT_API_URL"] + path, data, headers, method=method)
     ca = os.environ.get("PREFECT_API_SSL_CERT_FILE")
     context = ssl.create_default_context(cafile=ca) if ca else None
-    with urllib.request.urlopen(wanted, timeout=30, context=context) as answer:
+    with urllib.request.urlopen(wanted, timeout=TIMEOUT, context=context) as answer:
         return answer.status, json.load(answer)
 
 
