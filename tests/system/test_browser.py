@@ -35,6 +35,15 @@ new Promise((resolve, reject) => {
 """
 
 
+COMPLETED = """
+fetch("/api/flow_runs/filter", {
+  method: "POST",
+  headers: {"Content-Type": "application/json", Authorization: `Basic ${btoa(TOKEN)}`},
+  body: JSON.stringify({flow_runs: {state: {type: {any_: ["COMPLETED"]}}}, limit: 1}),
+}).then((answer) => answer.json()).then((runs) => runs[0].id)
+"""
+
+
 @pytest.fixture(scope="module")
 def page(host: Host, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
     """A browser on this machine, and a host with all of Prefect, where a flow run has completed."""
@@ -72,10 +81,11 @@ def test_the_websocket(page: Browser) -> None:
 
 def test_the_picture(page: Browser, tmp_path: Path) -> None:
     """With PREFECT_TEST_SCREENSHOT=docs/ui.png it is written where the README shows it."""
-    page.open(f"https://{DOMAIN}/v2/runs")
-    page.wait_for_text("Completed")
+    run = page.run(COMPLETED.replace("TOKEN", json.dumps(AUTH)))
+    page.open(f"https://{DOMAIN}/v2/runs/flow-run/{run}")
+    page.wait_for_text("Finished in state Completed()")
     # Charts move into their places.
-    page.run("new Promise((resolve) => setTimeout(resolve, 2000))")
+    page.run("new Promise((resolve) => setTimeout(resolve, 6000))")
     picture = Path(os.environ.get("PREFECT_TEST_SCREENSHOT", tmp_path / "ui.png"))
     picture.write_bytes(page.screenshot())
     assert picture.read_bytes().startswith(b"\x89PNG")

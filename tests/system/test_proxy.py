@@ -408,6 +408,11 @@ def test_a_second_instance_below_the_same_domain(site: Proxied) -> None:
 
 
 def test_a_second_instance_that_forgets_to_say_so_is_refused(site: Proxied) -> None:
-    ended = site.play(served(prefect_instance="blue", prefect_proxy_base_path="/blue"))
+    blue = served(prefect_instance="blue", prefect_proxy_base_path="/blue")
+    ended = site.play(blue)
+    # It has asked for Nginx by then, which stays as long as somebody needs it.
+    gone = site.play(blue | {"prefect_purge": True}, "playbooks/absent.yml")
     assert ended.rc not in (0, 250)
     assert f"prefect_proxy_domain: this Nginx serves {DOMAIN} already" in ended.words
+    assert gone.rc == 0, gone.output
+    assert site.ask({"path": f"{API}/version"})[0]["status"] == 200
