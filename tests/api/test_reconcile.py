@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 from ansible_collections.selfhosted.prefect.plugins.module_utils.api import Api, Failure
+from ansible_collections.selfhosted.prefect.plugins.module_utils.export import export
 from ansible_collections.selfhosted.prefect.plugins.module_utils.kinds import KINDS, listed
 from ansible_collections.selfhosted.prefect.plugins.module_utils.reconcile import Report, Wish, reconcile
 from ansible_collections.selfhosted.prefect.plugins.module_utils.resource import Server
@@ -117,6 +118,23 @@ def test_apply_repeat_drift_and_prune(server: PrefectServer) -> None:
         assert not act(api, NOTHING, prune=True).changed
         assert not any(json.loads(everything(api)).values())
         assert api.post("/variables/filter", {"variables": {"name": {"like_": "ansible_owner_"}}}) == []
+
+
+def test_export_changes_nothing_here_and_makes_all_of_it_elsewhere(server: PrefectServer) -> None:
+    def exported() -> dict[str, list[dict[str, Any]]]:
+        lists, _ = export(Server(api, KINDS, bulk=True), KINDS, secrets="clear")
+        return lists
+
+    with server.api() as api:
+        assert "prefect_block_types" not in exported()
+        act(api, ALL)
+        found = exported()
+        again = act(api, found)
+        assert (again.plans, again.unchanged) == ([], sum(map(len, found.values())))
+        act(api, NOTHING, prune=True)
+        assert len(act(api, found).plans) > len(ALL)
+        assert exported() == found
+        act(api, NOTHING, prune=True)
 
 
 @pytest.mark.parametrize("point", range(1, 20, 2))
