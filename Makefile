@@ -61,6 +61,12 @@ test: check ## Every test of the project, on hosts with a real systemd (root, De
 	$(RUN) PREFECT_TEST_PYTHONS=$(CURDIR)/.cache/release-3.5.0/bin/python:$(CURDIR)/.cache/release-3.9.1/bin/python pytest tests/api; \
 	$(RUN) PREFECT_TEST_PYTHON=$(CURDIR)/.cache/release/bin/python pytest tests/preset tests/system tests/flows
 
+faults: env ## What happens to a platform on four hosts when a part of it fails
+	@trap 'tests/hosts/host end' EXIT; tests/hosts/prepare; \
+	for action in destroy create prepare converge side-effect destroy; do \
+	  $(RUN) ANSIBLE_HOME=$(CURDIR)/.ansible MOLECULE_COMMAND_BORDERS=false MOLECULE_GLOB='molecule/*/molecule.yml' molecule $$action -s platform; \
+	done
+
 bench: env ## Measure ourselves against the way by hand and against the floor
 	@tests/hosts/prepare
 	@$(RUN) python benchmarks/bench.py $(ARGS)
@@ -76,4 +82,4 @@ lock: env ## Resolve every lock anew: the controller's and Prefect's
 	  ../$(VENV)/bin/uv pip compile --quiet --upgrade --universal --python-version 3.11 --generate-hashes --no-header --no-annotate $$name.in -o $$name.txt; done
 	@$(RUN) python requirements/locks.py make
 
-.PHONY: help env site absent status check check-ansible check-types check-unit check-python check-yaml test bench docs lock
+.PHONY: help env site absent status check check-ansible check-types check-unit check-python check-yaml test faults bench docs lock
