@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import matrix
 import pytest
 from conftest import PrefectServer
 
 
-@pytest.fixture(scope="session")
-def prepared(server: PrefectServer) -> PrefectServer:
+@pytest.fixture(scope="module")
+def prepared(server: PrefectServer) -> Iterator[PrefectServer]:
     with server.api() as api:
         matrix.prepare(api)
-    return server
+        yield server
+        matrix.clear(api)
 
 
 @pytest.mark.parametrize(("kind", "name"), matrix.CASES)

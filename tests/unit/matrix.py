@@ -199,6 +199,12 @@ def prepare(api: Api) -> None:
         ensure(Server(api, KINDS), KINDS[kind], key=key, wanted=wanted, state="present", check_mode=False)
 
 
+def clear(api: Api) -> None:
+    """Take away what `prepare` made."""
+    for kind, key, _ in reversed(NEEDED):
+        ensure(Server(api, KINDS), KINDS[kind], key=key, wanted={}, state="absent", check_mode=False)
+
+
 def values(kind: str, name: str) -> Iterator[dict[str, Any]]:
     """Yield the fields to go through for one field."""
     if (kind, name) == ("deployment", "work_queue"):
