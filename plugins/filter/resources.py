@@ -51,6 +51,14 @@ def answers(servers: Collection[str], hostvars: Mapping[str, Any], check_mode: b
     )
 
 
+def plan_text(done: Mapping[str, Any]) -> str:
+    """Return for a person what the module `resources` returned: the plan, and the sum of it."""
+    counts = done["summary"]
+    words = {"create": "new", "update": "changed", "recreate": "made anew", "delete": "gone", "adopted": "ours by now"}
+    told = [f"{counts[name]} {word}" for name, word in words.items() if counts[name]]
+    return "\n".join([*done["plan"], ", ".join([*told, f"{counts['unchanged']} as described"])])
+
+
 class FilterModule:
     def filters(self) -> dict[str, Callable[..., Any]]:
-        return {"answers": answers, "nothing": nothing, "resources": resources}
+        return {"answers": answers, "nothing": nothing, "plan_text": plan_text, "resources": resources}

@@ -9,7 +9,7 @@ from ansible.errors import AnsibleError, AnsibleFilterError
 from ansible.parsing.dataloader import DataLoader
 from ansible.template import Templar, trust_as_template
 from ansible_collections.selfhosted.prefect.plugins.action.validate import unknown_variables
-from ansible_collections.selfhosted.prefect.plugins.filter.resources import answers, nothing, resources
+from ansible_collections.selfhosted.prefect.plugins.filter.resources import answers, nothing, plan_text, resources
 from ansible_collections.selfhosted.prefect.plugins.plugin_utils.inventory import merged
 
 Variables = dict[str, Any]
@@ -187,3 +187,11 @@ def test_kinds() -> None:
 def test_a_server_answers(host: Variables | None, check_mode: bool, expected: bool) -> None:
     hostvars = {"one": {"__prefect_host": host} if host else {}}
     assert answers(["one", "two"], hostvars, check_mode) is expected
+
+
+def test_the_plan_ends_with_its_sum() -> None:
+    counts = {"create": 1, "update": 0, "recreate": 0, "delete": 2, "unchanged": 3, "adopted": 0}
+    assert plan_text({"plan": ["+ a", "- b", "- c"], "summary": counts}) == (
+        "+ a\n- b\n- c\n1 new, 2 gone, 3 as described"
+    )
+    assert plan_text({"plan": [], "summary": dict.fromkeys(counts, 0)}) == "0 as described"
