@@ -53,11 +53,10 @@ done 2> /dev/null || true
 
 @dataclass(frozen=True)
 class Ended:
-    """A run of ansible-playbook that is over: its exit code, what it wrote and how long it took, in seconds."""
+    """A run of ansible-playbook that is over: its exit code and what it wrote."""
 
     rc: int
     output: str
-    seconds: float
 
     @property
     def words(self) -> str:
@@ -80,7 +79,7 @@ class Run:
         self.mark = f"{MARK}={uuid.uuid4().hex}"
         key, value = self.mark.split("=")
         own = {"PATH": f"{BIN}:{os.environ['PATH']}", "ANSIBLE_CONFIG": str(ROOT / "ansible.cfg")}
-        self._log, self._started = log, time.monotonic()
+        self._log = log
         with log.open("w") as output:
             self._process = subprocess.Popen(
                 command,
@@ -104,7 +103,7 @@ class Run:
         except subprocess.TimeoutExpired:
             self.kill()
             pytest.fail(f"not done after {timeout:g} s:\n{self.output}")
-        return Ended(rc=rc, output=self.output, seconds=time.monotonic() - self._started)
+        return Ended(rc=rc, output=self.output)
 
     def wait_until(self, reached: Callable[[], bool], *, what: str, timeout: float = 180) -> None:
         """Wait for a point of the run, `timeout` seconds at most."""

@@ -179,8 +179,7 @@ def test_a_release_that_cannot_be_built_leaves_none(
 
 def test_a_server_that_cannot_start_is_given_up_with_its_log(host: Host) -> None:
     ended = host.play(variables={"prefect_database_url": "sqlite+aiosqlite:////nowhere/prefect.db"})
-    refused(ended, "prefect-server", "The end of its log:", "unable to open database file")
-    assert ended.seconds < 150, f"it took {ended.seconds:.0f} s to give up"
+    refused(ended, "prefect-server does not stay up", "The end of its log:", "unable to open database file")
 
 
 @pytest.fixture(scope="module")

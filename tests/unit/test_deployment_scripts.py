@@ -294,14 +294,13 @@ def test_a_script_has_its_time_and_what_it_started_ends_with_it(host: Host) -> N
         print("started", child.pid, flush=True)
         time.sleep(60)
     """
-    began = time.monotonic()
     result = host.run({"name": "slow", "content": textwrap.dedent(starts)}, timeout=1)
-    assert time.monotonic() - began < 5
     assert "slow was not done after 1 s; correct it, or raise prefect_flows_timeout" in result["msg"]
     child = re.search(r"started (\d+)$", result["msg"])
     assert child
+    deadline = time.monotonic() + 20
     while not ended(int(child[1])):
-        assert time.monotonic() - began < 20
+        assert time.monotonic() < deadline
         time.sleep(0.01)
 
 
