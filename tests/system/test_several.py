@@ -1,0 +1,242 @@
+"""Several API processes with background services of their own, on PostgreSQL and Redis: one host, from bare to bare.
+
+The order of the tests is that of the file: each leaves a host that is well, but for the last two.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import shlex
+import subprocess
+from base64 import b64encode
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from real_host import IMAGE, NAME, ROOT, Ended, Host, Variables
+
+GROUPS = {
+    f"prefect_{name}": [NAME] for name in ("postgres", "redis", "server", "worker", "flows")
+}  # fmt: skip
+UNITS = ("prefect-server", "prefect-services", "prefect-worker@default")
+SERVER_ALONE = ("--tags", "server")
+BACKENDS_AND_SERVER = ("--tags", "postgres,redis,server")
+NASTY = "p@:/%s #'\"${HOME} %h"
+OTHER = "other13"
+
+ASK = """
+import json, sys, urllib.error, urllib.request
+method, path, body, headers = json.load(sys.stdin)
+data = None if body is None else json.dumps(body).encode()
+request = urllib.request.Request(
+    f"http://127.0.0.1:4200/api{path}", data, {"Content-Type": "application/json"} | headers, method=method
+)
+try:
+    print(urllib.request.urlopen(request, timeout=30).status)
+except urllib.error.HTTPError as error:
+    print(error.code)
+"""
+
+
+class Several:
+    """The host, with a directory of secrets beside it, and who it listens to."""
+
+    def __init__(self, host: Host, secrets: Path) -> None:
+        self.host, self.secrets = host, secrets
+        self.variables: Variables = {
+            "prefect_secrets_dir": str(secrets),
+            "prefect_server_host": "0.0.0.0",
+            "prefect_server_processes": 2,
+            "prefect_api_csrf": True,
+        }
+        # What nobody must read in what Ansible says.
+        self.said = self.play(arguments=("-vvv", "--diff")).output
+
+    def play(self, playbook: str = "site.yml", *, arguments: tuple[str, ...] = (), **more: object) -> Ended:
+        run = self.host.start(playbook, self.variables | more, groups=GROUPS, arguments=arguments)
+        ended = run.wait(timeout=900)
+        assert ended.rc == 0, ended.output
+        return ended
+
+    def secret(self, name: str) -> str:
+        return (self.secrets / "prefect" / name).read_text().strip()
+
+    def ask(self, method: str, path: str, body: object = None, *, auth: str = "") -> int:
+        """Give the status that the API answers with."""
+        headers = {"Authorization": "Basic " + b64encode(f"admin:{auth}".encode()).decode()} if auth else {}
+        return int(self.host.sh(f"python3 -c {shlex.quote(ASK)}", stdin=json.dumps([method, path, body, headers])))
+
+    def running(self) -> list[str]:
+        listed = self.host.sh("systemctl list-units --plain --no-legend --state=running 'prefect*'")
+        return [line.split()[0].removesuffix(".service") for line in listed.splitlines()]
+
+    def run_a_flow(self) -> None:
+        self.host.sh("prefect deployment run hello-flow/example --watch --watch-timeout 180")
+
+
+@pytest.fixture(scope="module")
+def bare(host: Host) -> Iterator[set[str]]:
+    """What is on the host before."""
+    if host.sh("systemctl list-unit-files --no-legend 'prefect*'", check=False):
+        ended = host.play("playbooks/absent.yml", {"prefect_purge": True})
+        assert ended.rc == 0, ended.output
+    yield host.manifest()
+
+
+@pytest.fixture(scope="module")
+def several(host: Host, bare: set[str], tmp_path_factory: pytest.TempPathFactory) -> Several:
+    """The host with all of it."""
+    return Several(host, tmp_path_factory.mktemp("inventory") / ".secrets")
+
+
+def test_it_runs(several: Several) -> None:
+    assert {*UNITS, "prefect-redis"} <= set(several.running())
+    assert "--no-services --workers 2" in several.host.sh("systemctl cat prefect-server")
+
+
+def test_what_a_unit_could_still_do(several: Several) -> None:
+    for unit in UNITS:
+        several.host.sh(f"systemd-analyze security --no-pager --threshold=25 {unit}.service")
+
+
+def test_who_does_not_know_the_password_or_has_no_token_is_refused(several: Several) -> None:
+    secret = several.secret("api")
+    assert several.ask("GET", "/ready") == 200
+    assert several.ask("GET", "/admin/version") == 401
+    assert several.ask("GET", "/admin/version", auth=secret) == 200
+    assert several.ask("POST", "/variables/", {"name": "a", "value": 1}, auth=secret) == 403
+    several.host.sh("prefect variable set a 1")
+    assert several.ask("GET", "/variables/name/a", auth=secret) == 200
+
+
+def test_secrets_are_in_settings_and_nowhere_else(several: Several) -> None:
+    for name in ("api", "database", "redis"):
+        # A pattern that does not match itself, for what we run is in the journal, too.
+        pattern = re.sub(r"^(.)", r"[\1]", several.secret(name))
+        where = several.host.sh(
+            f"grep --recursive --files-with-matches '{pattern}' /etc /opt /var/lib /var/log /run /tmp", check=False
+        )
+        assert where, name
+        for path in where.splitlines():
+            mode = several.host.sh(f"stat --format '%a' {path}")
+            assert int(mode, 8) & 0o137 == 0, f"{path} has mode {mode}"
+            assert path.startswith("/etc/prefect"), path
+        assert not several.host.sh(f"journalctl --quiet --grep '{pattern}'", check=False)
+        assert not several.host.sh(f"pgrep --full '{pattern}'", check=False)
+        assert several.secret(name) not in several.said
+
+
+@pytest.fixture
+def other(several: Several) -> Iterator[str]:
+    """Another host, which is nobody's client."""
+    tool = ROOT / "tests/hosts/host"
+    subprocess.run([tool, "up", OTHER, IMAGE], check=True)
+    yield OTHER
+    subprocess.run([tool, "down", OTHER], check=True)
+
+
+def reaches(host: str, port: int) -> bool:
+    """Say whether a connection from another host comes about; one that is dropped takes its time."""
+    code = f"import socket; socket.create_connection(('{NAME}', {port}), 3)"
+    command = [ROOT / "tests/hosts/host", "exec", host, "python3", "-c", code]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0 or "TimeoutError" in done.stderr, done.stderr
+    return done.returncode == 0
+
+
+def test_a_firewall_of_our_own_beside_others(several: Several, other: str) -> None:
+    host = several.host
+    assert reaches(other, 4200)
+    several.play(prefect_firewall="nftables", arguments=SERVER_ALONE)
+    assert not reaches(other, 4200)
+    assert reaches(other, 22)
+    assert several.ask("GET", "/ready") == 200
+    # Whoever has rules beside ours has nft for them.
+    host.sh("nft add table inet theirs; systemctl restart prefect-server-firewall")
+    assert not reaches(other, 4200)
+    several.play(prefect_firewall="nftables", prefect_firewall_clients=[other], arguments=SERVER_ALONE)
+    assert reaches(other, 4200)
+    assert "table inet theirs" in host.sh("nft list tables; nft delete table inet theirs")
+    several.play(prefect_firewall="absent", arguments=SERVER_ALONE)
+    assert reaches(other, 4200)
+    assert "prefect" not in host.sh("nft list tables 2>/dev/null; ls /etc/nftables.d 2>/dev/null", check=False)
+
+
+def test_rotation(several: Several) -> None:
+    names = ("api", "database", "redis")
+    old = {name: several.secret(name) for name in names}
+    several.play("playbooks/rotate.yml", prefect_rotate=[*names])
+    new = {name: several.secret(name) for name in names}
+    assert not {*old.values()} & {*new.values()}
+    assert several.ask("GET", "/admin/version", auth=old["api"]) == 401
+    assert several.ask("GET", "/admin/version", auth=new["api"]) == 200
+    login = "psql --host 127.0.0.1 --username prefect --dbname prefect --command 'select 1' 2>&1"
+    assert "authentication failed" in several.host.sh(f"PGPASSWORD={old['database']} {login}", check=False)
+    several.host.sh(f"PGPASSWORD={new['database']} {login}")
+    ping = "redis-cli --no-auth-warning ping"
+    assert "PONG" not in several.host.sh(f"REDISCLI_AUTH={old['redis']} {ping}", check=False)
+    assert several.host.sh(f"REDISCLI_AUTH={new['redis']} {ping}") == "PONG"
+    for value in old.values():
+        assert not several.host.sh(f"grep --recursive --files-with-matches {value} /etc /opt", check=False)
+    several.run_a_flow()
+    several.host.sh("prefect-info")
+
+
+def test_nothing_changes_again(several: Several) -> None:
+    assert several.play().changed == 0
+
+
+def test_a_secret_of_ones_own_is_not_made_up(several: Several) -> None:
+    (several.secrets / "prefect" / "redis").rename(several.secrets / "kept")
+    run = several.host.start(
+        "playbooks/rotate.yml",
+        several.variables | {"prefect_rotate": ["redis"], "prefect_redis_password": several.secret("../kept")},
+        groups=GROUPS,
+    )
+    ended = run.wait(timeout=300)
+    (several.secrets / "kept").rename(several.secrets / "prefect" / "redis")
+    assert ended.rc != 0
+    assert "prefect_rotate: redis cannot be made up anew" in ended.words
+
+
+def test_passwords_of_any_kind(several: Several) -> None:
+    several.variables |= {"prefect_database_password": NASTY, "prefect_redis_password": NASTY}
+    several.play(arguments=BACKENDS_AND_SERVER)
+    several.run_a_flow()
+
+
+def test_back_to_one_process_with_the_database_as_a_url(several: Several) -> None:
+    del several.variables["prefect_server_processes"]
+    several.variables["prefect_database_url"] = f"postgresql://prefect:{NASTY}@127.0.0.1:5432/prefect?sslmode=require"
+    several.play(arguments=SERVER_ALONE)
+    assert "prefect-services" not in several.running()
+    assert not several.host.sh("systemctl list-unit-files --no-legend 'prefect-services*'", check=False)
+    several.run_a_flow()
+
+
+def test_migrations_at_the_same_time_are_one(several: Several) -> None:
+    script = """
+        cd /
+        systemctl stop prefect-server prefect-worker@default
+        sql() { runuser --user postgres -- psql --quiet --tuples-only --no-align "$@"; }
+        sql --command 'drop database prefect with (force)' --command 'create database prefect owner prefect'
+        set -a; . /etc/prefect/server.env; set +a
+        PREFECT_SERVER_DATABASE_MIGRATE_ON_START=false
+        for number in 1 2 3; do runuser --user prefect -- /opt/prefect/migrate & pids="$pids $!"; done
+        for pid in $pids; do wait $pid || exit 1; done
+        sql prefect --command 'select count(*) from alembic_version' \\
+            --command 'select count(distinct slug) = count(*) and count(*) > 1 from block_type'
+        sql prefect --command "update alembic_version set version_num = 'fromafar'"
+        runuser --user prefect -- /opt/prefect/migrate 2>&1 && exit 1 || true
+    """
+    said = several.host.sh(script)
+    assert said.splitlines()[:2] == ["1", "t"]
+    assert "the database has the schema fromafar of a newer Prefect" in said
+
+
+def test_gone(several: Several, bare: set[str]) -> None:
+    several.play("playbooks/absent.yml", prefect_purge=True)
+    # Whoever calls the CLI gets a directory of their own.
+    several.host.sh("rmdir /root/.prefect")
+    assert several.host.manifest() == bare
