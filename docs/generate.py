@@ -157,7 +157,8 @@ def read_module(path: Path) -> Topic:
     extended = documentation.get("extends_documentation_fragment") or []
     for fragment in [extended] if isinstance(extended, str) else extended:
         if fragment.startswith(f"{COLLECTION}."):
-            specs |= read_fragment(path.parent.parent / "doc_fragments", fragment.removeprefix(f"{COLLECTION}."))
+            shared = read_fragment(path.parent.parent / "doc_fragments", fragment.removeprefix(f"{COLLECTION}."))
+            specs |= {name: {**spec, **specs.get(name, {})} for name, spec in shared.items()}
     return Topic(
         name=path.stem,
         summary=markdown(documentation["short_description"]).rstrip("."),

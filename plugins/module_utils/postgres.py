@@ -38,6 +38,22 @@ REASONS = {
 """What a server answers, by its SQLSTATE."""
 
 
+LOGIN: dict[str, Any] = {
+    "host": {"type": "str", "required": True},
+    "port": {"type": "int", "default": 5432},
+    "name": {"type": "str", "required": True},
+    "user": {"type": "str", "required": True},
+    "password": {"type": "str", "default": "", "no_log": True},
+    "tls": {"type": "bool", "default": False},
+    "ca": {"type": "str", "default": ""},
+    "cert": {"type": "str", "default": ""},
+    # A path, and no secret.
+    "key": {"type": "str", "default": "", "no_log": False},
+    "check_hostname": {"type": "bool", "default": True},
+}
+"""Argument spec of what `connect` and `explain` take. Its documentation is the fragment `postgres`."""
+
+
 class DatabaseError(Exception):
     """What went wrong, with the SQLSTATE (empty where the server did not get to say one)."""
 

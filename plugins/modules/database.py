@@ -13,48 +13,8 @@ description:
   - Fails with one message that names the variable to change. It needs no client on the host.
 version_added: 0.2.0
 author: The selfhosted.prefect maintainers
+extends_documentation_fragment: selfhosted.prefect.postgres
 options:
-  host:
-    description: Host of the database.
-    type: str
-    required: true
-  port:
-    description: Port of the database.
-    type: int
-    default: 5432
-  name:
-    description: Name of the database.
-    type: str
-    required: true
-  user:
-    description: User of the database.
-    type: str
-    required: true
-  password:
-    description: Password of that user.
-    type: str
-    default: ''
-  tls:
-    description: Whether the server has to speak TLS and prove who it is.
-    type: bool
-    default: false
-  ca:
-    description:
-      - File on the host with the certificate authorities to trust, or themselves in PEM. Empty trusts the host's own.
-    type: str
-    default: ''
-  cert:
-    description: File on the host with the client certificate.
-    type: str
-    default: ''
-  key:
-    description: File on the host with the key of that certificate.
-    type: str
-    default: ''
-  check_hostname:
-    description: Whether the server's certificate has to name O(host).
-    type: bool
-    default: true
   connections:
     description: Connections that Prefect will open at most, over all its processes and hosts.
     type: int
@@ -128,6 +88,7 @@ from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.selfhosted.prefect.plugins.module_utils.postgres import (
+    LOGIN,
     Connection,
     DatabaseError,
     connect,
@@ -225,20 +186,9 @@ def obstacles(found: dict[str, Any], params: dict[str, Any]) -> list[str]:
 
 
 def main() -> None:
-    text = {"type": "str", "default": ""}
     module = AnsibleModule(
         argument_spec={
-            "host": {"type": "str", "required": True},
-            "port": {"type": "int", "default": 5432},
-            "name": {"type": "str", "required": True},
-            "user": {"type": "str", "required": True},
-            "password": {"type": "str", "default": "", "no_log": True},
-            "tls": {"type": "bool", "default": False},
-            "ca": text,
-            "cert": text,
-            # A path, and no secret.
-            "key": {"type": "str", "default": "", "no_log": False},
-            "check_hostname": {"type": "bool", "default": True},
+            **LOGIN,
             "connections": {"type": "int", "default": 0},
             "sqlite": {"type": "path"},
             "variable": {"type": "str", "default": "prefect_database_host"},

@@ -16,6 +16,7 @@ description:
     an earlier run filled, and that nobody has used since, is filled again.
 version_added: 0.2.0
 author: The selfhosted.prefect maintainers
+extends_documentation_fragment: selfhosted.prefect.postgres
 options:
   sqlite:
     description: File of the SQLite database. Where it is not there, there is nothing to do.
@@ -29,47 +30,6 @@ options:
     description: Whether rows that are in the PostgreSQL alone may be lost.
     type: bool
     default: false
-  host:
-    description: Host of the PostgreSQL.
-    type: str
-    required: true
-  port:
-    description: Its port.
-    type: int
-    default: 5432
-  name:
-    description: Name of the database.
-    type: str
-    required: true
-  user:
-    description: Owner of the tables.
-    type: str
-    required: true
-  password:
-    description: Password of that user.
-    type: str
-    default: ''
-  tls:
-    description: Whether the server has to speak TLS and prove who it is.
-    type: bool
-    default: false
-  ca:
-    description:
-      - File on the host with the certificate authorities to trust, or themselves in PEM. Empty trusts the host's own.
-    type: str
-    default: ''
-  cert:
-    description: File on the host with the client certificate.
-    type: str
-    default: ''
-  key:
-    description: File on the host with the key of that certificate.
-    type: str
-    default: ''
-  check_hostname:
-    description: Whether the server's certificate has to name O(host).
-    type: bool
-    default: true
 attributes:
   check_mode:
     description: Says whether there is something to move.
@@ -124,6 +84,7 @@ from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.selfhosted.prefect.plugins.module_utils.postgres import (
+    LOGIN,
     Connection,
     DatabaseError,
     connect,
@@ -497,23 +458,12 @@ def put_aside(path: Path, aside: Path) -> None:
 
 
 def main() -> None:
-    text = {"type": "str", "default": ""}
     module = AnsibleModule(
         argument_spec={
             "sqlite": {"type": "path", "required": True},
             "aside": {"type": "path", "required": True},
             "replace": {"type": "bool", "default": False},
-            "host": {"type": "str", "required": True},
-            "port": {"type": "int", "default": 5432},
-            "name": {"type": "str", "required": True},
-            "user": {"type": "str", "required": True},
-            "password": {"type": "str", "default": "", "no_log": True},
-            "tls": {"type": "bool", "default": False},
-            "ca": text,
-            "cert": text,
-            # A path, and no secret.
-            "key": {"type": "str", "default": "", "no_log": False},
-            "check_hostname": {"type": "bool", "default": True},
+            **LOGIN,
         },
         supports_check_mode=True,
     )

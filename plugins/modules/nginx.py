@@ -15,6 +15,7 @@ description:
     So a run that was cut off before the reload is finished by the next one.
 version_added: 0.1.0
 author: The selfhosted.prefect maintainers
+extends_documentation_fragment: selfhosted.prefect.files
 options:
   state:
     description:
@@ -29,44 +30,9 @@ options:
     type: dict
     default: {}
   files:
-    description: The files, as in M(selfhosted.prefect.files).
-    type: list
-    elements: dict
+    description: The directories and files, in the order in which they are made.
+    required: false
     default: []
-    suboptions:
-      path:
-        description: Absolute path on the host.
-        type: path
-        required: true
-      template:
-        description: Template on the controller that the file is written from. Left out, O(files[].path) is a directory.
-        type: str
-      vars:
-        description: Variables of that template.
-        type: dict
-        default: {}
-      owner:
-        description: Owner. Left out, whoever connects.
-        type: str
-      group:
-        description: Group. Left out, that of whoever connects.
-        type: str
-      mode:
-        description: Permissions, in octal digits. Needed unless the path is to be absent.
-        type: str
-      state:
-        description: As in M(selfhosted.prefect.files).
-        type: str
-        choices: [present, kept, unused, absent]
-        default: present
-      recurse:
-        description: Whether what is below a directory gets the same owner and group.
-        type: bool
-        default: false
-      secret:
-        description: Whether neither a diff nor a log may show the content.
-        type: bool
-        default: false
   site:
     description:
       - How to see that the site answers. It has to present the certificate that its file holds, and to answer 200, or
