@@ -25,9 +25,7 @@ SECONDS = 300
 Play = Callable[..., tuple[int, str]]
 
 # What differs between releases is below the playbooks, and tried there.
-pytestmark = pytest.mark.parametrize(
-    "server", RELEASES[-1:], ids=lambda python: str(python and python.parents[1].name), indirect=True
-)
+pytestmark = pytest.mark.parametrize("server", RELEASES[-1:], ids=str, indirect=True)
 
 
 @contextmanager
@@ -56,6 +54,7 @@ def webhook() -> Iterator[tuple[str, list[str]]]:
 def play(server: PrefectServer, tmp_path: Path) -> Iterator[Play]:
     """Runs a playbook on the example, with our server in the place of its own, and returns exit code and output."""
     ours = {"prefect_api_url": server.url, "prefect_api_auth": AUTH, "prefect_api_csrf": True}
+    ours["prefect_resources_owner"] = "playbooks"
     (tmp_path / "zz.yml").write_text(yaml.safe_dump({"all": {"hosts": {"dev": ours, "prod": ours}}}))
 
     def run(playbook: str, *arguments: str, host: str = "dev") -> tuple[int, str]:

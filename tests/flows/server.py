@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import signal
-import socket
 import subprocess
 import time
 import urllib.error
@@ -17,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from local_servers import free_port
 
 PYTHON = Path(os.environ.get("PREFECT_TEST_PYTHON", ""))
 SECONDS = 180.0
@@ -77,12 +77,6 @@ def alone(home: Path) -> dict[str, str]:
         "PREFECT_LOGGING_COLORS": "false",
         "DO_NOT_TRACK": "1",
     }
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 @contextmanager

@@ -18,9 +18,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from local_servers import free_port
 from prefect_definitions import directory
 from prefect_definitions.resources import resources
-from server import END, PYTHON, Api, alone, free_port, needs_release, started, until
+from server import END, PYTHON, Api, alone, needs_release, started, until
 
 SHIPPED = Path(__file__).resolve().parents[2] / "roles/prefect_definitions/files/definitions"
 

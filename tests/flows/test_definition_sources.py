@@ -4,20 +4,20 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import sqlite3
 import subprocess
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
 
+import local_servers
 import pytest
 import yaml
-from server import PYTHON, free_port, needs_release
+from local_servers import POSTGRES, free_port
+from server import PYTHON, needs_release
 
 ROOT = Path(__file__).resolve().parents[2]
 SHIPPED = ROOT / "roles/prefect_definitions/files/definitions"
-POSTGRES = max(Path("/usr/lib/postgresql").glob("*/bin"), default=Path("/nowhere"))
 
 pytestmark = needs_release
 
@@ -80,40 +80,24 @@ class Database:
         subprocess.run(command, input=sql, text=True, check=True)
 
 
-def as_postgres(*command: str | Path) -> None:
-    """Run a command as the user of PostgreSQL, which refuses to be root."""
-    account = ["runuser", "-u", "postgres", "--"] if os.getuid() == 0 else []
-    subprocess.run([*account, *map(str, command)], check=True, stdout=subprocess.DEVNULL, cwd="/")
-
-
 @pytest.fixture(scope="module")
-def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+def postgres() -> Iterator[str]:
     """The address of a PostgreSQL, without the name of a database."""
     if not POSTGRES.exists():
         pytest.skip("needs PostgreSQL")
-    port, data = free_port(), Path("/var/tmp") / f"prefect-definitions-{os.getpid()}"
-    data.mkdir()
-    shutil.chown(data, "postgres") if os.getuid() == 0 else None
-    as_postgres(POSTGRES / "initdb", "--auth", "trust", "--pgdata", data / "pg")
-    options = f"-p {port} -c listen_addresses=127.0.0.1 -c unix_socket_directories={data} -c fsync=off"
-    as_postgres(POSTGRES / "pg_ctl", "--pgdata", data / "pg", "--wait", "-o", options, "-l", data / "log", "start")
-    try:
-        yield f"postgresql://postgres:s3cret@127.0.0.1:{port}"
-    finally:
-        as_postgres(POSTGRES / "pg_ctl", "--pgdata", data / "pg", "--mode", "immediate", "stop")
-        shutil.rmtree(data)
+    with local_servers.postgres() as url:
+        yield url
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])
-def empty(request: pytest.FixtureRequest, tmp_path: Path) -> Database:
+def empty(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Database]:
     """A database without tables."""
     if request.param == "sqlite":
         sqlite3.connect(tmp_path / "flows.db").close()
-        return Database(f"sqlite:///{tmp_path}/flows.db", tmp_path)
-    url = request.getfixturevalue("postgres")
-    name = f"flows_{os.urandom(4).hex()}"
-    subprocess.run([str(POSTGRES / "psql"), "-qc", f"CREATE DATABASE {name}", f"{url}/postgres"], check=True)
-    return Database(f"{url}/{name}", tmp_path)
+        yield Database(f"sqlite:///{tmp_path}/flows.db", tmp_path)
+    else:
+        with local_servers.new_database(request.getfixturevalue("postgres")) as url:
+            yield Database(url, tmp_path)
 
 
 @pytest.fixture

@@ -1,0 +1,111 @@
+"""What tests and benchmarks start on this machine for themselves: a PostgreSQL, and Prefect servers."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import tempfile
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+POSTGRES = max(Path("/usr/lib/postgresql").glob("*/bin"), default=Path("/nowhere"))
+SECONDS = 180.0
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def as_postgres(*command: str | Path) -> None:
+    """Run a command as the user of PostgreSQL, which refuses to be root."""
+    account = ["runuser", "-u", "postgres", "--"] if os.getuid() == 0 else []
+    subprocess.run([*account, *map(str, command)], check=True, stdout=subprocess.DEVNULL, cwd="/")
+
+
+@contextmanager
+def postgres() -> Iterator[str]:
+    """Start a PostgreSQL for a while, and provide its address, without the name of a database."""
+    port, data = free_port(), Path(tempfile.mkdtemp(prefix="prefect-postgres-", dir="/var/tmp"))
+    if os.getuid() == 0:
+        shutil.chown(data, "postgres")
+    try:
+        as_postgres(
+            POSTGRES / "initdb", "--auth", "trust", "--username", "postgres", "--no-sync", "--pgdata", data / "pg"
+        )
+        options = f"-p {port} -c listen_addresses=127.0.0.1 -c unix_socket_directories={data} -c fsync=off"
+        as_postgres(POSTGRES / "pg_ctl", "--pgdata", data / "pg", "--wait", "-o", options, "-l", data / "log", "start")
+        try:
+            yield f"postgresql://postgres:s3cret@127.0.0.1:{port}"
+        finally:
+            as_postgres(POSTGRES / "pg_ctl", "--pgdata", data / "pg", "--mode", "immediate", "stop")
+    finally:
+        shutil.rmtree(data)
+
+
+@contextmanager
+def new_database(url: str) -> Iterator[str]:
+    """Provide the address of an empty database of a PostgreSQL, for as long as it is needed."""
+    name = f"test_{os.urandom(4).hex()}"
+    psql = [str(POSTGRES / "psql"), "--quiet", f"{url}/postgres", "--command"]
+    subprocess.run([*psql, f"CREATE DATABASE {name}"], check=True)
+    try:
+        yield f"{url}/{name}"
+    finally:
+        subprocess.run([*psql, f"DROP DATABASE {name} WITH (FORCE)"], check=True)
+
+
+@contextmanager
+def prefect_server(python: Path, home: Path, *, auth: str = "", database: str = "") -> Iterator[str]:
+    """Start the server of a release, by its Python, and provide the address of its API once it is ready.
+
+    It keeps its data in SQLite in `home`, or in the PostgreSQL database `database`. With `auth`, it asks for that, and
+    for CSRF tokens.
+    """
+    port = str(free_port())
+    url = f"http://127.0.0.1:{port}/api"
+    environment = {
+        **{name: value for name, value in os.environ.items() if not name.startswith(("PREFECT_", "PYTHON"))},
+        "PREFECT_HOME": str(home),
+        "PREFECT_API_URL": url,
+        "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+        "PREFECT_SERVER_UI_ENABLED": "false",
+        "DO_NOT_TRACK": "1",
+    }
+    if auth:
+        environment |= {
+            "PREFECT_API_AUTH_STRING": auth,
+            "PREFECT_SERVER_API_AUTH_STRING": auth,
+            "PREFECT_SERVER_API_CSRF_PROTECTION_ENABLED": "true",
+        }
+    if database:
+        environment["PREFECT_SERVER_DATABASE_CONNECTION_URL"] = database.replace("postgresql:", "postgresql+asyncpg:")
+    command = [str(python.with_name("prefect")), "--no-prompt", "server", "start", "--port", port]
+    with (home / "server.log").open("w") as log:
+        process = subprocess.Popen(command, env=environment, cwd=home, stdout=log, stderr=subprocess.STDOUT)
+    try:
+        deadline = time.monotonic() + SECONDS
+        while not ready(url):
+            assert process.poll() is None, (home / "server.log").read_text()
+            assert time.monotonic() < deadline, f"the server was not ready within {SECONDS:.0f} s"
+            time.sleep(0.5)
+        yield url
+    finally:
+        process.send_signal(signal.SIGTERM)
+        process.wait(timeout=60)
+
+
+def ready(url: str) -> bool:
+    try:
+        with urllib.request.urlopen(f"{url}/ready", timeout=30):
+            return True
+    except (urllib.error.URLError, OSError):
+        return False
