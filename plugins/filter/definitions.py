@@ -13,15 +13,16 @@ def definitions(data: Mapping[str, list[dict[str, Any]]]) -> dict[str, list[dict
     """Return what is defined as data: tasks, runners, flows that are not code, and their deployments."""
     deployments = data.get("prefect_deployments", [])
     tasks = data.get("prefect_tasks", [])
-    defined = {task.get("flow_name") for task in tasks}
+    defined = {task.get("flow_name") for task in tasks} | {each.get("id") for each in data.get("prefect_runners", [])}
     code = {
         deployment.get("flow_name", deployment.get("flow"))
         for deployment in deployments
         if CODE & deployment.keys() or "flow" in deployment
-    } - defined
+    }
     if not tasks:
         code |= {flow.get("name") for flow in data.get("prefect_flows", [])}
         code |= {deployment.get("flow_name", deployment.get("flow")) for deployment in deployments}
+    code -= defined
     return {
         "prefect_flows": [flow for flow in data.get("prefect_flows", []) if flow.get("name") not in code],
         "prefect_tasks": tasks,

@@ -34,12 +34,14 @@ def promise(kind: str, key: str) -> str:
 
 
 class Ownership:
-    """The marks of one owner, as they are on the server."""
+    """The marks of one owner, as they are on the server; `others` are those of others, with who that is."""
 
     def __init__(self, owner: str) -> None:
         self.owner = owner
         self.marks: set[str] = set()
+        self.others: dict[str, str] = {}
         self._stored: dict[str, set[str]] = {}
+        self._theirs: dict[str, tuple[str, set[str]]] = {}
 
     @property
     def _prefix(self) -> str:
@@ -47,24 +49,37 @@ class Ownership:
 
     def read(self, api: Api) -> None:
         """Read the marks. Raises ApiError."""
-        self._stored = {}
-        wanted = {"variables": {"name": {"like_": self._prefix}}}
-        for row in api.pages("/variables/filter", wanted):
-            if re.fullmatch(rf"{re.escape(self._prefix)}\d+", row["name"]) and isinstance(row["value"], dict):
-                text = str(row["value"].get("objects", ""))
-                self._stored[row["name"]] = {text[at : at + WIDTH] for at in range(0, len(text), WIDTH)}
+        self._stored, self._theirs, self.others = {}, {}, {}
+        for row in api.pages("/variables/filter", {"variables": {"name": {"like_": REGISTRY}}}):
+            found = re.fullmatch(rf"{REGISTRY}([a-z0-9-]+)_\d+", row["name"])
+            if found is None or not isinstance(row["value"], dict):
+                continue
+            text = str(row["value"].get("objects", ""))
+            marks = {text[at : at + WIDTH] for at in range(0, len(text), WIDTH)}
+            if found[1] == self.owner:
+                self._stored[row["name"]] = marks
+            else:
+                self._theirs[row["name"]] = (found[1], marks)
+                self.others |= dict.fromkeys(marks, found[1])
         self.marks = set().union(*self._stored.values())
 
     def has(self, kind: str, key: str, identity: str) -> bool:
         """Whether the owner made an object."""
         return mark(kind, identity) in self.marks or promise(kind, key) in self.marks
 
-    def change(self, api: Api, *, add: Iterable[str] = (), drop: Iterable[str] = ()) -> None:
-        """Add and drop marks, over those that are on the server now: another controller may have written there."""
-        add, drop = set(add), set(drop)
-        if not (add - self.marks) and not (drop & self.marks):
+    def change(self, api: Api, *, add: Iterable[str] = (), drop: Iterable[str] = (), take: Iterable[str] = ()) -> None:
+        """Add, drop and take marks, over those that are on the server now: another controller may have written there.
+
+        What is taken is added, and no other owner's any more.
+        """
+        take = set(take)
+        add, drop = set(add) | take, set(drop)
+        if not (add - self.marks) and not (drop & self.marks) and not (take & self.others.keys()):
             return
         self.read(api)
+        for name, (owner, marks) in self._theirs.items():
+            if marks & take:
+                self._write(api, name, owner, marks - take)
         self.marks = (self.marks | add) - drop
         listed = sorted(self.marks)
         parts = [listed[at : at + MOST] for at in range(0, len(listed), MOST)]
@@ -72,20 +87,19 @@ class Ownership:
         for name, part in zip(names, parts, strict=True):
             if self._stored.get(name) == set(part):
                 continue
-            about = f"What selfhosted.prefect.resources made as owner {self.owner}, by which it prunes"
-            value = {"about": about, "objects": "".join(part)}
-            if name in self._stored:
-                api.call("PATCH", f"/variables/name/{name}", {"value": value})
-            else:
-                self._make(api, name, value)
+            self._write(api, name, self.owner, part, new=name not in self._stored)
         for name in self._stored.keys() - set(names):
             api.call("DELETE", f"/variables/name/{name}")
         self._stored = {name: set(part) for name, part in zip(names, parts, strict=True)}
 
-    def _make(self, api: Api, name: str, value: dict[str, str]) -> None:
-        try:
-            api.post("/variables/", {"name": name, "value": value, "tags": TAGS})
-        except ApiError as error:
-            if error.status != 409:
-                raise
-            api.call("PATCH", f"/variables/name/{name}", {"value": value})
+    def _write(self, api: Api, name: str, owner: str, marks: Iterable[str], *, new: bool = False) -> None:
+        about = f"What selfhosted.prefect.resources made as owner {owner}, by which it prunes"
+        value = {"about": about, "objects": "".join(sorted(marks))}
+        if new:
+            try:
+                api.post("/variables/", {"name": name, "value": value, "tags": TAGS})
+                return
+            except ApiError as error:
+                if error.status != 409:
+                    raise
+        api.call("PATCH", f"/variables/name/{name}", {"value": value})

@@ -139,6 +139,7 @@ def reconcile(api: Api, wanted: Mapping[str, Sequence[Values]], wish: Wish) -> t
         except Failure as failure:
             complaints.append(f"{entry.place}: {failure}")
     complaints += objections(server, todos, entries)
+    complaints += claims(server, entries, ownership) if not wish.adopt else []
     if complaints:
         raise several(complaints)
     todos = pointed_anew(todos)
@@ -160,7 +161,10 @@ def reconcile(api: Api, wanted: Mapping[str, Sequence[Values]], wish: Wish) -> t
             and not entry.implied
             and (row := server.find(entry.kind.name, entry.key)) is not None
             and not entry.kind.is_system(row)
-            and not ownership.has(entry.kind.name, entry.key, row["id"])
+            and (
+                not ownership.has(entry.kind.name, entry.key, row["id"])
+                or mark(entry.kind.name, row["id"]) in ownership.others
+            )
         ]
         report.adopted = len(strangers)
     if not wish.check_mode:
@@ -318,6 +322,19 @@ def objections(server: Server, todos: Sequence[Plan], entries: Sequence[Entry]) 
         if about:
             found += kind.inquiries(about, server)
     return [f"{places.get((todo.kind.name, todo.key), todo.label)}: {complaint}" for todo, complaint in found]
+
+
+def claims(server: Server, entries: Iterable[Entry], ownership: Ownership) -> Iterator[str]:
+    """Yield a complaint for each deployment that is another owner's: each would change it back in turn."""
+    for entry in entries:
+        if entry.kind.name == "deployment" and entry.state == "present":
+            row = server.find(entry.kind.name, entry.key)
+            owner = row and ownership.others.get(mark(entry.kind.name, row["id"]))
+            if owner:
+                yield (
+                    f"{entry.place}: the owner {owner} has made it and would change it back; "
+                    "describe it in one place, or take it over with adopt: true"
+                )
 
 
 def pointed_anew(todos: Sequence[Plan]) -> list[Plan]:
@@ -479,7 +496,7 @@ def carry_all_out(
         if (made_row := server.find(name, key)) is not None:
             add.append(mark(name, made_row["id"]))
             drop.append(promise(name, key))
-    ownership.change(api, add=add, drop=drop)
+    ownership.change(api, add=add, drop=drop, take=add if wish.adopt else ())
 
 
 def groups(plans: Sequence[Plan]) -> Iterator[list[list[Plan]]]:

@@ -91,6 +91,7 @@ options:
     description:
       - Who makes these objects, where several inventories use one server. What an owner makes is remembered on the
         server, in variables named C(ansible_owner_OWNER_0) and so on.
+      - A deployment that another owner made is refused, since each would change it back.
     type: str
     default: ansible
   prune:
@@ -103,7 +104,8 @@ options:
     default: false
   adopt:
     description:
-      - Whether objects of the lists that were there already become those of O(owner), as if it had made them.
+      - Whether objects of the lists that were there already become those of O(owner), as if it had made them, and
+        are no other owner's any more.
     type: bool
     default: false
   pauses:

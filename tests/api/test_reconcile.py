@@ -176,6 +176,21 @@ def test_two_controllers(server: PrefectServer) -> None:
         assert not any(json.loads(everything(api)).values())
 
 
+def test_a_deployment_has_one_owner(server: PrefectServer) -> None:
+    data = {"owner": "definitions", "adopt": True, "prune": True}
+    with server.api() as api:
+        act(api, ALL)
+        assert act(api, ALL, **data).adopted > 0
+        with pytest.raises(Failure, match="the owner definitions has made it") as caught:
+            act(api, ALL)
+        assert len(caught.value.details["errors"]) == len(ALL["prefect_deployments"])
+        act(api, ALL, adopt=True)
+        assert not act(api, ALL).changed
+        act(api, NOTHING, prune=True)
+        assert not act(api, NOTHING, **data).changed
+        assert not any(json.loads(everything(api)).values())
+
+
 def test_what_a_server_refuses_is_said_before_the_first_write(server: PrefectServer) -> None:
     wanted = {
         "prefect_variables": [{"name": "all_never", "value": 1}],

@@ -154,6 +154,18 @@ def test_what_is_data_is_somebody_elses() -> None:
     assert resources(DATA, ["host"], ["work_pool", "variable"]) == {"prefect_work_pools": [{"name": "p"}]}
 
 
+def test_flows_of_runners_are_data() -> None:
+    lists: dict[str, list[Any]] = {
+        "prefect_runners": [{"id": "ticket", "use": "tickets:run"}],
+        "prefect_flows": [{"name": "code"}],
+        "prefect_deployments": [{"flow_name": "ticket", "name": "nightly"}, {"flow_name": "code", "name": "daily"}],
+    }
+    assert resources(lists, ["host"], []) == {
+        "prefect_flows": [{"name": "code"}],
+        "prefect_deployments": [{"flow_name": "code", "name": "daily"}],
+    }
+
+
 def test_data_that_nobody_runs_is_refused() -> None:
     with pytest.raises(AnsibleFilterError, match="prefect_definitions"):
         resources(DATA, [], [])

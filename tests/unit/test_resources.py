@@ -370,6 +370,25 @@ def test_owners_do_not_prune_each_other(fake: FakeApi) -> None:
     assert act(fake, {"prefect_variables": []}, owner="two", prune=True)["plan"] == ["- variable two"]
 
 
+def test_a_deployment_has_one_owner(fake: FakeApi) -> None:
+    """Flows that are data are registered by `prefect_definitions`, with an owner of its own, which takes them over."""
+    wanted: Wanted = {"prefect_deployments": [{"flow": "stock", "name": "daily"}]}
+    none: Wanted = {"prefect_deployments": []}
+    data: dict[str, Any] = {"owner": "definitions", "adopt": True, "prune": True}
+    act(fake, wanted, prune=True)
+    assert act(fake, wanted, **data)["summary"]["adopted"] == 1
+    assert act(fake, wanted, **data)["changed"] is False
+    writes = list(fake.writes)
+    refused = act(fake, {**wanted, "prefect_variables": [{"name": "shop", "value": 1}]})
+    assert "prefect_deployments[0] (stock/daily): the owner definitions has made it" in refused["msg"]
+    assert fake.writes == writes
+    assert act(fake, none, prune=True)["changed"] is False
+    assert act(fake, wanted, adopt=True, check_mode=True)["changed"] is True
+    assert act(fake, wanted, adopt=True)["changed"] is True
+    assert act(fake, none, **data)["plan"] == []
+    assert act(fake, none, prune=True)["plan"] == ["- deployment stock/daily", "- flow stock"]
+
+
 def test_adopting(fake: FakeApi) -> None:
     fake.objects.add("variables", name="shop", value=1, tags=[])
     wanted: Wanted = {"prefect_variables": [{"name": "shop", "value": 1}]}
