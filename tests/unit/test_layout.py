@@ -93,3 +93,9 @@ def test_module_is_documented(module: Path) -> None:
 def test_module_is_tested(module: Path) -> None:
     tests = {*ROOT.glob("tests/unit/test_*.py"), *ROOT.glob("tests/preset/test_*.py")} - {Path(__file__).resolve()}
     assert any(module.stem in names_used(test) for test in tests)
+
+
+def test_modules_that_speak_to_the_api_share_their_options() -> None:
+    runtime = yaml.safe_load((ROOT / "meta" / "runtime.yml").read_text(encoding="utf-8"))
+    speaking = [module.stem for module in MODULES if "- selfhosted.prefect.api\n" in module.read_text(encoding="utf-8")]
+    assert runtime["action_groups"]["api"] == speaking
