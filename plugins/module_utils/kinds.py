@@ -19,6 +19,9 @@ NAME = r"[^/%&<>]+"
 REGISTRY = "ansible_owner_"
 """How the names of variables begin that say what an owner made: `resources` keeps them."""
 
+TEMPLATE = ("job_configuration", "variables")
+"""What the job template of a work pool has."""
+
 TEXT, INT, BOOL, DICT = {"type": "str"}, {"type": "int"}, {"type": "bool"}, {"type": "dict"}
 LIST = {"type": "list", "elements": "str"}
 
@@ -95,14 +98,14 @@ class WorkPool(Kind):
         template = values.get("base_job_template")
         if template is None:
             return
-        if not all(isinstance(template.get(name), Mapping) for name in ("job_configuration", "variables")):
+        if not all(template.get(name) and isinstance(template[name], Mapping) for name in TEMPLATE):
             yield (
-                "base_job_template needs job_configuration and variables; leave it out to keep the one that is there, "
-                "or to let the first worker fill it in"
+                f"base_job_template needs {' and '.join(TEMPLATE)}, and neither empty; leave it out to keep the one "
+                "that is there, or to let the first worker fill it in"
             )
             return
         used = re.findall(r"\{\{\s*([\w.-]+)\s*\}\}", json.dumps(template["job_configuration"]))
-        known = (template["variables"] or {}).get("properties") or {}
+        known = template["variables"].get("properties") or {}
         for name in sorted({name for name in used if not name.startswith("prefect.")} - known.keys()):
             yield f"base_job_template.job_configuration uses {name}, which variables lack{choice(name, known)}"
 

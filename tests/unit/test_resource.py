@@ -150,6 +150,7 @@ def test_immutable_field(fake: FakeApi) -> None:
         ({"concurrency_limit": -2}, "concurrency_limit is -2"),
         ({"base_job_template": {}}, "leave it out"),
         ({"base_job_template": {"variables": {}}}, "job_configuration"),
+        ({"base_job_template": {"job_configuration": {"a": 1}, "variables": {}}}, "neither empty"),
         (
             {"base_job_template": {"job_configuration": {"a": "{{ evn }}"}, "variables": {"properties": {"env": {}}}}},
             "env?",
