@@ -139,7 +139,7 @@ def reconcile(api: Api, wanted: Mapping[str, Sequence[Values]], wish: Wish) -> t
         except Failure as failure:
             complaints.append(f"{entry.place}: {failure}")
     complaints += objections(server, todos, entries)
-    complaints += claims(server, entries, ownership) if not wish.adopt else []
+    complaints += claims(todos, entries, ownership) if not wish.adopt else []
     if complaints:
         raise several(complaints)
     todos = pointed_anew(todos)
@@ -324,15 +324,15 @@ def objections(server: Server, todos: Sequence[Plan], entries: Sequence[Entry]) 
     return [f"{places.get((todo.kind.name, todo.key), todo.label)}: {complaint}" for todo, complaint in found]
 
 
-def claims(server: Server, entries: Iterable[Entry], ownership: Ownership) -> Iterator[str]:
-    """Yield a complaint for each deployment that is another owner's: each would change it back in turn."""
-    for entry in entries:
-        if entry.kind.name == "deployment" and entry.state == "present":
-            row = server.find(entry.kind.name, entry.key)
-            owner = row and ownership.others.get(mark(entry.kind.name, row["id"]))
+def claims(todos: Iterable[Plan], entries: Iterable[Entry], ownership: Ownership) -> Iterator[str]:
+    """Yield a complaint for each change of a deployment that is another owner's, who would change it back."""
+    places = {(entry.kind.name, entry.key): entry.place for entry in entries}
+    for todo in todos:
+        if todo.kind.name == "deployment" and todo.row is not None and todo.action in {"update", "recreate"}:
+            owner = ownership.others.get(mark(todo.kind.name, todo.row["id"]))
             if owner:
                 yield (
-                    f"{entry.place}: the owner {owner} has made it and would change it back; "
+                    f"{places[todo.kind.name, todo.key]}: the owner {owner} has made it, and would change it back; "
                     "describe it in one place, or take it over with adopt: true"
                 )
 

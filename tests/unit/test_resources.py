@@ -257,7 +257,23 @@ def test_a_server_that_goes_away_half_way(fake: FakeApi, monkeypatch: pytest.Mon
     assert act(fake, ALL)["changed"] is False
 
 
-TEMPLATE: dict[str, Any] = {"job_configuration": {}, "variables": {}}
+def test_a_server_that_does_not_come_back(fake: FakeApi) -> None:
+    def go(request: str) -> None:
+        if len(fake.writes) >= 4:
+            fake.faults.append(Fault(status=None))
+
+    fake.before = go
+    with Api(fake.url, patience=0.1) as api, pytest.raises(Failure) as caught:
+        reconcile(api, copy.deepcopy(ALL), Wish())
+    assert (caught.value.details["request"]["status"], caught.value.details["changed"]) == (None, True)
+    assert len(caught.value.details["done"]) > 0
+    fake.before = lambda request: None
+    fake.faults.clear()
+    assert "msg" not in act(fake, ALL, prune=True)
+    assert act(fake, ALL, prune=True)["changed"] is False
+
+
+TEMPLATE: dict[str, Any] = {"job_configuration": {"a": 1}, "variables": {"type": "object"}}
 RULE = {"schedule_type": "rrule", "schedule_config": {"rrule": "FREQ=DAILY"}}
 
 OLD_WORDS: Wanted = {
@@ -265,7 +281,7 @@ OLD_WORDS: Wanted = {
         {
             "name": "main",
             "pool_type": "process",
-            "config": {"base_job_template": {"job_configuration": {}, "variables": {}}},
+            "config": {"base_job_template": TEMPLATE},
         }
     ],
     "prefect_flows": [{"name": "etl", "description": "x", "flow_type": "batch", "tags": ["a"], "is_active": 1}],
@@ -378,8 +394,10 @@ def test_a_deployment_has_one_owner(fake: FakeApi) -> None:
     act(fake, wanted, prune=True)
     assert act(fake, wanted, **data)["summary"]["adopted"] == 1
     assert act(fake, wanted, **data)["changed"] is False
+    assert act(fake, wanted)["changed"] is False
     writes = list(fake.writes)
-    refused = act(fake, {**wanted, "prefect_variables": [{"name": "shop", "value": 1}]})
+    other: Wanted = {"prefect_deployments": [{"flow": "stock", "name": "daily", "tags": ["x"]}]}
+    refused = act(fake, {**other, "prefect_variables": [{"name": "shop", "value": 1}]})
     assert "prefect_deployments[0] (stock/daily): the owner definitions has made it" in refused["msg"]
     assert fake.writes == writes
     assert act(fake, none, prune=True)["changed"] is False
@@ -541,6 +559,12 @@ def test_two_thousand_objects(fake: FakeApi) -> None:
         one, server = reconcile(api, many, Wish(prune=True))
         server.close()
         assert (len(one.plans), one.requests < 60) == (1, True)
+        many["prefect_variables"] = many["prefect_variables"][:450]
+        many["prefect_deployments"] = many["prefect_deployments"][:500]
+        pruned, server = reconcile(api, many, Wish(prune=True))
+        server.close()
+        assert len(pruned.plans) == 950
+        assert pruned.requests <= 950 + 60
 
 
 def test_the_gate_adapts() -> None:
