@@ -325,16 +325,20 @@ def objections(server: Server, todos: Sequence[Plan], entries: Sequence[Entry]) 
 
 
 def claims(todos: Iterable[Plan], entries: Iterable[Entry], ownership: Ownership) -> Iterator[str]:
-    """Yield a complaint for each change of a deployment that is another owner's, who would change it back."""
+    """Yield a complaint for each change of a deployment that is another owner's, who would change it back.
+
+    Anybody may pause one.
+    """
     places = {(entry.kind.name, entry.key): entry.place for entry in entries}
     for todo in todos:
-        if todo.kind.name == "deployment" and todo.row is not None and todo.action in {"update", "recreate"}:
-            owner = ownership.others.get(mark(todo.kind.name, todo.row["id"]))
-            if owner:
-                yield (
-                    f"{places[todo.kind.name, todo.key]}: the owner {owner} has made it, and would change it back; "
-                    "describe it in one place, or take it over with adopt: true"
-                )
+        if todo.kind.name != "deployment" or todo.row is None or todo.action not in {"update", "recreate"}:
+            continue
+        owner = ownership.others.get(mark(todo.kind.name, todo.row["id"]))
+        if owner and todo.changes.keys() != {"paused"}:
+            yield (
+                f"{places[todo.kind.name, todo.key]}: the owner {owner} has made it, and would change it back; "
+                "describe it in one place, or take it over with adopt: true"
+            )
 
 
 def pointed_anew(todos: Sequence[Plan]) -> list[Plan]:

@@ -400,6 +400,7 @@ def test_a_deployment_has_one_owner(fake: FakeApi) -> None:
     refused = act(fake, {**other, "prefect_variables": [{"name": "shop", "value": 1}]})
     assert "prefect_deployments[0] (stock/daily): the owner definitions has made it" in refused["msg"]
     assert fake.writes == writes
+    assert act(fake, {"prefect_deployments": [{"flow": "stock", "name": "daily", "paused": True}]})["changed"] is True
     assert act(fake, none, prune=True)["changed"] is False
     assert act(fake, wanted, adopt=True, check_mode=True)["changed"] is True
     assert act(fake, wanted, adopt=True)["changed"] is True
