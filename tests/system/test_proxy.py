@@ -344,7 +344,8 @@ def test_no_server_at_all(site: Proxied) -> None:
     finally:
         for port in PORTS:
             site.start(port)
-    assert answer["status"] == 502
+    (after,) = site.ask({"path": f"{API}/version"})
+    assert (answer["status"], after["status"]) == (502, 200)
     assert f"https://{DOMAIN}:443 does not answer as it should: {API}/ready answers 502" in refused.words
 
 
