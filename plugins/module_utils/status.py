@@ -141,17 +141,34 @@ def read(instance: Instance) -> Json:
 
 
 def backend_checks(instance: Instance) -> Iterator[Check]:
-    """Judge the database, the Redis and the proxy of this host, and the Redis that a server on it needs."""
+    """Judge the server, the database, the Redis and the proxy of this host, and the Redis that a server on it needs."""
     if instance.postgres:
         yield postgres_check(instance.postgres)
-    url = instance.redis
+    given: dict[str, str] = {}
     with contextlib.suppress(OSError):
-        url = url or settings(instance.server_settings_file).get("PREFECT_REDIS_MESSAGING_URL", "")
+        given = settings(instance.server_settings_file)
+    yield from server_checks(given)
+    url = instance.redis or given.get("PREFECT_REDIS_MESSAGING_URL", "")
     # Which of the servers behind a Sentinel it is, only a client of it knows.
     if url and "+sentinel" not in url:
         yield redis_check(url)
     if instance.proxy:
         yield from proxy_checks(**instance.proxy)
+
+
+def server_checks(given: Mapping[str, str]) -> Iterator[Check]:
+    """Ask the server of this host, by its settings, where its clients are led to another one as well."""
+    host, port = given.get("PREFECT_SERVER_API_HOST", ""), given.get("PREFECT_SERVER_API_PORT", "")
+    probe = "127.0.0.1" if host in {"0.0.0.0", "::"} else f"[{host}]" if ":" in host else host
+    url = f"http://{probe}:{port}{given.get('PREFECT_SERVER_API_BASE_PATH', '/api')}"
+    if not host or url == given.get("PREFECT_API_URL"):
+        return
+    try:
+        with Api(url, timeout=TIMEOUT, patience=0.0) as api:
+            api.call("GET", "/health", patience=0)
+        yield Check("server", True, url)
+    except ApiError as error:
+        yield Check("server", False, f"{error}: is it still starting? See its log")
 
 
 def client_checks(instance: Instance, info: Json) -> Iterator[Check]:

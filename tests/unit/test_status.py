@@ -12,6 +12,7 @@ from dataclasses import asdict, replace
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import pytest
 from ansible_collections.selfhosted.prefect.plugins.filter.services import env_value
@@ -183,6 +184,20 @@ def test_requests_do_not_grow_with_history(api: FakeApi, instance: Instance) -> 
         api.add_run(kind="COMPLETED", name="Completed", end_time=ago(days=1))
     read(instance)
     assert len(api.requests) == 2 * before
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "0.0.0.0"])
+def test_a_server_is_asked_though_its_clients_go_through_a_proxy(api: FakeApi, instance: Instance, host: str) -> None:
+    port = urlsplit(api.url).port
+    lines = [f'PREFECT_SERVER_API_HOST="{host}"', 'PREFECT_API_URL="https://prefect.example.com/api"']
+
+    def found(listens_on: int | None) -> list[str]:
+        instance.server_settings_file.write_text("\n".join([*lines, f'PREFECT_SERVER_API_PORT="{listens_on}"']) + "\n")
+        info = read(instance)
+        assert info["checks"][0]["name"] == "server"
+        return [problem.split(":")[0] for problem in info["problems"]]
+
+    assert (found(port), found(1)) == ([], ["server"])
 
 
 @pytest.mark.parametrize("missing", ["client.env", "PREFECT_API_URL"])
