@@ -73,6 +73,7 @@ bench: env ## Measure ourselves against the way by hand and against the floor
 	@$(VENV)/bin/uv venv --quiet --clear .cache/release
 	@$(VENV)/bin/uv pip sync --quiet --require-hashes --python .cache/release roles/prefect/files/locks/3.8.8.txt
 	@.cache/release/bin/python benchmarks/flows_as_data.py
+	@$(RUN) python benchmarks/resources.py .cache/release/bin/python
 
 docs: env ## Write the generated pages anew
 	@$(RUN) python docs/generate.py
