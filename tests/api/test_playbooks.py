@@ -153,6 +153,14 @@ def test_levels_pauses_and_runs(server: PrefectServer, play: Play) -> None:
         rc, refused = play("pause", "-e", "prefect_resources_pause=stock/dayly", host="prod")
         assert (rc, "There is no stock/dayly, but" in refused) == (2, True), refused
 
+        daily = api.get("/deployments/name/stock/daily")
+        waiting = api.post(f"/deployments/{daily['id']}/create_flow_run", {})
+        until_when = {"pause_timeout": "2099-01-01T00:00:00Z"}
+        for state in ({"type": "RUNNING"}, {"type": "PAUSED", "name": "Paused", "state_details": until_when}):
+            api.post(f"/flow_runs/{waiting['id']}/set_state", {"state": state, "force": True})
+        rc, resumed = play("resume", "-e", f"prefect_resources_resume={waiting['id']}", host="prod")
+        assert (rc, api.get(f"/flow_runs/{waiting['id']}")["state_type"]) == (0, "RUNNING"), resumed
+
         # Nobody is there to run it.
         asked = ("-e", "prefect_resources_run=stock/daily", "-e", "prefect_resources_run_timeout=2")
         rc, waited = play("run", *asked, host="prod")
