@@ -166,6 +166,8 @@ def redis(given: Mapping[str, Any]) -> dict[str, Any]:
 
     `present` says whether there is one. `url` is for messages, leases and clean-ups; of the next databases,
     `docket_url` is for the queue of background work and `celery_url` for Celery. `settings` makes Prefect use them.
+    `server` is where it is, for who looks at it: host, port, user, password, tls, verify, ca and the numbers of the
+    databases that Prefect itself uses; None behind Sentinels, who know where.
     Raises AnsibleFilterError for a URL of another kind.
     """
     url, database_number = str(given.get("url") or ""), int(given.get("database") or 0)
@@ -200,6 +202,7 @@ def redis(given: Mapping[str, Any]) -> dict[str, Any]:
         "url": url_of(first),
         "docket_url": url_of(first + 1),
         "celery_url": url_of(first + 2),
+        "server": None if parts["scheme"].endswith("+sentinel") else redis_server(parts, databases=[first, first + 1]),
         "settings": {
             "PREFECT_REDIS_MESSAGING_URL": url_of(first),
             "PREFECT_REDIS_WORKER_CLEANUP_QUEUE_URL": url_of(first),
@@ -210,6 +213,20 @@ def redis(given: Mapping[str, Any]) -> dict[str, Any]:
             "PREFECT_SERVER_EVENTS_MESSAGING_CACHE": "prefect_redis.messaging",
             "PREFECT_SERVER_WORKER_CHANNEL_CLEANUP_QUEUE_STORAGE": "prefect_redis.cleanup_queue",
         },
+    }
+
+
+def redis_server(parts: Mapping[str, Any], *, databases: list[int]) -> dict[str, Any]:
+    """Return where the Redis of a URL is. Raises AnsibleFilterError where its host is none."""
+    host, port = host_and_port(parts["hosts"], variable="prefect_redis_url", default=6379)
+    return {
+        "host": host,
+        "port": port,
+        **{name: parts[name] for name in ("user", "password")},
+        "tls": parts["scheme"].startswith("rediss"),
+        "verify": parts["query"].get("ssl_cert_reqs") != "none",
+        "ca": parts["query"].get("ssl_ca_certs", ""),
+        "databases": databases,
     }
 
 

@@ -75,6 +75,11 @@ REFUSED_BEFORE_ANYTHING_CHANGED = [
         groups={"prefect_server": ["elsewhere"], "prefect_worker": [NAME]},
     ),
     Bad(
+        "Redis that nobody can reach",
+        {"prefect_redis_url": "rediss://:s3cret@127.0.0.1:9/0"},
+        ("prefect_redis_url: nothing listens at 127.0.0.1:9",),
+    ),
+    Bad(
         "port in use",
         {},
         ("prefect_server_port: port 4200 is in use by", "-m http.server 4200", "(pid ", "choose another port"),

@@ -1,4 +1,4 @@
-"""Several API processes with background services of their own, on PostgreSQL and Redis: one host, from bare to bare.
+"""Several API processes with background services of their own, PostgreSQL, Redis, a proxy: one host, from bare to bare.
 
 The order of the tests is that of the file: each leaves a host that is well, but for the last two.
 """
@@ -16,9 +16,7 @@ from pathlib import Path
 import pytest
 from real_host import IMAGE, NAME, ROOT, Ended, Host, Variables
 
-GROUPS = {
-    f"prefect_{name}": [NAME] for name in ("postgres", "redis", "server", "worker", "flows")
-}  # fmt: skip
+GROUPS = {f"prefect_{name}": [NAME] for name in ("postgres", "redis", "server", "proxy", "worker", "flows")}
 UNITS = ("prefect-server", "prefect-services", "prefect-worker@default")
 SERVER_ALONE = ("--tags", "server")
 BACKENDS_AND_SERVER = ("--tags", "postgres,redis,server")
@@ -180,7 +178,7 @@ def test_rotation(several: Several) -> None:
     for value in old.values():
         assert not several.host.sh(f"grep --recursive --files-with-matches {value} /etc /opt", check=False)
     several.run_a_flow()
-    several.host.sh("prefect-info")
+    several.play("playbooks/status.yml")
 
 
 def test_nothing_changes_again(several: Several) -> None:
@@ -198,6 +196,25 @@ def test_a_secret_of_ones_own_is_not_made_up(several: Several) -> None:
     (several.secrets / "kept").rename(several.secrets / "prefect" / "redis")
     assert ended.rc != 0
     assert "prefect_rotate: redis cannot be made up anew" in ended.words
+
+
+@pytest.mark.parametrize(
+    ("variables", "says"),
+    [
+        ({"prefect_redis_url": "redis://:wrong@127.0.0.1"}, "prefect_redis_url: 127.0.0.1:6379 refuses the password"),
+        ({"prefect_redis_url": "rediss://127.0.0.1"}, "prefect_redis_url: 127.0.0.1:6379 does not speak TLS"),
+        ({"prefect_redis_port": 9}, "prefect_redis_host: nothing listens at 127.0.0.1:9"),
+        ({"prefect_redis_database": 15}, "prefect_redis_host: 127.0.0.1:6379 has not the databases 15 and 16"),
+    ],
+)
+def test_a_bad_redis_is_refused_before_anything_changes(several: Several, variables: Variables, says: str) -> None:
+    pid = several.host.server_pid()
+    run = several.host.start("site.yml", several.variables | variables, groups=GROUPS, arguments=SERVER_ALONE)
+    ended = run.wait(timeout=300)
+    assert ended.rc == 2
+    assert says in ended.words
+    assert ended.changed == 0
+    assert several.host.server_pid() == pid
 
 
 def test_passwords_of_any_kind(several: Several) -> None:

@@ -152,6 +152,21 @@ def test_addresses_of_a_redis(given: dict[str, Any], url: str, docket: str | Non
     assert found["settings"]["PREFECT_SERVER_DOCKET_URL"] == found["docket_url"]
 
 
+def test_where_a_redis_is() -> None:
+    assert redis({"url": "rediss://u:p@h/3?ssl_ca_certs=/c.pem"})["server"] == {
+        "host": "h",
+        "port": 6379,
+        "user": "u",
+        "password": "p",
+        "tls": True,
+        "verify": True,
+        "ca": "/c.pem",
+        "databases": [3, 4],
+    }
+    assert redis({"url": "rediss://h?ssl_cert_reqs=none"})["server"]["verify"] is False
+    assert redis({"url": "redis+sentinel://s1,s2/m"})["server"] is None
+
+
 @pytest.mark.parametrize(
     "given",
     [
