@@ -52,13 +52,13 @@ test: check ## Every test of the project, on hosts with a real systemd (root, De
 	@trap 'tests/hosts/host end' EXIT; tests/hosts/prepare; \
 	$(RUN) ANSIBLE_HOME=$(CURDIR)/.ansible MOLECULE_COMMAND_BORDERS=false MOLECULE_GLOB='molecule/*/molecule.yml' molecule test --all; \
 	$(VENV)/bin/uv venv --quiet --clear .cache/release; \
-	$(VENV)/bin/uv pip sync --quiet --require-hashes --python .cache/release roles/prefect/files/locks/3.8.8.txt; \
-	$(VENV)/bin/uv pip install --quiet --python .cache/release 'celery>=5.5,<6'; \
+	$(VENV)/bin/uv pip sync --quiet --require-hashes --python .cache/release roles/prefect/files/locks/{,celery/}3.8.8.txt; \
 	for version in 3.5.0 3.9.1; do \
 	  $(VENV)/bin/uv venv --quiet --clear .cache/release-$$version; \
-	  $(VENV)/bin/uv pip sync --quiet --require-hashes --python .cache/release-$$version roles/prefect/files/locks/$$version.txt; \
+	  $(VENV)/bin/uv pip sync --quiet --require-hashes --python .cache/release-$$version roles/prefect/files/locks/{,celery/}$$version.txt; \
 	done; \
-	$(RUN) PREFECT_TEST_PYTHONS=$(CURDIR)/.cache/release-3.5.0/bin/python:$(CURDIR)/.cache/release-3.9.1/bin/python pytest tests/api; \
+	export PREFECT_TEST_PYTHONS=$(CURDIR)/.cache/release-3.5.0/bin/python:$(CURDIR)/.cache/release-3.9.1/bin/python; \
+	$(RUN) pytest tests/api; \
 	$(RUN) PREFECT_TEST_PYTHON=$(CURDIR)/.cache/release/bin/python pytest tests/preset tests/system tests/flows
 
 faults: env ## What happens to a platform on four hosts when a part of it fails

@@ -42,7 +42,7 @@ class Lock:
     """One requirement file, and why it holds what it holds.
 
     `constraints` and `overrides` map a requirement to the reason for it. A constraint narrows what upstream allows;
-    an override replaces what upstream asks for.
+    an override replaces what upstream asks for. A lock `beside` another fits it, and holds only what that has not.
     """
 
     name: str
@@ -50,6 +50,7 @@ class Lock:
     constraints: Mapping[str, str] = field(default_factory=dict)
     overrides: Mapping[str, str] = field(default_factory=dict)
     oldest_python: str = PYTHONS[0]
+    beside: str = ""
 
     @property
     def path(self) -> Path:
@@ -88,6 +89,15 @@ LOCKS = (
         },
     ),
     Lock(name="supervisor", requirements=["supervisor"]),
+    *(
+        Lock(
+            name=f"celery/{version}",
+            requirements=["celery>=5.5,<6"],
+            beside=version,
+            oldest_python=oldest,
+        )
+        for version, oldest in (("3.9.1", "3.11"), ("3.8.8", PYTHONS[0]), ("3.5.0", PYTHONS[0]))
+    ),
 )
 
 
@@ -98,7 +108,9 @@ def make(lock: Lock) -> None:
         subprocess.CalledProcessError: nothing satisfies the requirements; uv has said why.
     """
     with tempfile.TemporaryDirectory() as scratch:
-        inputs = {"requirements": lock.requirements, "constraints": lock.constraints, "overrides": lock.overrides}
+        held = [line.rstrip(" \\") for line in _pins(_lock(lock.beside).path.read_text())] if lock.beside else []
+        constraints = [*lock.constraints, *held]
+        inputs = {"requirements": lock.requirements, "constraints": constraints, "overrides": lock.overrides}
         for name, lines in inputs.items():
             Path(scratch, name).write_text("".join(f"{line}\n" for line in lines))
         _uv(
@@ -108,12 +120,28 @@ def make(lock: Lock) -> None:
             cwd=scratch, stdout=subprocess.DEVNULL,
         )  # fmt: skip
         pins = Path(scratch, "lock").read_text()
+    if lock.beside:
+        pins = _without(pins, _lock(lock.beside).path.read_text())
     header = f"# Made by `requirements/locks.py make {lock.name}`, which says what is held back and why.\n"
     if lock.overrides:
         # What hosts install beside the lock is resolved there, and must not ask for another version again.
         header += f"# Overrides: {', '.join(lock.overrides)}\n"
+    lock.path.parent.mkdir(exist_ok=True)
     lock.path.write_text(header + pins)
-    print(f"{lock.path.name}: {len(re.findall(r'^[^ #]', pins, re.MULTILINE))} pins")
+    print(f"{lock.name}: {len(re.findall(r'^[^ #]', pins, re.MULTILINE))} pins")
+
+
+def _pins(text: str) -> dict[str, str]:
+    """Return the pins of a requirement file with their hashes, by their first lines."""
+    blocks = re.findall(r"^([^\s#].*)\n((?: .*\n)*)", text, re.MULTILINE)
+    return {first: f"{first}\n{hashes}" for first, hashes in blocks}
+
+
+def _without(text: str, others: str) -> str:
+    """Return the pins of a requirement file that another one does not hold for every Python as well."""
+    held = _pins(others)
+    pins = {first: pin for first, pin in _pins(text).items() if first not in held}
+    return "".join(pin for first, pin in pins.items() if f"{first.partition(' ')[0]} \\" not in held)
 
 
 def prove(lock: Lock, python: str) -> str:
@@ -129,9 +157,11 @@ def prove(lock: Lock, python: str) -> str:
         home = Path(scratch)
         _uv("venv", "--quiet", "--python", python, str(home / "venv"))
         started = time.monotonic()
-        _uv("pip", "sync", "--quiet", "--require-hashes", "--python", str(home / "venv/bin/python"), str(lock.path))
+        locks = [str(_lock(name).path) for name in (lock.beside, lock.name) if name]
+        _uv("pip", "sync", "--quiet", "--require-hashes", "--python", str(home / "venv/bin/python"), *locks)
         install = time.monotonic() - started
-        seen = _prove_supervisor(home) if lock.name == "supervisor" else _prove_prefect(home)
+        ways = {"supervisor": _prove_supervisor, "celery": _prove_celery}
+        seen = ways.get(lock.name.partition("/")[0], _prove_prefect)(home)
         return f"installed in {install:.1f} s, {seen}"
 
 
@@ -220,6 +250,48 @@ def _prove_supervisor(home: Path) -> str:
                 return "program RUNNING"
             time.sleep(0.2)
     raise RuntimeError(f"supervisorctl says {status!r}\n{log.read_text()}")
+
+
+CELERY = """
+from celery import Celery
+
+app = Celery("proof", broker="filesystem://", backend="file://results")
+folders = {"data_folder_in": "queue", "data_folder_out": "queue", "control_folder": "control"}
+app.conf.update(broker_transport_options=folders, broker_connection_retry_on_startup=True)
+
+@app.task
+def double(number: int) -> int:
+    return 2 * number
+
+if __name__ == "__main__":
+    print(app.send_task("proof.double", [21]).get(timeout=60))
+"""
+CELERY_MODULES = ("prefect.engine", "prefect_redis.messaging", "kombu.transport.redis", "celery.backends.redis")
+
+
+def _prove_celery(home: Path) -> str:
+    """Import what flows and workers do, and have a Celery worker of the release in `home` do a task."""
+    for folder in ("queue", "control", "results"):
+        (home / folder).mkdir()
+    (home / "proof.py").write_text(CELERY)
+    python, log = str(home / "venv/bin/python"), home / "worker.log"
+    environment = {name: value for name, value in os.environ.items() if not name.startswith(("PREFECT_", "PYTHON"))}
+    environment |= {"PREFECT_HOME": str(home / "prefect"), "DO_NOT_TRACK": "1"}
+
+    def run(*words: str) -> str:
+        done = subprocess.run([python, *words], cwd=home, env=environment, capture_output=True, text=True)
+        if done.returncode:
+            worker = log.read_text() if log.exists() else ""
+            raise RuntimeError(f"{' '.join(words)}: exit code {done.returncode}\n{done.stderr}{worker}")
+        return done.stdout
+
+    run("-c", f"import {', '.join(CELERY_MODULES)}")
+    worker = [python, "-m", "celery", "--app", "proof", "worker", "--concurrency", "1", "--without-mingle"]
+    with _running(worker, log, home, environment):
+        started = time.monotonic()
+        if run("proof.py").strip() != "42":
+            raise RuntimeError(f"The task has another result:\n{log.read_text()}")
+        return f"task done in {time.monotonic() - started:.1f} s"
 
 
 @contextmanager

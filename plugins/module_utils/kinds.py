@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from . import automations, schedules
-from .api import Failure, quoted
+from .client import Failure, quoted
 from .resource import HIDDEN, Field, Kind, Plan, Row, Server, Values, run, same
 
 NAME = r"[^/%&<>]+"

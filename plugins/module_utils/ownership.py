@@ -12,7 +12,7 @@ import hashlib
 import re
 from collections.abc import Iterable
 
-from .api import Api, ApiError
+from .client import Api, ApiError
 from .kinds import REGISTRY
 
 WIDTH = 10

@@ -15,9 +15,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from ansible.module_utils.common.arg_spec import ArgumentSpecValidator
-
-from .api import Api, ApiError, Failure
+from .client import Api, ApiError, Failure
 from .kinds import KINDS, Automation, is_off, load_schemas
 from .ownership import Ownership, mark, promise
 from .resource import Kind, Plan, Server, Values, carry_out, missing_fields, plan, same, unresolved
@@ -33,7 +31,10 @@ SIGNS = {"create": "+", "update": "~", "recreate": "±", "delete": "-"}
 
 @dataclass(frozen=True, kw_only=True)
 class Wish:
-    """How the wanted objects are to be brought about; see the options of the module `resources`."""
+    """How the wanted objects are to be brought about; see the options of the module `resources`.
+
+    Entries that are `typed` come from a program that sees to their types, and need no Ansible to be checked.
+    """
 
     owner: str = "ansible"
     prune: bool = False
@@ -43,6 +44,7 @@ class Wish:
     recreate: bool = False
     check_mode: bool = False
     concurrency: int = 4
+    typed: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -191,9 +193,9 @@ def read(wanted: Mapping[str, Any], wish: Wish) -> tuple[list[Kind], list[Entry]
             kind = by_name[name]
             kinds.append(kind)
             seen: dict[str, str] = {}
-            validator = ArgumentSpecValidator(spec_of(kind))
+            check = unchecked if wish.typed else checked_by_ansible(spec_of(kind))
             for index, each in enumerate(given):
-                entry, wrong = read_entry(kind, validator, each, f"{name}[{index}]", wish)
+                entry, wrong = read_entry(kind, check, each, f"{name}[{index}]", wish)
                 complaints += wrong
                 if entry is None:
                     continue
@@ -215,9 +217,30 @@ def spec_of(kind: Kind) -> dict[str, Any]:
     }
 
 
-def read_entry(
-    kind: Kind, validator: ArgumentSpecValidator, given: Any, place: str, wish: Wish
-) -> tuple[Entry | None, list[str]]:
+Check = Callable[[Values], tuple[Values, list[str]]]
+"""Gives an entry in the types of its options, and what is wrong with it."""
+
+
+def checked_by_ansible(spec: dict[str, Any]) -> Check:
+    """Return a check of what a person has written down."""
+    # Here, since a host that applies definitions by itself has no Ansible.
+    from ansible.module_utils.common.arg_spec import ArgumentSpecValidator
+
+    validator = ArgumentSpecValidator(spec)
+
+    def check(entry: Values) -> tuple[Values, list[str]]:
+        validated = validator.validate(entry)
+        return validated.validated_parameters, validated.error_messages
+
+    return check
+
+
+def unchecked(entry: Values) -> tuple[Values, list[str]]:
+    """Return an entry as it is, with the default that it has."""
+    return {"state": "present", **entry}, []
+
+
+def read_entry(kind: Kind, check: Check, given: Any, place: str, wish: Wish) -> tuple[Entry | None, list[str]]:
     """Return an object that is written down, or None, and what is wrong with it."""
     if not isinstance(given, Mapping):
         return None, [f"{place} is not a mapping"]
@@ -225,13 +248,13 @@ def read_entry(
     entry = {name: value for name, value in kind.renamed(dict(given)).items() if value is not None}
     label = "/".join(str(entry.get(name, "?")) for name in kind.keys)
     place = f"{place} ({label})"
-    complaints = list(misspelt(entry, validator.argument_spec, place))
+    complaints = list(misspelt(entry, spec_of(kind), place))
     if complaints:
         return None, complaints
-    validated = validator.validate(entry)
-    if validated.error_messages:
-        return None, [f"{place}: {message}" for message in validated.error_messages]
-    values = {name: value for name, value in validated.validated_parameters.items() if value is not None}
+    checked, complaints = check(entry)
+    if complaints:
+        return None, [f"{place}: {message}" for message in complaints]
+    values = {name: value for name, value in checked.items() if value is not None}
     state = "absent" if drop else values.pop("state")
     fields = {name: value for name, value in values.items() if name in kind.fields}
     if state == "present":

@@ -12,7 +12,7 @@ from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Se
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from .api import SECRETS, Api, ApiError, Failure, quoted, run_module
+from .client import Api, ApiError, Failure, quoted
 
 Action = Literal["nothing", "create", "update", "recreate", "delete"]
 Row = dict[str, Any]
@@ -470,6 +470,8 @@ def options(kind: Kind) -> dict[str, dict[str, Any]]:
 
 def run(kind: Kind, kinds: Mapping[str, Kind], spec: Mapping[str, Any] | None = None, **more: Any) -> None:
     """Be the `main` of a kind's module. `spec` holds further options, `more` are AnsibleModule's."""
+    # Here, since a host that only reconciles has no Ansible.
+    from .api import SECRETS, run_module
 
     def work(api: Api, params: Mapping[str, Any], check_mode: bool) -> dict[str, Any]:
         server = Server(api, kinds)

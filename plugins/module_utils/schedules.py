@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime, timezone
 from typing import Any
 
-from .api import Api, ApiError
+from .client import Api, ApiError
 
 Schedule = dict[str, Any]
 

@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 from server import PYTHON, SECONDS, Api, alone, needs_release, started, until
 
-SHIPPED = Path(__file__).resolve().parents[2] / "roles/prefect_definitions/files/definitions"
+ROOT = Path(__file__).resolve().parents[2]
+SHIPPED = ROOT / "roles/prefect_definitions/files/definitions"
 
 pytestmark = needs_release
 
@@ -125,6 +126,23 @@ def test_serving_until_stopped(api: Api, environment: dict[str, str], home: Path
         process.terminate()
     assert process.wait(timeout=60) == 0
     assert deployed(api, "ticket_processor")["paused"] is True
+
+
+def test_the_example_runs_as_it_stands(api: Api, environment: dict[str, str], tmp_path: Path) -> None:
+    place = Path(shutil.copytree(ROOT / "docs/examples/tickets/flows", tmp_path / "tickets"))
+    served = {"deployments": {"name": {"any_": ["ticket_processor"]}, "paused": {"eq_": False}}}
+    before = completed(api, "ticket_processor")
+    process = subprocess.Popen([PYTHON, "service.py"], cwd=place, env=environment | {"PYTHONPATH": str(SHIPPED)})
+    try:
+        until(lambda: bool(api("POST", "/deployments/filter", served)), "the runner to be served")
+        (deployment,) = api("POST", "/deployments/filter", served)
+        assert [each["schedule"]["interval"] for each in deployment["schedules"]] == [300]
+        run = api("POST", f"/deployments/{deployment['id']}/create_flow_run", {})["id"]
+        until(lambda: completed(api, "ticket_processor") > before, "the runner to run")
+        until(lambda: "looking into my-queue" in api.log(run), "its output")
+    finally:
+        process.terminate()
+    assert process.wait(timeout=60) == 0
 
 
 def test_generated_flows_are_flows(environment: dict[str, str], tmp_path: Path, api: Api) -> None:

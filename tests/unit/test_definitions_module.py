@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -12,10 +13,15 @@ import pytest
 from ansible.errors import AnsibleActionFail
 from ansible_collections.selfhosted.prefect.plugins.action.definitions import read
 from ansible_collections.selfhosted.prefect.plugins.filter.definitions import definitions as of_inventory
+from ansible_collections.selfhosted.prefect.plugins.module_utils.client import Api
+from ansible_collections.selfhosted.prefect.plugins.module_utils.reconcile import Wish, reconcile
 from ansible_collections.selfhosted.prefect.plugins.modules import definitions
-from fake_api import outcome
+from fake_api import FakeApi, outcome
+from prefect_definitions.resources import resources
+from prefect_definitions.schema import Definitions, rows_of
 
-SHIPPED = Path(__file__).resolve().parents[2] / "roles/prefect_definitions/files/definitions"
+ROOT = Path(__file__).resolve().parents[2]
+SHIPPED = ROOT / "roles/prefect_definitions/files/definitions"
 
 RUNNERS = {
     "prefect_runners": [{"id": "tickets", "use": "shop:Process", "with": {"queue": "q"}, "interval_seconds": 300}]
@@ -111,3 +117,39 @@ def test_flows_that_are_code_are_left_to_others() -> None:
     assert [flow["name"] for flow in ours["prefect_flows"]] == ["data"]
     assert [deployment["name"] for deployment in ours["prefect_deployments"]] == ["a", "c"]
     assert of_inventory({**data, "prefect_tasks": []})["prefect_flows"] == []
+
+
+SCHEDULES: list[dict[str, Any]] = [
+    {"schedule_type": "cron", "schedule_config": {"cron_string": "0 6 * * *", "timezone": "Europe/Berlin"}},
+    {"schedule_type": "interval", "schedule_config": {"interval_seconds": 300, "anchor_date": "2026-01-01T00:00:00Z"}},
+    {"schedule_type": "rrule", "schedule_config": {"rrule": "FREQ=DAILY"}},
+    {"is_active": False, "parameters": {"day": 1}, "tags": ["a"], "description": "x"},
+]
+
+
+@pytest.mark.parametrize("typed", [True, False])
+def test_a_host_that_follows_registers_what_ansible_does(typed: bool) -> None:
+    """What one has registered, the other has nothing to change of, its schedules being the same ones."""
+    data: dict[str, list[dict[str, Any]]] = {
+        "prefect_work_pools": [{"name": "pool", "pool_type": "process", "concurrency_limit": 10}],
+        "prefect_flows": [{"name": "etl", "tags": ["a"]}],
+        "prefect_tasks": [{"name": "t", "flow_name": "etl", "command": "true"}],
+        "prefect_deployments": [
+            {"name": f"d{number}", "flow_name": "etl", "work_pool_name": "pool", **words}
+            for number, words in enumerate(SCHEDULES)
+        ],
+    }
+    made = resources(Definitions.of(rows_of(data)), directory=Path("/srv"), work_pool="pool")
+    with FakeApi() as fake, Api(fake.url) as api:
+        for first in (True, False):
+            wish = Wish(owner="definitions", prune=True, adopt=True, pauses="enforce", typed=typed == first)
+            report, server = reconcile(api, made, wish)
+            server.close()
+            assert len(report.plans) == (6 if first else 0), report.lines(server)
+
+
+def test_what_registers_on_a_host_needs_no_ansible(tmp_path: Path) -> None:
+    engine = Path(shutil.copytree(ROOT / "plugins/module_utils", tmp_path / "prefect_engine"))
+    script = "import sys; sys.modules['ansible'] = None; import prefect_engine.reconcile, prefect_engine.client"
+    done = subprocess.run([sys.executable, "-c", script], cwd=engine.parent, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr

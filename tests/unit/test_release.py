@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import sys
 import textwrap
 from dataclasses import dataclass
@@ -318,3 +319,23 @@ def test_old_releases_go(host: Host, keep: int, left: list[str]) -> None:
     assert [name for name in host.installed() if name != ".uv-cache"] == left
     assert result["removed"] == sorted({"1", "2", "3", "half-built"} - {*left})
     assert (host.releases / ".uv-cache").exists()
+
+
+LOCKS = Path(__file__).resolve().parents[2] / "roles/prefect/files/locks"
+
+
+@pytest.mark.parametrize("lock", sorted(LOCKS.glob("[0-9]*.txt")), ids=lambda lock: lock.stem)
+def test_every_pin_has_hashes_and_no_address(lock: Path) -> None:
+    """Celery's lock fits beside that of each version: it holds nothing that this one does."""
+    beside = LOCKS / "celery" / lock.name
+    held = []
+    for file in (lock, beside):
+        pins = re.findall(
+            r"^([\w.-]+)==\S+[^\n]*((?:\n +--hash=sha256:[0-9a-f]{64}(?: \\)?)+)$", file.read_text(), re.M
+        )
+        lines = [line for line in file.read_text().splitlines() if not line.startswith((" ", "#"))]
+        assert len(pins) == len(lines)
+        assert "://" not in file.read_text()
+        held.append({name for name, _ in pins})
+    assert "celery" in held[1]
+    assert held[0] & held[1] <= {"tzdata"}

@@ -95,13 +95,10 @@ class Following:
         engine = Path(self.engine)
         if str(engine.parent) not in sys.path:
             sys.path.append(str(engine.parent))
-        try:
-            client = importlib.import_module(f"{engine.name}.client")
-            reconcile = importlib.import_module(f"{engine.name}.reconcile")
-        except ImportError as error:
-            raise DefinitionError([f"{error}: add ansible-core to prefect_packages"]) from error
+        client = importlib.import_module(f"{engine.name}.client")
+        reconcile = importlib.import_module(f"{engine.name}.reconcile")
         wanted = {kind: entries for kind, entries in made.items() if entries or kind != "prefect_work_pools"}
-        wish = reconcile.Wish(owner=self.owner, prune=True, adopt=True, pauses="enforce")
+        wish = reconcile.Wish(owner=self.owner, prune=True, adopt=True, pauses="enforce", typed=True)
         url, names = (
             os.environ["PREFECT_API_URL"],
             {"auth": "PREFECT_API_AUTH_STRING", "ca": "PREFECT_API_SSL_CERT_FILE"},
