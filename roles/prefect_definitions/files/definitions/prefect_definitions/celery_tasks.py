@@ -27,8 +27,8 @@ _importing = threading.Lock()
 AWAY = 5.0
 """Seconds between two tries of a broker that is away."""
 
-LOOK_FOR_WORKER = 10.0
-"""Seconds between two looks for the worker that has the task."""
+FIRST_LOOK, LOOK_FOR_WORKER = 3.0, 10.0
+"""Seconds to the first look for the worker that has the task, and between two looks."""
 
 
 class CeleryTaskFailed(RuntimeError):
@@ -128,7 +128,7 @@ def pause(seconds: float, limit: Limit) -> None:
 
 def wait(app: Any, name: str, identifier: str, *, limit: Limit, logger: Logger) -> Any:
     """Return the result of a task that was sent."""
-    poll, look, worker, missed = FIRST_POLL, time.monotonic() + LOOK_FOR_WORKER, "", 0
+    poll, look, worker, missed = FIRST_POLL, time.monotonic() + FIRST_LOOK, "", 0
     while True:
         meta = patiently(lambda: app.backend.get_task_meta(identifier), limit=limit, logger=logger)
         if meta["status"] == "SUCCESS":
