@@ -102,15 +102,30 @@ def on_host(name: str, command: str, *, input: Path | None = None) -> Timing:
     return timed(["ssh", "-F", SSH_CONFIG, f"root@{name}", command], input=input)
 
 
+def output_of(name: str, command: str) -> str:
+    """Run a shell command on a host and return what it prints."""
+    ssh = ["ssh", "-F", str(SSH_CONFIG), f"root@{name}", command]
+    return subprocess.run(ssh, check=True, text=True, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE).stdout
+
+
 def send(name: str, *files: Path) -> Timing:
     """Copy files to root's home."""
     return timed(["scp", "-q", "-F", SSH_CONFIG, *files, f"root@{name}:"])
 
 
-def play(playbook: Path, *, servers: list[str], others: list[str] | None = None, unchanged: bool = False) -> Timing:
-    """Run a playbook on hosts of which some have a server, and all a worker."""
+def play(
+    playbook: Path,
+    *,
+    servers: list[str],
+    others: list[str] | None = None,
+    backends: Iterable[str] = (),
+    variables: dict[str, object] | None = None,
+    unchanged: bool = False,
+) -> Timing:
+    """Run a playbook on hosts of which some have a server, with `backends` beside it, and all a worker."""
     everything = [*servers, *(others or [])]
     groups = {"prefect_server": servers, "prefect_worker": everything, "prefect_flows": servers}
+    groups |= dict.fromkeys(backends, servers)
     inventory = {
         "all": {
             "hosts": {host: {} for host in everything},
@@ -121,14 +136,16 @@ def play(playbook: Path, *, servers: list[str], others: list[str] | None = None,
                 "prefect_ca_bundle": "/etc/ssl/certs/ca-certificates.crt",
             }
             # A worker on another host must reach the server.
-            | ({"prefect_server_host": "0.0.0.0"} if others else {}),
+            | ({"prefect_server_host": "0.0.0.0"} if others else {})
+            | (variables or {}),
             "children": {name: {"hosts": {host: {} for host in members}} for name, members in groups.items()},
         }
     }
-    with tempfile.NamedTemporaryFile("w", suffix=".json") as file:
-        json.dump(inventory, file)
-        file.flush()
-        return timed([BIN / "ansible-playbook", "--inventory", file.name, playbook], unchanged=unchanged)
+    # Secrets that are made up come beside the inventory.
+    with tempfile.TemporaryDirectory() as directory:
+        file = Path(directory, "hosts.json")
+        file.write_text(json.dumps(inventory))
+        return timed([BIN / "ansible-playbook", "--inventory", file, playbook], unchanged=unchanged)
 
 
 def shipped_lock() -> Path:
@@ -143,12 +160,12 @@ def ours(host: str) -> Timing:
     return play(SITE, servers=[host])
 
 
-def by_hand(host: str) -> Timing:
+def by_hand(host: str, *arguments: str) -> Timing:
     with tempfile.TemporaryDirectory() as directory:
         lock = Path(directory, "lock.txt")
         lock.write_text(shipped_lock().read_text())
         send(host, lock, FLOW, HERE / "by_hand.sh")
-    return on_host(host, "bash by_hand.sh")
+    return on_host(host, shlex.join(["bash", "by_hand.sh", *arguments]))
 
 
 def floor(host: str) -> Timing:
@@ -225,7 +242,7 @@ def second_run(*, runs: int, image: str) -> str:
     return table(["one host with server, worker and flows, nothing to change", "s", "more than facts"], rows)
 
 
-def growth(*, runs: int, image: str) -> str:
+def growth(*, runs: int, image: str, sizes: list[int]) -> str:
     """Measure how the time grows with the number of hosts."""
     shapes: dict[str, Callable[[list[str]], Timing]] = {
         "one server, N - 1 workers": lambda names: play(SITE, servers=names[:1], others=names[1:]),
@@ -234,7 +251,7 @@ def growth(*, runs: int, image: str) -> str:
     rows = []
     for shape, put in shapes.items():
         seconds = []
-        for count in range(1, 5):
+        for count in sizes:
             names = [f"bench-{number}" for number in range(1, count + 1)]
             timings = []
             for number in range(runs):
@@ -243,11 +260,60 @@ def growth(*, runs: int, image: str) -> str:
                     timings.append(put(names))
                     say(f"{timings[-1].seconds:.1f} s")
             seconds.append(middle(timings))
-        rows.append([shape, *seconds, (seconds[-1] - seconds[0]) / 3])
-    return table(["bare hosts, all on this one machine", "N = 1, s", "2", "3", "4", "each further host"], rows)
+        rows.append([shape, *seconds, (seconds[-1] - seconds[0]) / (sizes[-1] - sizes[0])])
+    head = [f"N = {sizes[0]}, s", *map(str, sizes[1:]), "each further host"]
+    return table(["bare hosts, all on this one machine", *head], rows)
 
 
-PARTS: dict[str, Callable[..., str]] = {"a": first_run, "b": second_run, "c": growth}
+def ours_on_postgres(host: str) -> Timing:
+    return play(SITE, servers=[host], backends=["prefect_postgres"])
+
+
+def ours_several(host: str) -> Timing:
+    backends = ["prefect_postgres", "prefect_redis"]
+    return play(SITE, servers=[host], backends=backends, variables={"prefect_server_processes": 2})
+
+
+LOAD_ROUNDS = 3
+LOADED: dict[str, Callable[[str], Timing]] = {
+    "ours, PostgreSQL": ours_on_postgres,
+    "ours, PostgreSQL, Redis, 2 processes": ours_several,
+    "by hand, defaults on SQLite": by_hand,
+    "by hand, several servers as documented": lambda host: by_hand(host, "several"),
+}
+
+
+def load(*, runs: int, image: str) -> str:
+    """Measure flow runs and requests under load, in turns on hosts that are all there: what disturbs weighs on each."""
+    places = {name: f"bench-{number}" for number, name in enumerate(LOADED, start=1)}
+    found: dict[str, list[dict[str, float]]] = {name: [] for name in LOADED}
+    with hosts(*places.values(), image=image):
+        for name, way in LOADED.items():
+            say(f"load: setting up {name}")
+            way(places[name])
+            send(places[name], HERE / "load.py")
+        for number in range(LOAD_ROUNDS * runs):
+            for name, host in places.items():
+                say(f"load, {name}, round {number + 1} of {LOAD_ROUNDS * runs}")
+                found[name].append(json.loads(output_of(host, "python3 load.py")))
+                say(json.dumps(found[name][-1]))
+    head = ["one host, 8 clients", "flow runs a minute"]
+    head += [f"{kind}: {what}" for kind in ("reads", "writes") for what in ("a second", "p50 / p99, ms", "refused")]
+    return table(head, [loaded(name, rounds) for name, rounds in found.items()])
+
+
+def loaded(name: str, rounds: list[dict[str, float]]) -> list[object]:
+    """Return a row of the table: the medians of all rounds, and what was refused in all of them."""
+    value = {key: median(one[key] for one in rounds) for key in rounds[0]}
+    row: list[object] = [name, value["flow runs"]]
+    for kind in ("read", "write"):
+        times = " / ".join(f"{value[f'{kind} {key}'] * 1000:.0f}" for key in ("p50", "p99"))
+        row += [value[f"{kind} a second"], times, int(sum(one[f"{kind} refused"] for one in rounds))]
+    return row
+
+
+PARTS: dict[str, Callable[..., str]] = {"a": first_run, "b": second_run, "c": growth, "f": load}
+SIZES = "1,2,3,4"
 
 
 def machine() -> str:
@@ -263,16 +329,18 @@ def give_up(number: int, frame: FrameType | None) -> NoReturn:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--only", default="a,b,c", help="parts to measure: %(default)s; c takes the longest")
+    parser.add_argument("--only", default="a,b,c,f", help="parts to measure: %(default)s; c takes the longest")
     parser.add_argument("--runs", type=int, default=1, help="times to measure each; the median counts (%(default)s)")
+    parser.add_argument("--sizes", default=SIZES, help="numbers of hosts in c, two at least: %(default)s")
     parser.add_argument("--image", default="debian12", help="image of the hosts: debian12 or debian13")
     arguments = parser.parse_args()
     parts = arguments.only.split(",")
+    more = {"c": {"sizes": [int(size) for size in arguments.sizes.split(",")]}}
     if unknown := set(parts) - set(PARTS):
         parser.error(f"--only: there is no {', '.join(sorted(unknown))}, but {', '.join(PARTS)}")
     signal.signal(signal.SIGTERM, give_up)
     texts = [f"{arguments.image} hosts, {arguments.runs} run(s), on {machine()}."]
-    texts += [PARTS[part](runs=arguments.runs, image=arguments.image) for part in parts]
+    texts += [PARTS[part](runs=arguments.runs, image=arguments.image, **more.get(part, {})) for part in parts]
     report = "\n\n".join(texts) + "\n"
     results = HERE / "results"
     results.mkdir(exist_ok=True)
