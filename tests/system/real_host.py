@@ -32,14 +32,26 @@ SHOW_TASKS = {"ANSIBLE_DISPLAY_SKIPPED_HOSTS": "true", "PYTHONUNBUFFERED": "1"}
 Variables = dict[str, Any]
 
 ASK_API = """
-import json, sys, urllib.request
+import base64, json, pathlib, shlex, sys, time, urllib.error, urllib.request
 path, body = json.load(sys.stdin)
 data = None if body is None else json.dumps(body).encode()
-request = urllib.request.Request(
-    f"http://127.0.0.1:4200/api{path}", data, {"Content-Type": "application/json"}
-)
-with urllib.request.urlopen(request, timeout=30) as answer:
-    print(answer.read().decode())
+headers = {"Content-Type": "application/json"}
+settings = pathlib.Path("/etc/prefect/client.env")
+for word in shlex.split(settings.read_text(), comments=True) if settings.exists() else []:
+    name, _, value = word.partition("=")
+    if name == "PREFECT_API_AUTH_STRING":
+        headers["Authorization"] = "Basic " + base64.b64encode(value.encode()).decode()
+request = urllib.request.Request(f"http://127.0.0.1:4200/api{path}", data, headers)
+for left in reversed(range(10)):
+    try:
+        with urllib.request.urlopen(request, timeout=30) as answer:
+            print(answer.read().decode())
+        break
+    except urllib.error.HTTPError as error:
+        # SQLite is locked for a moment now and then, and nothing was done.
+        if error.code != 503 or not left:
+            raise
+        time.sleep(1)
 """
 
 
@@ -168,15 +180,21 @@ class Host:
         variables: Variables | None = None,
         *,
         groups: dict[str, list[str]] | None = None,
+        others: dict[str, Variables] | None = None,
         arguments: tuple[str, ...] = (),
     ) -> Run:
-        """Begin a run of a playbook; `variables` are the host's, `groups` are those of site.yml unless given."""
+        """Begin a run of a playbook; `variables` are the host's, `groups` are those of site.yml unless given.
+
+        `others` are further hosts and their variables.
+        """
         self._runs += 1
         members = groups or {name: [NAME] for name in ("prefect_server", "prefect_worker", "prefect_flows")}
         inventory = self._scratch / f"{self._runs}.json"
         tree: Variables = {name: {"hosts": {member: {} for member in hosts}} for name, hosts in members.items()}
         inventory.write_text(
-            json.dumps({"all": {"hosts": {NAME: variables or {}}, "vars": self._common, "children": tree}})
+            json.dumps(
+                {"all": {"hosts": {NAME: variables or {}, **(others or {})}, "vars": self._common, "children": tree}}
+            )
         )
         command = [str(BIN / "ansible-playbook"), "-i", str(inventory), str(playbook), *arguments]
         return Run(command, log=self._scratch / f"{self._runs}.log", home=self._scratch / "ansible")
@@ -185,9 +203,9 @@ class Host:
         """Run a playbook to its end."""
         return self.start(playbook, variables, **more).wait()
 
-    def sh(self, script: str, *, stdin: str = "", check: bool = True) -> str:
-        """Run a shell script as root on the host and return what it writes."""
-        command = ["ssh", "-F", str(ROOT / ".cache/hosts/ssh_config"), f"root@{NAME}", script]
+    def sh(self, script: str, *, stdin: str = "", check: bool = True, name: str = NAME) -> str:
+        """Run a shell script as root on the host, or on another one, and return what it writes."""
+        command = ["ssh", "-F", str(ROOT / ".cache/hosts/ssh_config"), f"root@{name}", script]
         done = subprocess.run(command, input=stdin, capture_output=True, text=True, check=False)
         assert done.returncode == 0 or not check, (
             f"{script}: exit code {done.returncode}\n{(done.stderr or done.stdout)[-2000:]}"

@@ -1,18 +1,51 @@
-"""Flows as data on a real host: the example with Celery, from its file and from a database, edited and taken away."""
+"""Flows as data on real hosts: the example with Celery, from every source, edited, disturbed, and taken away.
+
+One host has all of the example, a second one further workers: of Prefect, and of a Celery application of its own.
+"""
 
 from __future__ import annotations
 
+import json
+import shutil
+import subprocess
+import sys
 import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
-from real_host import NAME, ROOT, Ended, Host, Variables
+from real_host import IMAGE, NAME, ROOT, Ended, Host, Variables
+
+sys.path.insert(0, str(ROOT / "tests" / "unit"))
+
+from generated import generated
 
 EXAMPLE = ROOT / "docs" / "examples" / "stocks"
-GROUPS = ("prefect_server", "prefect_redis", "prefect_worker", "prefect_flows", "prefect_celery", "prefect_definitions")
+TICKETS = ROOT / "docs" / "examples" / "tickets" / "flows"
+SECOND = "second13"
+GROUPS = {f"prefect_{group}": [NAME] for group in ("server", "redis")} | {
+    f"prefect_{group}": [NAME, SECOND] for group in ("worker", "flows", "celery", "definitions")
+}
 DATABASE = "sqlite:////var/lib/prefect/flows.db"
+END = {"COMPLETED", "FAILED", "CRASHED", "CANCELLED"}
+
+SHOP = """
+import pathlib, socket, time
+from celery import Celery
+
+app = Celery("shop")
+
+def where(seconds): time.sleep(seconds); print("this is", socket.gethostname())
+
+@app.task(name="shop.note")
+def note(name, seconds):
+    file = pathlib.Path("/var/lib/prefect", name)
+    with file.open("a") as out: out.write("begun ")
+    time.sleep(seconds)
+    with file.open("a") as out: out.write("done ")
+"""
 
 
 def variables() -> Variables:
@@ -26,60 +59,144 @@ def definitions() -> dict[str, list[dict[str, Any]]]:
 
 
 @pytest.fixture(scope="module")
-def stocks(host: Host) -> Host:
-    """A host with all of the example."""
-    ended = play(host, "site.yml")
-    assert ended.rc == 0, ended.output
-    return host
+def second() -> Iterator[str]:
+    """A bare host beside the first."""
+    tool = ROOT / "tests/hosts/host"
+    try:
+        subprocess.run([tool, "up", SECOND, IMAGE], check=True)
+        yield SECOND
+    finally:
+        subprocess.run([tool, "down", SECOND], check=True)
 
 
-def play(host: Host, playbook: str, *arguments: str, **more: Any) -> Ended:
-    groups = {group: [NAME] for group in GROUPS}
-    return host.start(playbook, variables() | more, groups=groups, arguments=arguments).wait(timeout=900)
+class Stocks:
+    """Two hosts with all of the example, and what a person does with them."""
+
+    def __init__(self, host: Host, flows: Path) -> None:
+        self.host, self.flows = host, flows
+
+    def play(self, playbook: str, *arguments: str, **more: Any) -> Ended:
+        ours = variables() | {"prefect_flows_source": str(self.flows), "prefect_worker_limit": 2}
+        ours |= {"prefect_server_host": "0.0.0.0", **more}
+        theirs = ours | {"prefect_celery_app": "shop", "prefect_celery_queues": ["second"]}
+        run = self.host.start(playbook, ours, groups=GROUPS, others={SECOND: theirs}, arguments=arguments)
+        return run.wait(timeout=900)
+
+    def apply(self, data: object, directory: Path, *arguments: str) -> Ended:
+        """Apply other definitions than the example's."""
+        file = directory / "definitions.json"
+        file.write_text(json.dumps(data))
+        return self.play("playbooks/definitions.yml", *arguments, prefect_definitions_source=str(file))
+
+    def begin(self, flow: str, deployment: str = "example") -> str:
+        """Start a run and return its id."""
+        found = self.host.api(f"/deployments/name/{flow}/{deployment}")
+        return str(self.host.api(f"/deployments/{found['id']}/create_flow_run", {})["id"])
+
+    def ended(self, run: str) -> str:
+        """Return the name of the state that a run has come to."""
+        until(lambda: self.state(run)["type"] in END, lambda: self.log(run))
+        return str(self.state(run)["name"])
+
+    def state(self, run: str) -> dict[str, Any]:
+        return dict(self.host.api(f"/flow_runs/{run}")["state"])
+
+    def log(self, run: str) -> str:
+        lines = self.host.api("/logs/filter", {"logs": {"flow_run_id": {"any_": [run]}}, "limit": 200})
+        return "\n".join(line["message"] for line in lines)
+
+    def sql(self, *statements: str) -> None:
+        """Change the database of definitions as its owner does."""
+        script = (
+            "import json, sqlite3, sys; c = sqlite3.connect('/var/lib/prefect/flows.db');"
+            "[c.execute(line) for line in json.load(sys.stdin)]; c.commit()"
+        )
+        self.host.sh(f'python3 -c "{script}"', stdin=json.dumps(statements))
+
+    def followed(self) -> list[str]:
+        """Return what following the database has changed so far."""
+        said = self.host.sh("journalctl -u prefect-definitions-follow --output cat --no-pager")
+        return [line for line in said.splitlines() if line[:2] in SIGNS]
 
 
-def apply(host: Host, data: object, tmp_path: Path, *arguments: str) -> Ended:
-    """Apply other definitions than the example's."""
-    file = tmp_path / "definitions.yml"
-    file.write_text(yaml.safe_dump(data))
-    return play(host, "playbooks/definitions.yml", *arguments, prefect_definitions_source=str(file))
+SIGNS = {"+ ", "~ ", "- ", "± "}
+
+
+def until(condition: Callable[[], bool], otherwise: Callable[[], str]) -> None:
+    """Poll a condition until it holds; fail with what `otherwise` tells after a long while."""
+    deadline = time.monotonic() + 240
+    while not condition():
+        assert time.monotonic() < deadline, otherwise()
+        time.sleep(1)
 
 
 def plan(ended: Ended) -> list[str]:
     """Return the lines of the plan that a run shows."""
-    return [line for line in ended.words.replace("'", "").split(" - ") if line[:2] in ("+ ", "~ ", "- ")]
+    assert ended.rc == 0, ended.output
+    return [line for line in ended.words.replace("'", "").split(" - ") if line[:2] in SIGNS]
 
 
-def test_the_example_runs_to_its_end(stocks: Host) -> None:
+@pytest.fixture(scope="module")
+def stocks(host: Host, second: str, tmp_path_factory: pytest.TempPathFactory) -> Stocks:
+    flows = Path(shutil.copytree(EXAMPLE / "flows", tmp_path_factory.mktemp("stocks") / "flows"))
+    (flows / "shop.py").write_text(SHOP)
+    shutil.copytree(TICKETS / "tickets", flows / "tickets")
+    made = Stocks(host, flows)
+    ended = made.play("site.yml")
+    assert ended.rc == 0, ended.output
+    return made
+
+
+def test_the_example_runs_to_its_end(stocks: Stocks) -> None:
     """The definition that people have already becomes a finished run, by a Celery worker."""
-    deployment = stocks.api("/deployments/name/stock_data_pipeline/stock_data_pipeline_daily")
+    deployment = stocks.host.api("/deployments/name/stock_data_pipeline/stock_data_pipeline_daily")
     assert deployment["schedules"][0]["schedule"]["timezone"] == "Asia/Kolkata"
-    run = stocks.api(f"/deployments/{deployment['id']}/create_flow_run", {})["id"]
-    deadline = time.monotonic() + 180
-    while (state := stocks.api(f"/flow_runs/{run}")["state"])["type"] not in ("COMPLETED", "FAILED", "CRASHED"):
-        assert time.monotonic() < deadline
-        time.sleep(1)
-    assert state["type"] == "COMPLETED", state["message"]
-    rows = stocks.sh("python3 -c \"import sqlite3; print(*sqlite3.connect('/var/lib/prefect/stocks.db')"
-                     ".execute('SELECT count(*) FROM prices').fetchone())\"")  # fmt: skip
+    run = stocks.begin("stock_data_pipeline", "stock_data_pipeline_daily")
+    assert stocks.ended(run) == "Completed", stocks.log(run)
+    rows = stocks.host.sh("python3 -c \"import sqlite3; print(*sqlite3.connect('/var/lib/prefect/stocks.db')"
+                          ".execute('SELECT count(*) FROM prices').fetchone())\"")  # fmt: skip
     assert rows == "22"
 
 
-def test_again_changes_nothing(stocks: Host) -> None:
-    again = play(stocks, "playbooks/definitions.yml")
+def test_celery_comes_from_the_lock(stocks: Stocks) -> None:
+    locked = dict(
+        line.split(" ")[0].split("==")
+        for line in (ROOT / "roles/prefect/files/locks/celery/3.8.8.txt").read_text().splitlines()
+        if "==" in line and ";" not in line
+    )
+    script = f"from importlib.metadata import version; print(*[version(name) for name in {list(locked)}])"
+    for name in (NAME, SECOND):
+        installed = stocks.host.sh("/opt/prefect/current/bin/python -", stdin=script, name=name)
+        assert installed.split() == list(locked.values())
+
+
+def test_runners_run_as_they_stand(stocks: Stocks) -> None:
+    """The list of runners that people have already becomes a run, by the playbook that begins one and waits."""
+    applied = stocks.play("playbooks/definitions.yml", prefect_definitions_source=str(TICKETS / "runners.yml"))
+    assert "+ deployment ticket_processor/ticket_processor" in applied.words, applied.output
+    schedules = stocks.host.api("/deployments/name/ticket_processor/ticket_processor")["schedules"]
+    assert [each["schedule"]["interval"] for each in schedules] == [300]
+    ended = stocks.play("playbooks/run.yml", prefect_resources_run="ticket_processor/ticket_processor")
+    assert ended.rc == 0, ended.output
+    assert "looking into my-queue" in ended.words
+    assert stocks.play("playbooks/definitions.yml").rc == 0
+
+
+def test_again_changes_nothing(stocks: Stocks) -> None:
+    again = stocks.play("playbooks/definitions.yml")
     assert (again.rc, again.changed) == (0, 0), again.output
 
 
-def test_one_edit_is_one_change_and_one_removal_one(stocks: Host, tmp_path: Path) -> None:
+def test_one_edit_is_one_change_and_one_removal_one(stocks: Stocks, tmp_path: Path) -> None:
     data = definitions()
     data["prefect_deployments"].append({"name": "by_hand", "flow_name": "stock_data_pipeline"})
-    assert "+ deployment stock_data_pipeline/by_hand" in apply(stocks, data, tmp_path).words
+    assert "+ deployment stock_data_pipeline/by_hand" in stocks.apply(data, tmp_path).words
     data["prefect_deployments"][0]["schedule_config"]["cron_string"] = "0 6 * * *"
-    dry = apply(stocks, data, tmp_path, "--check")
+    dry = stocks.apply(data, tmp_path, "--check")
     assert [line[:45] for line in plan(dry)] == ["~ deployment stock_data_pipeline/stock_data_p"], dry.output
-    assert plan(apply(stocks, data, tmp_path)) == plan(dry)
+    assert plan(stocks.apply(data, tmp_path)) == plan(dry)
     del data["prefect_deployments"][1]
-    removed = apply(stocks, data, tmp_path)
+    removed = stocks.apply(data, tmp_path)
     assert "- deployment stock_data_pipeline/by_hand" in removed.words
     assert "~ deployment" not in removed.words
 
@@ -95,59 +212,93 @@ def test_one_edit_is_one_change_and_one_removal_one(stocks: Host, tmp_path: Path
         ),
         ("prefect_tasks", 1, {"depends_on": ["calculate_indicators_task"]}, "depends on itself"),
         ("prefect_tasks", 1, {"task_kwargs": {"key": "${NOT_SET}"}}, "${NOT_SET} is not set on this host"),
-        ("prefect_deployments", 0, {"work_pool_name": "none"}, "none"),
-        ("prefect_deployments", 0, {"work_queue_name": "no-queue"}, "no-queue"),
+        ("prefect_deployments", 0, {"work_pool_name": "no-pool"}, "there is no work pool no-pool"),
+        ("prefect_deployments", 0, {"work_queue_name": "no-queue"}, "there is no work queue"),
     ],
 )
 def test_bad_definitions_change_nothing(
-    stocks: Host, tmp_path: Path, kind: str, number: int, change: dict[str, Any], said: str
+    stocks: Stocks, tmp_path: Path, kind: str, number: int, change: dict[str, Any], said: str
 ) -> None:
     def registered() -> list[tuple[str, str, list[str]]]:
-        found = stocks.api("/deployments/filter", {})
+        found = stocks.host.api("/deployments/filter", {})
         return [(item["name"], item["work_pool_name"], [each["id"] for each in item["schedules"]]) for item in found]
 
     before = registered()
     data = definitions()
     data[kind][number].update(change)
-    refused = apply(stocks, data, tmp_path)
+    refused = stocks.apply(data, tmp_path)
     assert refused.rc != 0
     assert said in refused.words
     assert registered() == before
 
 
-def test_a_database_is_a_source_like_any(stocks: Host) -> None:
-    assert play(stocks, "playbooks/definitions.yml").rc == 0
-    loaded = play(stocks, "playbooks/definitions_load.yml", prefect_definitions_load_into=DATABASE)
+def test_every_source_is_the_same(stocks: Stocks) -> None:
+    assert stocks.play("playbooks/definitions.yml").rc == 0
+    loaded = stocks.play("playbooks/definitions_load.yml", prefect_definitions_load_into=DATABASE)
     assert loaded.rc == 0, loaded.output
     assert "+ prefect_tasks calculate_indicators_task" in loaded.words
-    again = play(stocks, "playbooks/definitions_load.yml", prefect_definitions_load_into=DATABASE)
+    again = stocks.play("playbooks/definitions_load.yml", prefect_definitions_load_into=DATABASE)
     assert (again.rc, again.changed) == (0, 0), again.output
+    assert plan(stocks.play("playbooks/definitions.yml", prefect_definitions_source="", **definitions())) == []
+    # The second host has no such file: it is given a copy, as it would have the same address of a server.
+    stocks.host.sh("cat > /var/lib/prefect/flows.db", stdin="", name=SECOND)
+    copy = stocks.host.sh("base64 /var/lib/prefect/flows.db")
+    stocks.host.sh("base64 -d > /var/lib/prefect/flows.db", stdin=copy, name=SECOND)
     # The rows say is_active, which the file leaves open: nothing else differs.
-    applied = play(stocks, "playbooks/definitions.yml", prefect_definitions_source=DATABASE)
-    assert applied.rc == 0, applied.output
-    assert plan(applied) == []
+    assert plan(stocks.play("playbooks/definitions.yml", prefect_definitions_source=DATABASE)) == []
 
 
-def test_a_database_is_applied_as_it_changes(stocks: Host) -> None:
+def test_a_database_is_applied_as_it_changes(stocks: Stocks) -> None:
+    """Without Ansible on the host: a row that is edited is one change, and one that is deleted one removal."""
     follow = {"prefect_definitions_source": DATABASE, "prefect_definitions_follow_seconds": 2}
-    packages = [*variables()["prefect_packages"], "ansible-core>=2.19,<2.20"]
-    started = play(stocks, "site.yml", prefect_packages=packages, **follow)
+    started = stocks.play("playbooks/definitions.yml", **follow)
     assert started.rc == 0, started.output
-    row = 'UPDATE prefect_deployments SET schedule_config = \'{"cron_string": "0 7 * * *"}\''
-    stocks.sh("python3 -c 'import sqlite3, sys; c = sqlite3.connect(\"/var/lib/prefect/flows.db\");"
-              " c.execute(sys.stdin.read()); c.commit()'", stdin=row)  # fmt: skip
-    deadline = time.monotonic() + 90
+    assert "No module named" in stocks.host.sh("/opt/prefect/current/bin/python -c 'import ansible' 2>&1 || true")
     path = "/deployments/name/stock_data_pipeline/stock_data_pipeline_daily"
-    while stocks.api(path)["schedules"][0]["schedule"]["cron"] != "0 7 * * *":
-        assert time.monotonic() < deadline, stocks.sh("journalctl -n 50 --no-pager -u prefect-definitions-follow")
-        time.sleep(1)
 
+    def said() -> str:
+        return str(stocks.host.sh("journalctl -n 50 --no-pager -u prefect-definitions-follow"))
 
-def test_it_goes_without_a_trace(stocks: Host) -> None:
-    gone = play(stocks, "playbooks/absent.yml", prefect_purge=True)
-    assert gone.rc == 0, gone.output
-    left = stocks.sh(
-        "systemctl list-units --all --plain --no-legend 'prefect*'; ls -d /var/lib/prefect /opt/prefect 2>&1 || true"
+    stocks.sql(
+        "INSERT INTO prefect_deployments (flow_id, name, is_active)"
+        " SELECT id, 'by_hand', 1 FROM prefect_flows WHERE name = 'stock_data_pipeline'"
     )
-    assert "celery" not in left
-    assert "definitions" not in left
+    until(lambda: len(stocks.followed()) > 0, said)
+    stocks.sql(
+        'UPDATE prefect_deployments SET schedule_config = \'{"cron_string": "0 7 * * *"}\''
+        " WHERE name = 'stock_data_pipeline_daily'"
+    )
+    until(lambda: stocks.host.api(path)["schedules"][0]["schedule"]["cron"] == "0 7 * * *", said)
+    until(lambda: len(stocks.followed()) > 1, said)
+    stocks.sql("DELETE FROM prefect_deployments WHERE name = 'by_hand'")
+    until(lambda: len(stocks.followed()) > 2, said)
+    # Whatever else it does would be said by now.
+    stocks.sql("UPDATE prefect_deployments SET schedule_config = '{}'")
+    until(lambda: "needs a schedule_config with cron_string" in said(), said)
+    assert [line.split(" (")[0] for line in stocks.followed()] == [
+        "+ deployment stock_data_pipeline/by_hand",
+        "~ deployment stock_data_pipeline/stock_data_pipeline_daily",
+        "- deployment stock_data_pipeline/by_hand",
+    ]
+
+
+def test_200_flows(stocks: Stocks, tmp_path: Path) -> None:
+    """All are registered, and nothing changes when they are applied again."""
+    data = generated(200)
+    applied = plan(stocks.apply(data, tmp_path))
+    assert len([line for line in applied if line.startswith("+ deployment")]) == 200
+    again = stocks.apply(data, tmp_path)
+    assert (plan(again), again.changed) == ([], 0)
+
+
+def test_it_goes_without_a_trace(stocks: Stocks) -> None:
+    gone = stocks.play("playbooks/absent.yml", prefect_purge=True)
+    assert gone.rc == 0, gone.output
+    for name in (NAME, SECOND):
+        left = stocks.host.sh(
+            "systemctl list-units --all --plain --no-legend 'prefect*';"
+            " ls -d /var/lib/prefect /opt/prefect 2>&1 || true",
+            name=name,
+        )
+        assert "celery" not in left
+        assert "definitions" not in left
