@@ -7,6 +7,7 @@ PYTHON ?= python3
 VENV := .venv
 # Bytecode is written even where the environment says otherwise: without it each command takes twice as long.
 RUN := PYTHONDONTWRITEBYTECODE= PATH="$(CURDIR)/$(VENV)/bin:$$PATH"
+MOLECULE := $(RUN) ANSIBLE_HOME=$(CURDIR)/.ansible MOLECULE_COMMAND_BORDERS=false MOLECULE_GLOB='molecule/*/molecule.yml' molecule
 INVENTORY ?= inventories/local
 ARGS ?=
 PURGE ?= 0
@@ -50,30 +51,43 @@ check-yaml: env
 
 test: check ## Every test of the project, on hosts with a real systemd (root, Debian or Ubuntu)
 	@trap 'tests/hosts/host end' EXIT; tests/hosts/prepare; \
-	$(RUN) ANSIBLE_HOME=$(CURDIR)/.ansible MOLECULE_COMMAND_BORDERS=false MOLECULE_GLOB='molecule/*/molecule.yml' molecule test --all; \
-	$(VENV)/bin/uv venv --quiet --clear .cache/release; \
-	$(VENV)/bin/uv pip sync --quiet --require-hashes --python .cache/release roles/prefect/files/locks/{,celery/}3.8.8.txt; \
-	for version in 3.5.0 3.9.1; do \
-	  $(VENV)/bin/uv venv --quiet --clear .cache/release-$$version; \
-	  $(VENV)/bin/uv pip sync --quiet --require-hashes --python .cache/release-$$version roles/prefect/files/locks/{,celery/}$$version.txt; \
-	done; \
-	export PREFECT_TEST_PYTHONS=$(CURDIR)/.cache/release-3.5.0/bin/python:$(CURDIR)/.cache/release-3.9.1/bin/python; \
-	$(RUN) pytest tests/api; \
-	$(RUN) PREFECT_TEST_PYTHON=$(CURDIR)/.cache/release/bin/python pytest tests/preset tests/system tests/flows
+	$(MAKE) --no-print-directory --jobs=2 test-hosts test-here
+
+test-hosts: env
+	@$(MOLECULE) test --all
+	@$(RUN) pytest tests/system
+
+# What needs no host runs beside what does, and shows its output when it has ended.
+test-here: env
+	@$(MAKE) --no-print-directory --output-sync=target test-api test-preset test-flows
+
+test-api test-flows: export PREFECT_TEST_PYTHON := $(CURDIR)/.cache/release-3.8.8/bin/python
+test-api test-flows: export PREFECT_TEST_PYTHONS := $(CURDIR)/.cache/release-3.5.0/bin/python:$(CURDIR)/.cache/release-3.9.1/bin/python
+test-api test-flows: env .cache/release-3.5.0/.ready .cache/release-3.8.8/.ready .cache/release-3.9.1/.ready
+
+test-api:
+	@$(RUN) pytest tests/api
+
+test-flows:
+	@$(RUN) pytest tests/flows
+
+test-preset: env
+	@$(RUN) pytest tests/preset
+
+.cache/release-%/.ready: roles/prefect/files/locks/%.txt roles/prefect/files/locks/celery/%.txt | env
+	@$(VENV)/bin/uv venv --quiet --clear $(@D)
+	@$(VENV)/bin/uv pip sync --quiet --require-hashes --python $(@D) $^
+	@touch $@
 
 faults: env ## What happens to a platform on four hosts when a part of it fails
 	@trap 'tests/hosts/host end' EXIT; tests/hosts/prepare; \
-	for action in destroy create prepare converge side-effect destroy; do \
-	  $(RUN) ANSIBLE_HOME=$(CURDIR)/.ansible MOLECULE_COMMAND_BORDERS=false MOLECULE_GLOB='molecule/*/molecule.yml' molecule $$action -s platform; \
-	done
+	for action in destroy create prepare converge side-effect destroy; do $(MOLECULE) $$action -s platform; done
 
-bench: env ## Measure ourselves against the way by hand and against the floor
+bench: env .cache/release-3.8.8/.ready ## Measure ourselves against the way by hand and against the floor
 	@tests/hosts/prepare
 	@$(RUN) python benchmarks/bench.py $(ARGS)
-	@$(VENV)/bin/uv venv --quiet --clear .cache/release
-	@$(VENV)/bin/uv pip sync --quiet --require-hashes --python .cache/release roles/prefect/files/locks/3.8.8.txt
-	@.cache/release/bin/python benchmarks/flows_as_data.py
-	@$(RUN) python benchmarks/resources.py .cache/release/bin/python
+	@.cache/release-3.8.8/bin/python benchmarks/flows_as_data.py
+	@$(RUN) python benchmarks/resources.py .cache/release-3.8.8/bin/python
 
 docs: env ## Write the generated pages anew
 	@$(RUN) python docs/generate.py
@@ -83,4 +97,4 @@ lock: env ## Resolve every lock anew: the controller's and Prefect's
 	  ../$(VENV)/bin/uv pip compile --quiet --upgrade --universal --python-version 3.11 --generate-hashes --no-header --no-annotate $$name.in -o $$name.txt; done
 	@$(RUN) python requirements/locks.py make
 
-.PHONY: help env site absent status check check-ansible check-types check-unit check-python check-yaml test faults bench docs lock
+.PHONY: help env site absent status check check-ansible check-types check-unit check-python check-yaml test test-hosts test-here test-api test-preset test-flows faults bench docs lock
