@@ -154,6 +154,8 @@ def serve(directory: Path) -> None:
 
     Ends as well when the definitions change: whoever keeps this process alive starts one that serves the new ones.
     """
+    from prefect.client.orchestration import get_client
+    from prefect.client.schemas.actions import DeploymentUpdate
     from prefect.deployments.runner import RunnerDeployment
     from prefect.runner import Runner
 
@@ -163,9 +165,9 @@ def serve(directory: Path) -> None:
     definitions = definitions_in(directory)
     made = resources(definitions, directory=directory, work_pool="")["prefect_deployments"]
     runner = Runner(name="definitions", pause_on_shutdown=True, limit=None)
-    for deployment in made:
-        runner.add_deployment(
-            RunnerDeployment.from_entrypoint(
+    with get_client(sync_client=True) as client:
+        for deployment in made:
+            served = RunnerDeployment.from_entrypoint(
                 f"{directory / deployment['entrypoint']}",
                 name=deployment["name"],
                 description=deployment["description"],
@@ -174,7 +176,9 @@ def serve(directory: Path) -> None:
                 paused=deployment.get("paused"),
                 schedules=[schedule_of(schedule) for schedule in deployment["schedules"]],
             )
-        )
+            # Prefect leaves a deployment that is there the directory that it was first served from.
+            here = DeploymentUpdate(path=str(Path.cwd()))
+            client.update_deployment(runner.add_deployment(served), here)
     asyncio.run(until_stopped(runner, directory / FILE, said=f"ready: {len(made)} flows are served"))
 
 
