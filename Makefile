@@ -31,7 +31,7 @@ status: env ## Ask every host how it is; exit code 0 when all is well (ARGS="-e 
 	@$(RUN) ansible-playbook -i $(INVENTORY) playbooks/status.yml $(ARGS)
 
 check: env ## Lint, types, docs and unit tests: under a minute, without a network
-	@$(MAKE) --no-print-directory --jobs=2 --keep-going --output-sync=target check-ansible check-types check-unit check-python check-yaml
+	@$(MAKE) --no-print-directory --jobs=2 --keep-going --output-sync=target check-unit check-ansible check-types check-python check-yaml
 
 check-ansible: env
 	@$(RUN) ansible-lint
