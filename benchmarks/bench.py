@@ -124,7 +124,7 @@ def play(
 ) -> Timing:
     """Run a playbook on hosts of which some have a server, with `backends` beside it, and all a worker."""
     everything = [*servers, *(others or [])]
-    groups = {"prefect_server": servers, "prefect_worker": everything, "prefect_flows": servers}
+    groups = {"prefect_server": servers, "prefect_worker": everything, "prefect_flows": everything}
     groups |= dict.fromkeys(backends, servers)
     inventory = {
         "all": {
