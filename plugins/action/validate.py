@@ -10,9 +10,9 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
-import yaml
 from ansible.errors import AnsibleError
 from ansible.module_utils.common.arg_spec import ArgumentSpecValidator
+from ansible.module_utils.common.yaml import yaml_load
 from ansible.plugins.action import ActionBase
 from ansible_collections.selfhosted.prefect.plugins.filter.connections import loopback
 from ansible_collections.selfhosted.prefect.plugins.plugin_utils import inventory
@@ -83,7 +83,7 @@ def known_variables(roles: Path) -> dict[str, dict[str, Any]]:
     """Return the variables of every role with their specs, from its argument specs."""
     known: dict[str, dict[str, Any]] = {}
     for path in roles.glob("*/meta/argument_specs.yml"):
-        specs = yaml.safe_load(path.read_text(encoding="utf-8"))["argument_specs"]
+        specs = yaml_load(path.read_text(encoding="utf-8"))["argument_specs"]
         known[path.parents[1].name] = {
             name: option for spec in specs.values() for name, option in spec.get("options", {}).items()
         }

@@ -92,6 +92,8 @@ from ansible_collections.selfhosted.prefect.plugins.module_utils.postgres import
 )
 
 SCHEMA_TABLE = "alembic_version"
+PATIENCE = 5.0
+"""Seconds that whoever writes to the SQLite database has to come to an end."""
 FOREIGN_KEY_BROKEN = "23503"
 EPOCH = datetime.date(1970, 1, 1)
 
@@ -432,7 +434,7 @@ def move(source: sqlite3.Connection, session: Connection, *, replace: bool) -> d
 
 def open_source(path: Path) -> sqlite3.Connection:
     """Return the SQLite database, to which nobody else can write. Raises MoveError."""
-    source = sqlite3.connect(f"{path.as_uri()}?mode=rw", uri=True, isolation_level=None, timeout=5)
+    source = sqlite3.connect(f"{path.as_uri()}?mode=rw", uri=True, isolation_level=None, timeout=PATIENCE)
     source.text_factory = lambda data: data.decode("utf-8", errors="replace")
     try:
         source.execute("begin immediate")

@@ -160,7 +160,10 @@ def test_a_foreign_key_that_rows_break_holds_for_new_ones(
     assert any(said.endswith("not valid") for said in session.said)
 
 
-def test_a_database_in_use_is_refused(move: Callable[..., dict[str, Any]], session: Postgres, path: Path) -> None:
+def test_a_database_in_use_is_refused(
+    move: Callable[..., dict[str, Any]], session: Postgres, path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(database_move, "PATIENCE", 0.1)
     session.used = True
     assert "somebody uses the PostgreSQL database" in move()["msg"]
     session.used = False

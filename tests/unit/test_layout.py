@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import functools
 import re
 from pathlib import Path
 from typing import Any
@@ -27,7 +28,8 @@ def tasks(path: Path) -> list[dict[str, Any]]:
     return list(yaml.safe_load(path.read_text(encoding="utf-8")) or [])
 
 
-def names_used(test: Path) -> set[str]:
+@functools.cache
+def names_used(test: Path) -> frozenset[str]:
     """Return the last parts of the dotted names that a test file imports or holds as strings."""
     names: set[str] = set()
     for node in ast.walk(ast.parse(test.read_text(encoding="utf-8"))):
@@ -35,7 +37,7 @@ def names_used(test: Path) -> set[str]:
             names |= {alias.name for alias in node.names} | {getattr(node, "module", None) or ""}
         if isinstance(node, ast.Constant) and isinstance(node.value, str):
             names.add(node.value)
-    return {name.rpartition(".")[2] for name in names}
+    return frozenset(name.rpartition(".")[2] for name in names)
 
 
 @each_role

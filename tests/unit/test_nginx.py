@@ -183,7 +183,7 @@ def serving(directory: Path, name: str, status: int, headers: dict[str, str]) ->
     context.load_cert_chain(directory / f"{name}.crt", directory / f"{name}.key")
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     server.socket = context.wrap_socket(server.socket, server_side=True)
-    thread = threading.Thread(target=server.serve_forever)
+    thread = threading.Thread(target=server.serve_forever, args=[0.01])
     thread.start()
     try:
         yield server.server_port

@@ -9,6 +9,7 @@ literal default stands in both files with an equal value, and a templated one in
 
 from __future__ import annotations
 
+import functools
 import re
 from collections import Counter
 from collections.abc import Iterator, Mapping
@@ -25,8 +26,9 @@ PRIVATE_ROLES = {"prefect_common"}
 Spec = Mapping[str, Any]
 
 
+@functools.cache
 def load(role: str, *names: str) -> dict[str, Any]:
-    """Return a role's YAML file as a mapping, empty where the file is missing or empty."""
+    """Return a role's YAML file as a mapping, empty where the file is missing or empty. Nobody changes it."""
     path = ROOT.joinpath("roles", role, *names)
     return (yaml.safe_load(path.read_text(encoding="utf-8")) or {}) if path.exists() else {}
 
