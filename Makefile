@@ -49,17 +49,20 @@ check-python: env
 check-yaml: env
 	@$(RUN) yamllint --strict .
 
+# The longest first, two at a time; each line says whose it is.
 test: check ## Every test of the project, on hosts with a real systemd (root, Debian or Ubuntu)
 	@trap 'tests/hosts/host end' EXIT; tests/hosts/prepare; \
-	$(MAKE) --no-print-directory --jobs=2 test-hosts test-here
+	$(MAKE) --no-print-directory --jobs=2 --keep-going LABEL="| sed --unbuffered 's/^/\$$(@:test-%=%) | /'" test-system test-molecule test-here
 
-test-hosts: env
-	@$(MOLECULE) test --all
-	@$(RUN) pytest tests/system
+test-system: env
+	@$(RUN) pytest tests/system $(LABEL)
 
-# What needs no host runs beside what does, and shows its output when it has ended.
+test-molecule: env
+	@$(MOLECULE) test --all $(LABEL)
+
+# What needs no host.
 test-here: env
-	@$(MAKE) --no-print-directory --output-sync=target test-api test-preset test-flows
+	@$(MAKE) --no-print-directory --jobs=1 LABEL= test-preset test-api test-flows $(LABEL)
 
 test-api test-flows: export PREFECT_TEST_PYTHON := $(CURDIR)/.cache/release-3.8.8/bin/python
 test-api test-flows: export PREFECT_TEST_PYTHONS := $(CURDIR)/.cache/release-3.5.0/bin/python:$(CURDIR)/.cache/release-3.9.1/bin/python
@@ -97,4 +100,4 @@ lock: env ## Resolve every lock anew: the controller's and Prefect's
 	  ../$(VENV)/bin/uv pip compile --quiet --upgrade --universal --python-version 3.11 --generate-hashes --no-header --no-annotate $$name.in -o $$name.txt; done
 	@$(RUN) python requirements/locks.py make
 
-.PHONY: help env site absent status check check-ansible check-types check-unit check-python check-yaml test test-hosts test-here test-api test-preset test-flows faults bench docs lock
+.PHONY: help env site absent status check check-ansible check-types check-unit check-python check-yaml test test-system test-molecule test-here test-api test-preset test-flows faults bench docs lock
