@@ -12,7 +12,8 @@ python=${PYTHON:-python3}
 if ! "$python" -c 'import ensurepip, venv' 2>/dev/null; then
     if [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null; then
         echo "env: installing python3-venv, which $python lacks"
-        apt-get install -qq -y python3-venv >/dev/null || { apt-get update -qq && apt-get install -qq -y python3-venv >/dev/null; }
+        install() { DEBIAN_FRONTEND=noninteractive apt-get install -qq -y python3-venv >/dev/null; }
+        install || { apt-get update -qq && install; }
     else
         echo "env: $python has no venv module; install it (Debian: sudo apt-get install python3-venv) and run make again" >&2
         exit 1
