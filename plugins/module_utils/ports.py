@@ -1,9 +1,10 @@
-"""Who listens on a port of this host."""
+"""Who listens on a port of this host, and why nobody answers on one of another."""
 
 from __future__ import annotations
 
 import contextlib
 import os
+import socket
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
@@ -46,3 +47,17 @@ def held(ports: Mapping[str, int], *, but: Callable[[str], bool]) -> list[str]:
                 holder = f"{command} (pid {pid})" if pid else command
                 found.append(f"{variable}: port {port} is in use by {holder}; stop it or choose another port")
     return found
+
+
+def unreachable(error: Exception, *, variable: str, host: str, port: int, service: str, silent: str) -> str:
+    """Return a complaint, by its variable, about a service that cannot be spoken to; `silent` is asked of one that
+    takes the connection and says nothing.
+    """
+    where = f"{host}:{port}"
+    if isinstance(error, socket.gaierror):
+        return f"{variable}: this host cannot resolve {host}: {error.strerror}"
+    if isinstance(error, ConnectionRefusedError):
+        return f"{variable}: nothing listens at {where}; start {service} there, or correct the host or the port"
+    if isinstance(error, TimeoutError):
+        return f"{variable}: {where} does not answer; {silent}"
+    return f"{variable}: {where} cannot be reached: {error}"

@@ -19,6 +19,8 @@ import unicodedata
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
+from .ports import unreachable
+
 SSL_REQUEST = 80877103
 PROTOCOL = 196608
 COPY_CHUNK = 1 << 16
@@ -373,10 +375,7 @@ def explain(error: Exception, params: dict[str, Any]) -> str:
         )
     if isinstance(error, ssl.SSLError):
         return f"prefect_database_tls: {where} does not speak TLS with us: {error.reason or error}"
-    if isinstance(error, socket.gaierror):
-        return f"{variable}: this host cannot resolve {params['host']}: {error.strerror}"
-    if isinstance(error, ConnectionRefusedError):
-        return f"{variable}: nothing listens at {where}; start PostgreSQL there, or correct the host or the port"
-    if isinstance(error, TimeoutError):
-        return f"{variable}: {where} does not answer; is a firewall between this host and it?"
-    return f"{variable}: {where} cannot be reached: {error}"
+    silent = "is a firewall between this host and it?"
+    return unreachable(
+        error, variable=variable, host=params["host"], port=params["port"], service="PostgreSQL", silent=silent
+    )

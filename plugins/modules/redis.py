@@ -79,6 +79,7 @@ import ssl
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
+from ansible_collections.selfhosted.prefect.plugins.module_utils.ports import unreachable
 
 TIMEOUT = 10
 
@@ -158,13 +159,10 @@ def explain(error: Exception, params: dict[str, Any]) -> str:
     if isinstance(error, ssl.SSLError):
         reason = getattr(error, "reason", None) or error.strerror
         return f"{variable if by_url else 'prefect_redis_tls'}: {where} does not speak TLS with us: {reason}"
-    if isinstance(error, socket.gaierror):
-        return f"{variable}: this host cannot resolve {params['host']}: {error.strerror}"
-    if isinstance(error, ConnectionRefusedError):
-        return f"{variable}: nothing listens at {where}; start Redis there, or correct the host or the port"
-    if isinstance(error, TimeoutError):
-        return f"{variable}: {where} does not answer; is a firewall between this host and it, or does it want TLS?"
-    return f"{variable}: {where} cannot be reached: {error}"
+    silent = "is a firewall between this host and it, or does it want TLS?"
+    return unreachable(
+        error, variable=variable, host=params["host"], port=params["port"], service="Redis", silent=silent
+    )
 
 
 def main() -> None:

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import base64
-import contextlib
 import hashlib
 import hmac
 import os
 import socket
 import ssl
 import struct
-import threading
 from dataclasses import dataclass, field
+
+from fake_listener import Listener
 
 ITERATIONS = 4096
 
@@ -27,20 +27,12 @@ class FakePostgres:
     encrypted: list[bool] = field(default_factory=list)
 
     def __enter__(self) -> FakePostgres:
-        self._listener = socket.create_server(("127.0.0.1", 0))
-        self.port: int = self._listener.getsockname()[1]
-        threading.Thread(target=self._serve, daemon=True).start()
+        self._listener = Listener(self._session).__enter__()
+        self.port: int = self._listener.port
         return self
 
-    def __exit__(self, *_: object) -> None:
-        self._listener.close()
-
-    def _serve(self) -> None:
-        with contextlib.suppress(OSError):
-            while True:
-                client, _ = self._listener.accept()
-                with contextlib.suppress(OSError, ValueError, KeyError, struct.error), client:
-                    self._session(client)
+    def __exit__(self, *error: object) -> None:
+        self._listener.__exit__(*error)
 
     def _session(self, client: socket.socket) -> None:
         encrypted = False

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import socket
 import ssl
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,6 +13,7 @@ import pytest
 from ansible_collections.selfhosted.prefect.plugins.lookup.certificate import certificate_for
 from ansible_collections.selfhosted.prefect.plugins.modules import redis
 from fake_api import outcome
+from fake_listener import Listener
 
 PASSWORD = "p@:/%s #'\"ü"
 
@@ -26,22 +25,17 @@ class FakeRedis:
         self.databases, self.always, self.tls = databases, always, tls
 
     def __enter__(self) -> FakeRedis:
-        self._listener = socket.create_server(("127.0.0.1", 0))
-        self.port: int = self._listener.getsockname()[1]
-        threading.Thread(target=self._serve, daemon=True).start()
+        self._listener = Listener(self._session).__enter__()
+        self.port: int = self._listener.port
         return self
 
-    def __exit__(self, *_: object) -> None:
-        self._listener.close()
-
-    def _serve(self) -> None:
-        with contextlib.suppress(OSError):
-            while True:
-                client, _ = self._listener.accept()
-                with contextlib.suppress(OSError, ValueError), client:
-                    self._session(self.tls.wrap_socket(client, server_side=True) if self.tls else client)
+    def __exit__(self, *error: object) -> None:
+        self._listener.__exit__(*error)
 
     def _session(self, client: socket.socket) -> None:
+        self._talk(self.tls.wrap_socket(client, server_side=True) if self.tls else client)
+
+    def _talk(self, client: socket.socket) -> None:
         known = False
         with client, client.makefile("rb") as stream:
             while line := stream.readline():
