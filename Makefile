@@ -55,7 +55,7 @@ test: check ## Every test of the project, on hosts with a real systemd (root, De
 	$(MAKE) --no-print-directory --jobs=2 --keep-going LABEL="| sed --unbuffered 's/^/\$$(@:test-%=%) | /'" test-system test-molecule test-here
 
 test-system: env
-	@$(RUN) pytest tests/system $(LABEL)
+	@$(RUN) pytest -vv tests/system $(LABEL)
 
 test-molecule: env
 	@$(MOLECULE) test --all $(LABEL)

@@ -1,7 +1,8 @@
-"""What tests and benchmarks start on this machine for themselves: a PostgreSQL, and Prefect servers."""
+"""What tests and benchmarks start on this machine for themselves: a PostgreSQL, a Redis, and Prefect servers."""
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import signal
@@ -16,6 +17,9 @@ from contextlib import contextmanager
 from pathlib import Path
 
 POSTGRES = max(Path("/usr/lib/postgresql").glob("*/bin"), default=Path("/nowhere"))
+REDIS = shutil.which("redis-check-rdb")
+"""The server, by the name that it has in Debian's redis-tools, where no service comes with it."""
+
 SECONDS = 180.0
 
 
@@ -61,6 +65,36 @@ def new_database(url: str) -> Iterator[str]:
         yield f"{url}/{name}"
     finally:
         subprocess.run([*psql, f"DROP DATABASE {name} WITH (FORCE)"], check=True)
+
+
+class Redis:
+    """A Redis that keeps what it has in `data`. Further `options` are those of redis-server, TLS on `port` included."""
+
+    def __init__(self, data: Path, *options: str, port: int | None = None) -> None:
+        self.port = port or free_port()
+        place = [] if "--tls-port" in options else ["--port", str(self.port)]
+        self._options = [*place, "--bind", "127.0.0.1", "--dir", str(data), *options]
+
+    def __enter__(self) -> Redis:
+        self.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
+
+    def start(self) -> None:
+        self._process = subprocess.Popen(["redis-server", *self._options], executable=REDIS, stdout=subprocess.DEVNULL)
+        deadline = time.monotonic() + SECONDS
+        while True:
+            assert self._process.poll() is None, f"redis-server {' '.join(self._options)}: {self._process.returncode}"
+            with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", self.port), 1):
+                return
+            assert time.monotonic() < deadline, f"Redis did not listen within {SECONDS:.0f} s"
+            time.sleep(0.05)
+
+    def stop(self) -> None:
+        self._process.terminate()
+        self._process.wait(timeout=30)
 
 
 @contextmanager

@@ -115,7 +115,10 @@ def ask(connection: socket.socket, *words: str) -> str:
     connection.sendall(b"*%d\r\n%s" % (len(words), parts))
     answer = b""
     while not answer.endswith(b"\r\n"):
-        part = connection.recv(4096)
+        try:
+            part = connection.recv(4096)
+        except ConnectionResetError:
+            part = b""
         if not part:
             raise RedisError("it closed the connection; is it a Redis, or does it want TLS?")
         answer += part

@@ -18,13 +18,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from local_servers import free_port
+from local_servers import REDIS, Redis, free_port
 from prefect_definitions import directory
 from prefect_definitions.resources import resources
 from server import END, PYTHON, Api, alone, needs_release, started, until
-
-REDIS = shutil.which("redis-check-rdb")
-"""The server, by the name that it has in Debian's redis-tools, where no service comes with it."""
 
 SHIPPED = Path(__file__).resolve().parents[2] / "roles/prefect_definitions/files/definitions"
 
@@ -293,26 +290,10 @@ def processes(*command: str) -> list[int]:
     return found
 
 
-class Broker:
-    """A Redis that keeps what it has, on a port of its own."""
-
-    def __init__(self, port: str, data: Path) -> None:
-        self.port, self.data = port, data
-        self.start()
-
-    def start(self) -> None:
-        options = ["--port", self.port, "--dir", str(self.data), "--appendonly", "yes", "--appendfsync", "always"]
-        self.process = subprocess.Popen(["redis-server", *options], executable=REDIS, stdout=subprocess.DEVNULL)
-
-    def stop(self) -> None:
-        self.process.terminate()
-        self.process.wait(timeout=30)
-
-
 class Worker:
     """A worker of the Celery application, of a name that the next one has, too, as that of a unit has."""
 
-    def __init__(self, place: Path, environment: dict[str, str], broker: Broker) -> None:
+    def __init__(self, place: Path, environment: dict[str, str], broker: Redis) -> None:
         url = f"redis://127.0.0.1:{broker.port}/0"
         command = [
             str(PYTHON),
@@ -342,7 +323,15 @@ def celery(
     """A Redis and a Celery worker, which tests end and start again."""
     if REDIS is None or subprocess.run([PYTHON, "-c", "import celery"], check=False).returncode:
         pytest.skip("needs redis-tools, and celery[redis] in the release")
-    broker = Broker(environment["REDIS_PORT"], tmp_path_factory.mktemp("redis"))
+    broker = Redis(
+        tmp_path_factory.mktemp("redis"),
+        "--appendonly",
+        "yes",
+        "--appendfsync",
+        "always",
+        port=int(environment["REDIS_PORT"]),
+    )
+    broker.start()
     parts: dict[str, Any] = {"broker": broker, "worker": Worker(place, environment, broker)}
     try:
         yield parts

@@ -1,0 +1,106 @@
+"""The module `redis` looks at a real Redis, of this machine's redis-tools: with a password, and with TLS."""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from ansible_collections.selfhosted.prefect.plugins.lookup.certificate import certificate_for
+from ansible_collections.selfhosted.prefect.plugins.modules import redis
+from fake_api import outcome
+from local_servers import REDIS, Redis
+
+PASSWORD = "p@:/%s #'\"ü"
+
+pytestmark = pytest.mark.skipif(REDIS is None, reason="needs redis-tools")
+
+
+def check(server: Redis, **options: Any) -> dict[str, Any]:
+    given = {"host": "127.0.0.1", "port": server.port, "password": PASSWORD, "databases": [0, 1]}
+    result: dict[str, Any] = outcome(redis.main, **{**given, **options})
+    assert PASSWORD not in result.get("msg", "")
+    assert "\n" not in result.get("msg", "")
+    return result
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Redis]:
+    with Redis(tmp_path_factory.mktemp("redis"), "--requirepass", PASSWORD) as running:
+        yield running
+
+
+def encrypted(directory: Path, *names: str) -> tuple[Redis, str]:
+    """Return a Redis that speaks TLS under these names and nothing else, and the file of the authority that signed."""
+    pair = certificate_for(directory / "server", list(names))
+    (directory / "authority.crt").write_text(pair["ca"])
+    tls = {"--tls-cert-file": "server.crt", "--tls-key-file": "server.key", "--tls-ca-cert-file": "authority.crt"}
+    files = [word for option, name in tls.items() for word in (option, str(directory / name))]
+    port = Redis(directory).port
+    options = ["--port", "0", "--tls-port", str(port), "--tls-auth-clients", "no", "--requirepass", PASSWORD, *files]
+    return Redis(directory, *options, port=port), str(directory / "authority.crt")
+
+
+def test_a_good_one(server: Redis) -> None:
+    found = check(server)
+    assert not found.get("failed"), found["msg"]
+    assert (found["changed"], found["encrypted"]) == (False, False)
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        ({"password": "other"}, "prefect_redis_password: 127.0.0.1:PORT refuses the password"),
+        ({"password": ""}, "prefect_redis_password: 127.0.0.1:PORT refuses the password"),
+        ({"user": "nobody"}, "prefect_redis_password: 127.0.0.1:PORT refuses the password"),
+        ({"password": "other", "variable": "prefect_redis_url"}, "prefect_redis_url: 127.0.0.1:PORT refuses"),
+        ({"databases": [0, 99]}, "prefect_redis_host: 127.0.0.1:PORT has not the databases 0 and 99"),
+        ({"tls": True}, "prefect_redis_tls: 127.0.0.1:PORT does not speak TLS with us"),
+    ],
+    ids=str,
+)
+def test_one_that_cannot_serve(
+    server: Redis, monkeypatch: pytest.MonkeyPatch, options: dict[str, Any], says: str
+) -> None:
+    monkeypatch.setattr(redis, "TIMEOUT", 2)
+    found = check(server, **options)
+    assert found["failed"]
+    assert found["msg"].startswith(says.replace("PORT", str(server.port)))
+
+
+def session(server: Redis) -> socket.socket:
+    connection = redis.connect({"host": "127.0.0.1", "port": server.port, "tls": False})
+    redis.ask(connection, "AUTH", PASSWORD)
+    return connection
+
+
+def test_one_that_reads_its_data_is_there(tmp_path: Path) -> None:
+    with Redis(tmp_path, "--requirepass", PASSWORD) as server, session(server) as connection:
+        for number in range(100):
+            redis.ask(connection, "SET", f"key{number}", os.urandom(4096).hex())
+        redis.ask(connection, "SAVE")
+    # A twentieth of a second for each key: it goes on to read while we look.
+    slowly = ["--key-load-delay", "50000", "--loading-process-events-interval-bytes", "1024"]
+    with Redis(tmp_path, "--requirepass", PASSWORD, *slowly) as server, session(server) as connection:
+        assert redis.ask(connection, "PING").startswith("-LOADING")
+        assert not check(server).get("failed")
+
+
+def test_tls_that_proves_itself(tmp_path: Path) -> None:
+    server, ca = encrypted(tmp_path, "127.0.0.1")
+    with server:
+        for given in (ca, Path(ca).read_text()):
+            assert check(server, tls=True, ca=given)["encrypted"]
+        assert "does it want TLS?" in check(server)["msg"]
+
+
+def test_tls_with_another_name_or_of_an_unknown_authority(tmp_path: Path) -> None:
+    server, ca = encrypted(tmp_path, "redis1")
+    with server:
+        refused = check(server, tls=True, ca=ca)["msg"]
+        assert refused.startswith(f"prefect_redis_ca: the certificate of 127.0.0.1:{server.port} is refused")
+        assert "is refused" in check(server, tls=True)["msg"]
+        assert check(server, tls=True, verify=False)["encrypted"]
