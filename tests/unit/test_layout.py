@@ -59,6 +59,19 @@ def test_role_reaches_the_shared_templates_by_a_symlink(link: Path) -> None:
     assert str(link.readlink()) == "../../templates"
 
 
+def test_a_host_gets_all_that_its_programs_import() -> None:
+    """What prefect-info and rescue-flow-runs are made of is a list, and its modules import each other."""
+    role = (ROOT / "roles" / "prefect" / "tasks" / "present.yml").read_text(encoding="utf-8")
+    sent = set(re.findall(r"vars: {module: (\w+)}", role))
+    imported = {
+        node.module
+        for name in sent
+        for node in ast.walk(ast.parse((ROOT / "plugins" / "module_utils" / f"{name}.py").read_text(encoding="utf-8")))
+        if isinstance(node, ast.ImportFrom) and node.level
+    }
+    assert sent and imported <= sent
+
+
 @each_template
 def test_template_is_named_like_the_file_it_writes(template: Path) -> None:
     assert template.suffix == ".j2"
