@@ -204,7 +204,7 @@ def redis(given: Mapping[str, Any]) -> dict[str, Any]:
         "celery_url": url_of(first + 2),
         "server": None if parts["scheme"].endswith("+sentinel") else redis_server(parts, databases=[first, first + 1]),
         "settings": {
-            "PREFECT_REDIS_MESSAGING_URL": url_of(first),
+            **messaging_settings(parts, url=url_of(first), database=first),
             "PREFECT_REDIS_WORKER_CLEANUP_QUEUE_URL": url_of(first),
             "PREFECT_SERVER_CONCURRENCY_LEASE_STORAGE": "prefect_redis.lease_storage",
             "PREFECT_SERVER_DOCKET_URL": url_of(first + 1),
@@ -213,6 +213,26 @@ def redis(given: Mapping[str, Any]) -> dict[str, Any]:
             "PREFECT_SERVER_EVENTS_MESSAGING_CACHE": "prefect_redis.messaging",
             "PREFECT_SERVER_WORKER_CHANNEL_CLEANUP_QUEUE_STORAGE": "prefect_redis.cleanup_queue",
         },
+    }
+
+
+def messaging_settings(parts: Mapping[str, Any], *, url: str, database: int) -> dict[str, Any]:
+    """Return the settings of the Redis for messages: in parts where its URL says no more than they can.
+
+    redis-py tries again for some seconds where it is given parts, and not once where it is given a URL: with that, each
+    request that changes something would fail while Redis restarts.
+    """
+    prefix = "PREFECT_REDIS_MESSAGING"
+    if parts["query"] or parts["scheme"].endswith("+sentinel") or not parts["password"]:
+        return {f"{prefix}_URL": url}
+    host, port = host_and_port(parts["hosts"], variable="prefect_redis_url", default=6379)
+    return {
+        f"{prefix}_HOST": host,
+        f"{prefix}_PORT": port,
+        f"{prefix}_DB": database,
+        f"{prefix}_USERNAME": parts["user"],
+        f"{prefix}_PASSWORD": parts["password"],
+        f"{prefix}_SSL": parts["scheme"] == "rediss",
     }
 
 

@@ -148,7 +148,7 @@ def backend_checks(instance: Instance) -> Iterator[Check]:
     with contextlib.suppress(OSError):
         given = settings(instance.server_settings_file)
     yield from server_checks(given)
-    url = instance.redis or given.get("PREFECT_REDIS_MESSAGING_URL", "")
+    url = instance.redis or given.get("PREFECT_REDIS_WORKER_CLEANUP_QUEUE_URL", "")
     # Which of the servers behind a Sentinel it is, only a client of it knows.
     if url and "+sentinel" not in url:
         yield redis_check(url)

@@ -147,9 +147,27 @@ def test_addresses_of_a_redis(given: dict[str, Any], url: str, docket: str | Non
     found = redis(given)
     assert found["url"] == url
     assert docket is None or found["docket_url"] == docket
-    assert found["settings"]["PREFECT_REDIS_MESSAGING_URL"] == url
     assert found["settings"]["PREFECT_REDIS_WORKER_CLEANUP_QUEUE_URL"] == url
     assert found["settings"]["PREFECT_SERVER_DOCKET_URL"] == found["docket_url"]
+
+
+@pytest.mark.parametrize(
+    ("given", "wanted"),
+    [
+        ({"host": "h", "password": "p"},
+         {"HOST": "h", "PORT": 6379, "DB": 0, "USERNAME": "", "PASSWORD": "p", "SSL": False}),
+        ({"url": "rediss://u:p%40@[::1]:1/3"},
+         {"HOST": "::1", "PORT": 1, "DB": 3, "USERNAME": "u", "PASSWORD": "p@", "SSL": True}),
+        # What parts cannot say, or Prefect takes for granted.
+        ({"host": "h"}, {"URL": "redis://h:6379/0"}),
+        ({"url": "redis://:p@h?protocol=3"}, {"URL": "redis://:p@h/0?protocol=3"}),
+        ({"url": "redis+sentinel://:p@s1,s2/m"}, {"URL": "redis+sentinel://:p@s1,s2/m/0"}),
+    ],
+)  # fmt: skip
+def test_messages_go_to_a_redis_in_parts(given: dict[str, Any], wanted: dict[str, Any]) -> None:
+    prefix = "PREFECT_REDIS_MESSAGING_"
+    settings = redis(given)["settings"].items()
+    assert {name.removeprefix(prefix): value for name, value in settings if name.startswith(prefix)} == wanted
 
 
 def test_where_a_redis_is() -> None:
