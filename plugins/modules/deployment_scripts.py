@@ -307,7 +307,9 @@ def main() -> None:
     with contextlib.suppress(FileNotFoundError):
         settings_text = Path(params["settings_file"]).read_text(encoding="utf-8")
     code = code_digest(chdir) if chdir.is_dir() else ""
-    shared = json.dumps([os.path.realpath(params["release"]), params["environment"], settings_text, code])
+    # What a script registers does not depend on the credential; and to register a schedule again drops its next runs.
+    given = {name: value for name, value in settings(settings_text).items() if name != "PREFECT_API_AUTH_STRING"}
+    shared = json.dumps([os.path.realpath(params["release"]), params["environment"], given, code])
     digests = {script["name"]: script_digest(script, shared=shared) for script in params["scripts"]}
     memory = {name: state_dir / f"script-{quote(name, safe='')}.done" for name in digests}
     due = [

@@ -124,6 +124,11 @@ def api(host: Host) -> dict[str, Any]:
     return {}
 
 
+def credential(host: Host) -> dict[str, Any]:
+    host.settings(PREFECT_API_URL="http://127.0.0.1:4200/api", PREFECT_API_AUTH_STRING="admin:new")
+    return {}
+
+
 def settings_go(host: Host) -> dict[str, Any]:
     (host.directory / "client.env").unlink()
     return {}
@@ -152,6 +157,7 @@ def nothing(host: Host) -> dict[str, Any]:
         (code_goes, True),
         (release, True),
         (api, True),
+        (credential, False),
         (settings_go, True),
         (bytecode, False),
         (data, False),
