@@ -12,10 +12,13 @@ JSON. Every request has a connection of its own, as those of many clients have.
 from __future__ import annotations
 
 import base64
+import functools
 import itertools
 import json
 import os
+import random
 import signal
+import socket
 import ssl
 import sys
 import threading
@@ -35,6 +38,9 @@ PAGE = 200
 
 TIMEOUT = 120.0
 """Seconds of silence after which a request has failed: more than a busy machine that holds all the hosts ever needs."""
+
+AGAIN = {408, 429, 500, 502, 503}
+"""What workers and flow runs ask again after."""
 
 KINDS: dict[str, tuple[str, str, Any]] = {
     "read": ("GET", "/deployments/name/tick/every", None),
@@ -72,8 +78,23 @@ def request(kind: str) -> dict[str, Any]:
     return {"at": began, "seconds": time.time() - began, "kind": kind, "status": status, "reason": reason}
 
 
+def look_up_once() -> None:
+    """Ask for each name once, and give its addresses in any order, as a name server does.
+
+    That of the test hosts knows nobody for a moment when one of them comes or goes.
+    """
+    look_up = functools.cache(socket.getaddrinfo)
+
+    def addresses(*arguments: Any) -> list[Any]:
+        found = look_up(*arguments)
+        return random.sample(found, len(found))
+
+    socket.getaddrinfo = addresses  # type: ignore[assignment]
+
+
 def send(file: Path) -> NoReturn:
     """Send requests of each kind, one after the other, until a signal ends the process."""
+    look_up_once()
     with file.open("a", buffering=1) as out:
 
         def steadily(kind: str) -> None:
@@ -89,14 +110,23 @@ def send(file: Path) -> NoReturn:
             signal.pause()
 
 
+def requests(file: Path) -> list[dict[str, Any]]:
+    """Return how each request went that is written down."""
+    return [json.loads(line) for line in file.read_text().splitlines() if line.endswith("}")]
+
+
 def judge(file: Path, begin: float, end: float) -> dict[str, Any]:
-    """Return what became of the requests that began between `begin` and `end`."""
-    lines = (json.loads(line) for line in file.read_text().splitlines() if line.endswith("}"))
-    sent = [one for one in lines if begin <= one["at"] <= end]
+    """Return what became of the requests that began between `begin` and `end`, once all of them have ended."""
+    while {one["kind"] for one in requests(file) if one["at"] > end} != KINDS.keys():
+        if time.time() > end + 2 * TIMEOUT:
+            raise SystemExit(f"nobody sends requests: {file} has none that began after {end}")
+        time.sleep(EVERY)
+    sent = [one for one in requests(file) if begin <= one["at"] <= end]
     failed = [one for one in sent if not 200 <= one["status"] < 300]
     return {
         "sent": {kind: sum(one["kind"] == kind for one in sent) for kind in KINDS},
         "failed": {kind: sum(one["kind"] == kind for one in failed) for kind in KINDS},
+        "lost": sum(one["status"] not in AGAIN for one in failed),
         "failing_for": round(max(one["at"] + one["seconds"] for one in failed) - failed[0]["at"], 1) if failed else 0.0,
         "slowest": round(max((one["seconds"] for one in sent), default=0.0), 2),
         "reasons": sorted({f"{one['kind']}: {one['status']} {one['reason']}" for one in failed})[:10],
