@@ -33,7 +33,7 @@ Variables = dict[str, Any]
 
 ASK_API = """
 import base64, json, pathlib, shlex, sys, time, urllib.error, urllib.request
-path, body = json.load(sys.stdin)
+path, body, method = json.load(sys.stdin)
 data = None if body is None else json.dumps(body).encode()
 headers = {"Content-Type": "application/json"}
 settings = pathlib.Path("/etc/prefect/client.env")
@@ -41,11 +41,11 @@ for word in shlex.split(settings.read_text(), comments=True) if settings.exists(
     name, _, value = word.partition("=")
     if name == "PREFECT_API_AUTH_STRING":
         headers["Authorization"] = "Basic " + base64.b64encode(value.encode()).decode()
-request = urllib.request.Request(f"http://127.0.0.1:4200/api{path}", data, headers)
+request = urllib.request.Request(f"http://127.0.0.1:4200/api{path}", data, headers, method=method)
 for left in reversed(range(10)):
     try:
         with urllib.request.urlopen(request, timeout=30) as answer:
-            print(answer.read().decode())
+            print(answer.read().decode() or "null")
         break
     except urllib.error.HTTPError as error:
         # SQLite is locked for a moment now and then, and nothing was done.
@@ -221,9 +221,9 @@ class Host:
         script = (ROOT / "molecule/shared/manifest.py").read_text()
         return {f"{key}: {value}" for key, value in json.loads(self.sh("python3 -", stdin=script)).items()}
 
-    def api(self, path: str, body: object = None) -> Any:
-        """Ask the host's Prefect, from the host."""
-        return json.loads(self.sh(f"python3 -c {shlex.quote(ASK_API)}", stdin=json.dumps([path, body])))
+    def api(self, path: str, body: object = None, *, method: str | None = None) -> Any:
+        """Ask the host's Prefect, from the host: GET, or POST where there is a body, unless `method` says otherwise."""
+        return json.loads(self.sh(f"python3 -c {shlex.quote(ASK_API)}", stdin=json.dumps([path, body, method])))
 
     def last_run(self, flow: str = "hello-flow") -> str:
         """Give the type of state of a flow's newest run."""

@@ -13,13 +13,17 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from real_host import NAME, Host, Variables
+from real_host import NAME, ROOT, Ended, Host, Variables
 
 SERVICES = ("prefect-server", "prefect-exporter", "prefect-worker@default")
 FLOWS = ("approval-flow", "data-pipeline", "database-sync", "hello-flow", "scheduled-flow")
 EXAMPLES = [f"{flow}/example" for flow in FLOWS]
 METRICS = "http://127.0.0.1:9420/metrics"
 FETCH = "import sys, urllib.request; print(urllib.request.urlopen(sys.argv[1], timeout=30).read().decode())"
+
+INSIDE = ROOT / "docs/examples/inside/group_vars/all.yml"
+STOCK = ROOT / "docs/examples/own_flow/flows/stock.py"
+TICKETS = ROOT / "docs/examples/tickets/hosts.yml"
 
 SERVE = """
     from prefect import flow
@@ -160,6 +164,51 @@ def test_a_failure_is_told(running: Host) -> None:
         running.sh("systemctl stop hook")
 
 
+def test_everything_inside_follows_its_description(running: Host, tmp_path: Path) -> None:
+    """What the README begins with: plan, apply, nothing to change, a change by hand, and back."""
+    variables: Variables = {**VARIABLES, "prefect_resources_owner": "example"}
+    described = ("-e", f"@{INSIDE}", "-e", "team_webhook=http://127.0.0.1:4999/")
+    running.write("/var/lib/prefect/flows/stock.py", STOCK.read_text())
+
+    def play(name: str, *arguments: str, rc: int = 0) -> Ended:
+        ended = running.play(f"playbooks/{name}.yml", variables, arguments=(*described, *arguments))
+        assert ended.rc == rc, ended.output
+        return ended
+
+    assert "+ deployment stock/daily" in play("plan").words
+    assert "stock/daily" not in str(info(running)["deployments"])
+    assert play("apply").changed > 0
+    assert play("apply").changed == 0
+    assert play("site", "--tags", "resources").changed == 0
+
+    daily = running.api("/deployments/name/stock/daily")
+    by_hand = {"schedule": {"cron": "30 6 * * *", "timezone": "Europe/Berlin"}}
+    schedule = f"/deployments/{daily['id']}/schedules/{daily['schedules'][0]['id']}"
+    running.api(schedule, by_hand, method="PATCH")
+    drift = "~ deployment stock/daily (schedules: cron 30 6 * * * Europe/Berlin -> cron 0 6 * * * Europe/Berlin)"
+    assert drift in play("plan").words
+    assert drift in play("apply").words
+    assert play("plan").changed == 0
+
+    assert "11 in stock" in play("run", "-e", "prefect_resources_run=stock/daily").words
+    wrong = '{"prefect_resources_run": "stock/daily", "prefect_resources_run_parameters": {"items": 3}}'
+    failed = play("run", "-e", wrong, rc=2).words
+    assert "items: Input should be a valid list" in failed and "state_type: FAILED" in failed
+
+    exported = tmp_path / "exported.yml"
+    play("export", "-e", f"prefect_resources_export_file={exported}")
+    assert play("apply", "-e", f"@{exported}").changed == 0
+
+    play("pause", "-e", "prefect_resources_pause=stock/daily")
+    assert running.api("/deployments/name/stock/daily")["paused"] is True
+    play("resume", "-e", "prefect_resources_resume=stock/daily")
+    assert running.api("/deployments/name/stock/daily")["paused"] is False
+
+    play("apply", "-e", "prefect_resources_state=absent")
+    assert info(running)["deployments"] == EXAMPLES
+    running.sh("rm /var/lib/prefect/flows/stock.py; prefect work-pool clear-concurrency-limit default")
+
+
 def test_restart_restarts_every_service_and_waits(running: Host) -> None:
     before = pids(running)
     ended = running.play("playbooks/restart.yml", PLAIN)
@@ -216,3 +265,22 @@ def test_a_serve_process_is_kept_alive(running: Host) -> None:
     assert ended.rc == 0, ended.output
     assert "prefect-serve@stock" not in str(info(running)["services"])
     running.sh("rm /var/lib/prefect/flows/serve.py; prefect deployment delete stock/served")
+
+
+def test_a_list_of_runners_by_its_own_inventory(running: Host, tmp_path: Path) -> None:
+    """The two commands that the README has for it. Beside its inventory, only how the host is reached."""
+    name = "one.example.com"
+    ours = json.dumps({"ansible_host": NAME, "prefect_secrets_dir": str(tmp_path)})
+
+    def play(playbook: str, *arguments: str) -> Ended:
+        ended = running.play(
+            playbook,
+            groups={"reached": [NAME]},
+            arguments=("-i", str(TICKETS), "--limit", name, "-e", ours, *arguments),
+        )
+        assert ended.rc == 0, ended.output
+        return ended
+
+    assert "ticket_processor/ticket_processor" in play("site.yml").words
+    run = "prefect_resources_run=ticket_processor/ticket_processor"
+    assert "looking into my-queue" in play("playbooks/run.yml", "-e", run).words
