@@ -28,7 +28,8 @@ AWAY = 5.0
 """Seconds between two tries of a broker that is away."""
 
 FIRST_LOOK, LOOK_FOR_WORKER = 3.0, 10.0
-"""Seconds to the first look for the worker that has the task, and between two looks."""
+"""Seconds to the first look for the worker that has the task, and to the second for one that it has lost; else between
+two looks."""
 
 
 class CeleryTaskFailed(RuntimeError):
@@ -137,7 +138,6 @@ def wait(app: Any, name: str, identifier: str, *, limit: Limit, logger: Logger) 
             raise failed(app, name, meta, logger=logger)
         if time.monotonic() > look:
             holders = whereabouts(app, identifier)
-            look = time.monotonic() + LOOK_FOR_WORKER
             if holder := next((host for host, has in holders.items() if has), ""):
                 if holder != worker:
                     logger.info("%s is with Celery worker %s", identifier, holder)
@@ -149,6 +149,7 @@ def wait(app: Any, name: str, identifier: str, *, limit: Limit, logger: Logger) 
                     raise CeleryTaskLost(f"{name} ({identifier}) is lost: Celery worker {worker} was restarted")
             elif not holders:
                 logger.warning("No Celery worker answers; %s waits in the queue, or its worker is busy", identifier)
+            look = time.monotonic() + (FIRST_LOOK if missed else LOOK_FOR_WORKER)
         pause(poll, limit)
         poll = min(poll * 1.5, LAST_POLL)
 
