@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -42,10 +43,25 @@ def where(seconds): time.sleep(seconds); print("this is", socket.gethostname())
 @app.task(name="shop.note")
 def note(name, seconds):
     file = pathlib.Path("/var/lib/prefect", name)
+    again = file.exists()
     with file.open("a") as out: out.write("begun ")
-    time.sleep(seconds)
+    time.sleep(0 if again else seconds)
     with file.open("a") as out: out.write("done ")
 """
+
+
+def note(flow: str, seconds: int, **more: Any) -> dict[str, Any]:
+    """Return a task of the second host's Celery worker, in a flow of its own, that takes so long the first time."""
+    words = {"celery_task_name": "shop.note", "task_args": [flow, seconds], "celery_queue": "second"}
+    return {"flow_name": flow, "name": "note", **words, **more}
+
+
+DISTURBED = [
+    {"flow_name": "where", "name": "where", "use": "shop:where", "task_args": [8]},
+    note("late", 30, timeout_seconds=5),
+    note("killed", 60, timeout_seconds=180, retry_config={"max_retries": 2, "retry_delay_seconds": 1}),
+    note("restarted", 10, timeout_seconds=180),
+]
 
 
 def variables() -> Variables:
@@ -104,6 +120,23 @@ class Stocks:
     def log(self, run: str) -> str:
         lines = self.host.api("/logs/filter", {"logs": {"flow_run_id": {"any_": [run]}}, "limit": 200})
         return "\n".join(line["message"] for line in lines)
+
+    def says(self, run: str, text: str) -> None:
+        """Wait until the log has a text. The server may hear of it after the run's end."""
+        until(lambda: text in self.log(run), lambda: self.log(run))
+
+    def tasks(self, run: str, number: int) -> dict[str, tuple[datetime, datetime]]:
+        """Return when each of a run's tasks has begun and ended. The server may hear of them after the run's end."""
+        wanted = {"flow_runs": {"id": {"any_": [run]}}, "task_runs": {"state": {"type": {"any_": ["COMPLETED"]}}}}
+
+        def completed() -> list[dict[str, Any]]:
+            return list(self.host.api("/task_runs/filter", wanted))
+
+        until(lambda: len(completed()) >= number, lambda: f"{completed()}")
+        rows, moment = completed(), datetime.fromisoformat
+        assert len(rows) == number, rows
+        # Prefect adds a number to the name.
+        return {row["name"].rpartition("-")[0]: (moment(row["start_time"]), moment(row["end_time"])) for row in rows}
 
     def sql(self, *statements: str) -> None:
         """Change the database of definitions as its owner does."""
@@ -282,13 +315,68 @@ def test_a_database_is_applied_as_it_changes(stocks: Stocks) -> None:
     ]
 
 
+def test_two_hosts_and_what_happens_to_celery(stocks: Stocks, tmp_path: Path) -> None:
+    names = [task["flow_name"] for task in DISTURBED]
+    data = {
+        "prefect_flows": [{"name": name} for name in names],
+        "prefect_tasks": DISTURBED,
+        "prefect_deployments": [{"name": "example", "flow_name": name} for name in names],
+    }
+    assert len(plan(stocks.apply(data, tmp_path))) >= 2 * len(names)
+
+    def noted(flow: str) -> str:
+        return str(stocks.host.sh(f"cat /var/lib/prefect/{flow} 2> /dev/null || true", name=SECOND))
+
+    # A worker takes two runs at a time, so that four need both.
+    runs = [stocks.begin("where") for _ in range(4)]
+    assert [stocks.ended(run) for run in runs] == ["Completed"] * 4
+    for run in runs:
+        stocks.says(run, "this is ")
+    assert {word for run in runs for word in (NAME, SECOND) if f"this is {word}" in stocks.log(run)} == {NAME, SECOND}
+
+    late, killed = stocks.begin("late"), stocks.begin("killed")
+    assert stocks.ended(late) == "Failed"
+    stocks.says(late, "Revoked")
+    stocks.says(killed, "is with Celery worker")
+    stocks.host.sh("systemctl kill --signal KILL --kill-whom all prefect-celery@default", name=SECOND)
+    assert stocks.ended(killed) == "Completed", stocks.log(killed)
+    stocks.says(killed, "is lost")
+
+    restarted = stocks.begin("restarted")
+    until(lambda: noted("restarted") == "begun", lambda: stocks.log(restarted))
+    stocks.host.sh("systemctl stop prefect-redis; sleep 6; systemctl start prefect-redis")
+    assert stocks.ended(restarted) == "Completed", stocks.log(restarted)
+    stocks.says(restarted, "is away")
+    assert [noted(flow) for flow in ("late", "killed", "restarted")] == ["begun", "begun begun done", "begun done"]
+
+
 def test_200_flows(stocks: Stocks, tmp_path: Path) -> None:
-    """All are registered, and nothing changes when they are applied again."""
+    """Applied, applied again, and some of each shape run: every task once, after those that it depends on."""
     data = generated(200)
     applied = plan(stocks.apply(data, tmp_path))
     assert len([line for line in applied if line.startswith("+ deployment")]) == 200
     again = stocks.apply(data, tmp_path)
     assert (plan(again), again.changed) == ([], 0)
+    tasks: dict[str, dict[str, list[str]]] = {}
+    for task in data["prefect_tasks"]:
+        tasks.setdefault(task["flow_name"], {})[task["name"]] = task["depends_on"]
+    largest = [
+        max((f"flow_{number}" for number in range(shape, 200, 4)), key=lambda flow: len(tasks[flow]))
+        for shape in range(4)
+    ]
+    runs = {flow: stocks.begin(flow, "generated") for flow in largest}
+    at_once = []
+    for flow, run in runs.items():
+        assert stocks.ended(run) == "Completed", stocks.log(run)
+        spans = stocks.tasks(run, len(tasks[flow]))
+        assert spans.keys() == tasks[flow].keys()
+        for name, before in tasks[flow].items():
+            assert all(spans[other][1] <= spans[name][0] for other in before), (flow, name, before, spans)
+        at_once.append(
+            max(sum(began <= moment < ended for began, ended in spans.values()) for moment, _ in spans.values())
+        )
+    diamond, fan, chain, _ = at_once
+    assert chain == 1 < min(diamond, fan), at_once
 
 
 def test_it_goes_without_a_trace(stocks: Stocks) -> None:
