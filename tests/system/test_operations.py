@@ -1,6 +1,6 @@
 """The verbs of an operator, on one installed host: look at it, restart it, back it up, restore it, empty it, serve.
 
-The order of the tests is that of the file: each leaves a host that is well.
+The order of the tests is that of the file: each leaves a host that is well, and the last one a host without Prefect.
 """
 
 from __future__ import annotations
@@ -284,3 +284,5 @@ def test_a_list_of_runners_by_its_own_inventory(running: Host, tmp_path: Path) -
     assert "ticket_processor/ticket_processor" in play("site.yml").words
     run = "prefect_resources_run=ticket_processor/ticket_processor"
     assert "looking into my-queue" in play("playbooks/run.yml", "-e", run).words
+    play("playbooks/absent.yml", "-e", '{"prefect_purge": true}')
+    assert running.sh("ls -d /opt/prefect /etc/prefect /var/lib/prefect 2>/dev/null || true") == ""
