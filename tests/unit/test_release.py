@@ -16,7 +16,7 @@ from ansible_collections.selfhosted.prefect.plugins.modules import release
 from fake_api import outcome
 
 UV = """
-#!{python}
+#!{python} -IS
 import json, os, pathlib, sys
 
 here = pathlib.Path(__file__).parent

@@ -60,8 +60,13 @@ def test_what_still_runs_is_let_be(api: FakeApi, monkeypatch: pytest.MonkeyPatch
 def test_running_processes_are_known_by_their_environment() -> None:
     run = uuid.uuid4()
     with subprocess.Popen(
-        [sys.executable, "-c", "input()"], stdin=subprocess.PIPE, env=os.environ | {"PREFECT__FLOW_RUN_ID": run.hex}
+        [sys.executable, "-c", "print('ready', flush=True); input()"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        env=os.environ | {"PREFECT__FLOW_RUN_ID": run.hex},
     ) as process:
+        assert process.stdout
+        assert process.stdout.readline() == b"ready\n"
         assert str(run) in rescue.running()
         process.kill()
     assert str(run) not in rescue.running()
