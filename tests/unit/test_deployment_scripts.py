@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import re
-import subprocess
 import sys
 import textwrap
 import time
@@ -376,59 +375,3 @@ def test_the_environment_is_not_logged(host: Host, monkeypatch: pytest.MonkeyPat
 def test_meant_for(hosts: Any, meant: bool) -> None:
     assert meant_for({"hosts": hosts}, {"one", "workers", "all"}) is meant
     assert meant_for({}, {"one"})
-
-
-PLAY = """
-- hosts: all
-  gather_facts: false
-  vars:
-    secret: "{{ lookup('ansible.builtin.env', 'SECRET') }}"
-  tasks:
-    - selfhosted.prefect.deployment_scripts: &call
-        scripts:
-          - {name: here, content: "print('here')"}
-          - {name: sent, src: sent.py, hosts: localhost}
-          - {name: elsewhere, content: "raise SystemExit(1)", hosts: [elsewhere]}
-        chdir: "{{ dir }}/flows"
-        release: "{{ dir }}/current"
-        settings_file: "{{ dir }}/client.env"
-        state_dir: "{{ dir }}/state"
-        environment: {FLAG: true, LIST: [1, "{{ 1 + 1 }}"], EMPTY: null, SECRET: "{{ secret }}"}
-    - selfhosted.prefect.deployment_scripts:
-        <<: *call
-        scripts: ["{{ item }}"]
-      loop:
-        - {path: deploy.py}
-        - deploy.py
-        - {name: both, src: sent.py, content: "1"}
-        - {name: lost, src: gone.py}
-      ignore_errors: true
-"""
-SENT = "import os; print([os.environ[name] for name in ('FLAG', 'LIST', 'EMPTY')], len(os.environ['SECRET']))"
-
-
-def test_through_ansible(host: Host) -> None:
-    (host.directory / "files").mkdir()
-    (host.directory / "files" / "sent.py").write_text(SENT)
-    (host.directory / "play.yml").write_text(PLAY)
-    ansible = [str(Path(sys.executable).with_name("ansible-playbook")), "-i", "localhost,", "-c", "local", "-vvv"]
-    extra = json.dumps({"dir": str(host.directory), "ansible_python_interpreter": sys.executable})
-    result = subprocess.run(
-        [*ansible, "-e", extra, str(host.directory / "play.yml")],
-        cwd=ROOT,
-        env=os.environ | {"SECRET": "s3cret"},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert result.returncode == 0, result.stdout + result.stderr
-    assert "['true', '[1, 2]', ''] 6" in result.stdout
-    assert "s3cret" not in result.stdout + result.stderr
-    assert {path.name for path in (host.directory / "state").iterdir()} == {"script-here.done", "script-sent.done"}
-    for refused in (
-        "a script has no name: {'path': 'deploy.py'}",
-        "a script has no name: deploy.py",
-        "both has a content and a src; leave one out",
-        "Could not find or access 'gone.py'",
-    ):
-        assert refused in result.stdout

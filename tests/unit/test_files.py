@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -284,42 +282,3 @@ def test_what_stands_in_the_way_stays(tmp_path: Path, wanted: dict[str, Any], th
     assert result["failed"]
     assert there in result["msg"]
     assert (tmp_path / "file").read_text() == "precious"
-
-
-def test_through_ansible_a_secret_is_rendered_and_nothing_prints_it(tmp_path: Path) -> None:
-    (tmp_path / "templates").mkdir()
-    (tmp_path / "templates" / "env.j2").write_text("PASSWORD={{ password }}\nNAME={{ name }}\n")
-    task = {
-        "selfhosted.prefect.files": {
-            "files": [
-                {"path": str(tmp_path / name), "template": "env.j2", "vars": {"name": name}, "mode": "0600"}
-                | {"secret": name == "hidden"}
-                for name in ("hidden", "shown")
-            ]
-        }
-    }
-    play = {
-        "hosts": "localhost",
-        "gather_facts": False,
-        "vars": {"password": "{{ lookup('ansible.builtin.env', name) }}", "name": "none"},
-        "tasks": [task],
-    }
-    (tmp_path / "play.json").write_text(json.dumps([play]))
-    ansible = [
-        str(Path(sys.executable).with_name("ansible-playbook")),
-        "-i",
-        "localhost,",
-        "-c",
-        "local",
-        "-vvv",
-        "--diff",
-    ]
-    environment = os.environ | {"hidden": "s3cret", "shown": "public", "ANSIBLE_CONFIG": str(ROOT / "ansible.cfg")}
-    interpreter = ["-e", f"ansible_python_interpreter={sys.executable}"]
-    result = subprocess.run(
-        [*ansible, *interpreter, str(tmp_path / "play.json")], cwd=ROOT, env=environment, capture_output=True, text=True
-    )
-    assert result.returncode == 0, result.stdout + result.stderr
-    assert (tmp_path / "hidden").read_text() == "PASSWORD=s3cret\nNAME=hidden\n"
-    assert "+PASSWORD=public" in result.stdout
-    assert "s3cret" not in result.stdout + result.stderr

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -288,46 +286,3 @@ def test_links_that_cannot_be_sent(source: Path, target: str, says: str) -> None
 def test_what_is_no_file_is_left_out(source: Path) -> None:
     os.mkfifo(source / "pipe")
     assert "pipe" not in contents(source, exclude=EXCLUDED)
-
-
-PLAY = """
-- hosts: localhost
-  gather_facts: false
-  tasks:
-    - selfhosted.prefect.tree: &call {src: flows, dest: "{{ dir }}/dest"}
-      register: dry
-      check_mode: true
-    - ansible.builtin.assert: {that: "(dir ~ '/dest') is not exists"}
-    - selfhosted.prefect.tree: *call
-      register: real
-    - selfhosted.prefect.tree: *call
-      register: again
-    - selfhosted.prefect.tree: {src: "{{ dir }}/play.yml", dest: "{{ dir }}/dest"}
-      register: refused
-      ignore_errors: true
-    - ansible.builtin.assert:
-        that:
-          - dry.sent == ['a.py', 'b/c/d.py']
-          - real == dry
-          - not again.changed
-          - refused.msg is search('play.yml is no directory')
-"""
-
-
-def test_through_ansible(tmp_path: Path) -> None:
-    put(tmp_path / "files" / "flows", **{"a.py": "a", "b__c__d.py": "d", ".env": "x", "b__x.pyc": "x"})
-    (tmp_path / "play.yml").write_text(PLAY)
-    (tmp_path / "tmp").mkdir()
-    ansible = [str(Path(sys.executable).with_name("ansible-playbook")), "-i", "localhost,", "-c", "local"]
-    variables = {"dir": str(tmp_path), "ansible_remote_tmp": str(tmp_path / "tmp")}
-    variables["ansible_python_interpreter"] = sys.executable
-    result = subprocess.run(
-        [*ansible, "-e", json.dumps(variables), str(tmp_path / "play.yml")],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert result.returncode == 0, result.stdout + result.stderr
-    assert found(tmp_path / "dest") == {"a.py": "a", "b/c/d.py": "d"}
-    assert list((tmp_path / "tmp").iterdir()) == []

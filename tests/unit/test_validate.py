@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -166,54 +163,6 @@ def test_hosts_that_contradict_each_other(topology: dict[str, Any], complaints: 
     assert len(found) == len(complaints)
     for said, wanted in zip(found, complaints, strict=True):
         assert said.startswith(wanted)
-
-
-PLAY = """
-- hosts: localhost
-  gather_facts: false
-  tasks:
-    - selfhosted.prefect.validate:
-        settings:
-          prefect_settings: {PREFECT_LOGGING_LEVEL: DEBUG}
-      register: good
-      vars:
-        prefect_server_port: 1
-    - selfhosted.prefect.validate:
-        settings:
-          prefect_settings: {PREFECT_API_URL: x}
-          prefect_worker_settings: {PREFECT_STORAGE_TYPE: x}
-        api_auth: s3cret
-        server: {name: one, listens_on: localhost}
-        secrets: {prefect_database_password: pgpass, prefect_redis_password: ""}
-        topology: {servers: [one, two], database: postgresql, redis: false}
-      register: bad
-      ignore_errors: true
-      vars:
-        prefect_server_prot: 1
-    - ansible.builtin.assert:
-        that:
-          - not good.changed
-          - bad.msg.splitlines() | map('split', ':') | map('first') == lines
-      vars:
-        lines:
-          - prefect_server_prot
-          - prefect_settings
-          - prefect_worker_settings
-          - prefect_api_auth
-          - prefect_server_host
-          - prefect_database_password
-          - prefect_redis_host
-"""
-
-
-def test_all_complaints_at_once_through_ansible(tmp_path: Path) -> None:
-    (tmp_path / "play.yml").write_text(PLAY)
-    ansible = [str(Path(sys.executable).with_name("ansible-playbook")), "-i", "localhost,", "-c", "local", "-vvv"]
-    variables = json.dumps({"ansible_python_interpreter": sys.executable})
-    result = subprocess.run(
-        [*ansible, "-e", variables, str(tmp_path / "play.yml")], cwd=ROOT, capture_output=True, text=True, check=False
-    )
-    assert result.returncode == 0, result.stdout + result.stderr
 
 
 @pytest.mark.parametrize(
