@@ -54,11 +54,11 @@ FAULTS = {
 
 @pytest.fixture(scope="session")
 def promtool(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """The machine's promtool, or that of Debian's package, which is not installed for it."""
+    """The machine's promtool, or that of Debian's package, which is not installed for it. It has its own since 13."""
     if found := shutil.which("promtool"):
         return found
     directory = tmp_path_factory.mktemp("prometheus")
-    script = "apt-get download --quiet prometheus && dpkg -x prometheus_*.deb ."
+    script = "{ apt-get download --quiet promtool || apt-get download --quiet prometheus; } && dpkg -x *.deb ."
     done = subprocess.run(["sh", "-c", script], cwd=directory, capture_output=True, text=True, check=False)
     if done.returncode:
         pytest.skip(f"no promtool, and no Debian package of it: {done.stderr.strip()}")
