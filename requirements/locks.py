@@ -64,16 +64,17 @@ class Lock:
 # Seen in the proof below: "Can't evaluate bulk DML statement" in models.deployments._insert_scheduled_flow_runs.
 SQLALCHEMY = "the scheduler fails and no schedule ever runs, while the server is healthy and other runs work"
 
+# tzdata: on Python 3.13 Prefect leaves time zones to the system, and Debian 13 has US/Eastern in tzdata-legacy alone.
 LOCKS = (
     Lock(
         name="3.9.1",
-        requirements=["prefect==3.9.1", "prefect-redis"],
+        requirements=["prefect==3.9.1", "prefect-redis", "tzdata"],
         overrides={"certifi": "3.9 asks for certifi>=2026.10.19, which not every index has; an older one does as well"},
         oldest_python="3.11",
     ),
     Lock(
         name="3.8.8",
-        requirements=["prefect==3.8.8", "prefect-redis"],
+        requirements=["prefect==3.8.8", "prefect-redis", "tzdata"],
         constraints={
             "fastapi<0.151": "3.9's own cap; from 0.155 on Body() has no min_items and no server starts",
             "sqlalchemy<2.1": SQLALCHEMY,
@@ -82,7 +83,7 @@ LOCKS = (
     Lock(
         name="3.5.0",
         # importlib-metadata: prefect.workers imports it without asking for it; opentelemetry-api used to bring it.
-        requirements=["prefect==3.5.0", "prefect-redis", "importlib-metadata"],
+        requirements=["prefect==3.5.0", "prefect-redis", "importlib-metadata", "tzdata"],
         constraints={
             "fastapi<0.137": "every request answers 500: https://github.com/PrefectHQ/prefect/issues/22276",
             "sqlalchemy<2.1": SQLALCHEMY,
