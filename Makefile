@@ -34,13 +34,13 @@ check: env ## Lint, types, docs and unit tests: under a minute, without a networ
 	@$(MAKE) --no-print-directory --jobs=2 --keep-going --output-sync=target check-unit check-ansible check-types check-python check-yaml
 
 check-ansible: env
-	@$(RUN) ansible-lint
+	@$(RUN) tests/lint.py
 
 check-types: env
 	@$(RUN) mypy
 
 check-unit: env
-	@$(RUN) pytest tests/unit
+	@$(RUN) pytest --numprocesses=2 tests/unit
 
 check-python: env
 	@$(RUN) ruff format --check .
