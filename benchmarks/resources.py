@@ -244,6 +244,8 @@ def mixed(url: str, *, number: int) -> str:
         "half of them pruned": ours(url, mixed=number // 2, changed=1),
     }
     ours(url)
+    if measured["nothing to change"]["changes"]:
+        raise SystemExit("bench: there were changes where nothing was to change")
     rows = [[name, *(each[about] for about in ("seconds", "requests", "megabytes"))] for name, each in measured.items()]
     return table([f"{number} objects of all kinds", "s", "requests", "MB"], rows)
 

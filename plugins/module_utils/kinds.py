@@ -197,7 +197,20 @@ class Limit(Kind):
 
 
 class TagLimit(Kind):
-    """A limit of task runs by tag. The server makes and changes it by the same request."""
+    """A limit of task runs by tag. The server makes and changes it by the same request.
+
+    It is held as the global limit `tag:*`, except where it was made before Prefect held it so.
+    """
+
+    def rows(self, server: Server) -> Iterator[Row]:
+        # Their own listing cuts a page of all limits first and picks the tags' then: it misses some after the 200th.
+        seen = set()
+        for row in server.api.pages("/v2/concurrency_limits/filter"):
+            prefix, _, tag = str(row["name"]).partition(":")
+            if prefix == "tag":
+                seen.add(tag)
+                yield {**row, "tag": tag, "concurrency_limit": row["limit"]}
+        yield from (row for row in server.api.pages(self.listing) if row["tag"] not in seen)
 
     def renamed(self, entry: Values) -> Values:
         return rename(entry, limit="concurrency_limit")

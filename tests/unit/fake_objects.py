@@ -247,7 +247,9 @@ def tag_limit(each: Row) -> Row:
 
 
 def filter_tag_limits(api: Any, body: Any) -> Reply:
-    return page([tag_limit(each) for each in api.objects.of("limits") if each["name"].startswith("tag:")], body)
+    """As Prefect does it: the page is cut of all limits, and those of tags are picked from it then."""
+    limits = sorted(api.objects.of("limits"), key=lambda each: str(each["name"]))[: body["offset"] + body["limit"]]
+    return page([tag_limit(each) for each in limits if each["name"].startswith("tag:")], body)
 
 
 def read_tag_limit(api: Any, tag: str, body: Any) -> Reply:

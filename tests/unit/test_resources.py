@@ -542,7 +542,10 @@ def test_two_thousand_objects(fake: FakeApi) -> None:
     """Requests are counted, not seconds."""
     many: Wanted = {
         "prefect_work_pools": [{"name": f"p{n}"} for n in range(20)],
-        "prefect_variables": [{"name": f"v{n}", "value": n} for n in range(900)],
+        "prefect_variables": [{"name": f"v{n}", "value": n} for n in range(550)],
+        # More than a page of what comes before `tag:` in the server's own order.
+        "prefect_global_concurrency_limits": [{"name": f"l{n}", "limit": n + 1} for n in range(250)],
+        "prefect_tag_concurrency_limits": [{"tag": f"t{n}", "concurrency_limit": n} for n in range(100)],
         "prefect_flows": [{"name": f"f{n}"} for n in range(80)],
         "prefect_deployments": [
             {"flow": f"f{n % 80}", "name": f"d{n}", "work_pool": f"p{n % 20}", "schedules": [{"interval": 60 + n % 9}]}
@@ -560,7 +563,7 @@ def test_two_thousand_objects(fake: FakeApi) -> None:
         one, server = reconcile(api, many, Wish(prune=True))
         server.close()
         assert (len(one.plans), one.requests < 60) == (1, True)
-        many["prefect_variables"] = many["prefect_variables"][:450]
+        many["prefect_variables"] = many["prefect_variables"][:100]
         many["prefect_deployments"] = many["prefect_deployments"][:500]
         pruned, server = reconcile(api, many, Wish(prune=True))
         server.close()
