@@ -101,8 +101,8 @@ class Redis:
 def prefect_server(python: Path, home: Path, *, auth: str = "", database: str = "") -> Iterator[str]:
     """Start the server of a release, by its Python, and provide the address of its API once it is ready.
 
-    It keeps its data in SQLite in `home`, or in the PostgreSQL database `database`. With `auth`, it asks for that, and
-    for CSRF tokens.
+    It reads schedules as a host's does, and keeps its data in SQLite in `home`, or in the PostgreSQL database
+    `database`. With `auth`, it asks for that, and for CSRF tokens.
     """
     port = str(free_port())
     url = f"http://127.0.0.1:{port}/api"
@@ -112,6 +112,7 @@ def prefect_server(python: Path, home: Path, *, auth: str = "", database: str = 
         "PREFECT_API_URL": url,
         "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
         "PREFECT_SERVER_UI_ENABLED": "false",
+        "PYTHONTZPATH": "",
         "DO_NOT_TRACK": "1",
     }
     if auth:
