@@ -1,7 +1,7 @@
 """Real Prefect servers, with authentication and CSRF protection, one for each release.
 
-PREFECT_TEST_PYTHONS names the Python of each release, separated by colons. The servers keep their data in SQLite; there
-is one more of the last release that has PostgreSQL, where this machine has that.
+PREFECT_TEST_PYTHONS names the Python of each release, separated by colons. Each has a server that keeps its data in
+SQLite and, where this machine has PostgreSQL, one with that.
 """
 
 from __future__ import annotations
@@ -35,8 +35,9 @@ class Release:
         return f"{self.python.parents[1].name}-{self.database}" if self.python else "None"
 
 
-RELEASES = [Release(python=python) for python in PYTHONS] or [Release()]
-RELEASES += [Release(python=python, database="postgresql") for python in PYTHONS[-1:]]
+RELEASES = [
+    Release(python=python, database=database) for database in ("sqlite", "postgresql") for python in PYTHONS
+] or [Release()]
 
 
 @dataclass(frozen=True, kw_only=True)
