@@ -229,6 +229,8 @@ class Api:
                 failure = self._failure(method, path, status=status, body=answer.body, sent=sent, lost=lost, hint=hint)
                 if status not in RETRIED:
                     raise failure
+                # Prefect ends the connection after a 503 without a word: another try on it would fail.
+                self.close()
                 # A proxy that gave up on the server cannot tell what became of the request.
                 lost = lost or status in {408, 502}
                 failure.lost = lost
@@ -342,7 +344,7 @@ def _basic(auth: str) -> str:
 
 def _backoff(sent: int) -> float:
     """Return seconds to wait after the `sent`th attempt, at random so that many clients do not come back together."""
-    return min(0.1 * 2.0**sent, 2.0) * random.uniform(0.5, 1.0)
+    return min(0.03 * 2.0**sent, 2.0) * random.uniform(0.5, 1.0)
 
 
 def _retry_after(headers: Message) -> float:

@@ -423,6 +423,8 @@ def _handler(api: FakeApi) -> type[BaseHTTPRequestHandler]:
                 self.close_connection = True
             elif fault and fault.status is not None:
                 self.reply(fault.status, fault.body, fault.headers)
+                # Prefect ends the connection then, without a word.
+                self.close_connection = self.close_connection or fault.status == 503
             elif not address.path.startswith("/api/"):
                 self.reply(404, {"detail": "Not Found"})
             elif address.path == "/api/csrf-token" and api.csrf is None:

@@ -238,6 +238,14 @@ def test_tried_again(fake: FakeApi, status: int | None) -> None:
     assert len(fake.requests) == 4
 
 
+def test_a_connection_that_the_server_ends_after_503_is_not_tried(fake: FakeApi) -> None:
+    with Api(fake.url) as api:
+        api.get("/admin/version")
+        fake.faults.append(Fault(status=503))
+        api.get("/admin/version")
+        assert api.sent == len(fake.requests) == 3
+
+
 def test_retries_end(fake: FakeApi) -> None:
     fake.faults.extend([Fault(status=503, body={"exception_message": "Service Unavailable"})] * 9)
     with Api(fake.url, patience=0.5) as api, pytest.raises(ApiError, match=r"503 .*tried \d times.*Unavailable"):
