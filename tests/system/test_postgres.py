@@ -87,7 +87,7 @@ def test_it_goes_on_there(sqlite: Host) -> None:
         ),
         pytest.param(
             {"prefect_database_pool_size": 500},
-            "prefect_database_host: Prefect opens up to 510 connections (processes times pool size)",
+            "prefect_database_host: Prefect opens up to 500 connections (processes times pool size)",
             id="too few connections",
         ),
         pytest.param(
