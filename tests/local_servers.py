@@ -12,7 +12,7 @@ import tempfile
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -68,12 +68,15 @@ def new_database(url: str) -> Iterator[str]:
 
 
 class Redis:
-    """A Redis that keeps what it has in `data`. Further `options` are those of redis-server, TLS on `port` included."""
+    """A Redis that keeps what it has in `data`.
+
+    Further `options` are those of redis-server: its file first if there is one, and TLS on `port` included.
+    """
 
     def __init__(self, data: Path, *options: str, port: int | None = None) -> None:
         self.port = port or free_port()
         place = [] if "--tls-port" in options else ["--port", str(self.port)]
-        self._options = [*place, "--bind", "127.0.0.1", "--dir", str(data), *options]
+        self._options = [*options, *place, "--bind", "127.0.0.1", "--dir", str(data)]
 
     def __enter__(self) -> Redis:
         self.start()
@@ -98,11 +101,13 @@ class Redis:
 
 
 @contextmanager
-def prefect_server(python: Path, home: Path, *, auth: str = "", database: str = "") -> Iterator[str]:
+def prefect_server(
+    python: Path, home: Path, *, auth: str = "", database: str = "", settings: Mapping[str, object] | None = None
+) -> Iterator[str]:
     """Start the server of a release, by its Python, and provide the address of its API once it is ready.
 
     It reads schedules as a host's does, and keeps its data in SQLite in `home`, or in the PostgreSQL database
-    `database`. With `auth`, it asks for that, and for CSRF tokens.
+    `database`. With `auth`, it asks for that, and for CSRF tokens. Further `settings` are Prefect's, by their names.
     """
     port = str(free_port())
     url = f"http://127.0.0.1:{port}/api"
@@ -114,6 +119,7 @@ def prefect_server(python: Path, home: Path, *, auth: str = "", database: str = 
         "PREFECT_SERVER_UI_ENABLED": "false",
         "PYTHONTZPATH": "",
         "DO_NOT_TRACK": "1",
+        **{name: str(value) for name, value in (settings or {}).items()},
     }
     if auth:
         environment |= {

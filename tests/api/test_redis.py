@@ -1,18 +1,26 @@
-"""The module `redis` looks at a real Redis, of this machine's redis-tools: with a password, and with TLS."""
+"""A real Redis, of this machine's redis-tools: the module `redis` looks at it, and a server finds it by Sentinels."""
 
 from __future__ import annotations
 
+import contextlib
 import os
 import socket
+import subprocess
+import time
 from collections.abc import Iterator
+from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import pytest
+from ansible_collections.selfhosted.prefect.plugins.filter import connections
 from ansible_collections.selfhosted.prefect.plugins.lookup.certificate import certificate_for
+from ansible_collections.selfhosted.prefect.plugins.module_utils.api import Api, ApiError
 from ansible_collections.selfhosted.prefect.plugins.modules import redis
+from conftest import PYTHONS
 from fake_api import outcome
-from local_servers import REDIS, Redis
+from local_servers import REDIS, SECONDS, Redis, prefect_server
 
 PASSWORD = "p@:/%s #'\"ü"
 
@@ -104,3 +112,60 @@ def test_tls_with_another_name_or_of_an_unknown_authority(tmp_path: Path) -> Non
         assert refused.startswith(f"prefect_redis_ca: the certificate of 127.0.0.1:{server.port} is refused")
         assert "is refused" in check(server, tls=True)["msg"]
         assert check(server, tls=True, verify=False)["encrypted"]
+
+
+def until(server: Redis, *words: str, answers: str) -> None:
+    """Say something to a Redis until the first line of its answer is this."""
+    command = ["redis-cli", "-p", str(server.port), *words]
+    environment = os.environ | {"REDISCLI_AUTH": PASSWORD}
+    deadline = time.monotonic() + SECONDS
+    while True:
+        said = subprocess.run(command, env=environment, capture_output=True, text=True, check=True).stdout
+        if said.split("\n")[0] == answers:
+            return
+        assert time.monotonic() < deadline, said
+        time.sleep(0.2)
+
+
+def event_arrives(url: str) -> bool:
+    """Send events to a server until it keeps one: it passes them through Redis. While Redis is away it says 500."""
+    resource = {"prefect.resource.id": "tests"}
+    sent: list[str] = []
+    deadline = time.monotonic() + SECONDS
+    with Api(url) as api:
+        while time.monotonic() < deadline:
+            with contextlib.suppress(ApiError):
+                now = datetime.now(timezone.utc).isoformat()
+                sent.append(str(uuid4()))
+                api.post(
+                    "/events", [{"id": sent[-1], "event": "tests.sentinel", "occurred": now, "resource": resource}]
+                )
+                if api.post("/events/filter", {"filter": {"id": {"id": sent}}})["events"]:
+                    return True
+            time.sleep(0.2)
+    return False
+
+
+@pytest.mark.skipif(not PYTHONS, reason="PREFECT_TEST_PYTHONS is not set")
+def test_a_server_follows_sentinels_to_the_next_primary(tmp_path: Path) -> None:
+    places = [tmp_path / name for name in ("home", "one", "two", "sentinel")]
+    for place in places:
+        place.mkdir()
+    passwords = ["--requirepass", PASSWORD, "--masterauth", PASSWORD]
+    one = Redis(places[1], *passwords)
+    two = Redis(places[2], *passwords, "--replicaof", "127.0.0.1", str(one.port))
+    quoted = PASSWORD.replace('"', '\\"')
+    (places[3] / "sentinel.conf").write_text(
+        f"sentinel monitor prefect 127.0.0.1 {one.port} 1\n"
+        f'sentinel auth-pass prefect "{quoted}"\n'
+        "sentinel down-after-milliseconds prefect 1000\n"
+    )
+    sentinel = Redis(places[3], str(places[3] / "sentinel.conf"), "--sentinel")
+    url = f"redis+sentinel://:{PASSWORD}@127.0.0.1:{sentinel.port}/prefect"
+    found = connections.redis({"url": url})
+    with one, two, sentinel, prefect_server(PYTHONS[-1], places[0], settings=found["settings"]) as api:
+        assert event_arrives(api)
+        until(sentinel, "SENTINEL", "REPLICAS", "prefect", answers="name")
+        one.stop()
+        until(two, "ROLE", answers="master")
+        assert event_arrives(api)
