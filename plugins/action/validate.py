@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import ipaddress
+import json
 import re
 from collections.abc import Collection, Mapping
 from datetime import datetime, timezone
@@ -100,10 +101,18 @@ def mistyped_variables(values: dict[str, Any], known: dict[str, dict[str, Any]])
     """Return a complaint for each value that the spec of its variable does not allow.
 
     Ansible checks a role's variables when that role begins, which is too late when another role has changed the host.
+    It also takes text for a list or a dictionary, which no template then takes for one; for true or a number, ours do.
     """
     specs = {name: option for options in known.values() for name, option in options.items() if name in values}
-    given = {name: values[name] for name in specs}
-    return list(ArgumentSpecValidator(specs).validate(given).error_messages)
+    text = {name for name in specs if specs[name]["type"] in ("list", "dict") and isinstance(values[name], str)}
+    complaints = [
+        f"{name}: it is a {specs[name]['type']}, and {values[name]!r} is text; on the command line give JSON: "
+        f"-e '{json.dumps({name: [values[name]] if specs[name]['type'] == 'list' else {'...': '...'}})}'"
+        for name in sorted(text)
+    ]
+    others = {name: option for name, option in specs.items() if name not in text}
+    given = {name: values[name] for name in others}
+    return complaints + list(ArgumentSpecValidator(others).validate(given).error_messages)
 
 
 def unknown_variables(names: list[str], known: Mapping[str, Collection[str]]) -> list[str]:

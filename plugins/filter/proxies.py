@@ -6,6 +6,7 @@ import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from ansible.module_utils.parsing.convert_bool import boolean
 from ansible_collections.selfhosted.prefect.plugins.filter.connections import address, loopback
 
 HTTPS = 443
@@ -50,9 +51,9 @@ def proxy(hosts: list[str], hostvars: Mapping[str, Any], own: Mapping[str, Any])
         "api_url": f"https://{origin}{path}/api",
         "certificate": value("certificate", ""),
         "certificate_key": value("certificate_key", ""),
-        "acme": bool(value("acme", False)),
-        "tls": "given" if value("certificate", "") else "acme" if value("acme", False) else "private",
-        "hosts_entry": bool(value("hosts_entry", False)),
+        "acme": boolean(value("acme", False)),
+        "tls": "given" if value("certificate", "") else "acme" if boolean(value("acme", False)) else "private",
+        "hosts_entry": boolean(value("hosts_entry", False)),
         "hosts": hosts,
         "addresses": [address(host, hostvars) for host in hosts],
     }

@@ -145,6 +145,22 @@ def test_description_is_one_sentence(option: Spec) -> None:
     assert re.fullmatch(r"[A-Z](?:(?![.!?] [A-Z])[^\n])*\.", option["description"])
 
 
+EXPRESSIONS = [
+    *(path for kind in ("tasks", "vars") for path in ROOT.glob(f"roles/*/{kind}/*.yml")),
+    *ROOT.glob("templates/**/*.j2"),
+]
+
+
+@pytest.mark.parametrize("path", EXPRESSIONS, ids=lambda path: str(path.relative_to(ROOT)))
+def test_true_and_false_may_be_text(path: Path) -> None:
+    """`-e prefect_purge=false` and inventories in INI give text, and to Jinja `"false"` is true."""
+    names = "|".join(name for _, _, name, option in OPTIONS if option["type"] == "bool")
+    text = re.sub(r"^\s*(#.*|\w+:(?= ))", "", path.read_text(encoding="utf-8"), flags=re.MULTILINE)
+    # What may be left out is for a filter of ours to read.
+    bare = rf"(?<![\w.'])({names})\b(?!'|(?: \| default\(\w+\))? \| bool\b| \| default\(''\))"
+    assert re.findall(bare, text) == [], "each is given to `| bool` where it is used"
+
+
 @each_role
 def test_entry_points_say_what_they_are_for(role: str) -> None:
     assert entry_points(role), "meta/argument_specs.yml is missing"
