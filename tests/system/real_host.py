@@ -21,7 +21,7 @@ import yaml
 
 ROOT = Path(__file__).resolve().parents[2]
 BIN = Path(sys.executable).parent
-NAME = "faults13"
+NAME = "prefect1"
 IMAGE = "debian13"
 MARK = "PREFECT_TEST_RUN"
 """Every process of a run inherits it, those that leave its process group as well."""
