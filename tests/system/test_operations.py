@@ -133,6 +133,17 @@ def test_the_server_serves_its_own_metrics(running: Host) -> None:
     assert "process_resident_memory_bytes" in get(running, "http://127.0.0.1:4200/api/metrics")
 
 
+def test_the_server_takes_its_time_zones_from_its_release(running: Host) -> None:
+    """From the system's Prefect before 3.9 would read hundreds of files anew for each schedule."""
+    script = "import zoneinfo; print(zoneinfo.TZPATH, zoneinfo.ZoneInfo('Europe/Berlin'))"
+    said = running.sh(
+        "pid=$(systemctl show --property=MainPID --value prefect-server); "
+        "tr '\\0' '\\n' < /proc/$pid/environ | grep ^PYTHONTZPATH= > /run/zones; "
+        f'env -i $(cat /run/zones) /opt/prefect/current/bin/python -c "{script}"'
+    )
+    assert said == "() Europe/Berlin"
+
+
 def test_log_files_are_rotated(running: Host) -> None:
     running.sh("{ apt-get update && apt-get install --yes logrotate; } >/dev/null 2>&1")
     said = running.sh("logrotate --debug /etc/logrotate.d/prefect 2>&1")
