@@ -22,11 +22,7 @@ QUIET = 0.5
 
 
 class Server(ThreadingHTTPServer):
-    """Ends with what was asked answered, whatever the machine does in between.
-
-    uvicorn closes idle connections at once, and with them the request that is on its way on one: no proxy may send
-    that to another server unless it reads. molecule/platform has real servers; here nothing is left to chance.
-    """
+    """Ends as ours do (templates/opt/prefect/serve.j2): gives up its port first, and answers what still comes."""
 
     daemon_threads = True
     request_queue_size = 128
