@@ -4,6 +4,9 @@ Prefect's worker, told to stop, kills its flow runs and tells nobody: they stay 
 concurrency slots (issues 16746 and 22528 of PrefectHQ/prefect). Nor can one that lost its worker end well: it writes to
 a pipe that nobody reads. systemd ends it, too, and a worker's unit runs this after it has ended, and before it starts,
 for what a power cut left, with the worker's own settings. A flow run whose process lives all the same is let be.
+
+A worker takes a flow run by making it Pending, reads what it needs for it, and writes its own name to it only then. One
+that ends in between leaves a flow run that is nobody's: any worker of the pool that ends or starts lets that begin.
 """
 
 from __future__ import annotations
@@ -30,20 +33,40 @@ Kubernetes do; whoever has flows that must not be begun twice lets them crash.""
 CANCELLED = {"type": "CANCELLED", "name": "Cancelled"}
 MESSAGE = "The worker ended, and this flow run with it."
 
+GRACE = 15.0
+"""Seconds after which a Pending flow run that is nobody's has lost its worker: more than one takes to read what it
+needs."""
+
 PATIENCE = {"start": 60.0, "stop": 10.0}
 """Seconds to wait for an API that is away. A worker has nothing to do without it: at boot the server may come later."""
 
 
-def interrupted(api: Api, *, pool: str, worker: str, alive: set[str]) -> Iterator[dict[str, Any]]:
-    """Yield the flow runs that `worker` of `pool` has begun, and that no living process runs. Raises ApiError."""
-    begun = {
+def begun(api: Api, *, pool: str) -> list[dict[str, Any]]:
+    """Return the flow runs that workers of `pool` have taken and that have not ended. Raises ApiError."""
+    wanted = {
         "flow_runs": {"state": {"type": {"any_": ["PENDING", "RUNNING", "CANCELLING"]}}},
         "work_pools": {"name": {"any_": [pool]}},
     }
     # Each gets another state while the pages are read: all are read before.
-    for run in list(api.pages("/flow_runs/filter", begun)):
-        if run["labels"].get("prefect.worker.name") == worker and run["id"] not in alive:
-            yield run
+    return list(api.pages("/flow_runs/filter", wanted))
+
+
+def interrupted(api: Api, *, pool: str, worker: str, alive: set[str]) -> list[dict[str, Any]]:
+    """Return the flow runs that `worker` of `pool` has begun, and that no living process runs. Raises ApiError."""
+    return [
+        run
+        for run in begun(api, pool=pool)
+        if run["labels"].get("prefect.worker.name") == worker and run["id"] not in alive
+    ]
+
+
+def forgotten(api: Api, *, pool: str) -> dict[str, dict[str, Any]]:
+    """Return the Pending flow runs of `pool` that no worker has its name on, by the ids of their states."""
+    return {
+        run["state_id"]: run
+        for run in begun(api, pool=pool)
+        if run["state_type"] == "PENDING" and "prefect.worker.name" not in run["labels"]
+    }
 
 
 def running(processes: Path = Path("/proc")) -> set[str]:
@@ -65,12 +88,21 @@ def running(processes: Path = Path("/proc")) -> set[str]:
 def rescue(api: Api, *, pool: str, worker: str, then: Mapping[str, str], alive: set[str]) -> Iterator[str]:
     """Give every interrupted flow run its state, and yield a line about each. Raises ApiError."""
     for run in interrupted(api, pool=pool, worker=worker, alive=alive):
-        state = CANCELLED if run["state_type"] == "CANCELLING" else then
-        answer = api.post(f"/flow_runs/{run['id']}/set_state", {"state": {**state, "message": MESSAGE}})
-        if answer["status"] == "ACCEPT":
-            yield f"flow run {run['name']} was {run['state_name']} when its worker ended: {state['name']} now"
-        else:
-            yield f"flow run {run['name']} stays {run['state_name']}: {answer['details'].get('reason')}"
+        yield move(api, run, CANCELLED if run["state_type"] == "CANCELLING" else then)
+    if seen := forgotten(api, pool=pool):
+        time.sleep(GRACE)
+        for state, run in forgotten(api, pool=pool).items():
+            if state in seen:
+                # It has not begun, so it can begin.
+                yield move(api, run, THEN["reschedule"])
+
+
+def move(api: Api, run: Mapping[str, Any], state: Mapping[str, str]) -> str:
+    """Give a flow run another state, and return a line about it. Raises ApiError."""
+    answer = api.post(f"/flow_runs/{run['id']}/set_state", {"state": {**state, "message": MESSAGE}})
+    if answer["status"] == "ACCEPT":
+        return f"flow run {run['name']} was {run['state_name']} when its worker ended: {state['name']} now"
+    return f"flow run {run['name']} stays {run['state_name']}: {answer['details'].get('reason')}"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

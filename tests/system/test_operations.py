@@ -221,11 +221,15 @@ def test_everything_inside_follows_its_description(running: Host, tmp_path: Path
 
 
 def test_restart_restarts_every_service_and_waits(running: Host) -> None:
+    """What a worker had taken as it ended, and had no time to put its name on, begins again."""
+    deployment = running.api("/deployments/name/hello-flow/example")["id"]
+    taken = running.api(f"/deployments/{deployment}/create_flow_run", {"state": {"type": "PENDING", "name": "Pending"}})
     before = pids(running)
     ended = running.play("playbooks/restart.yml", PLAIN)
     assert ended.rc == 0, ended.output
     assert "0" not in before and not set(before) & set(pids(running))
     assert info(running)["problems"] == []
+    until(lambda: bool(running.api(f"/flow_runs/{taken['id']}")["state_type"] == "COMPLETED"))
 
 
 def test_backup_restore_and_reset(running: Host, tmp_path: Path) -> None:

@@ -147,6 +147,7 @@ class FakeApi:
         self.runs[key] = {
             "id": key,
             "name": "zealous-otter",
+            "state_id": str(uuid.uuid4()),
             "state_type": kind,
             "state_name": name,
             "state": {"type": kind, "name": name, "message": None},
@@ -164,7 +165,8 @@ class FakeApi:
         return self.runs[key]
 
     def move(self, run: dict[str, Any], kind: str, name: str, message: str | None = None) -> None:
-        run.update(state_type=kind, state_name=name, state={"type": kind, "name": name, "message": message})
+        state = {"type": kind, "name": name, "message": message}
+        run.update(state_id=str(uuid.uuid4()), state_type=kind, state_name=name, state=state)
         run["start_time"] = run["start_time"] or (now() if kind == "RUNNING" else None)
 
     def answer(self, method: str, path: str, body: Any) -> Reply:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import time
 import uuid
 from collections.abc import Iterator
 
@@ -55,6 +56,21 @@ def test_what_still_runs_is_let_be(api: FakeApi, monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(rescue, "running", lambda: {alive})
     ended("crash")
     assert states(api)[:3] == ["Crashed", "Running", "Cancelled"]
+
+
+def test_one_that_its_worker_took_and_left_nameless_begins_again(api: FakeApi, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another that is taken meanwhile, or gets a name, is somebody's."""
+    nameless, named, later = (api.add_run(kind="PENDING", name="Pending", labels={}, **POOL) for _ in range(3))
+    api.move(later, "SCHEDULED", "Scheduled")
+
+    def meanwhile(seconds: float) -> None:
+        assert seconds == rescue.GRACE
+        named["labels"] = {"prefect.worker.name": "there-default"}
+        api.move(later, "PENDING", "Pending")
+
+    monkeypatch.setattr(time, "sleep", meanwhile)
+    ended("crash")
+    assert [run["state_name"] for run in (nameless, named, later)] == ["AwaitingRetry", "Pending", "Pending"]
 
 
 def test_running_processes_are_known_by_their_environment() -> None:

@@ -147,9 +147,9 @@ def runs(begin: float, end: float) -> dict[str, Any]:
         }
         _, page = call("POST", "/flow_runs/filter", body)
         for run in page:
-            at = datetime.fromisoformat(run["expected_start_time"].replace("Z", "+00:00")).timestamp()
-            if begin <= at <= end and run["auto_scheduled"]:
-                found.setdefault(round(at), []).append(run["state_name"])
+            at = round(datetime.fromisoformat(run["expected_start_time"].replace("Z", "+00:00")).timestamp())
+            if int(begin) <= at < int(end) and run["auto_scheduled"]:
+                found.setdefault(at, []).append(run["state_name"])
         if len(page) < PAGE:
             break
     # Which second of the interval it is, any run tells.
