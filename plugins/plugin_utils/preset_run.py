@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import copy
+import os
 import signal
 from collections import defaultdict
-from collections.abc import Generator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Generator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 from ansible import context
 from ansible.errors import AnsibleActionFail
+from ansible.executor.process.worker import WorkerProcess
 from ansible.executor.task_queue_manager import AnsibleEndPlay, TaskQueueManager
 from ansible.inventory.host import Host
 from ansible.parsing.dataloader import DataLoader
@@ -26,6 +29,8 @@ from ansible.utils.context_objects import CLIArgs
 from ansible.vars.manager import VariableManager
 from ansible_collections.selfhosted.prefect.plugins.plugin_utils.preset_file import Preset
 from ansible_collections.selfhosted.prefect.plugins.plugin_utils.preset_output import StepOutput
+
+Handlers = Mapping[signal.Signals, Callable[[int, FrameType | None], Any] | int | None]
 
 COLLECTION = "selfhosted.prefect"
 RUNNING: list[Path] = []
@@ -80,7 +85,7 @@ def run_steps(
     manager = own_variables(task._variable_manager, task)
     manager._inventory.restrict_to_hosts([host])
     known = facts_of(manager, host)
-    with entered(preset.path), own_options(), own_signals():
+    with entered(preset.path), own_options(), own_signals() as handlers:
         play = steps_play(preset, task=task, variables=variables, manager=manager, loader=loader)
         queue = TaskQueueManager(
             inventory=manager._inventory,
@@ -90,6 +95,7 @@ def run_steps(
             forks=1,
         )
         queue._callback_plugins.append(output)
+        pass_signals_on(queue._workers, handlers)
         try:
             code = int(queue.run(play))
         except AnsibleEndPlay as end:
@@ -199,11 +205,33 @@ def own_options() -> Generator[None]:
 
 
 @contextmanager
-def own_signals() -> Generator[None]:
-    """Let the nested run pass signals on to its workers, and give the handlers back when it is over."""
+def own_signals() -> Generator[Handlers]:
+    """Give the handlers back, when it is over, that the nested run replaces."""
     handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
-        yield
+        yield handlers
     finally:
         for number, handler in handlers.items():
             signal.signal(number, handler)
+
+
+def pass_signals_on(workers: Sequence[WorkerProcess | None], handlers: Handlers) -> None:
+    """End the nested run's workers at a signal, and then what it runs in: at once, as any worker of Ansible ends.
+
+    A task queue of its own would unwind, and wait for what a worker that is gone has left half-written.
+    """
+
+    def end(number: int, frame: FrameType | None) -> None:
+        for worker in workers:
+            if worker is not None and worker.is_alive():
+                with suppress(ProcessLookupError):
+                    os.kill(worker.pid, number)
+        handler = handlers[signal.Signals(number)]
+        if callable(handler):
+            handler(number, frame)
+        else:
+            signal.signal(number, handler)
+            signal.raise_signal(number)
+
+    for number in handlers:
+        signal.signal(number, end)
