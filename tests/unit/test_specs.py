@@ -146,7 +146,8 @@ def test_description_is_one_sentence(option: Spec) -> None:
 
 
 EXPRESSIONS = [
-    *(path for kind in ("tasks", "vars") for path in ROOT.glob(f"roles/*/{kind}/*.yml")),
+    *(path for kind in ("defaults", "tasks", "vars") for path in ROOT.glob(f"roles/*/{kind}/*.yml")),
+    *ROOT.glob("playbooks/*.yml"),
     *ROOT.glob("templates/**/*.j2"),
 ]
 
