@@ -266,10 +266,11 @@ def start(api: Api, params: Mapping[str, Any], check_mode: bool) -> tuple[bool, 
     body = {option: params[option] for option in ("name", "parameters", "job_variables", "tags") if params[option]}
     # With a key, a request that is sent again because its answer was lost starts no second run.
     body["idempotency_key"] = params["idempotency_key"] or uuid.uuid4().hex
-    answer = api.call("POST", f"/deployments/{deployment['id']}/create_flow_run", body)
+    patience = params["timeout"] if params["wait"] else None
+    answer = api.call("POST", f"/deployments/{deployment['id']}/create_flow_run", body, patience=patience)
     while answer.status == 200 and answer.body["state_type"] in ENDS - {"COMPLETED"}:
         body["idempotency_key"] += f" {answer.body['id']}"
-        answer = api.call("POST", f"/deployments/{deployment['id']}/create_flow_run", body)
+        answer = api.call("POST", f"/deployments/{deployment['id']}/create_flow_run", body, patience=patience)
     return answer.status == 201 or not params["idempotency_key"], answer.body
 
 
@@ -353,13 +354,17 @@ def read(api: Api, run_id: str) -> dict[str, Any]:
 
 
 def follow(api: Api, run: dict[str, Any], *, until: set[str], timeout: float, poll: float) -> dict[str, Any]:
-    """Look at the run until it is in a state of `until`, has ended, or the time is over; return it as it is then."""
+    """Look at the run until it is in a state of `until`, has ended, or the time is over; return it as it is then.
+
+    A server that does not answer in between, as SQLite's may for a minute when flow runs begin everywhere, has as long.
+    """
     deadline = time.monotonic() + timeout
     pause = min(0.5, poll)
     while run["state_type"] not in until | ENDS and time.monotonic() < deadline:
         time.sleep(max(0.0, min(pause, deadline - time.monotonic())))
         pause = min(pause * 1.5, poll)
-        run = read(api, run["id"])
+        left = max(0.0, deadline - time.monotonic())
+        run = api.call("GET", f"/flow_runs/{quoted(run['id'])}", patience=left).body
     return run
 
 

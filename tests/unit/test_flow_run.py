@@ -8,6 +8,7 @@ from datetime import datetime, timedelta, timezone
 from typing import Any
 
 import pytest
+from ansible_collections.selfhosted.prefect.plugins.module_utils.api import Api
 from ansible_collections.selfhosted.prefect.plugins.modules import flow_run
 from fake_api import FakeApi, Fault, outcome
 
@@ -169,6 +170,22 @@ def test_the_time_is_over_while_it_runs(fake: FakeApi) -> None:
     assert "zealous-otter is Running after 0.2 s" in result["msg"]
     assert result["changed"] is True
     assert "waiting_for" not in result
+
+
+def test_a_server_that_is_silent_for_long_while_it_runs(fake: FakeApi, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One that has taken a run up is waited for as long as the run, however little patience there is elsewhere."""
+    monkeypatch.setitem(Api.__init__.__kwdefaults__, "patience", 0.0)
+    silent = [CREATE, "GET /flow_runs/"]
+
+    def wait(request: str) -> None:
+        if silent and silent[0] in request:
+            silent.pop(0)
+            time.sleep(0.4)
+
+    fake.before = wait
+    assert run(fake, api_timeout=0.2)["state_type"] == "COMPLETED"
+    assert silent == []
+    assert len(fake.runs) == 1
 
 
 def test_a_pause_that_nobody_ends(fake: FakeApi) -> None:
