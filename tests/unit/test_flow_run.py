@@ -174,7 +174,9 @@ def test_the_time_is_over_while_it_runs(fake: FakeApi) -> None:
 
 def test_a_server_that_is_silent_for_long_while_it_runs(fake: FakeApi, monkeypatch: pytest.MonkeyPatch) -> None:
     """One that has taken a run up is waited for as long as the run, however little patience there is elsewhere."""
-    monkeypatch.setitem(Api.__init__.__kwdefaults__, "patience", 0.0)
+    defaults = Api.__init__.__kwdefaults__
+    assert defaults
+    monkeypatch.setitem(defaults, "patience", 0.0)
     silent = [CREATE, "GET /flow_runs/"]
 
     def wait(request: str) -> None:
