@@ -1,0 +1,66 @@
+"""The launcher of a server on SQLite, with a release's own SQLAlchemy."""
+
+from __future__ import annotations
+
+import subprocess
+from pathlib import Path
+
+import pytest
+from conftest import PYTHONS
+from jinja2 import Environment
+
+LAUNCHER = Path(__file__).resolve().parents[2] / "templates/opt/prefect/serve.j2"
+
+# One connection finds the database locked and leaves its error to the garbage collector; it waits for its turn when
+# that comes by, in the thread that could end the wait.
+SCENE = """
+import asyncio, gc, runpy, sys
+from sqlalchemy.ext.asyncio import create_async_engine
+
+async def main():
+    gc.disable()
+    engine = create_async_engine(f"sqlite+aiosqlite:///{sys.argv[2]}", connect_args={"timeout": 5})
+    one, two = await engine.connect(), await engine.connect()
+    for statement in ("PRAGMA journal_mode=WAL", "CREATE TABLE things (name)"):
+        await one.exec_driver_sql(statement)
+    await one.commit()
+    for connection, mode in ((two, "DEFERRED"), (one, "IMMEDIATE")):
+        await connection.exec_driver_sql(f"BEGIN {mode}")
+        await connection.exec_driver_sql("SELECT * FROM things")
+    await one.exec_driver_sql("INSERT INTO things VALUES (1)")
+    await one.commit()
+    try:
+        await two.exec_driver_sql("INSERT INTO things VALUES (2)")
+    except Exception as error:
+        errors = [error]
+        errors.append(errors)
+    del errors
+    await two.rollback()
+    await one.exec_driver_sql("BEGIN IMMEDIATE")
+    waiting = asyncio.create_task(two.exec_driver_sql("BEGIN IMMEDIATE"))
+    await asyncio.sleep(0.5)
+    gc.collect()
+    await one.commit()
+    await waiting
+    await two.rollback()
+    print("it had its turn")
+    for connection in (one, two):
+        await connection.close()
+    await engine.dispose()
+
+runpy.run_path(sys.argv[1], run_name="launcher")
+asyncio.run(main())
+"""
+
+
+@pytest.mark.skipif(not PYTHONS, reason="PREFECT_TEST_PYTHONS is not set")
+@pytest.mark.parametrize("python", PYTHONS, ids=lambda python: str(python.parents[1].name))
+def test_what_was_locked_silences_nobody(python: Path, tmp_path: Path) -> None:
+    launcher = tmp_path / "serve"
+    names = {"__prefect_host": {"dirs": {"opt": "/opt/prefect"}}, "ansible_managed": "", "__prefect_is_split": False}
+    environment = Environment(keep_trailing_newline=True)
+    environment.filters["comment"] = lambda text: f"# {text}"
+    launcher.write_text(environment.from_string(LAUNCHER.read_text()).render(names))
+    command = [python, "-c", SCENE, launcher, tmp_path / "things.db"]
+    ended = subprocess.run(list(map(str, command)), capture_output=True, text=True, check=False, timeout=60)
+    assert ended.stdout == "it had its turn\n", ended.stderr
