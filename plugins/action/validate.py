@@ -105,9 +105,10 @@ def mistyped_variables(values: dict[str, Any], known: dict[str, dict[str, Any]])
     """
     specs = {name: option for options in known.values() for name, option in options.items() if name in values}
     text = {name for name in specs if specs[name]["type"] in ("list", "dict") and isinstance(values[name], str)}
+    # What was given may hold a secret, and is not repeated.
     complaints = [
-        f"{name}: it is a {specs[name]['type']}, and {values[name]!r} is text; on the command line give JSON: "
-        f"-e '{json.dumps({name: [values[name]] if specs[name]['type'] == 'list' else {'...': '...'}})}'"
+        f"{name}: it is a {specs[name]['type']}, and text was given; on the command line give JSON: "
+        f"-e '{json.dumps({name: ['...'] if specs[name]['type'] == 'list' else {'...': '...'}})}'"
         for name in sorted(text)
     ]
     others = {name: option for name, option in specs.items() if name not in text}

@@ -173,8 +173,8 @@ def test_hosts_that_contradict_each_other(topology: dict[str, Any], complaints: 
         ("prefect_flows_deploy", "sometimes", "value of prefect_flows_deploy must be one of"),
         ("prefect_server_port", 4200, None),
         ("prefect_packages", ["prefect-docker"], None),
-        ("prefect_packages", "prefect-docker", """-e '{"prefect_packages": ["prefect-docker"]}'"""),
-        ("prefect_settings", "DEBUG", "prefect_settings: it is a dict, and 'DEBUG' is text"),
+        ("prefect_packages", "prefect-docker", """-e '{"prefect_packages": ["..."]}'"""),
+        ("prefect_settings", "DEBUG", "prefect_settings: it is a dict, and text was given"),
         ("prefect_worker_instances", [{"count": 1}], "missing required arguments: pool"),
         ("prefect_of_somebody_else", object(), None),
     ],
@@ -184,6 +184,13 @@ def test_values_of_another_type_are_refused_before_their_role_begins(
 ) -> None:
     said = mistyped_variables({name: value}, known_variables(ROLES))
     assert [(complaint or "nothing") in line for line in said] == ([True] if complaint else [])
+
+
+def test_text_in_place_of_a_dictionary_is_not_repeated() -> None:
+    given: dict[str, Any] = {"prefect_settings": "PREFECT_API_KEY=s3cret", "prefect_packages": "s3cret"}
+    said = mistyped_variables(given, known_variables(ROLES))
+    assert len(said) == 2
+    assert "s3cret" not in "".join(said)
 
 
 @pytest.mark.parametrize("domain", ["prefect.example.com", "proxy1", "10.0.0.1", "fd00::1", "my_host-1"])
