@@ -1,0 +1,50 @@
+"""A playbook ends where a play fails that the next one depends on."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+PLAYBOOKS = Path(__file__).resolve().parents[2] / "playbooks"
+OPERATIONS = sorted(path for path in PLAYBOOKS.glob("*.yml") if path.stem not in {"site", "absent"})
+
+
+def plays(playbook: Path) -> Iterator[tuple[Path, dict[str, Any]]]:
+    """Yield the plays of a playbook and of those that it imports, each with the file that holds it."""
+    for play in yaml.safe_load(playbook.read_text(encoding="utf-8")):
+        if imported := play.get("ansible.builtin.import_playbook"):
+            yield from plays(playbook.parent / imported)
+        else:
+            yield playbook, play
+
+
+@pytest.mark.parametrize("playbook", OPERATIONS, ids=lambda path: path.stem)
+def test_a_play_that_others_follow_ends_the_run(playbook: Path) -> None:
+    """Ansible goes on with the other hosts otherwise. The plays of site.yml check what they depend on themselves."""
+    *before, _ = [play for file, play in plays(playbook) if file.stem != "site"] + [{"name": "site"}]
+    steps = before if any(file.stem == "site" for file, _ in plays(playbook)) else before[:-1]
+    assert [play["name"] for play in steps if play.get("any_errors_fatal") is not True] == []
+
+
+@pytest.mark.parametrize("name", ["reset", "restore"])
+def test_a_play_that_replaces_a_database_ends_the_run(name: str) -> None:
+    assert [play["any_errors_fatal"] for file, play in plays(PLAYBOOKS / f"{name}.yml") if file.stem == name] == [True]
+
+
+def test_a_server_that_cannot_be_removed_keeps_its_database() -> None:
+    by_name = {play["name"]: play for _, play in plays(PLAYBOOKS / "absent.yml")}
+    names = list(by_name)
+    assert by_name["Servers"]["any_errors_fatal"] is True
+    assert names.index("Servers") < names.index("Databases")
+
+
+@pytest.mark.parametrize("name", ["reset", "restore", "rotate", "upgrade"])
+def test_what_all_servers_share_changes_only_when_all_take_part(name: str) -> None:
+    """The first tasks that run, before anything else is done on any server."""
+    _, first = next(plays(PLAYBOOKS / f"{name}.yml"))
+    role = first["tasks"][0]["ansible.builtin.include_role"]
+    assert role == {"name": "selfhosted.prefect.prefect", "tasks_from": "whole"}
