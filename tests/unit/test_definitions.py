@@ -12,7 +12,7 @@ from prefect_definitions import directory, sources
 from prefect_definitions.records import DefinitionError
 from prefect_definitions.resources import resources, unset
 from prefect_definitions.schema import Definitions, needs, rows_of
-from prefect_definitions.values import fill, references
+from prefect_definitions.values import fill, own_parameters, references
 
 Data = dict[str, list[dict[str, Any]]]
 
@@ -306,9 +306,26 @@ def test_values_are_filled_in_where_they_are_used() -> None:
         {"result_of": "t", "c": 1},
     ]
     filled = fill(value, environment={"WHO": "me"}, results={"t": [1]}, parameters={"p": "${WHO}"})
-    assert filled == [{"a": "me-y:z", "b": [1]}, "me", "${WHO}", 5, {"result_of": "t", "c": 1}]
+    assert filled == [{"a": "me-y:z", "b": [1]}, "${WHO}", "${WHO}", 5, {"result_of": "t", "c": 1}]
     found = references(value)
     assert (found.results, found.parameters, found.names, found.problems) == (("t",), ("p",), ("WHO",), ())
+
+
+@pytest.mark.parametrize("given", ["${BROKER}", "${UNSET}", ["${BROKER}"], {"a": {"b": "${BROKER}"}}, "$${BROKER}"])
+def test_what_comes_in_does_not_reach_the_environment(given: Any) -> None:
+    environment = {"BROKER": "redis://:pw@host"}
+    described = {"q": ["${BROKER}", given], "p": ["${BROKER}/0"]}
+    parameters = own_parameters({"p": given}, described, environment=environment)
+    filled = fill({"a": [{"parameter": "p"}]}, environment=environment, results={}, parameters=parameters)
+    assert filled == {"a": [given]}
+    filled = fill([{"result_of": "t"}], environment=environment, results={"t": given}, parameters={})
+    assert filled == [given]
+
+
+def test_a_parameter_that_a_definition_has_is_filled_in() -> None:
+    described = {"p": ["${WHO}/0", {"a": ["${WHO}", "${X:y}", "$${WHO}"]}]}
+    for given, filled in zip(described["p"], ["me/0", {"a": ["me", "y", "${WHO}"]}], strict=True):
+        assert own_parameters({"p": given}, described, environment={"WHO": "me"}) == {"p": filled}
 
 
 def test_an_unset_name_is_named() -> None:

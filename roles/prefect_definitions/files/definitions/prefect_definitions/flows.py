@@ -19,7 +19,7 @@ from . import schema
 from .celery_tasks import send
 from .execution import Limit, Stopped, call, run, words
 from .schema import Definitions, needs
-from .values import fill
+from .values import fill, own_parameters
 
 STOP: ContextVar[threading.Event] = ContextVar("STOP")
 """Set when the flow run is cancelled; Prefect hands the context of a flow run on to its tasks."""
@@ -36,6 +36,7 @@ def flow_of(definitions: Definitions, name: str) -> Flow[..., Any]:
         definitions.tasks_of(name),
         parameters=parameters_of(definitions, name),
         defaults=deployments[0].parameters if len(deployments) == 1 else {},
+        described=described_parameters(deployments),
         alone=name in definitions.runners,
     )
 
@@ -47,19 +48,30 @@ def parameters_of(definitions: Definitions, flow: str) -> list[str]:
     return list(dict.fromkeys([*named, *given]))
 
 
+def described_parameters(deployments: Sequence[schema.Deployment]) -> dict[str, list[Any]]:
+    """Return the values that deployments give each parameter."""
+    found: dict[str, list[Any]] = {}
+    for deployment in deployments:
+        for name, value in deployment.parameters.items():
+            found.setdefault(name, []).append(value)
+    return found
+
+
 def build(
     definition: schema.Flow,
     tasks: Sequence[schema.Task],
     *,
     parameters: Sequence[str] = (),
     defaults: Mapping[str, Any] | None = None,
+    described: Mapping[str, Sequence[Any]] | None = None,
     alone: bool = False,
 ) -> Flow[..., Any]:
     """Return a flow of tasks, each of which comes after all that it needs.
 
+    `described` are the values that definitions give each parameter: only these refer to the environment.
     The flow's result is a mapping of its tasks' results, or the result itself of one that is `alone`.
     """
-    work = {task.name: build_task(task) for task in tasks}
+    work = {task.name: build_task(task, described or {}) for task in tasks}
     upstream = {task.name: needs(task) for task in tasks}
     inputs = {task.name: task.references for task in tasks}
 
@@ -116,13 +128,14 @@ def failure(states: Mapping[str, State[Any]]) -> State[Any]:
     )
 
 
-def build_task(task: schema.Task) -> prefect.Task[..., Any]:
+def build_task(task: schema.Task, described: Mapping[str, Sequence[Any]]) -> prefect.Task[..., Any]:
     """Return the Prefect task of a definition."""
 
     def body(results: dict[str, Any], parameters: dict[str, Any]) -> Any:
         limit = Limit(task.timeout_seconds, stop=STOP.get())
         try:
-            return perform(task, results=results, parameters=parameters, limit=limit)
+            own = own_parameters(parameters, described, environment=os.environ)
+            return perform(task, results=results, parameters=own, limit=limit)
         except Stopped as error:
             return Cancelled(message=str(error))
 

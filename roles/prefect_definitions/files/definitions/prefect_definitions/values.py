@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -54,9 +54,10 @@ def _walk(value: Any) -> Iterator[tuple[str, str]]:
 def fill(
     value: Any, *, environment: Mapping[str, str], results: Mapping[str, Any], parameters: Mapping[str, Any]
 ) -> Any:
-    """Return a value with everything that it refers to in place.
+    """Return a value of a definition with everything that it refers to in place.
 
-    Raises DefinitionError for a name that the environment lacks and that has no default.
+    Results and parameters come from elsewhere, and go in as they are: a user who may start a flow run must not be
+    able to read the environment. Raises DefinitionError for a name that the environment lacks and that has no default.
     """
     if isinstance(value, str):
         return _expand(value, environment)
@@ -64,8 +65,7 @@ def fill(
         if set(value) == {"result_of"}:
             return results[value["result_of"]]
         if set(value) == {"parameter"}:
-            given = parameters[value["parameter"]]
-            return fill(given, environment=environment, results={}, parameters={}) if _plain(given) else given
+            return parameters[value["parameter"]]
         return {
             key: fill(item, environment=environment, results=results, parameters=parameters)
             for key, item in value.items()
@@ -73,6 +73,22 @@ def fill(
     if isinstance(value, list | tuple):
         return [fill(item, environment=environment, results=results, parameters=parameters) for item in value]
     return value
+
+
+def own_parameters(
+    given: Mapping[str, Any], described: Mapping[str, Sequence[Any]], *, environment: Mapping[str, str]
+) -> dict[str, Any]:
+    """Return the parameters of a flow run, with those filled in that are exactly as a definition has them.
+
+    `described` are the values that the definitions have for each parameter. The server only stores these, so that a
+    flow run brings them back unchanged; a value that comes from the API and stands in no definition stays as it is.
+    """
+    return {
+        name: fill(value, environment=environment, results={}, parameters={})
+        if _plain(value) and value in described.get(name, ())
+        else value
+        for name, value in given.items()
+    }
 
 
 def _plain(value: Any) -> bool:
