@@ -38,6 +38,19 @@ options:
       - Seconds without a sign from the server after which a request has failed.
     type: float
     default: 60.0
+  secret_texts:
+    description:
+      - Texts that are hidden wherever a result, a diff or an error would show them, such as what C(ansible-vault)
+        decrypted.
+    type: list
+    elements: str
+    default: []
+  show_secrets:
+    description:
+      - Show in results and diffs what is hidden otherwise, every field of a block that is not known to be harmless,
+        values under keys that look like those of credentials, and URLs with a password or of a webhook.
+    type: bool
+    default: false
   validate_certs:
     description:
       - Whether the server's certificate has to be valid.

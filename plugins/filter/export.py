@@ -2,56 +2,74 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
 import yaml
 
 
-class Dumper(yaml.SafeDumper):
-    """Writes what Ansible would take for a template so that it does not."""
+class Reference(str):
+    """A text that is meant as a template."""
 
-    references: frozenset[str] = frozenset()
-    """Templates that are meant as such."""
+
+class Dumper(yaml.SafeDumper):
+    """Marks every text that Ansible would take for a template, in keys too, so that it does not evaluate it."""
 
     def increase_indent(self, flow: bool = False, indentless: bool = False) -> None:
         super().increase_indent(flow, False)
 
     def text(self, value: str) -> yaml.Node:
-        unsafe = re.search(r"\{[{%#]", value) and value not in self.references
+        # Ansible reads a number or a date in a text with the tag as such: only what can be nothing but a text gets it.
+        unsafe = "{" in value or value.startswith("#jinja2:")
         style = "|" if "\n" in value else None
-        return self.represent_scalar("!unsafe" if unsafe else "tag:yaml.org,2002:str", value, style=style)
+        return self.represent_scalar("!unsafe" if unsafe else TEXT, value, style=style)
+
+    def reference(self, value: Reference) -> yaml.Node:
+        return self.represent_scalar(TEXT, str(value))
 
     def several(self, values: list[Any]) -> yaml.Node:
         brief = all(not isinstance(value, (dict, list)) for value in values) and len(str(values)) < 80
         return self.represent_sequence("tag:yaml.org,2002:seq", values, flow_style=brief)
 
 
+TEXT = "tag:yaml.org,2002:str"
+
 Dumper.add_representer(str, Dumper.text)
+Dumper.add_representer(Reference, Dumper.reference)
 Dumper.add_representer(list, Dumper.several)
 
 
 def inventory_yaml(exported: Mapping[str, Any]) -> str:
-    """Return what the module `export` returns as YAML, for `group_vars` and for `-e @FILE`."""
+    """Return what the module `export` returns as YAML, for `group_vars` and for `-e @FILE`.
+
+    Of all texts, only those that stand where `references` says are templates.
+    """
     variables = exported["variables"]
-    dumper = type("Dumper", (Dumper,), {"references": frozenset(f"{{{{ {name} }}}}" for name in variables)})
+    references = {tuple(place): name for name, place in exported.get("references", {}).items()}
     head = "# Everything inside Prefect, by selfhosted.prefect.export.\n"
     if variables:
         head += "# Define these elsewhere, encrypted with Ansible Vault for example:\n"
-        head += "".join(f"#   {name}: {place}\n" for name, place in variables.items())
+        head += "".join(f"#   {name}: {' '.join(place.split())}\n" for name, place in variables.items())
     return f"---\n{head}" + "\n".join(
-        yaml.dump({name: plain(entries)}, Dumper=dumper, sort_keys=False, allow_unicode=True, width=120)
+        yaml.dump(
+            {str(name): plain(entries, references, (name,))},
+            Dumper=Dumper,
+            sort_keys=False,
+            allow_unicode=True,
+            width=120,
+        )
         for name, entries in exported["resources"].items()
     )
 
 
-def plain(value: Any) -> Any:
+def plain(value: Any, references: Mapping[tuple[Any, ...], str], place: tuple[Any, ...]) -> Any:
     """Return a value of Ansible's as one of Python's own types, which is what YAML knows."""
+    if place in references:
+        return Reference(f"{{{{ {references[place]} }}}}")
     if isinstance(value, Mapping):
-        return {str(name): plain(each) for name, each in value.items()}
+        return {str(name): plain(each, references, (*place, name)) for name, each in value.items()}
     if isinstance(value, (list, tuple)):
-        return [plain(each) for each in value]
+        return [plain(each, references, (*place, index)) for index, each in enumerate(value)]
     return next((kind(value) for kind in (bool, int, float, str) if isinstance(value, kind)), value)
 
 

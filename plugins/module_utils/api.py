@@ -18,6 +18,7 @@ from .client import (
     quoted,
     worker_online_since,
 )
+from .masking import SURE, Mask
 
 __all__ = [
     "API_SPEC",
@@ -28,6 +29,7 @@ __all__ = [
     "Api",
     "ApiError",
     "Failure",
+    "mask_of",
     "moment",
     "quoted",
     "run_module",
@@ -44,9 +46,16 @@ API_SPEC: dict[str, dict[str, Any]] = {
     "api_csrf": {"type": "bool", "default": False},
     "api_headers": {"type": "dict", "no_log": True, "fallback": (env_fallback, ["PREFECT_CLIENT_CUSTOM_HEADERS"])},
     "api_timeout": {"type": "float", "default": 60.0},
+    "secret_texts": {"type": "list", "elements": "str", "no_log": True, "default": []},
+    "show_secrets": {"type": "bool", "default": False},
     "validate_certs": {"type": "bool", "default": True},
 }
 """The options that every module of the collection has. Documented in `doc_fragments/api.py`."""
+
+
+def mask_of(params: Mapping[str, Any]) -> Mask:
+    """Return what is hidden from the person who runs a module with these options."""
+    return Mask(known=tuple(filter(None, params["secret_texts"])), show=params["show_secrets"])
 
 
 def run_module(
@@ -55,9 +64,11 @@ def run_module(
     """Be the `main` of a module: `work(api, params, check_mode)` returns the result; a Failure becomes `failed`.
 
     `spec` and `options` are AnsibleModule's; the options of `API_SPEC` come by themselves. Every value in a `no_log`
-    option is hidden, unless the result lists the secrets among them under `SECRETS`.
+    option is hidden, unless the result lists the secrets among them under `SECRETS`. Of the arguments, which `-vvv`
+    shows, those with `no_log` are hidden whole.
     """
-    module = AnsibleModule(argument_spec={**API_SPEC, **spec}, supports_check_mode=True, **options)
+    spec = {**API_SPEC, **spec}
+    module = AnsibleModule(argument_spec=spec, supports_check_mode=True, **options)
     params = module.params
     try:
         with Api(
@@ -75,7 +86,15 @@ def run_module(
     if SECRETS in result:
         # Ansible would hide every text that equals any value of the option, a name for example.
         headers = [str(value) for value in (params["api_headers"] or {}).values()]
-        module.no_log_values = {text for text in (params["api_auth"], *headers, *result.pop(SECRETS)) if text}
+        texts = [*result.pop(SECRETS), *(text for text in params["secret_texts"] if len(text) >= SURE)]
+        hidden = [params["api_auth"], *headers, *([] if params["show_secrets"] else texts)]
+        module.no_log_values = {text for text in hidden if text}
+    arguments = {
+        name: "VALUE_SPECIFIED_IN_NO_LOG_PARAMETER" if value and spec[name].get("no_log") else value
+        for name, value in params.items()
+        if name in spec
+    }
+    result["invocation"] = {"module_args": mask_of({**params, "show_secrets": False}).fields(arguments)}
     if result.get("failed"):
         module.fail_json(**result)
     module.exit_json(**result)

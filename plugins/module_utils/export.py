@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Container, Iterable, Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 from . import automations
 from .api import ApiError
 from .kinds import KINDS, load_schemas, written
-from .resource import HIDDEN, Kind, Server, Values, same
+from .masking import HIDDEN
+from .resource import Kind, Server, Values, same
 
 DEFAULTS: dict[str, Values] = {
     "block_type": {"capabilities": []},
@@ -36,17 +38,37 @@ POOLS_OWN = "The work pool's default queue."
 SCHEDULE: Values = {"day_or": True, "timezone": "UTC", "active": True}
 
 Lists = dict[str, list[Values]]
+Place = list[str | int]
+"""Keys and indices that lead to a value in the lists, from the name of the list on."""
 
 
-def export(server: Server, names: Iterable[str], *, secrets: str) -> tuple[Lists, dict[str, str]]:
-    """Return all objects of some kinds as short as `resources` takes them, by its names for the lists.
+@dataclass(kw_only=True)
+class Exported:
+    """Objects as `resources` takes them, by its names for the lists, and what stands in the place of their secrets.
 
-    Secrets of blocks become references to variables, which are returned with what each is for, are left out, or stay:
-    `secrets` is `variables`, `omitted` or `clear`. What belongs to Prefect itself is left out, and so are flows that
-    their deployments bring along. Raises ApiError.
+    `variables` says by name what each variable is for, and `references` where in the lists the reference to it is: only
+    there is a text a template. A text of the server's may look like one.
     """
-    lists: Lists = {}
-    variables: dict[str, str] = {}
+
+    lists: Lists = field(default_factory=dict)
+    variables: dict[str, str] = field(default_factory=dict)
+    references: dict[str, Place] = field(default_factory=dict)
+
+    def refer(self, place: Place, about: str) -> str:
+        """Return the reference that is put into a place, to a new variable that is named like what it is for."""
+        name = reference_name(about, self.variables)
+        self.variables[name] = about
+        self.references[name] = place
+        return f"{{{{ {name} }}}}"
+
+
+def export(server: Server, names: Iterable[str], *, secrets: str) -> Exported:
+    """Return all objects of some kinds, as short as `resources` takes them.
+
+    Secrets become references to variables, are left out, or stay: `secrets` is `variables`, `omitted` or `clear`. What
+    belongs to Prefect itself is left out, and so are flows that their deployments bring along. Raises ApiError.
+    """
+    found = Exported()
     for name in sorted(names, key=lambda name: KINDS[name].level):
         kind = KINDS[name]
         rows = {key: row for key, row in server.load(name).items() if row is not None and exported(kind, row)}
@@ -55,21 +77,27 @@ def export(server: Server, names: Iterable[str], *, secrets: str) -> tuple[Lists
         if name == "block_type":
             rows = {key: row for key, row in rows.items() if not packaged(server, key)}
         templates = job_templates(server) if name == "work_pool" and rows else {}
-        entries = []
+        entries: list[Values] = []
         for key, row in sorted(rows.items()):
             values = kind.shape(row, server)
-            if name == "block" and secrets != "clear":
-                shown = kind.shown(values, server, key)["data"]
-                place = {} if secrets == "omitted" else variables
-                values = {"data": without_secrets(values["data"], shown, key, place, omit=secrets == "omitted")}
             if name == "work_pool" and same(values["base_job_template"], templates.get(values["type"])):
                 del values["base_job_template"]
             fields = short(kind, row, written(values))
+            shown = fields if secrets == "clear" else kind.shown(fields, server, key)
+            if secrets == "omitted":
+                fields = without_secrets(kind, fields, shown)
+            else:
+                about = key if name == "block" else f"{kind.list_name}/{key}"
+                place: Place = [kind.list_name, len(entries)]
+                fields = {
+                    word: with_references(found, value, shown[word], [*place, word], about_of(about, word))
+                    for word, value in fields.items()
+                }
             if fields or name not in {"flow", "work_queue"}:
                 entries.append({**kind.parts(key), **fields})
         if entries:
-            lists[kind.list_name] = entries
-    return lists, variables
+            found.lists[kind.list_name] = entries
+    return found
 
 
 def exported(kind: Kind, row: Mapping[str, Any]) -> bool:
@@ -136,36 +164,51 @@ def one(values: list[Any]) -> Any:
     return values[0] if len(values) == 1 else values
 
 
-def without_secrets(value: Any, shown: Any, place: str, variables: dict[str, str], *, omit: bool) -> Any:
-    """Return fields of a block with each that is hidden in `shown` left out, or else a reference to a variable.
+def about_of(about: str, name: Any) -> str:
+    """Return in a line what a value is for, of which `about` is the object: the fields of a block are its own."""
+    text = " ".join(str(name).split())
+    return about if text == "data" and "prefect_" not in about else f"{about}/{text}"
 
-    The variables that this takes are put into `variables`, with the `place` that each is for.
-    """
+
+def with_references(found: Exported, value: Any, shown: Any, place: Place, about: str) -> Any:
+    """Return a value with each that is hidden in `shown` replaced by a reference to a variable."""
     if shown == HIDDEN and value != HIDDEN:
-        return reference(place, variables)
+        return found.refer(place, about)
     if isinstance(value, Mapping):
         return {
-            name: without_secrets(each, shown[name], f"{place}/{name}", variables, omit=omit)
+            name: with_references(found, each, shown[name], [*place, name], about_of(about, name))
             for name, each in value.items()
-            if not (omit and shown[name] == HIDDEN)
         }
     if isinstance(value, list):
         return [
-            without_secrets(each, other, f"{place}/{index}", variables, omit=omit)
+            with_references(found, each, other, [*place, index], f"{about}/{index}")
             for index, (each, other) in enumerate(zip(value, shown, strict=True))
         ]
     return value
 
 
-def reference(place: str, variables: dict[str, str]) -> str:
-    """Return a reference to a variable that is named like the place in a block that it is for."""
-    name = first = "vault_" + re.sub(r"\W+", "_", place.lower(), flags=re.ASCII).strip("_")
+def without_secrets(kind: Kind, fields: Values, shown: Values) -> Values:
+    """Return fields without what is hidden in `shown`.
+
+    Of a field that is written as a whole a part would replace the rest: it is left out whole, and stays as it is.
+    """
+    after: Values = {}
+    for name, value in fields.items():
+        if kind.fields[name].partial and isinstance(value, Mapping):
+            after[name] = {key: each for key, each in value.items() if same(each, shown[name][key])}
+        elif same(value, shown[name]):
+            after[name] = value
+    return after
+
+
+def reference_name(about: str, taken: Container[str]) -> str:
+    """Return the name of a new variable that is named like what it is for."""
+    name = first = "vault_" + re.sub(r"\W+", "_", about.lower(), flags=re.ASCII).strip("_")
     number = 1
-    while name in variables:
+    while name in taken:
         number += 1
         name = f"{first}_{number}"
-    variables[name] = place
-    return f"{{{{ {name} }}}}"
+    return name
 
 
 def job_templates(server: Server) -> Values:

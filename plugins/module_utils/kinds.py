@@ -13,7 +13,8 @@ from typing import Any
 
 from . import automations, schedules
 from .client import Failure, quoted
-from .resource import HIDDEN, Field, Kind, Plan, Row, Server, Values, run, same
+from .masking import Mask, hidden_texts, is_secret_name, reference_to, texts
+from .resource import Field, Kind, Plan, Row, Server, Values, run, same
 
 NAME = r"[^/%&<>]+"
 REGISTRY = "ansible_owner_"
@@ -178,6 +179,10 @@ class Variable(Kind):
             yield f"names that start with {REGISTRY} are kept for what says who made what"
         if len(json.dumps(values.get("value"))) > 5000:
             yield "value is longer than the 5000 characters of JSON that Prefect takes"
+
+    def shown(self, values: Mapping[str, Any], server: Server, key: str) -> Values:
+        hidden = server.mask.fields({"value": values.get("value")}, secret=is_secret_name(key))
+        return {**values, **hidden} if "value" in values else dict(values)
 
 
 class Limit(Kind):
@@ -373,18 +378,24 @@ class Block(Kind):
         server.api.call("PATCH", self.item_path(todo.row, todo.key), body)
 
     def shown(self, values: Mapping[str, Any], server: Server, key: str) -> Values:
+        return self._shown(values, server, key)
+
+    def secrets(self, values: Mapping[str, Any], server: Server, key: str) -> Iterator[str]:
+        yield from hidden_texts(dict(values), self._shown(values, server, key, sure=True))
+        yield from super().secrets(values, server, key)
+
+    def suspects(self, entry: Mapping[str, Any], mask: Mask) -> Iterator[str]:
+        names = {*self.keys, "block_type_slug", "type", "state"}
+        yield from (text for name, value in entry.items() if name not in names for text in texts(value))
+
+    def _shown(self, values: Mapping[str, Any], server: Server, key: str, *, sure: bool = False) -> Values:
         if not values.get("data"):
             return dict(values)
         schemas = block_schemas(server, self.parts(key)["block_type"])
         # A schema that is not there yet says nothing about secrets, so everything is one.
         hidden = {path for schema in schemas for path in secret_paths(schema["fields"])}
         hidden |= set() if schemas else {("*",)}
-        return {**values, "data": _masked(values["data"], hidden)}
-
-    def secrets(self, values: Mapping[str, Any], server: Server, key: str) -> Iterator[str]:
-        """Yield the secret texts in the fields of a block."""
-        shown = self.shown(values, server, key).get("data") or {}
-        yield from _differing(values.get("data") or {}, shown)
+        return {**values, "data": server.mask.block(values["data"], hidden, sure=sure)}
 
     def _schema(self, server: Server, slug: str) -> Row:
         found = block_schemas(server, slug)
@@ -808,61 +819,8 @@ def secret_paths(fields: Mapping[str, Any]) -> set[tuple[str, ...]]:
     return named_ones | marked
 
 
-def _masked(value: Any, hidden: set[tuple[str, ...]]) -> Any:
-    """Return a block's fields with what is hidden replaced. The name of another block is no secret."""
-    if _reference(value) is not None:
-        return value
-    if () in hidden:
-        return HIDDEN if value not in (None, "", {}, []) else value
-    if isinstance(value, Mapping):
-        return {
-            name: _masked(each, {path[1:] for path in hidden if path and path[0] in {name, "*"}})
-            for name, each in value.items()
-        }
-    if isinstance(value, list):
-        return [_masked(each, hidden) for each in value]
-    return value
-
-
-def _differing(value: Any, shown: Any) -> Iterator[str]:
-    """Yield the texts in `value` that are hidden in `shown`."""
-    if shown == HIDDEN:
-        yield from texts(value)
-    elif isinstance(value, Mapping):
-        for name, each in value.items():
-            yield from _differing(each, shown[name])
-    elif isinstance(value, list):
-        for each, other in zip(value, shown, strict=True):
-            yield from _differing(each, other)
-
-
-def texts(value: Any) -> Iterator[str]:
-    """Yield the texts and numbers in a value, but for the names of other blocks."""
-    if _reference(value) is not None:
-        return
-    if isinstance(value, Mapping):
-        value = list(value.values())
-    if isinstance(value, list):
-        for each in value:
-            yield from texts(each)
-    elif isinstance(value, str) and value:
-        yield value
-    elif isinstance(value, (int, float)) and not isinstance(value, bool):
-        yield str(value)
-
-
-def _reference(value: Any) -> str | None:
-    """Return what a value refers to, if it refers to a block: an id or a name."""
-    if not isinstance(value, Mapping) or set(value) != {"$ref"}:
-        return None
-    target = value["$ref"]
-    if isinstance(target, Mapping):
-        target = target.get("block_document") or target.get("block_document_id")
-    return target if isinstance(target, str) else None
-
-
 def _refs(value: Any) -> Iterator[str]:
-    target = _reference(value)
+    target = reference_to(value)
     if target is not None:
         yield target
     elif isinstance(value, Mapping):
@@ -874,7 +832,7 @@ def _refs(value: Any) -> Iterator[str]:
 
 
 def _named_refs(value: Any, server: Server) -> Any:
-    target = _reference(value)
+    target = reference_to(value)
     if target is not None:
         return {"$ref": server.name_of("block", target)}
     if isinstance(value, Mapping):
@@ -883,7 +841,7 @@ def _named_refs(value: Any, server: Server) -> Any:
 
 
 def _with_ids(value: Any, server: Server) -> Any:
-    target = _reference(value)
+    target = reference_to(value)
     if target is not None:
         return {"$ref": {"block_document_id": server.id_of("block", target)}}
     if isinstance(value, Mapping):
@@ -922,7 +880,7 @@ KINDS: dict[str, Kind] = {
             item="/block_documents/{id}",
             lookup="/block_types/slug/{block_type}/block_documents/name/{name}",
             listing="/block_documents/filter",
-            fields={"data": Field(spec={"type": "dict", "no_log": True}, required=True, partial=True)},
+            fields={"data": Field(spec=DICT, required=True, partial=True)},
         ),
         Variable(
             name="variable",

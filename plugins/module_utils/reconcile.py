@@ -17,6 +17,7 @@ from typing import Any
 
 from .client import Api, ApiError, Failure
 from .kinds import KINDS, Automation, is_off, load_schemas
+from .masking import Mask
 from .ownership import Ownership, mark, promise
 from .resource import Kind, Plan, Server, Values, carry_out, missing_fields, plan, same, unresolved
 from .schedules import KINDS as KINDS_OF_SCHEDULE
@@ -120,14 +121,16 @@ class Gate:
             self._limit, self._well = max(1, self._limit // 2), 0
 
 
-def reconcile(api: Api, wanted: Mapping[str, Sequence[Values]], wish: Wish) -> tuple[Report, Server]:
+def reconcile(
+    api: Api, wanted: Mapping[str, Sequence[Values]], wish: Wish, mask: Mask | None = None
+) -> tuple[Report, Server]:
     """Make the objects of `wanted`, by the names of the inventory such as `prefect_work_pools`, as they are wanted.
 
     Raises Failure with everything that is wrong, before the first write, and ApiError. Both tell in `details` what was
     done until then.
     """
     kinds, entries = read(wanted, wish)
-    server = Server(api, KINDS, bulk=True)
+    server = Server(api, KINDS, bulk=True, mask=mask)
     version(api)
     ownership = Ownership(wish.owner)
     ownership.read(api)

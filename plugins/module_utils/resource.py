@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from .client import Api, ApiError, Failure, quoted
+from .masking import SURE, Mask, hidden_texts, marked
 
 Action = Literal["nothing", "create", "update", "recreate", "delete"]
 Row = dict[str, Any]
@@ -20,8 +21,6 @@ Row = dict[str, Any]
 
 Values = dict[str, Any]
 """Fields of an object in our words, with names where the server has ids."""
-
-HIDDEN = "********"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -167,12 +166,18 @@ class Kind:
         return self.create(server, todo.key, todo.after)
 
     def shown(self, values: Mapping[str, Any], server: Server, key: str) -> Values:
-        """Return fields fit for a person's eyes."""
-        return dict(values)
+        """Return fields fit for a person's eyes. Names are never hidden."""
+        fields = {name: value for name, value in values.items() if name in self.fields}
+        return {**values, **server.mask.fields(fields)}
 
-    def secrets(self, values: Mapping[str, Any], server: Server, key: str) -> Iterable[str]:
-        """Yield the texts in fields that nobody may see."""
-        return ()
+    def secrets(self, values: Mapping[str, Any], server: Server, key: str) -> Iterator[str]:
+        """Yield the texts in fields that are hidden, and long enough not to be in another text by chance."""
+        found = hidden_texts(dict(values), self.shown(values, server, key))
+        yield from (text for text in found if len(text) >= SURE)
+
+    def suspects(self, entry: Mapping[str, Any], mask: Mask) -> Iterator[str]:
+        """Yield all texts that may be secret in an object of which nothing is known to be right."""
+        yield from hidden_texts(dict(entry), mask.fields(entry))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -208,8 +213,8 @@ class Server:
     asks gets a connection of its own.
     """
 
-    def __init__(self, api: Api, kinds: Mapping[str, Kind], *, bulk: bool = False) -> None:
-        self.kinds, self.bulk = kinds, bulk
+    def __init__(self, api: Api, kinds: Mapping[str, Kind], *, bulk: bool = False, mask: Mask | None = None) -> None:
+        self.kinds, self.bulk, self.mask = kinds, bulk, mask or Mask()
         self.namesakes: dict[tuple[str, str], list[Row]] = {}
         """Objects that share kind and key with an older one."""
         self.schemas: dict[str, list[Row]] = {}
@@ -463,7 +468,11 @@ def options(kind: Kind) -> dict[str, dict[str, Any]]:
     return {
         **{name: {"type": "str", "required": True} for name in kind.keys},
         "state": {"type": "str", "choices": ["present", "absent"], "default": "present"},
-        **{name: dict(about.spec) for name, about in kind.fields.items()},
+        # The system's log and `-vvv` show the arguments of a module, and these may hold secrets at any depth.
+        **{
+            name: {**about.spec, **({"no_log": True} if about.spec["type"] in {"dict", "list", "raw"} else {})}
+            for name, about in kind.fields.items()
+        },
         **extra,
     }
 
@@ -471,31 +480,35 @@ def options(kind: Kind) -> dict[str, dict[str, Any]]:
 def run(kind: Kind, kinds: Mapping[str, Kind], spec: Mapping[str, Any] | None = None, **more: Any) -> None:
     """Be the `main` of a kind's module. `spec` holds further options, `more` are AnsibleModule's."""
     # Here, since a host that only reconciles has no Ansible.
-    from .api import SECRETS, run_module
+    from .api import SECRETS, mask_of, run_module
 
     def work(api: Api, params: Mapping[str, Any], check_mode: bool) -> dict[str, Any]:
-        server = Server(api, kinds)
+        server = Server(api, kinds, mask=mask_of(params))
         wanted = {name: params[name] for name in kind.fields if params[name] is not None}
-        result = ensure(
-            server,
-            kind,
-            key=kind.key(params),
-            wanted=wanted,
-            state=params["state"],
-            check_mode=check_mode,
-            recreate=params.get("recreate", False),
-            keep=params.get("pauses") == "keep",
-        )
+        try:
+            result = ensure(
+                server,
+                kind,
+                key=kind.key(params),
+                wanted=wanted,
+                state=params["state"],
+                check_mode=check_mode,
+                recreate=params.get("recreate", False),
+                keep=params.get("pauses") == "keep",
+            )
+        except Failure as failure:
+            failure.details[SECRETS] = list(kind.suspects(wanted, server.mask))
+            raise
         kept = result.pop("kept")
-        if any(about.spec.get("no_log") for about in kind.fields.values()):
-            result[SECRETS] = list(kind.secrets(wanted, server, kind.key(params)))
+        result[SECRETS] = list(kind.secrets(wanted, server, kind.key(params)))
         return {**result, "kept": kept} if "pauses" in params else result
 
     run_module(work, {**options(kind), **(spec or {})}, **more)
 
 
 def _stuck(server: Server, kind: Kind, key: str, before: Values, after: Values, stuck: Iterable[str]) -> str:
-    changes = ", ".join(f"{name} is {before[name]!r}, not {after[name]!r}" for name in stuck)
+    old, new = kind.shown(before, server, key), kind.shown(after, server, key)
+    changes = ", ".join(f"{name} is {old[name]!r}, not {new[name]!r}" for name in stuck)
     way = "allow it with recreate: true" if kind.recreatable else f"delete the {kind.label} first (state: absent)"
     return (
         f"{kind.label} {key}: {changes}, and that cannot be changed. It would have to be deleted and made anew: {way}, "
@@ -507,20 +520,5 @@ def _diff(server: Server, kind: Kind, key: str, before: Mapping[str, Any], after
     """Return Ansible's diff; a secret shows that it changes, not what it is."""
     label = f"{kind.label} {key}"
     old, new = kind.shown(before, server, key), kind.shown(after, server, key)
-    _mark(old, new, before, after)
+    new = marked(old, new, before, after)
     return {"before_header": label, "after_header": label, "before": old, "after": new}
-
-
-def _mark(old: dict[str, Any], new: dict[str, Any], before: Mapping[str, Any], after: Mapping[str, Any]) -> None:
-    """Mark the hidden values of `new` that are others than in `old`."""
-    for name, value in new.items():
-        if isinstance(value, dict) and isinstance(after.get(name), dict):
-            _mark(_inner(old, name), value, _inner(before, name), after[name])
-        elif value == HIDDEN and after.get(name) != HIDDEN and not same(before.get(name), after.get(name)):
-            new[name] = f"{HIDDEN} (new)"
-
-
-def _inner(values: Mapping[str, Any], name: str) -> dict[str, Any]:
-    """Return a field that is a mapping; an empty one where it is something else."""
-    value = values.get(name)
-    return value if isinstance(value, dict) else {}

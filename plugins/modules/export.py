@@ -33,8 +33,10 @@ options:
     default: []
   secrets:
     description:
-      - What becomes of the secrets of blocks. V(variables) puts a variable in the place of each, V(omitted) leaves
-        them out, and V(clear) returns them.
+      - What becomes of secrets. V(variables) puts a variable in the place of each, V(omitted) leaves them out, and
+        V(clear) returns them.
+      - Secret is every field of a block that is not known to be harmless, a value under a key that looks like that of
+        a credential, and a URL with a password or of a webhook.
     type: str
     choices: [variables, omitted, clear]
     default: variables
@@ -64,17 +66,25 @@ resources:
       - name: shop
         value: {retries: 3}
 variables:
-  description: The variables in the place of secrets, and the field of a block that each is for.
+  description: The variables in the place of secrets, and what each is for.
   returned: success
   type: dict
   sample:
     vault_secret_shop_password_value: secret/shop-password/value
+references:
+  description:
+    - By variable, the keys and indices that lead to the reference to it in RV(resources). Only there is a text meant as
+      a template; P(selfhosted.prefect.inventory_yaml#filter) writes all others so that Ansible does not evaluate them.
+  returned: success
+  type: dict
+  sample:
+    vault_secret_shop_password_value: [prefect_blocks, 0, data, value]
 """
 
 from collections.abc import Mapping
 from typing import Any
 
-from ..module_utils.api import Api, run_module
+from ..module_utils.api import Api, mask_of, run_module
 from ..module_utils.export import export
 from ..module_utils.kinds import KINDS
 from ..module_utils.resource import Server
@@ -82,9 +92,14 @@ from ..module_utils.resource import Server
 
 def work(api: Api, params: Mapping[str, Any], check_mode: bool) -> dict[str, Any]:
     """Return the module's result. Raises ApiError."""
-    server = Server(api, KINDS, bulk=True)
-    lists, variables = export(server, params["kinds"] or KINDS, secrets=params["secrets"])
-    return {"changed": False, "resources": lists, "variables": variables}
+    server = Server(api, KINDS, bulk=True, mask=mask_of(params))
+    found = export(server, params["kinds"] or KINDS, secrets=params["secrets"])
+    return {
+        "changed": False,
+        "resources": found.lists,
+        "variables": found.variables,
+        "references": found.references,
+    }
 
 
 def main() -> None:

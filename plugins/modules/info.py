@@ -170,7 +170,7 @@ from datetime import datetime, timedelta, timezone
 from typing import Any
 from urllib.parse import urlsplit, urlunsplit
 
-from ..module_utils.api import Api, ApiError, quoted, run_module
+from ..module_utils.api import Api, ApiError, mask_of, quoted, run_module
 from ..module_utils.kinds import KINDS, listed
 from ..module_utils.resource import Server
 
@@ -210,7 +210,7 @@ def summary(api: Api, params: Mapping[str, Any]) -> dict[str, Any]:
         "work_pools": [work_pool(api, pool) for pool in sorted(api.pages("/work_pools/filter"), key=_name)],
         "deployments": deployments(api),
         "flow_runs": flow_runs(api, hours=params["hours"]),
-        "resources": listed(Server(api, KINDS, bulk=True), params["resources"]),
+        "resources": listed(Server(api, KINDS, bulk=True, mask=mask_of(params)), params["resources"]),
     }
 
 

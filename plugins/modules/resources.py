@@ -229,9 +229,10 @@ request:
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from ..module_utils.api import SECRETS, Api, Failure, run_module
-from ..module_utils.kinds import KINDS, texts
+from ..module_utils.api import SECRETS, Api, Failure, mask_of, run_module
+from ..module_utils.kinds import KINDS
 from ..module_utils.reconcile import Wish, reconcile
+from ..module_utils.resource import Kind
 
 LISTS = {kind.list_name: kind for kind in KINDS.values()}
 
@@ -243,35 +244,31 @@ def work(api: Api, params: Mapping[str, Any], check_mode: bool) -> dict[str, Any
         check_mode=check_mode,
     )
     wanted = {**params["lists"], **{name: params[name] for name in LISTS if params[name] is not None}}
+    mask = mask_of(params)
     try:
-        report, server = reconcile(api, wanted, wish)
+        report, server = reconcile(api, wanted, wish, mask)
     except Failure as failure:
-        # What is secret is not known for sure yet, and a field may be in the wrong place.
-        failure.details[SECRETS] = [
-            text
-            for entry in blocks(wanted)
-            for name, value in entry.items()
-            if name not in {"block_type", "block_type_slug", "type", "name", "state"}
-            for text in texts(value)
-        ]
+        failure.details[SECRETS] = [text for kind, entry in entries(wanted) for text in kind.suspects(entry, mask)]
         raise
-    kind = KINDS["block"]
     secrets = [
-        text for entry in blocks(wanted) for text in kind.secrets(entry, server, kind.key(kind.renamed(dict(entry))))
+        text
+        for kind, entry in entries(wanted)
+        for text in kind.secrets(entry, server, kind.key(kind.renamed({**dict.fromkeys(kind.keys), **entry})))
     ]
     server.close()
     diff = [todo.diff for todo in report.plans]
     return {**report.result(server), "diff": diff, SECRETS: secrets}
 
 
-def blocks(wanted: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
-    entries = wanted.get("prefect_blocks")
-    yield from (entry for entry in entries if isinstance(entry, Mapping)) if isinstance(entries, list) else ()
+def entries(wanted: Mapping[str, Any]) -> Iterator[tuple[Kind, Mapping[str, Any]]]:
+    """Yield every object of the lists, as far as they hold any, with its kind."""
+    for name, given in wanted.items():
+        if name in LISTS and isinstance(given, list):
+            yield from ((LISTS[name], entry) for entry in given if isinstance(entry, Mapping))
 
 
 def main() -> None:
-    lists: dict[str, dict[str, Any]] = {name: {"type": "list", "elements": "dict"} for name in LISTS}
-    lists["prefect_blocks"]["no_log"] = True
+    lists: dict[str, dict[str, Any]] = {name: {"type": "list", "elements": "dict", "no_log": True} for name in LISTS}
     run_module(
         work,
         {

@@ -122,8 +122,7 @@ def test_apply_repeat_drift_and_prune(server: PrefectServer) -> None:
 
 def test_export_changes_nothing_here_and_makes_all_of_it_elsewhere(server: PrefectServer) -> None:
     def exported() -> dict[str, list[dict[str, Any]]]:
-        lists, _ = export(Server(api, KINDS, bulk=True), KINDS, secrets="clear")
-        return lists
+        return export(Server(api, KINDS, bulk=True), KINDS, secrets="clear").lists
 
     with server.api() as api:
         assert "prefect_block_types" not in exported()

@@ -12,7 +12,7 @@ import pytest
 from ansible.parsing.dataloader import DataLoader
 from ansible.template import Templar
 from ansible_collections.selfhosted.prefect.plugins.filter.export import inventory_yaml
-from ansible_collections.selfhosted.prefect.plugins.module_utils.export import reference
+from ansible_collections.selfhosted.prefect.plugins.module_utils.export import reference_name
 from ansible_collections.selfhosted.prefect.plugins.modules import export, resources
 from fake_api import FakeApi, outcome
 from test_resources import ALL, NOTHING, act
@@ -131,10 +131,134 @@ def test_what_belongs_to_prefect_is_left_out(fake: FakeApi) -> None:
 
 
 def test_references_do_not_collide() -> None:
-    variables: dict[str, str] = {}
-    assert reference("a/b-c/d", variables) == "{{ vault_a_b_c_d }}"
-    assert reference("a/b/c/d", variables) == "{{ vault_a_b_c_d_2 }}"
-    assert variables == {"vault_a_b_c_d": "a/b-c/d", "vault_a_b_c_d_2": "a/b/c/d"}
+    assert reference_name("a/b-c/d", {}) == "vault_a_b_c_d"
+    assert reference_name("a/b/c/d", {"vault_a_b_c_d"}) == "vault_a_b_c_d_2"
+
+
+TEMPLATES = (
+    "{{ vault_secret_word_value }}",
+    "{{ vault_account_shop_password }}",
+    " {{ lookup('pipe', 'id') }}",
+    "{% set x = 1 %}",
+    "{# x #}",
+    "#jinja2:variable_start_string:'[['\n[[ vault_secret_word_value ]]",
+    "two\nlines {{ vault_secret_word_value }}",
+    "7",
+    "true",
+    "null",
+    "!vault x",
+    "2026-01-01",
+    "\u2028 {{ vault_secret_word_value }}",
+)
+"""What a user of the UI may write into anything."""
+
+
+def test_what_comes_from_the_server_is_never_a_template(fake: FakeApi, tmp_path: Path) -> None:
+    """Where a text of the server's looks like a reference to a secret, it would publish that secret."""
+    values = [{text: text, "list": [text, {text: [text]}]} for text in TEMPLATES]
+    planted: dict[str, list[dict[str, Any]]] = {
+        **ALL,
+        "prefect_block_types": [*ALL["prefect_block_types"], {"slug": "open", "schema": {"properties": {"host": {}}}}],
+        "prefect_blocks": [
+            *ALL["prefect_blocks"],
+            *(
+                {"block_type": "open", "name": f"b{index}", "data": {"host": text, "type": {text: {"host": text}}}}
+                for index, text in enumerate(TEMPLATES)
+            ),
+        ],
+        "prefect_variables": [{"name": f"v{index}", "value": value} for index, value in enumerate(values)],
+        "prefect_work_pools": [
+            {
+                "name": "main",
+                "description": TEMPLATES[0],
+                "base_job_template": {
+                    "job_configuration": {"x": "{{ y }}"},
+                    "variables": {"properties": {"y": {"default": TEMPLATES[0]}}},
+                },
+            },
+        ],
+        "prefect_deployments": [
+            {
+                **ALL["prefect_deployments"][0],
+                "description": text,
+                "tags": [text],
+                "parameters": {"x": text, text: text},
+                "job_variables": {"env": {"X": text, text: text}, "command": text},
+                "pull_steps": [{text: {text: text}}],
+                "name": f"d{index}",
+            }
+            for index, text in enumerate(TEMPLATES)
+        ],
+    }
+    planted["prefect_automations"] = [
+        {"name": text, "description": text, "trigger": {"expect": [text]}, "actions": [{"type": "do-nothing"}]}
+        for text in TEMPLATES
+    ]
+    result = act(fake, planted)
+    assert "msg" not in result, result.get("msg")
+    found = exported(fake)
+    secrets = {"vault_account_shop_password": "hush-hush", "vault_secret_word_value": "hush-quiet"}
+    given: dict[str, Any] = dict(secrets)
+    assert set(secrets) <= set(found["variables"])
+    for name, place in found["references"].items():
+        if name not in secrets:
+            at: Any = exported(fake, secrets="clear")["resources"]
+            for key in place:
+                at = at[key]
+            given[name] = at
+    text = inventory_yaml(found)
+    again = loaded(text, tmp_path / "file.yml", **given)
+    clear = loaded(inventory_yaml(exported(fake, secrets="clear")), tmp_path / "clear.yml", **secrets)
+    for lists in (again, clear):
+        assert lists == exported(fake, secrets="clear")["resources"]
+        result = act(fake, {}, lists=lists)
+        assert (result["changed"], result["plan"]) == (False, [])
+
+
+def test_a_name_cannot_add_lines_to_the_file(fake: FakeApi) -> None:
+    act(fake, ALL)
+    found = {
+        "resources": {},
+        "variables": {"vault_a": "secret/a/x\nprefect_variables: '{{ vault_b }}'"},
+        "references": {"vault_a": ["prefect_blocks", 0, "data", "x\n"]},
+    }
+    assert all(line.startswith("#") for line in inventory_yaml(found).splitlines()[1:])
+
+
+def test_secrets_of_every_kind_become_variables(fake: FakeApi, tmp_path: Path) -> None:
+    url = "https://hooks.slack.com/services/T0/B0/x"
+    wanted: dict[str, list[dict[str, Any]]] = {
+        **ALL,
+        "prefect_variables": [{"name": "api_token", "value": "hush-1"}, {"name": "url", "value": url}],
+        "prefect_deployments": [
+            {
+                **ALL["prefect_deployments"][0],
+                "job_variables": {"env": {"DB_PASSWORD": "hush-2", "LEVEL": "INFO"}},
+                "pull_steps": [{"git_clone": {"repository": "https://hush-3@example.com/x.git", "branch": "main"}}],
+                "parameters": {"credentials": {"user": "hush-4"}, "day": "today"},
+            },
+            ALL["prefect_deployments"][1],
+        ],
+    }
+    result = act(fake, wanted)
+    assert "msg" not in result, result.get("msg")
+    found = exported(fake)
+    text = json.dumps(found["resources"]) + inventory_yaml(found)
+    assert "hush" not in text and "hooks.slack" not in text
+    for shown in ("INFO", "main", "today"):
+        assert shown in text
+    clear = exported(fake, secrets="clear")["resources"]
+    values = {}
+    for name, place in found["references"].items():
+        at: Any = clear
+        for key in place:
+            at = at[key]
+        values[name] = at
+    result = act(fake, {}, lists=loaded(inventory_yaml(found), tmp_path / "file.yml", **values))
+    assert (result["changed"], result["plan"]) == (False, [])
+    omitted = exported(fake, secrets="omitted")
+    assert "hush" not in json.dumps(omitted) and omitted["references"] == {}
+    assert not act(fake, {}, lists=omitted["resources"])["changed"]
 
 
 def test_a_file_is_for_people() -> None:

@@ -1,0 +1,228 @@
+"""What of a value is shown: the one place that decides it, for plans, results, diffs, exports and error messages."""
+
+from __future__ import annotations
+
+import itertools
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+HIDDEN = "********"
+
+Path = tuple[str, ...]
+
+SECRET_WORDS = re.compile(
+    """auth|authentication|authorization|bearer|cookies?|credentials?|creds|dsn|jwt|pass|passcode|passphrase|passw(?:or)?ds?
+    |passwort|pat|pin|pw|pwd|sas|secrets?|signature|tokens?|webhooks?
+    |.*(?:password|passwd|secret|token|apikey|accesskey|privatekey|secretkey)""",
+    re.VERBOSE,
+)
+SECRET_PAIRS = re.compile(
+    """(?:access|account|api|app|application|auth|bot|client|connection|deploy|encryption|integration|license|master
+    |private|routing|secret|service|session|shared|signing|ssh|storage|subscription|webhook)\\s(?:keys?|string)
+    |session\\sid""",
+    re.VERBOSE,
+)
+"""Words, and words beside each other, that make a key that of a credential: `api_key`, `accessKeyId`."""
+
+WORD = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+|\d+")
+
+SECRET_TEXT = re.compile(
+    r"""
+    \b(?!(?:git\+)?ssh://git@)[a-z][a-z0-9+.-]*://
+      (?:[^\s/?\#@]+ | [^\s/@]*:(?!\d+/)[^\s@]+)@                  # userinfo of a URL, even where it is not encoded
+    | \b(?:hooks|webhooks?)\.[a-z0-9.-]+\.[a-z]{2,}\b               # hooks.slack.com, hooks.zapier.com
+    | \.webhook\.office\.com\b | \blogic\.azure\.com\b
+    | \bdiscord(?:app)?\.com/api/webhooks | \bapi\.telegram\.org/bot | \bchat\.googleapis\.com/v1/spaces
+    | \bmaker\.ifttt\.com/ | \bevents\.pagerduty\.com/ | \bapi\.opsgenie\.com/
+    | ://[^\s?\#]*/(?:web)?hooks?/                                  # the path of a webhook
+    | [?&;](?:[\w.-]*(?:token|key|secret|sig|signature|password|pwd|auth)|code)=[^&\s]
+    | -----BEGIN\ [A-Z0-9\ ]*PRIVATE\ KEY-----
+    | \b(?:bearer|basic)\s+[a-z0-9._~+/=-]{8,}
+    | \b(?:gh[pousr]_|github_pat_|glpat-|xox[abeprs]-|xapp-|sk_live_|rk_live_|sk-|pn[ub]_|npm_|pypi-|hvs\.|dop_v1_)
+      [a-z0-9_-]{8,}
+    | \bAKIA[0-9A-Z]{16}\b | \beyJ[a-z0-9_-]{10,}\.[a-z0-9_-]{10,}\.
+    """,
+    re.VERBOSE | re.IGNORECASE,
+)
+"""What carries a credential wherever it stands."""
+
+ASSIGNMENT = re.compile(r"""(?P<name>[A-Za-z_][\w.-]*)(?:["']?\s*=\s*|["']\s*:\s*|:\s+)["']?(?=[^\s"'{$])""")
+FLAG = re.compile(r"--(?P<name>[A-Za-z][\w-]*)\s+(?=[^\s{$-])")
+"""`NAME=value` and `--name value` in a text, where the value is not a reference to something else."""
+
+RANDOM = re.compile(r"(?=\S*[a-z])(?=\S*[A-Z])(?=\S*\d)[A-Za-z0-9_+=-]{20,}")
+
+REFERENCE = re.compile(r"""\s*\{\{[^{}"']*\}\}\s*""")
+"""A text that is nothing but a reference to what is kept elsewhere: a block, a variable, the environment."""
+
+HARMLESS = re.compile(
+    """active|allow_private_urls|base_?path|block_type|bucket(?:_folder|_name|_path)?|cluster(?:_name)?|cpu|database
+    |database_name|db|dialect|driver|enabled|host(?:name)?|image|include_git_objects|interval|kind|location|memory|mode
+    |namespace|networks?|notify_type|pool|port|project|protocol|queue|reference|region(?:_name)?|role|schema
+    |service_account_name|smtp_(?:port|server|type)|ssl|stream_output|timeout(?:_seconds)?|timezone|tls|type|verify
+    |verify_ssl|version|warehouse|work_(?:pool|queue)|zone""",
+    re.VERBOSE,
+)
+"""Fields of blocks that hold no secret in any block type that is known: everything else of a block is hidden."""
+
+SURE = 6
+"""From how many characters a secret text is looked for inside of others: a shorter one is in many by chance."""
+
+SCHEMA_VALUES = frozenset({"const", "default", "enum", "example", "examples"})
+"""Of a JSON schema, what holds values; the rest describes them."""
+
+
+HARMLESS_NAMES = frozenset({"secret_fields"})
+"""Keys that look like those of credentials, and hold names of fields."""
+
+
+def is_secret_name(name: str) -> bool:
+    """Return whether a key looks like that of a credential: `API_TOKEN`, `dbPassword`, `aws_access_key_id`."""
+    if name in HARMLESS_NAMES:
+        return False
+    words = [word.lower() for word in WORD.findall(name)]
+    if any(SECRET_WORDS.fullmatch(word) for word in (*words, "".join(words))):
+        return True
+    return any(SECRET_PAIRS.fullmatch(f"{first} {second}") for first, second in itertools.pairwise(words))
+
+
+def is_secret_text(text: str) -> bool:
+    """Return whether a text carries a credential, whatever its key: a URL with one, a webhook, `NAME=value`, a key."""
+    if SECRET_TEXT.search(text) or RANDOM.fullmatch(text):
+        return True
+    named = [*ASSIGNMENT.finditer(text), *FLAG.finditer(text)]
+    return any(is_secret_name(match["name"]) for match in named)
+
+
+def reference_to(value: Any) -> str | None:
+    """Return the other block that a value stands for, by its id or name, or None where it stands for itself."""
+    if not isinstance(value, Mapping) or set(value) != {"$ref"}:
+        return None
+    target = value["$ref"]
+    if isinstance(target, Mapping):
+        target = target.get("block_document") or target.get("block_document_id")
+    return target if isinstance(target, str) else None
+
+
+def texts(value: Any) -> Iterator[str]:
+    """Yield the texts and numbers in a value, but for the names of other blocks."""
+    if reference_to(value) is not None:
+        return
+    if isinstance(value, Mapping):
+        value = list(value.values())
+    if isinstance(value, list):
+        for each in value:
+            yield from texts(each)
+    elif value not in (None, "") and not isinstance(value, bool):
+        yield str(value)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Mask:
+    """What is hidden from the person who runs a play.
+
+    `known` are texts that are secret wherever they are: what ansible-vault decrypted. `show` hides nothing.
+    """
+
+    known: tuple[str, ...] = ()
+    show: bool = False
+
+    def fields(self, values: Mapping[str, Any], *, secret: bool = False) -> dict[str, Any]:
+        """Return fields of an object fit for a person's eyes; with `secret`, all of their values are hidden."""
+        return {name: self._value(str(name), value, secret=secret) for name, value in values.items()}
+
+    def block(self, data: Mapping[str, Any], secret_paths: Iterable[Path], *, sure: bool = False) -> dict[str, Any]:
+        """Return the fields of a block: shown are those alone that are known to be harmless.
+
+        `secret_paths` are those that the block's schema marks, with `*` for any key. With `sure`, only what is known to
+        be a secret is hidden.
+        """
+        return {
+            name: self._of_block(str(name), value, below(secret_paths, str(name)), sure=sure)
+            for name, value in data.items()
+        }
+
+    def _value(self, name: str, value: Any, *, secret: bool = False) -> Any:
+        if self.show or isinstance(value, bool) or value in (None, "", [], {}) or reference_to(value) is not None:
+            return value
+        secret = secret or is_secret_name(name)
+        if isinstance(value, Mapping):
+            return {key: self._inner(name, str(key), value, secret=secret) for key in value}
+        if isinstance(value, list):
+            return [self._value("", each, secret=secret) for each in value]
+        if isinstance(value, str) and REFERENCE.fullmatch(value) and not self._is_known(value):
+            return value
+        return HIDDEN if secret or self._is_known(value) or is_secret_text(str(value)) else value
+
+    def _inner(self, name: str, key: str, values: Mapping[str, Any], *, secret: bool) -> Any:
+        """Return the value of a key of a mapping that is called `name`."""
+        value = values[key]
+        if name == "properties" and isinstance(value, Mapping):
+            # The schema of a parameter, whose name says what its default is, and not what its title is.
+            hidden = secret or is_secret_name(key)
+            return {
+                word: self._value(word, each, secret=hidden and word in SCHEMA_VALUES) for word, each in value.items()
+            }
+        if key == "value" and isinstance(values.get("name"), str):
+            secret = secret or is_secret_name(values["name"])
+        return self._value(key, value, secret=secret)
+
+    def _of_block(self, name: str, value: Any, hidden: set[Path], *, sure: bool, secret: bool = False) -> Any:
+        if self.show or isinstance(value, bool) or value in (None, "", [], {}) or reference_to(value) is not None:
+            return value
+        if () in hidden:
+            return HIDDEN
+        secret = secret or is_secret_name(name)
+        if isinstance(value, Mapping):
+            return {
+                key: self._of_block(str(key), each, below(hidden, str(key)), sure=sure, secret=secret)
+                for key, each in value.items()
+            }
+        if isinstance(value, list):
+            return [self._of_block(name, each, hidden, sure=sure, secret=secret) for each in value]
+        unknown = not sure and not HARMLESS.fullmatch(name.lower())
+        if secret or unknown or self._is_known(value) or is_secret_text(str(value)):
+            return HIDDEN
+        return value
+
+    def _is_known(self, value: Any) -> bool:
+        return any(text == str(value) or (len(text) >= SURE and text in str(value)) for text in self.known)
+
+
+def below(paths: Iterable[Path], name: str) -> set[Path]:
+    """Return what paths say of a key, from there."""
+    return {path[1:] for path in paths if path and path[0] in {name, "*"}}
+
+
+def hidden_texts(value: Any, shown: Any) -> Iterator[str]:
+    """Yield the texts in `value` that are hidden in `shown`."""
+    if isinstance(shown, str) and shown.startswith(HIDDEN):
+        yield from texts(value)
+    elif isinstance(value, Mapping):
+        for name, each in value.items():
+            yield from hidden_texts(each, shown[name])
+    elif isinstance(value, list):
+        for each, other in zip(value, shown, strict=True):
+            yield from hidden_texts(each, other)
+
+
+def marked(old: Any, new: Any, before: Any, after: Any) -> Any:
+    """Return `new`, which is shown of `after`, with each hidden value marked that is another one than before."""
+    if isinstance(new, Mapping) and isinstance(after, Mapping):
+        return {
+            name: marked(part(old, name), value, part(before, name), after[name]) if name in after else value
+            for name, value in new.items()
+        }
+    if isinstance(new, list) and isinstance(after, list):
+        return [marked(part(old, index), value, part(before, index), after[index]) for index, value in enumerate(new)]
+    is_new = new == HIDDEN and after != HIDDEN and (type(before) is not type(after) or before != after)
+    return f"{HIDDEN} (new)" if is_new else new
+
+
+def part(value: Any, place: Any) -> Any:
+    """Return what stands at a key or an index, or None where nothing does."""
+    if isinstance(value, list) and isinstance(place, int):
+        return value[place] if place < len(value) else None
+    return value.get(place) if isinstance(value, Mapping) else None

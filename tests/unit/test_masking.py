@@ -1,0 +1,252 @@
+"""What is hidden from the person who runs a play, in one place for plans, diffs, results, exports and errors."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from ansible.parsing.vault import VaultLib, VaultSecret
+from ansible_collections.selfhosted.prefect.plugins.module_utils.masking import (
+    HIDDEN,
+    Mask,
+    is_secret_name,
+    is_secret_text,
+    marked,
+)
+from ansible_collections.selfhosted.prefect.plugins.modules import deployment, variable
+from fake_api import FakeApi, outcome
+from test_resources import ALL, act
+
+CREDENTIALS = """
+password DB_PASSWORD dbPassword pgpassword passwd token apiToken API_KEY apikey x-api-key aws_access_key_id
+secretKey client_secret private_key SSH_PRIVATE_KEY connection_string AccountKey credentials auth
+PREFECT_API_AUTH_STRING Authorization webhook_url SLACK_WEBHOOK dsn SENTRY_DSN passphrase accessToken
+sas_token session_id cookie
+"""
+OTHERS = """
+key primary_key keys author authors path name image command namespace work_pool monkey keyboard tag passenger
+tokenizer_path secret_fields description entrypoint host user compass bypass_cache partition_key
+"""
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture
+def fake() -> Iterator[FakeApi]:
+    with FakeApi() as api:
+        yield api
+
+
+@pytest.mark.parametrize(
+    "name",
+    CREDENTIALS.split(),
+)
+def test_a_key_that_looks_like_a_credential(name: str) -> None:
+    assert is_secret_name(name)
+
+
+@pytest.mark.parametrize(
+    "name",
+    OTHERS.split(),
+)
+def test_a_key_that_does_not(name: str) -> None:
+    assert not is_secret_name(name)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "postgresql+asyncpg://prefect:x@db/prefect",
+        "redis://:pa/ss#word@host:6379/0",
+        "https://token@github.com/acme/flows.git",
+        "https://hooks.slack.com/services/T/B/x",
+        "https://discord.com/api/webhooks/1/x",
+        "https://acme.webhook.office.com/webhookb2/x",
+        "https://chat.example.com/hooks/abc",
+        "https://example.com/x?api_key=1",
+        "https://account.blob.core.windows.net/c?sv=1&sig=abc",
+        "-----BEGIN OPENSSH PRIVATE KEY-----\nx",
+        "Bearer abcdefgh1234",
+        "ghp_0123456789abcdef",
+        "DB_PASSWORD=x",
+        "export TOKEN='x'; run",
+        'curl -d \'{"password": "x"}\' https://example.com',
+        "mysql --password x",
+        "Zm9vYmFyQmF6MTIzNDU2Nzg5",
+    ],
+)
+def test_a_text_that_carries_a_credential(text: str) -> None:
+    assert is_secret_text(text)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "https://example.com/a?b=c",
+        "https://example.com:8080/x@v1",
+        "git@github.com:acme/flows.git",
+        "ssh://git@github.com/acme/flows.git",
+        "auth.py:flow",
+        "flows/token/refresh.py:token_flow",
+        "0 6 * * *",
+        "password: {{ prefect.blocks.secret.x }}",
+        "The token is read from a block.",
+        "sha256:0123456789abcdef0123456789abcdef",
+        "TOKEN=$TOKEN run",
+    ],
+)
+def test_a_text_that_does_not(text: str) -> None:
+    assert not is_secret_text(text)
+
+
+def test_fields_of_an_object() -> None:
+    values = {
+        "job_variables": {
+            "env": {"API_KEY": "x", "LEVEL": "INFO", "PIN": 1234, "TOKEN": "{{ prefect.blocks.secret.x }}"},
+            "list": [{"name": "DB_PASSWORD", "value": "x"}, {"name": "LEVEL", "value": "INFO"}],
+            "credentials": {"$ref": "secret/x"},
+            "auth": {"a": ["x", {"b": "y"}], "enabled": True, "nothing": None},
+        },
+        "base_job_template": {
+            "variables": {"properties": {"token": {"title": "Token", "type": "string", "default": "x"}}},
+            "job_configuration": {"token": "{{ token }}"},
+        },
+    }
+    assert Mask().fields(values) == {
+        "job_variables": {
+            "env": {"API_KEY": HIDDEN, "LEVEL": "INFO", "PIN": HIDDEN, "TOKEN": "{{ prefect.blocks.secret.x }}"},
+            "list": [{"name": "DB_PASSWORD", "value": HIDDEN}, {"name": "LEVEL", "value": "INFO"}],
+            "credentials": {"$ref": "secret/x"},
+            "auth": {"a": [HIDDEN, {"b": HIDDEN}], "enabled": True, "nothing": None},
+        },
+        "base_job_template": {
+            "variables": {"properties": {"token": {"title": "Token", "type": "string", "default": HIDDEN}}},
+            "job_configuration": {"token": "{{ token }}"},
+        },
+    }
+    assert Mask(show=True).fields(values) == values
+
+
+def test_what_is_known_is_hidden_anywhere() -> None:
+    mask = Mask(known=("hush-hush", "abc"))
+    values = {"a": "say hush-hush", "b": ["abc", "abcd"], "c": "{{ hush-hush }}"}
+    assert mask.fields(values) == {"a": HIDDEN, "b": [HIDDEN, "abcd"], "c": HIDDEN}
+
+
+def test_of_a_block_only_what_is_harmless_is_shown() -> None:
+    data = {
+        "host": "db",
+        "port": 5432,
+        "verify": False,
+        "url": "https://example.com",
+        "whatever": {"host": "x", "deep": [1, "y"], "ref": {"$ref": "a/b"}, "token": {"host": "z"}},
+        "region": "redis://:x@y",
+        "database": "marked",
+    }
+    assert Mask().block(data, {("database",)}) == {
+        "host": "db",
+        "port": 5432,
+        "verify": False,
+        "url": HIDDEN,
+        "whatever": {"host": "x", "deep": [HIDDEN, HIDDEN], "ref": {"$ref": "a/b"}, "token": {"host": HIDDEN}},
+        "region": HIDDEN,
+        "database": HIDDEN,
+    }
+
+
+def test_a_change_of_what_is_hidden_shows() -> None:
+    before, after = {"a": [{"token": "x"}, {"token": "z"}]}, {"a": [{"token": "y"}, {"token": "z"}]}
+    old, new = Mask().fields(before), Mask().fields(after)
+    assert marked(old, new, before, after) == {"a": [{"token": f"{HIDDEN} (new)"}, {"token": HIDDEN}]}
+
+
+CANARIES = {
+    "prefect_blocks": [
+        *ALL["prefect_blocks"],
+        {"block_type": "account", "name": "chat", "data": {"user": "https://hooks.slack.com/services/hush-1"}},
+    ],
+    "prefect_variables": [{"name": "shop", "value": {"password": "hush-2"}}, {"name": "api_key", "value": "hush-3"}],
+    "prefect_deployments": [
+        {
+            **ALL["prefect_deployments"][0],
+            "job_variables": {"env": {"API_TOKEN": "hush-4", "URL": "https://u:hush-5@example.com"}},
+            "pull_steps": [{"git_clone": {"repository": "https://hush-6@example.com/x.git"}}],
+            "parameters": {"client_secret": "hush-7"},
+        },
+        ALL["prefect_deployments"][1],
+    ],
+}
+
+
+def test_a_secret_is_in_no_result(fake: FakeApi) -> None:
+    wanted = {**ALL, **CANARIES}
+    shown = [act(fake, wanted, check_mode=True), act(fake, wanted), act(fake, wanted)]
+    assert [each["changed"] for each in shown] == [True, True, False]
+    changed = json.loads(json.dumps(wanted).replace("hush-", "hush-new-"))
+    shown += [act(fake, changed, check_mode=True), act(fake, changed)]
+    assert all(any(name in text for text in shown[-1]["plan"]) for name in ("account/chat", "api_key", "stock/daily"))
+    assert "(new)" in json.dumps(shown[-1]["plan"])
+    for fields in ({"job_variables": {"env": {"API_TOKEN": "hush-8"}}}, {"parameters": {"client_secret": "hush-9"}}):
+        shown.append(outcome(deployment.main, api_url=fake.url, flow="stock", name="daily", **fields))
+    shown.append(outcome(variable.main, api_url=fake.url, name="api_key", value="hush-10"))
+    assert all(each["changed"] for each in shown[-3:])
+    wrong = act(fake, {"prefect_deployments": [{**CANARIES["prefect_deployments"][0], "schedules": [{"cron": 5}]}]})
+    assert wrong["failed"]
+    assert "hush" not in json.dumps([*shown, wrong])
+    clear = act(fake, wanted, check_mode=True, show_secrets=True)
+    assert all(f"hush-{number}" in json.dumps(clear["changes"]) for number in (1, 2, 3, 4, 5, 6, 7))
+    assert "hush" not in json.dumps(clear["invocation"])
+
+
+PLAY = """
+- hosts: all
+  gather_facts: false
+  vars:
+    inline: !vault |
+      {inline}
+  tasks:
+    - selfhosted.prefect.resources:
+        api_url: "{url}"
+        prefect_variables:
+          - {{name: a, value: "{{{{ vault_plain }}}}"}}
+          - {{name: b, value: "say {{{{ inline }}}} to {{{{ in_a_file.deep[0] }}}}"}}
+          - {{name: c, value: "shown"}}
+"""
+
+
+@pytest.mark.parametrize("show", [False, True])
+def test_what_was_encrypted_is_hidden(fake: FakeApi, tmp_path: Path, show: bool) -> None:
+    vault = VaultLib([("default", VaultSecret(b"x"))])
+    (tmp_path / "group_vars").mkdir()
+    encrypted = vault.encrypt(yaml.safe_dump({"in_a_file": {"deep": ["canary-file"]}}))
+    (tmp_path / "group_vars/all.yml").write_bytes(encrypted)
+    (tmp_path / "password").write_text("x")
+    (tmp_path / "hosts").write_text(
+        f"localhost ansible_connection=local ansible_python_interpreter={sys.executable} vault_plain=canary-plain\n"
+    )
+    inline = vault.encrypt("canary-inline").decode().replace("\n", "\n      ")
+    play = PLAY.format(url=fake.url, inline=inline)
+    (tmp_path / "play.yml").write_text(play)
+    done = subprocess.run(
+        [
+            Path(sys.executable).parent / "ansible-playbook",
+            *("-i", tmp_path / "hosts", tmp_path / "play.yml", "--vault-password-file", tmp_path / "password"),
+            *("-vvv", "--diff", "-e", json.dumps({"prefect_show_secrets": show})),
+        ],
+        capture_output=True,
+        text=True,
+        check=False,
+        env={**os.environ, "ANSIBLE_COLLECTIONS_PATH": str(ROOT / ".collections"), "ANSIBLE_NOCOLOR": "1"},
+    )
+    said = done.stdout + done.stderr
+    assert done.returncode == 0, said
+    held: dict[str, Any] = {row["name"]: row["value"] for row in fake.objects.of("variables")}
+    assert held["b"] == "say canary-inline to canary-file"
+    assert "shown" in said
+    assert [f"canary-{name}" in said for name in ("plain", "inline", "file")] == [show] * 3
