@@ -75,6 +75,11 @@ class Ended:
         """The output with every run of white space, and so every line break of a long message, as one blank."""
         return " ".join(self.output.split())
 
+    def failure(self, name: str) -> str:
+        """What was said of a host as it failed, in words; nothing where it did not."""
+        found = re.search(rf"^fatal: \[{name}\]: .*(?:\n(?: .*)?)*", self.output, re.MULTILINE)
+        return " ".join(found[0].split()) if found else ""
+
     @property
     def changed(self) -> int:
         """How many tasks changed the host, by the recap."""
@@ -108,7 +113,7 @@ class Run:
         """What it has written so far."""
         return self._log.read_text(errors="replace")
 
-    def wait(self, *, timeout: float = 300) -> Ended:
+    def wait(self, *, timeout: float = 900) -> Ended:
         """Wait for its end, `timeout` seconds at most."""
         try:
             rc = self._process.wait(timeout)
@@ -117,7 +122,7 @@ class Run:
             pytest.fail(f"not done after {timeout:g} s:\n{self.output}")
         return Ended(rc=rc, output=self.output)
 
-    def wait_until(self, reached: Callable[[], bool], *, what: str, timeout: float = 180) -> None:
+    def wait_until(self, reached: Callable[[], bool], *, what: str, timeout: float = 600) -> None:
         """Wait for a point of the run, `timeout` seconds at most."""
         deadline = time.monotonic() + timeout
         while not reached():

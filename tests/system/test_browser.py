@@ -56,8 +56,6 @@ def page(host: Host, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Brows
     home = tmp_path_factory.mktemp("browser")
     with browsing(home, addresses={DOMAIN: address}, authority=secrets / "prefect" / "ca.crt") as opened:
         yield opened
-    gone = host.play("playbooks/absent.yml", variables | {"prefect_purge": True}, groups=GROUPS)
-    assert gone.rc == 0, gone.output
 
 
 def test_it_is_sent_to_tls_and_asks_who_one_is(page: Browser) -> None:

@@ -102,33 +102,25 @@ POINTS = [
 ]
 
 
-@pytest.fixture(scope="module")
-def bare(host: Host) -> Host:
-    """The host without Prefect."""
-    ended = host.play("playbooks/absent.yml", {"prefect_purge": True})
-    assert ended.rc == 0, ended.output
-    return host
-
-
 @pytest.mark.parametrize("point", POINTS, ids=str)
-def test_the_next_run_finishes_what_a_killed_one_began(bare: Host, point: Point) -> None:
-    point.reach(bare, bare.start("site.yml", point.variables))
+def test_the_next_run_finishes_what_a_killed_one_began(host: Host, point: Point) -> None:
+    point.reach(host, host.start("site.yml", point.variables))
 
-    good = bare.play(variables=point.variables)
+    good = host.play(variables=point.variables)
     assert good.rc == 0, good.output
     assert good.changed > 0, f"nothing was left to be done, so the kill came too late:\n{good.output}"
-    assert point.proven(bare), f"the run is green and its work is not done:\n{good.output}"
-    assert bare.last_run() == "COMPLETED"
+    assert point.proven(host), f"the run is green and its work is not done:\n{good.output}"
+    assert host.last_run() == "COMPLETED"
 
-    again = bare.play(variables=point.variables)
+    again = host.play(variables=point.variables)
     assert (again.rc, again.changed) == (0, 0), again.output
 
 
-def test_control_c_during_a_preset_leaves_no_process(bare: Host, tmp_path: Path) -> None:
+def test_control_c_during_a_preset_leaves_no_process(host: Host, tmp_path: Path) -> None:
     playbook = tmp_path / "play.yml"
     playbook.write_text("[{hosts: all, gather_facts: false, tasks: [{preset: prefect}]}]")
-    run = bare.start(playbook, slow("interrupted"))
-    run.wait_until(lambda: has_begun(bare, "interrupted"), what="the script runs")
+    run = host.start(playbook, slow("interrupted"))
+    run.wait_until(lambda: has_begun(host, "interrupted"), what="the script runs")
     run.interrupt()
     ended = run.wait(timeout=30)
     assert ended.rc != 0, ended.output
@@ -136,8 +128,8 @@ def test_control_c_during_a_preset_leaves_no_process(bare: Host, tmp_path: Path)
     while (left := run.processes()) and time.monotonic() < deadline:
         time.sleep(0.1)
     assert not left, f"still there 10 s after the end: {left}"
-    bare.cut(run)
+    host.cut(run)
 
-    good = bare.start(playbook, slow("interrupted")).wait()
+    good = host.start(playbook, slow("interrupted")).wait()
     assert good.rc == 0, good.output
-    assert bare.last_run() == "COMPLETED"
+    assert host.last_run() == "COMPLETED"

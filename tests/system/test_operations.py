@@ -9,7 +9,7 @@ import json
 import re
 import textwrap
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -58,11 +58,11 @@ PLAIN: Variables = {"prefect_server_exporter": True}
 
 
 @pytest.fixture(scope="module")
-def running(host: Host) -> Iterator[Host]:
+def running(sqlite: Host) -> Host:
     """The host with everything that can be looked at."""
-    ended = host.play(variables=VARIABLES)
+    ended = sqlite.play(variables=VARIABLES)
     assert ended.rc == 0, ended.output
-    yield host
+    return sqlite
 
 
 def get(host: Host, url: str) -> str:

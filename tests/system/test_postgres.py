@@ -28,15 +28,13 @@ def refused(ended: Ended, *says: str) -> None:
 
 
 @pytest.fixture(scope="module")
-def sqlite(host: Host) -> Iterator[Host]:
+def sqlite(sqlite: Host) -> Iterator[Host]:
     """The host with an instance on SQLite that has run something; afterwards, without any."""
-    ended = host.play()
+    sqlite.api("/variables/", {"name": "odd", "value": {"a": [1.5, None, "ü\n\\N\t"]}, "tags": ["x"]})
+    yield sqlite
+    ended = sqlite.play("playbooks/absent.yml", {"prefect_purge": True}, groups=WITH_POSTGRES)
     assert ended.rc == 0, ended.output
-    host.api("/variables/", {"name": "odd", "value": {"a": [1.5, None, "ü\n\\N\t"]}, "tags": ["x"]})
-    yield host
-    ended = host.play("playbooks/absent.yml", {"prefect_purge": True}, groups=WITH_POSTGRES)
-    assert ended.rc == 0, ended.output
-    assert host.sh("ls -d /etc/postgresql /var/lib/postgresql /var/lib/selfhosted-prefect 2>/dev/null || true") == ""
+    assert sqlite.sh("ls -d /etc/postgresql /var/lib/postgresql /var/lib/selfhosted-prefect 2>/dev/null || true") == ""
 
 
 def test_a_move_to_nowhere_leaves_the_server_alone(sqlite: Host) -> None:

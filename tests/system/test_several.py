@@ -77,9 +77,6 @@ class Several:
 @pytest.fixture(scope="module")
 def bare(host: Host) -> Iterator[set[str]]:
     """What is on the host before."""
-    if host.sh("systemctl list-unit-files --no-legend 'prefect*'", check=False):
-        ended = host.play("playbooks/absent.yml", {"prefect_purge": True})
-        assert ended.rc == 0, ended.output
     # Whoever calls the CLI gets a directory of their own, and keeps it.
     host.sh("mkdir --parents --mode=700 /root/.prefect")
     yield host.manifest()
