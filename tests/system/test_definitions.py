@@ -24,7 +24,6 @@ sys.path.insert(0, str(ROOT / "tests" / "unit"))
 from generated import generated
 
 EXAMPLE = ROOT / "docs" / "examples" / "stocks"
-TICKETS = ROOT / "docs" / "examples" / "tickets" / "flows"
 SECOND = "second13"
 GROUPS = {f"prefect_{group}": [NAME] for group in ("server", "redis")} | {
     f"prefect_{group}": [NAME, SECOND] for group in ("worker", "flows", "celery", "definitions")
@@ -173,7 +172,6 @@ def plan(ended: Ended) -> list[str]:
 def stocks(host: Host, second: str, tmp_path_factory: pytest.TempPathFactory) -> Stocks:
     flows = Path(shutil.copytree(EXAMPLE / "flows", tmp_path_factory.mktemp("stocks") / "flows"))
     (flows / "shop.py").write_text(SHOP)
-    shutil.copytree(TICKETS / "tickets", flows / "tickets")
     made = Stocks(host, flows)
     ended = made.play("site.yml")
     assert ended.rc == 0, ended.output
@@ -201,18 +199,6 @@ def test_celery_comes_from_the_lock(stocks: Stocks) -> None:
     for name in (NAME, SECOND):
         installed = stocks.host.sh("/opt/prefect/current/bin/python -", stdin=script, name=name)
         assert installed.split() == list(locked.values())
-
-
-def test_runners_run_as_they_stand(stocks: Stocks) -> None:
-    """The list of runners that people have already becomes a run, by the playbook that begins one and waits."""
-    applied = stocks.play("playbooks/definitions.yml", prefect_definitions_source=str(TICKETS / "runners.yml"))
-    assert "+ deployment ticket_processor/ticket_processor" in applied.words, applied.output
-    schedules = stocks.host.api("/deployments/name/ticket_processor/ticket_processor")["schedules"]
-    assert [each["schedule"]["interval"] for each in schedules] == [300]
-    ended = stocks.play("playbooks/run.yml", prefect_resources_run="ticket_processor/ticket_processor")
-    assert ended.rc == 0, ended.output
-    assert "looking into my-queue" in ended.words
-    assert stocks.play("playbooks/definitions.yml").rc == 0
 
 
 def test_again_changes_nothing(stocks: Stocks) -> None:
@@ -243,10 +229,7 @@ def test_one_edit_is_one_change_and_one_removal_one(stocks: Stocks, tmp_path: Pa
             {"celery_task_name": "data.download_historicl"},
             "is served by none of the Celery workers",
         ),
-        ("prefect_tasks", 1, {"depends_on": ["calculate_indicators_task"]}, "depends on itself"),
-        ("prefect_tasks", 1, {"task_kwargs": {"key": "${NOT_SET}"}}, "${NOT_SET} is not set on this host"),
         ("prefect_deployments", 0, {"work_pool_name": "no-pool"}, "there is no work pool no-pool"),
-        ("prefect_deployments", 0, {"work_queue_name": "no-queue"}, "there is no work queue"),
     ],
 )
 def test_bad_definitions_change_nothing(
