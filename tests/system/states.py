@@ -80,7 +80,7 @@ def made_of() -> str:
 def image_of(state: State) -> str:
     """Return the name of the image that hosts in a state start from."""
     if state.after is None:
-        return IMAGE
+        return str(IMAGE)
     base = output_of(PODMAN, "image", "inspect", "--format={{.Id}}", f"localhost/{IMAGE}")
     facts = [image_of(state.after), base, state.variables, state.groups, state.then, made_of()]
     return f"state-{state.name}:{hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:12]}"

@@ -45,14 +45,14 @@ fetch("/api/flow_runs/filter", {
 
 
 @pytest.fixture(scope="module")
-def page(host: Host, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
+def page(sqlite: Host, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
     """A browser on this machine, and a host with all of Prefect, where a flow run has completed."""
     install()
     secrets = tmp_path_factory.mktemp("secrets")
     variables = VARIABLES | {"prefect_secrets_dir": str(secrets)}
-    ended = host.play(variables=variables, groups=GROUPS)
+    ended = sqlite.play(variables=variables, groups=GROUPS)
     assert ended.rc == 0, ended.output
-    address = host.sh(f"getent ahostsv4 {NAME}").split()[0]
+    address = sqlite.sh(f"getent ahostsv4 {NAME}").split()[0]
     home = tmp_path_factory.mktemp("browser")
     with browsing(home, addresses={DOMAIN: address}, authority=secrets / "prefect" / "ca.crt") as opened:
         yield opened

@@ -6,6 +6,7 @@ import json
 import re
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -48,8 +49,8 @@ class Proxied:
 
     def play(self, variables: Variables, playbook: str = "site.yml", **more: Any) -> Ended:
         """Run a playbook on the proxy alone."""
-        variables = variables | {"prefect_secrets_dir": str(self.secrets)}
-        return self.host.play(playbook, variables, groups={"prefect_proxy": [NAME]}, **more)
+        more = {"groups": {"prefect_proxy": [NAME]}} | more
+        return self.host.play(playbook, variables | {"prefect_secrets_dir": str(self.secrets)}, **more)
 
     def start(self, port: int) -> None:
         """Start a server and wait until it listens."""
@@ -100,59 +101,95 @@ def given(pairs: dict[str, Path], name: str, *, key: str = "") -> Variables:
     }
 
 
-BAD: dict[str, tuple[Variables, tuple[str, ...]]] = {
-    "port in the domain": (
+@dataclass(frozen=True)
+class Bad:
+    """Something bad: `variables`, which name a certificate of `pairs`, or a taken `port`, and what the run `says`."""
+
+    name: str
+    variables: Variables
+    says: tuple[str, ...]
+    pair: str = ""
+    key: str = ""
+    port: int = 0
+
+    def __str__(self) -> str:
+        return self.name
+
+
+BAD = [
+    Bad(
+        "port in the domain",
         {"prefect_proxy_domain": f"{DOMAIN}:8443"},
         ("prefect_proxy_domain", "has a port in it", "prefect_proxy_https_port to 8443"),
     ),
-    "no servers": ({"prefect_proxy_servers": []}, ("prefect_proxy: the group has hosts", "prefect_server has none")),
-    "no such file": (
+    Bad("no servers", {"prefect_proxy_servers": []}, ("prefect_proxy: the group has hosts", "prefect_server has none")),
+    Bad(
+        "no such file",
         {"prefect_proxy_certificate": "/nowhere.crt", "prefect_proxy_certificate_key": "/nowhere.key"},
         ("prefect_proxy_certificate", "/nowhere.crt"),
     ),
-}
+    Bad(
+        "key of another certificate",
+        {},
+        ("prefect_proxy_certificate_key: it is not the key of the certificate",),
+        pair="good",
+        key="another",
+    ),
+    Bad("expired certificate", {}, ("prefect_proxy_certificate: it has expired",), pair="expired"),
+    Bad(
+        "certificate for others",
+        {},
+        (f"prefect_proxy_certificate: it is for *.example.org, and prefect_proxy_domain is {DOMAIN}",),
+        pair="others",
+    ),
+    *(
+        Bad(
+            f"{scheme} port of another program",
+            {f"prefect_proxy_{scheme}_port": port},
+            (f"prefect_proxy_{scheme}_port: port {port} is in use by", f"-m http.server {port} (pid "),
+            port=port,
+        )
+        for scheme, port in (("http", 80), ("https", 443))
+    ),
+]
 
 
-@pytest.mark.parametrize("name", BAD)
-def test_what_makes_no_sense_changes_nothing(proxied: Proxied, name: str) -> None:
-    variables, says = BAD[name]
-    unchanged(proxied, variables, says)
-
-
-@pytest.mark.parametrize(
-    ("name", "key", "says"),
-    [
-        ("good", "another", "prefect_proxy_certificate_key: it is not the key of the certificate"),
-        ("expired", "", "prefect_proxy_certificate: it has expired"),
-        ("others", "", f"prefect_proxy_certificate: it is for *.example.org, and prefect_proxy_domain is {DOMAIN}"),
-    ],
-)
-def test_a_wrong_certificate_changes_nothing(
-    proxied: Proxied, pairs: dict[str, Path], name: str, key: str, says: str
-) -> None:
-    unchanged(proxied, given(pairs, name, key=key), (says,))
-
-
-@pytest.mark.parametrize(("port", "variable"), [(80, "http"), (443, "https")])
-def test_a_port_of_somebody_else_changes_nothing(proxied: Proxied, port: int, variable: str) -> None:
-    proxied.host.sh(
-        f"systemd-run --quiet --unit=faults-port python3 -m http.server {port}; "
-        f"until ss -tln | grep -q :{port}; do sleep 0.1; done"
-    )
+@pytest.fixture(scope="module")
+def refused(proxied: Proxied, pairs: dict[str, Path]) -> tuple[Ended, set[str], set[str]]:
+    """All bad cases in one run, each a host of its own to Ansible: how it ended; the manifest before and after."""
+    cases: dict[str, Variables] = {}
+    for number, bad in enumerate(BAD):
+        own = {
+            "ansible_host": NAME,
+            "prefect_proxy_http_port": 8100 + number,
+            "prefect_proxy_https_port": 8200 + number,
+        }
+        certificate_of = given(pairs, bad.pair, key=bad.key) if bad.pair else {}
+        own["prefect_secrets_dir"] = str(proxied.secrets)
+        cases[f"case{number}"] = served(**own | certificate_of | bad.variables)
+    for port in filter(None, (bad.port for bad in BAD)):
+        proxied.host.sh(
+            f"systemd-run --quiet --unit=faults-port-{port} python3 -m http.server {port}; "
+            f"until ss -tln | grep -q :{port}; do sleep 0.1; done"
+        )
     try:
-        says = (f"prefect_proxy_{variable}_port: port {port} is in use by", f"-m http.server {port} (pid ")
-        unchanged(proxied, {}, says)
+        before = proxied.host.manifest()
+        ended = proxied.play({}, others=cases, groups={"prefect_proxy": [*cases]})
+        return ended, before, proxied.host.manifest()
     finally:
-        proxied.host.sh("systemctl stop faults-port")
+        proxied.host.sh("systemctl stop 'faults-port-*'")
 
 
-def unchanged(proxied: Proxied, variables: Variables, says: tuple[str, ...]) -> None:
-    """Assert that a run is refused, says why, and leaves the host as it was."""
-    before = proxied.host.manifest()
-    ended = proxied.play(served(**variables))
+def test_what_is_refused_changes_nothing(refused: tuple[Ended, set[str], set[str]]) -> None:
+    ended, before, after = refused
     assert ended.rc not in (0, 250), ended.output
-    assert [text for text in says if text not in ended.words] == [], ended.output
-    assert proxied.host.manifest() == before
+    assert sorted(before ^ after) == []
+
+
+@pytest.mark.parametrize("bad", BAD, ids=str)
+def test_it_is_refused(refused: tuple[Ended, set[str], set[str]], bad: Bad) -> None:
+    said = refused[0].failure(f"case{BAD.index(bad)}")
+    assert [text for text in bad.says if text not in said] == [], refused[0].output
 
 
 def test_a_certificate_that_is_given_beside_the_site_of_somebody_else(proxied: Proxied, pairs: dict[str, Path]) -> None:
