@@ -40,7 +40,13 @@ options:
         choices: [present, kept, unused, absent]
         default: present
       recurse:
-        description: Whether what is below a directory gets the same owner and group.
+        description:
+          - Whether what an account that no longer exists has left below a directory gets the same owner and group. What
+            belongs to other accounts is left as it is.
+        type: bool
+        default: false
+      recurse_root:
+        description: Whether O(files[].recurse) gives root's files too, where the directory itself belongs to root.
         type: bool
         default: false
       secret:

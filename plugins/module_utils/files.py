@@ -6,10 +6,24 @@ import contextlib
 import grp
 import os
 import pwd
-import shutil
 import stat
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+
+from ansible_collections.selfhosted.prefect.plugins.module_utils import safe_files
+from ansible_collections.selfhosted.prefect.plugins.module_utils.safe_files import (
+    Directory,
+    UnsafePathError,
+    beside,
+    followed,
+    is_lost,
+    reach,
+    state,
+    write,
+)
+
+__all__ = ["FILES", "SECRETS", "FileError", "ensure_all", "write"]
 
 FILES: dict[str, Any] = {
     "type": "list",
@@ -23,6 +37,7 @@ FILES: dict[str, Any] = {
         "mode": {"type": "str"},
         "state": {"type": "str", "choices": ["present", "kept", "unused", "absent"], "default": "present"},
         "recurse": {"type": "bool", "default": False},
+        "recurse_root": {"type": "bool", "default": False},
         "secret": {"type": "bool", "default": False},
     },
     "required_if": [("state", "present", ["mode"]), ("state", "kept", ["mode"])],
@@ -56,58 +71,91 @@ def ids(file: dict[str, Any], *, dry: bool) -> tuple[int, int]:
     return owner, group
 
 
-def belongs(path: Path, *, owner: int, group: int) -> bool:
-    """Return whether a path, or the link that it is, has the wanted owner and group."""
-    found = path.lstat()
-    return (found.st_uid, found.st_gid) == (owner, group)
+def ensure_directory(file: dict[str, Any], *, dry: bool, warn: Callable[[str], None]) -> bool:
+    """Make a directory as it is wanted, see `safe_files`; return whether it changed.
 
-
-def allows(path: Path, mode: int) -> bool:
-    """Return whether a path, or the link that it is, has exactly the wanted permissions."""
-    return stat.S_IMODE(path.lstat().st_mode) == mode
-
-
-def write(path: Path, content: bytes, *, owner: int, group: int, mode: int) -> None:
-    """Replace a file; nobody ever sees half of it, or sees it with the wrong permissions."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    fresh = path.with_name(f".{path.name}.ansible-new")
-    fresh.unlink(missing_ok=True)
-    descriptor = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    with os.fdopen(descriptor, "wb") as handle:
-        handle.write(content)
-    os.chown(fresh, owner, group)
-    fresh.chmod(mode)
-    fresh.replace(path)
-
-
-def ensure_directory(file: dict[str, Any], *, dry: bool) -> bool:
-    """Make a directory as it is wanted, where it is a link the directory behind it; return whether it changed."""
-    path, mode = Path(file["path"]).resolve(), int(file["mode"], 8)
+    A link that only root can have made is followed. Raises UnsafePathError.
+    """
+    path, mode = followed(file["path"]), int(file["mode"], 8)
     owner, group = ids(file, dry=dry)
-    if path.exists() and not path.is_dir():
-        raise NotADirectoryError(f"{path} is there and is no directory")
-    below = list(path.rglob("*")) if file["recurse"] else []
-    strangers = [step for step in below if not belongs(step, owner=owner, group=group)]
-    if path.is_dir() and belongs(path, owner=owner, group=group) and allows(path, mode) and not strangers:
+    if owner == -1:
+        return True
+    try:
+        with beside(path, make=not dry) as (directory, name):
+            found = directory.state(name)
+            if found is not None and not stat.S_ISDIR(found.st_mode):
+                raise directory.refused(name, found, wanted="directory")
+            takes_roots = file["recurse_root"] and found is not None and found.st_uid == 0
+            changed = directory.make(name, owner=owner, group=group, mode=mode, dry=dry)
+            if file["recurse"] and found is not None:
+                with directory.enter(name) as top:
+                    changed |= give_back(top, owner=owner, group=group, takes_roots=takes_roots, dry=dry, warn=warn)
+            return changed
+    except FileNotFoundError:
+        if not dry:
+            raise
+        return True
+
+
+def give_back(
+    top: Directory, *, owner: int, group: int, takes_roots: bool, dry: bool, warn: Callable[[str], None]
+) -> bool:
+    """Give what an account of before has left below a directory to the one of now; return whether there is any.
+
+    Left means that no account has the number of its owner; with `takes_roots` root's is meant as well. All else stays,
+    and so does a file with a second name, which may be another account's.
+    """
+    if os.geteuid() != 0:
         return False
-    if not dry:
-        path.mkdir(parents=True, exist_ok=True)
-        os.chown(path, owner, group)
-        path.chmod(mode)
-        for step in strangers:
-            os.chown(step, owner, group, follow_symlinks=False)
-    return True
+    numbers: dict[int, bool] = {}
+    changed, others = False, 0
+    for path, directory, found in top.below():
+        uid = found.st_uid
+        is_ours = numbers.setdefault(uid, uid == owner or is_lost(uid) or (takes_roots and uid == 0))
+        if not is_ours:
+            others += 1
+        elif (uid, found.st_gid) == (owner, group) or (uid == owner and not is_lost_group(found.st_gid)):
+            continue
+        elif found.st_nlink > 1 and not stat.S_ISDIR(found.st_mode):
+            warn(f"{top.path / path} has {found.st_nlink} names and keeps its owner; give it to the service yourself")
+        else:
+            changed = True
+            if not dry:
+                directory.give(Path(path).name, found, owner=owner, group=group)
+    if others:
+        warn(f"{top.path} holds {others} files and directories of other accounts, which are left as they are")
+    return changed
 
 
-def ensure_file(file: dict[str, Any], content: bytes, *, dry: bool) -> tuple[bool, bytes]:
+def is_lost_group(gid: int) -> bool:
+    """Return whether no group has this number any more."""
+    try:
+        grp.getgrgid(gid)
+    except KeyError:
+        return True
+    return False
+
+
+def ensure_file(file: dict[str, Any], content: bytes, *, dry: bool, warn: Callable[[str], None]) -> tuple[bool, bytes]:
     """Make a file, in place of a link if there is one; return whether it changed, and what it held before."""
     path, mode = Path(file["path"]), int(file["mode"], 8)
     owner, group = ids(file, dry=dry)
     before = b""
-    with contextlib.suppress(FileNotFoundError):
-        before = path.read_bytes()
-        if before == content and belongs(path, owner=owner, group=group) and allows(path, mode):
-            return False, before
+    try:
+        with beside(path) as (directory, name):
+            odd = directory.oddity(name)
+            found = directory.state(name)
+            if odd is not None:
+                warn(odd)
+            elif found is not None:
+                # What is too large to be ours is replaced.
+                with contextlib.suppress(UnsafePathError):
+                    before = directory.read(name)
+                is_as_wanted = (found.st_uid, found.st_gid, stat.S_IMODE(found.st_mode)) == (owner, group, mode)
+                if before == content and is_as_wanted:
+                    return False, before
+    except FileNotFoundError:
+        pass
     if not dry:
         write(path, content, owner=owner, group=group, mode=mode)
     return True, before
@@ -115,45 +163,51 @@ def ensure_file(file: dict[str, Any], content: bytes, *, dry: bool) -> tuple[boo
 
 def remove(path: Path, *, dry: bool) -> bool:
     """Remove a file, or a directory with what is in it; return whether it was there."""
-    if not os.path.lexists(path):
+    return state(path) is not None if dry else safe_files.remove(path)
+
+
+def is_empty(path: Path) -> bool:
+    """Return whether a path is a directory with nothing in it."""
+    found = state(path)
+    if found is None or not stat.S_ISDIR(found.st_mode):
         return False
-    if not dry and path.is_dir() and not path.is_symlink():
-        shutil.rmtree(path)
-    elif not dry:
-        path.unlink()
-    return True
+    with reach(path) as directory:
+        return not directory.names()
 
 
-def ensure(file: dict[str, Any], *, secret: str | None, dry: bool) -> tuple[bool, dict[str, str]]:
+def ensure(
+    file: dict[str, Any], *, secret: str | None, dry: bool, warn: Callable[[str], None]
+) -> tuple[bool, dict[str, str]]:
     """Make one file or directory as it is wanted, or remove it; return whether it changed, and its diff."""
     path, content = file["path"], file["content"] if secret is None else secret
     diff = {"before_header": path, "after_header": path}
     if file["state"] == "absent":
         return remove(Path(path), dry=dry), diff | {"prepared": f"remove {path}\n"}
     if file["state"] == "unused":
-        empty = Path(path).is_dir() and not any(Path(path).iterdir())
-        return empty and remove(Path(path), dry=dry), diff | {"prepared": f"remove {path}\n"}
-    if file["state"] == "kept" and not Path(path).exists():
+        return is_empty(Path(path)) and remove(Path(path), dry=dry), diff | {"prepared": f"remove {path}\n"}
+    if file["state"] == "kept" and state(followed(path)) is None:
         return False, diff
     if content is None:
-        return ensure_directory(file, dry=dry), diff | {"prepared": f"directory {path}\n"}
-    changed, before = ensure_file(file, content.encode(), dry=dry)
+        return ensure_directory(file, dry=dry, warn=warn), diff | {"prepared": f"directory {path}\n"}
+    changed, before = ensure_file(file, content.encode(), dry=dry, warn=warn)
     if secret is not None:
         return changed, diff | {"prepared": f"{path} (secret)\n"}
     return changed, diff | {"before": before.decode(errors="replace"), "after": content}
 
 
-def ensure_all(files: list[dict[str, Any]], secrets: list[str], *, dry: bool) -> tuple[list[str], list[dict[str, str]]]:
+def ensure_all(
+    files: list[dict[str, Any]], secrets: list[str], *, dry: bool, warn: Callable[[str], None] = lambda said: None
+) -> tuple[list[str], list[dict[str, str]]]:
     """Make all files and directories as they are wanted; return the paths that changed, and their diffs.
 
-    Raises FileError.
+    `warn` is given what was found in the place of a file, and what is left as it is. Raises FileError.
     """
     os.umask(0o022)
     written, diff = [], []
     hidden = iter(secrets)
     for file in files:
         try:
-            changed, shown = ensure(file, secret=next(hidden) if file["secret"] else None, dry=dry)
+            changed, shown = ensure(file, secret=next(hidden) if file["secret"] else None, dry=dry, warn=warn)
         except (OSError, KeyError) as error:
             raise FileError(f"{file['path']} cannot be written: {error}") from error
         if changed:

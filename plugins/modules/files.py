@@ -51,7 +51,9 @@ from ansible_collections.selfhosted.prefect.plugins.module_utils.files import FI
 def main() -> None:
     module = AnsibleModule(argument_spec={"files": FILES, "secrets": SECRETS}, supports_check_mode=True)
     try:
-        written, diff = ensure_all(module.params["files"], module.params["secrets"], dry=module.check_mode)
+        written, diff = ensure_all(
+            module.params["files"], module.params["secrets"], dry=module.check_mode, warn=module.warn
+        )
     except FileError as error:
         module.fail_json(msg=str(error))
     module.exit_json(changed=bool(written), written=written, diff=diff)

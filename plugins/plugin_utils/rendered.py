@@ -21,6 +21,7 @@ FILES: dict[str, Any] = {
         "mode": TEXT,
         "state": {"type": "str", "choices": ["present", "kept", "unused", "absent"], "default": "present"},
         "recurse": {"type": "bool", "default": False},
+        "recurse_root": {"type": "bool", "default": False},
         "secret": {"type": "bool", "default": False},
     },
 }
@@ -36,7 +37,7 @@ def rendered(
     for file in files:
         sent = {
             name: file[name]
-            for name in ("path", "state", "owner", "group", "mode", "recurse")
+            for name in ("path", "state", "owner", "group", "mode", "recurse", "recurse_root")
             if file[name] is not None
         }
         if file["template"]:

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 from ansible.module_utils.basic import AnsibleModule
+from ansible_collections.selfhosted.prefect.plugins.module_utils.safe_files import write
 from ansible_collections.selfhosted.prefect.plugins.modules import files
 from fake_api import outcome
 
@@ -243,22 +244,64 @@ def test_owner_and_group(tmp_path: Path) -> None:
     assert ensure(wanted)["changed"] is False
 
 
+LOST = 54321
+"""A number that no account has."""
+
+
 @as_root
-def test_what_is_below_is_given_away_and_what_it_links_to_is_not(tmp_path: Path) -> None:
-    outside = tmp_path / "outside"
+@pytest.mark.parametrize("takes_roots", [False, True])
+def test_what_a_lost_account_left_is_given_back_and_nothing_else(tmp_path: Path, takes_roots: bool) -> None:
+    outside, home = tmp_path / "outside", tmp_path / "home"
     outside.write_text("x")
-    below = tmp_path / "home" / "flows"
+    below = home / "flows"
     below.mkdir(parents=True)
-    (below / "flow.py").write_text("x")
+    for name in ("flow.py", "roots.py", "nobodys.py", "named twice.py"):
+        (below / name).write_text("x")
+    os.link(below / "named twice.py", tmp_path / "other name")
     (below / "link").symlink_to(outside)
-    wanted = {"path": str(tmp_path / "home"), "mode": "0750", "owner": "daemon", "group": "daemon", "recurse": True}
-    assert ensure(wanted)["changed"] is True
-    assert {step.lstat().st_uid for step in (tmp_path / "home").rglob("*")} == {1}
-    assert outside.owner() == "root"
+    os.mkfifo(below / "pipe")
+    for path in (below, below / "flow.py", below / "link", below / "pipe", below / "named twice.py", outside):
+        os.chown(path, LOST, LOST, follow_symlinks=False)
+    os.chown(below / "nobodys.py", 65534, 65534)
+    wanted: dict[str, Any] = {"path": str(home), "mode": "0750", "owner": "daemon", "group": "daemon"}
+    wanted |= {"recurse": True, "recurse_root": takes_roots}
+
+    start = snapshot(tmp_path)
+    assert ensure(wanted, check_mode=True)["changed"] is True
+    assert snapshot(tmp_path) == start
+
+    result = ensure(wanted)
+    owners = {path.name: path.lstat().st_uid for path in [home, *home.rglob("*")]}
+    given = dict.fromkeys(("home", "flows", "flow.py", "link", "pipe"), 1)
+    assert owners == given | {"roots.py": 1 if takes_roots else 0, "nobodys.py": 65534, "named twice.py": LOST}
+    assert outside.stat().st_uid == LOST
+    assert result["changed"] is True
     assert ensure(wanted)["changed"] is False
-    os.chown(below / "flow.py", 0, 0)
-    assert ensure(wanted)["changed"] is True
-    assert (below / "flow.py").owner() == "daemon"
+
+
+@as_root
+def test_two_writers_of_one_file_never_show_half_of_it(tmp_path: Path) -> None:
+    path = tmp_path / "settings.env"
+    texts = {letter * 300_000 for letter in "ab"}
+    writers = []
+    for text in texts:
+        writers.append(os.fork())
+        if not writers[-1]:
+            try:
+                for _ in range(60):
+                    write(path, text.encode(), owner=0, group=0, mode=0o640)
+                os._exit(0)
+            finally:
+                os._exit(1)
+    while not path.exists():
+        pass
+    running = set(writers)
+    torn = reads = 0
+    while running:
+        torn += path.read_text() not in texts
+        reads += 1
+        running -= {pid for pid in running if os.waitpid(pid, os.WNOHANG)[1] == 0 and not Path(f"/proc/{pid}").exists()}
+    assert (torn, list(tmp_path.iterdir())) == (0, [path]), f"{torn} of {reads} reads"
 
 
 @pytest.mark.parametrize("name", ["owner", "group"])
@@ -273,7 +316,8 @@ def test_whoever_is_not_there_yet_is_a_change_in_check_mode_and_an_error_otherwi
 
 @pytest.mark.parametrize("check_mode", [True, False])
 @pytest.mark.parametrize(
-    ("wanted", "there"), [({"path": "file"}, "is no directory"), ({"path": "directory", "content": "x"}, "directory")]
+    ("wanted", "there"),
+    [({"path": "file"}, "is a file and has to be a dir"), ({"path": "directory", "content": "x"}, "has to be a file")],
 )
 def test_what_stands_in_the_way_stays(tmp_path: Path, wanted: dict[str, Any], there: str, check_mode: bool) -> None:
     (tmp_path / "file").write_text("precious")

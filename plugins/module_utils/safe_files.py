@@ -1,0 +1,564 @@
+"""Files and directories of this host, reached so that no other account can lead root elsewhere.
+
+The rule: below a directory that another account can write, root follows no link, opens nothing but regular files and
+directories, and changes the owner only of what it holds open. Every path is walked from `/` with one descriptor a step.
+As long as only root can write the directories on the way, links are followed as usual; from the first directory on that
+another account can write, none is. What has to be done by path there (SQLite) is done by `as_account`, in a child that
+has dropped its privileges. docs/security.md says what this protects.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import hashlib
+import json
+import os
+import pwd
+import re
+import secrets
+import select
+import signal
+import stat
+import time
+from collections.abc import Callable, Collection, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+LARGEST = 64 * 2**20
+"""Bytes of the largest file that is read as a whole. Another account may offer one without an end."""
+
+DEEPEST = 64
+"""Directories below each other that are looked into."""
+
+MOST_LINKS = 40
+"""Links on the way to one path, as the kernel's own limit."""
+
+STEP = os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+
+
+class UnsafePathError(OSError):
+    """Something that root neither follows nor opens; the message says where it is, what it is, and what to do."""
+
+
+class AccountError(Exception):
+    """What failed in a child that acted as another account; `kind` is the name of the exception's class."""
+
+    def __init__(self, message: str, kind: str) -> None:
+        super().__init__(message)
+        self.kind = kind
+
+
+def kind_of(mode: int) -> str:
+    """Return what a mode stands for, in words."""
+    names = {
+        stat.S_IFLNK: "symbolic link",
+        stat.S_IFDIR: "directory",
+        stat.S_IFREG: "file",
+        stat.S_IFIFO: "named pipe",
+        stat.S_IFSOCK: "socket",
+    }
+    return names.get(stat.S_IFMT(mode), "device")
+
+
+def account_name(uid: int) -> str:
+    """Return the name of an account, or its number where it has none."""
+    with contextlib.suppress(KeyError):
+        return pwd.getpwuid(uid).pw_name
+    return f"uid {uid}"
+
+
+def is_lost(uid: int) -> bool:
+    """Return whether no account has this number any more."""
+    try:
+        pwd.getpwuid(uid)
+    except KeyError:
+        return True
+    return False
+
+
+def belongs_to_us(state: os.stat_result) -> bool:
+    """Return whether only root, or the user who runs this, owns something. To a user other than root all is safe."""
+    return os.geteuid() != 0 or state.st_uid == 0
+
+
+def is_open_to_others(state: os.stat_result) -> bool:
+    """Return whether an account other than the owner can write a directory."""
+    return bool(os.geteuid() == 0 and (state.st_mode & 0o002 or (state.st_mode & 0o020 and state.st_gid != 0)))
+
+
+@dataclass(frozen=True)
+class Directory:
+    """A directory that is held open. Nothing of what it does with a name follows a link."""
+
+    descriptor: int
+    path: Path
+    is_safe: bool
+    """Whether only root can put something here, or in the place of a directory above."""
+    is_shared: bool = False
+    """Whether everyone can put something here, but take away only their own, as in /tmp."""
+
+    def holds_safely(self, state: os.stat_result) -> bool:
+        """Return whether no other account can have put an entry here or replace it."""
+        return self.is_safe or (self.is_shared and belongs_to_us(state))
+
+    def state(self, name: str) -> os.stat_result | None:
+        """Return the state of an entry, of a link itself; None where there is none."""
+        try:
+            return os.stat(name, dir_fd=self.descriptor, follow_symlinks=False)
+        except FileNotFoundError:
+            return None
+
+    def refused(self, name: str, state: os.stat_result, *, wanted: str) -> UnsafePathError:
+        """Return the error for an entry that is not what is wanted."""
+        path, found = self.path / name, kind_of(state.st_mode)
+        if stat.S_ISLNK(state.st_mode):
+            with contextlib.suppress(OSError):
+                found += f" to {os.readlink(name, dir_fd=self.descriptor)}"
+        if wanted == found:
+            found += f" with {state.st_nlink} names"
+        return UnsafePathError(
+            f"{path} is a {found} of {account_name(state.st_uid)} and has to be a {wanted}. Another account can write "
+            f"{self.path}, so root does not use it; remove it or put a {wanted} there"
+            if not self.holds_safely(state)
+            else f"{path} is a {found} and has to be a {wanted}; remove it or put a {wanted} there"
+        )
+
+    @contextlib.contextmanager
+    def enter(self, name: str) -> Iterator[Directory]:
+        """Open a directory of this one. Raises UnsafePathError where the name is something else."""
+        child = self._child(name)
+        try:
+            yield child
+        finally:
+            os.close(child.descriptor)
+
+    def _child(self, name: str) -> Directory:
+        try:
+            descriptor = os.open(name, STEP, dir_fd=self.descriptor)
+        except OSError as error:
+            state = self.state(name)
+            if error.errno not in (errno.ENOTDIR, errno.ELOOP) or state is None or stat.S_ISDIR(state.st_mode):
+                raise
+            raise self.refused(name, state, wanted="directory") from error
+        return self._opened(name, descriptor)
+
+    def _opened(self, name: str, descriptor: int) -> Directory:
+        state = os.fstat(descriptor)
+        ours = self.holds_safely(state) and belongs_to_us(state)
+        return Directory(
+            descriptor,
+            self.path / name,
+            is_safe=ours and not is_open_to_others(state),
+            is_shared=ours and bool(state.st_mode & stat.S_ISVTX),
+        )
+
+    @contextlib.contextmanager
+    def _readable(self) -> Iterator[int]:
+        """Give a descriptor of this directory that can do more than lead on."""
+        descriptor = os.open(".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=self.descriptor)
+        try:
+            yield descriptor
+        finally:
+            os.close(descriptor)
+
+    def own_state(self) -> os.stat_result:
+        """Return the state of the directory itself."""
+        return os.fstat(self.descriptor)
+
+    def names(self) -> list[str]:
+        """Return the names of what is here, in order."""
+        with self._readable() as descriptor:
+            return listed(descriptor)
+
+    def sync(self) -> None:
+        """Have the names that are here on the disk."""
+        # Some network file systems have no such thing.
+        with self._readable() as descriptor, contextlib.suppress(OSError):
+            os.fsync(descriptor)
+
+    @contextlib.contextmanager
+    def open(self, name: str) -> Iterator[int]:
+        """Give a descriptor to read a regular file.
+
+        Raises UnsafePathError where it is something else or, among what another account can write, has a second name.
+        """
+        flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
+        found = self.state(name)
+        if found is not None and not stat.S_ISREG(found.st_mode):
+            raise self.refused(name, found, wanted="file")
+        descriptor = os.open(name, flags, dir_fd=self.descriptor)
+        try:
+            state = os.fstat(descriptor)
+            if not stat.S_ISREG(state.st_mode) or (state.st_nlink > 1 and not self.holds_safely(state)):
+                raise self.refused(name, state, wanted="file")
+            yield descriptor
+        finally:
+            os.close(descriptor)
+
+    def read(self, name: str, *, limit: int = LARGEST) -> bytes:
+        """Return what a regular file holds. Raises as `open`, and UnsafePathError for more than `limit` bytes."""
+        with self.open(name) as descriptor, os.fdopen(os.dup(descriptor), "rb") as handle:
+            content = handle.read(limit + 1)
+        if len(content) > limit:
+            raise UnsafePathError(f"{self.path / name} is larger than {limit >> 20} MiB; make it smaller or remove it")
+        return content
+
+    def oddity(self, name: str) -> str | None:
+        """Return what stands in the place of a file and is none, in a sentence; None for a file, or nothing.
+
+        Raises UnsafePathError for a directory, which no file replaces.
+        """
+        state = self.state(name)
+        if state is None or (stat.S_ISREG(state.st_mode) and (state.st_nlink == 1 or self.holds_safely(state))):
+            return None
+        said = self.refused(name, state, wanted="file")
+        if stat.S_ISDIR(state.st_mode):
+            raise said
+        return f"{str(said).partition('. ')[0].partition(';')[0]}. It is replaced, and what it led to is unchanged"
+
+    @contextlib.contextmanager
+    def create(self, name: str, *, owner: int, group: int, mode: int, sync: bool = True) -> Iterator[int]:
+        """Give a descriptor to write a file, which takes the place of what has its name when all is written.
+
+        No one sees half of it, or with other permissions; with `sync`, a loss of power leaves the one or the other.
+        """
+        fresh = f"{temporary_prefix(name)}{secrets.token_hex(8)}.new"
+        flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+        descriptor = os.open(fresh, flags, 0o600, dir_fd=self.descriptor)
+        try:
+            yield descriptor
+            os.fchown(descriptor, owner, group)
+            os.fchmod(descriptor, mode)
+            if sync:
+                os.fsync(descriptor)
+            os.replace(fresh, name, src_dir_fd=self.descriptor, dst_dir_fd=self.descriptor)
+        except BaseException:
+            with contextlib.suppress(OSError):
+                os.unlink(fresh, dir_fd=self.descriptor)
+            raise
+        finally:
+            os.close(descriptor)
+        if sync:
+            self.sync()
+
+    def write(self, name: str, content: bytes, *, owner: int, group: int, mode: int, sync: bool = True) -> None:
+        """Replace a file as a whole, see `create`. Raises UnsafePathError where a directory has its name."""
+        state = self.state(name)
+        if state is not None and stat.S_ISDIR(state.st_mode):
+            raise self.refused(name, state, wanted="file")
+        with (
+            self.create(name, owner=owner, group=group, mode=mode, sync=sync) as descriptor,
+            os.fdopen(os.dup(descriptor), "wb") as handle,
+        ):
+            handle.write(content)
+
+    def sweep(self, name: str) -> None:
+        """Remove what runs that were killed have left of a file, for whoever holds the lock of this directory."""
+        # The second is what earlier versions called it.
+        left = re.compile(re.escape(temporary_prefix(name)) + r"([0-9a-f]{16}\.new|ansible-new)")
+        for found in filter(left.fullmatch, self.names()):
+            # Another account may have put a directory there.
+            with contextlib.suppress(OSError):
+                os.unlink(found, dir_fd=self.descriptor)
+
+    def make(self, name: str, *, owner: int = -1, group: int = -1, mode: int = 0o755, dry: bool = False) -> bool:
+        """Make a directory where there is none, and give it owner and mode; return whether that changes anything.
+
+        Raises UnsafePathError for what is no directory. In a directory that another account can write, one of another
+        owner may have been moved into this place: that is refused too, unless it is empty.
+        """
+        if self.state(name) is None:
+            if dry:
+                return True
+            with contextlib.suppress(FileExistsError):
+                os.mkdir(name, 0o700, dir_fd=self.descriptor)
+            self.sync()
+        with self.enter(name) as child, child._readable() as descriptor:
+            state = os.fstat(descriptor)
+            harmless = self.holds_safely(state) or is_lost(state.st_uid) or not listed(descriptor)
+            if owner not in (-1, state.st_uid) and not harmless:
+                raise UnsafePathError(
+                    f"{child.path} belongs to {account_name(state.st_uid)} and has to belong to {account_name(owner)}. "
+                    f"Another account can write {self.path}, so root does not give away what is in it; move it "
+                    "elsewhere, or change its owner yourself"
+                )
+            gives = (state.st_uid, state.st_gid) != (
+                state.st_uid if owner == -1 else owner,
+                state.st_gid if group == -1 else group,
+            )
+            changes = gives or stat.S_IMODE(state.st_mode) != mode
+            if changes and not dry:
+                os.fchown(descriptor, owner, group)
+                os.fchmod(descriptor, mode)
+        return changes
+
+    def below(self, *, skip: Collection[str] = (), depth: int = 0) -> Iterator[tuple[str, Directory, os.stat_result]]:
+        """Yield what is below: its relative path, the directory that it is in, open until the next, and its state.
+
+        Directories come before what is in them; those named in `skip` are left out. Raises UnsafePathError for
+        directories that are too many levels deep.
+        """
+        for name in self.names():
+            state = self.state(name)
+            if state is None or name in skip:
+                continue
+            yield name, self, state
+            if stat.S_ISDIR(state.st_mode):
+                if depth >= DEEPEST:
+                    raise UnsafePathError(f"{self.path / name} is more than {DEEPEST} directories deep; remove it")
+                try:
+                    child = self._child(name)
+                except (FileNotFoundError, UnsafePathError):
+                    # It was one a moment ago.
+                    continue
+                try:
+                    for path, directory, found in child.below(skip=skip, depth=depth + 1):
+                        yield f"{name}/{path}", directory, found
+                finally:
+                    os.close(child.descriptor)
+
+    def give(self, name: str, state: os.stat_result, *, owner: int, group: int) -> None:
+        """Give an entry another owner, unless it is no longer the one with this state."""
+        descriptor = os.open(name, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=self.descriptor)
+        try:
+            now = os.fstat(descriptor)
+            if (now.st_dev, now.st_ino, now.st_uid) == (state.st_dev, state.st_ino, state.st_uid):
+                # By the descriptor: the name may be another's by now.
+                os.chown(f"/proc/self/fd/{descriptor}", owner, group)
+        finally:
+            os.close(descriptor)
+
+    def remove(self, name: str) -> bool:
+        """Remove an entry, a directory with all that is in it; return whether it existed.
+
+        Raises UnsafePathError for a directory in which something is mounted.
+        """
+        state = self.state(name)
+        if state is None:
+            return False
+        if not stat.S_ISDIR(state.st_mode):
+            os.unlink(name, dir_fd=self.descriptor)
+            return True
+        with self.enter(name) as doomed:
+            # What is too deep is moved up, and removed in the next round.
+            for _ in range(1000):
+                if not doomed.names():
+                    break
+                doomed._clear(doomed, device=doomed.own_state().st_dev, depth=0)
+        os.rmdir(name, dir_fd=self.descriptor)
+        return True
+
+    def _clear(self, top: Directory, *, device: int, depth: int) -> None:
+        for name in self.names():
+            state = self.state(name)
+            if state is None:
+                continue
+            if not stat.S_ISDIR(state.st_mode):
+                os.unlink(name, dir_fd=self.descriptor)
+            elif state.st_dev != device:
+                raise UnsafePathError(f"{self.path / name} has something mounted; unmount it first")
+            elif depth >= DEEPEST:
+                os.rename(name, secrets.token_hex(8), src_dir_fd=self.descriptor, dst_dir_fd=top.descriptor)
+            else:
+                with self.enter(name) as child:
+                    child._clear(top, device=device, depth=depth + 1)
+                os.rmdir(name, dir_fd=self.descriptor)
+
+
+def listed(descriptor: int) -> list[str]:
+    """Return the names in an open directory, in order."""
+    with os.scandir(descriptor) as entries:
+        return sorted(entry.name for entry in entries)
+
+
+def temporary_prefix(name: str) -> str:
+    """Return what the names begin with that a file has before it is whole; names end at 255 bytes."""
+    return f".{name.encode()[:120].decode(errors='ignore')}."
+
+
+def absolute(path: str | os.PathLike[str]) -> Path:
+    """Return a path from `/` on."""
+    return Path(path) if Path(path).is_absolute() else Path.cwd() / path
+
+
+@contextlib.contextmanager
+def reach(path: str | os.PathLike[str], *, make: bool = False) -> Iterator[Directory]:
+    """Open a directory, following links only while no other account can have made them.
+
+    `make` makes what is missing, for everyone to read. Raises FileNotFoundError, and UnsafePathError for what is no
+    directory, a link that may be another account's among it.
+    """
+    todo = list(absolute(path).parts[1:])
+    stack = [Directory(os.open("/", STEP), Path("/"), is_safe=True)]
+    links = 0
+    try:
+        while todo:
+            name, here = todo.pop(0), stack[-1]
+            if name == "..":
+                if len(stack) > 1:
+                    os.close(stack.pop().descriptor)
+                continue
+            state = here.state(name)
+            if state is None and make:
+                here.make(name)
+            if state is not None and stat.S_ISLNK(state.st_mode) and here.holds_safely(state) and links < MOST_LINKS:
+                links += 1
+                target = Path(os.readlink(name, dir_fd=here.descriptor))
+                todo[:0] = target.parts[1:] if target.is_absolute() else target.parts
+                while target.is_absolute() and len(stack) > 1:
+                    os.close(stack.pop().descriptor)
+                continue
+            try:
+                stack.append(here._child(name))
+            except FileNotFoundError as error:
+                raise FileNotFoundError(errno.ENOENT, "there is no such directory", str(here.path / name)) from error
+        yield stack[-1]
+    finally:
+        for directory in stack:
+            os.close(directory.descriptor)
+
+
+@contextlib.contextmanager
+def beside(path: str | os.PathLike[str], *, make: bool = False) -> Iterator[tuple[Directory, str]]:
+    """Open the directory that a path is in, see `reach`, and give it with the last part of the path."""
+    whole = absolute(path)
+    with reach(whole.parent, make=make) as directory:
+        yield directory, whole.name
+
+
+def state(path: str | os.PathLike[str]) -> os.stat_result | None:
+    """Return the state of a path, of a link itself; None where there is none. Raises UnsafePathError."""
+    try:
+        with beside(path) as (directory, name):
+            return directory.state(name)
+    except FileNotFoundError:
+        return None
+
+
+def followed(path: str | os.PathLike[str]) -> Path:
+    """Return what a path leads to while it is a link that only root can have made. Raises OSError."""
+    for _ in range(MOST_LINKS):
+        try:
+            with beside(path) as (directory, name):
+                found = directory.state(name)
+                if found is None or not stat.S_ISLNK(found.st_mode) or not directory.holds_safely(found):
+                    return directory.path / name
+                path = directory.path / os.readlink(name, dir_fd=directory.descriptor)
+        except FileNotFoundError:
+            return absolute(path)
+    raise OSError(errno.ELOOP, "too many links", str(path))
+
+
+def read(path: str | os.PathLike[str], *, limit: int = LARGEST) -> bytes:
+    """Return what a file holds, see `followed` for a link. Raises OSError."""
+    with beside(followed(path)) as (directory, name):
+        return directory.read(name, limit=limit)
+
+
+def write(path: str | os.PathLike[str], content: bytes, *, owner: int, group: int, mode: int) -> None:
+    """Replace a file as a whole, with the directories above it where they are missing; see `Directory.create`."""
+    with beside(path, make=True) as (directory, name), locked(f"directory {directory.path}"):
+        directory.sweep(name)
+        directory.write(name, content, owner=owner, group=group, mode=mode)
+
+
+def remove(path: str | os.PathLike[str]) -> bool:
+    """Remove what is at a path, see `Directory.remove`; return whether it existed."""
+    try:
+        with beside(path) as (directory, name):
+            return directory.remove(name)
+    except FileNotFoundError:
+        return False
+
+
+@contextlib.contextmanager
+def locked(what: str) -> Iterator[None]:
+    """Keep other runs on this host from doing the same at the same time.
+
+    The lock stands where only root can open it: a lock that another account can take can stop root for ever.
+    """
+    runtime = Path("/run" if os.geteuid() == 0 else os.environ.get("XDG_RUNTIME_DIR", f"/run/user/{os.geteuid()}"))
+    if not runtime.is_dir():
+        yield
+        return
+    with reach(runtime) as above:
+        above.make("selfhosted-prefect", owner=os.geteuid(), group=os.getegid(), mode=0o700)
+        with above.enter("selfhosted-prefect") as directory:
+            name = hashlib.sha256(what.encode()).hexdigest()[:32]
+            flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
+            descriptor = os.open(name, flags, 0o600, dir_fd=directory.descriptor)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def as_account(
+    uid: int, gid: int, work: Callable[[Any], Any], *, first: Callable[[], Any] = lambda: None, timeout: float = 3600
+) -> Any:
+    """Return what `work` returns, in JSON's types, when a child has done it with the privileges of an account alone.
+
+    `first` runs in the child before it drops its privileges, and `work` gets what it returns: an open file or
+    connection. Where the account is the one that runs this, both run here. Raises AccountError for what either raises,
+    and where it takes longer than `timeout` seconds.
+    """
+    if os.geteuid() != 0 or uid == 0:
+        try:
+            return work(first())
+        except Exception as error:
+            raise AccountError(str(error), type(error).__name__) from error
+    reader, writer = os.pipe()
+    child = os.fork()
+    if child == 0:
+        _act(uid, gid, work, first, writer)
+    os.close(writer)
+    try:
+        answer = _answer(reader, deadline=time.monotonic() + timeout)
+    finally:
+        os.close(reader)
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
+    if answer is None:
+        raise AccountError(f"no answer after {timeout:g} s as {account_name(uid)}", "TimeoutError")
+    told: dict[str, Any] = {"error": f"the process that ran as {account_name(uid)} was killed", "kind": "Killed"}
+    # What was cut off is no JSON.
+    with contextlib.suppress(ValueError):
+        told = json.loads(answer)
+    if "error" in told:
+        raise AccountError(str(told["error"]), str(told["kind"]))
+    return told["result"]
+
+
+def _act(uid: int, gid: int, work: Callable[[Any], Any], first: Callable[[], Any], writer: int) -> None:
+    """Be the child of `as_account`; never returns."""
+    try:
+        opened = first()
+        os.setgroups([])
+        os.setgid(gid)
+        os.setuid(uid)
+        os.chdir("/")
+        os.environ.clear()
+        told = json.dumps({"result": work(opened)})
+    except BaseException as error:
+        told = json.dumps({"error": str(error), "kind": type(error).__name__})
+    try:
+        with os.fdopen(writer, "w") as pipe:
+            pipe.write(told)
+    finally:
+        os._exit(0)
+
+
+def _answer(reader: int, *, deadline: float) -> str | None:
+    """Return all that comes from a pipe; None where that takes too long."""
+    told = b""
+    while select.select([reader], [], [], max(deadline - time.monotonic(), 0))[0]:
+        part = os.read(reader, 65536)
+        if not part:
+            return told.decode()
+        told += part
+    return None

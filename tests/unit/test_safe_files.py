@@ -1,0 +1,277 @@
+"""What an account plants below a directory that it can write leads root nowhere: nothing outside changes or is read."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import stat
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+from ansible_collections.selfhosted.prefect.plugins.module_utils import safe_files
+from ansible_collections.selfhosted.prefect.plugins.module_utils.files import FileError, ensure_all
+from ansible_collections.selfhosted.prefect.plugins.module_utils.safe_files import (
+    AccountError,
+    UnsafePathError,
+    as_account,
+    beside,
+    reach,
+)
+
+pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="only root has another account to be careful of")
+
+SERVICE = 1
+"""The account that flows run as: daemon, which every host has."""
+
+
+@dataclass(frozen=True)
+class Scene:
+    """A home that the account can write, and what is outside, which it cannot."""
+
+    home: Path
+    outside: Path
+
+    def victims(self) -> dict[str, tuple[Any, ...]]:
+        """Return all that is known of what is outside."""
+        return {
+            str(path): (*os.lstat(path)[:6], path.read_bytes() if path.is_file() else b"")
+            for path in [self.outside, *sorted(self.outside.rglob("*"))]
+        }
+
+    def give(self) -> None:
+        """Let what is in the home belong to the account."""
+        for path in [self.home, *self.home.rglob("*")]:
+            state = path.lstat()
+            if state.st_nlink == 1 or stat.S_ISDIR(state.st_mode):
+                os.chown(path, SERVICE, SERVICE, follow_symlinks=False)
+
+
+@pytest.fixture
+def scene(tmp_path: Path) -> Iterator[Scene]:
+    """Both directories; what hangs is ended."""
+    found = Scene(tmp_path / "home", tmp_path / "outside")
+    for path in (found.home / "flows", found.outside / "directory"):
+        path.mkdir(parents=True)
+    for path in (found.outside / "file", found.outside / "directory" / "file.py"):
+        path.write_text("precious")
+        path.chmod(0o600)
+    found.give()
+    signal.alarm(60)
+    yield found
+    signal.alarm(0)
+
+
+Plant = Callable[[Scene, Path], object]
+
+
+def link_to_file(scene: Scene, path: Path) -> None:
+    path.symlink_to(scene.outside / "file")
+
+
+def link_to_directory(scene: Scene, path: Path) -> None:
+    path.symlink_to(scene.outside / "directory")
+
+
+def link_to_nothing(scene: Scene, path: Path) -> None:
+    path.symlink_to(scene.outside / "new")
+
+
+def hard_link(scene: Scene, path: Path) -> None:
+    os.link(scene.outside / "file", path)
+
+
+def pipe(scene: Scene, path: Path) -> None:
+    os.mkfifo(path)
+
+
+def a_socket(scene: Scene, path: Path) -> None:
+    with socket.socket(socket.AF_UNIX) as listener:
+        # Its address has room for 107 bytes.
+        here = Path.cwd()
+        os.chdir(path.parent)
+        listener.bind(path.name)
+        os.chdir(here)
+
+
+def device(scene: Scene, path: Path) -> None:
+    os.mknod(path, stat.S_IFCHR | 0o666, os.makedev(1, 5))
+
+
+def directory(scene: Scene, path: Path) -> None:
+    path.mkdir()
+    (path / "mine").write_text("of the account")
+
+
+PLANTS = [link_to_file, link_to_directory, link_to_nothing, hard_link, pipe, a_socket, device, directory]
+LINKS = [link_to_file, link_to_directory, link_to_nothing]
+planted = pytest.mark.parametrize("plant", PLANTS)
+
+
+def wanted(path: Path, **more: Any) -> dict[str, Any]:
+    """Return a file or directory as the module's options describe it."""
+    described = {"path": str(path), "content": None, "owner": "daemon", "group": "daemon", "mode": "0750"}
+    return described | {"state": "present", "recurse": False, "recurse_root": False, "secret": False} | more
+
+
+def ensure(*files: dict[str, Any]) -> tuple[str, list[str]]:
+    """Return how it failed, and what it warned of."""
+    said: list[str] = []
+    try:
+        ensure_all(list(files), [], dry=False, warn=said.append)
+    except FileError as error:
+        return str(error), said
+    return "", said
+
+
+@planted
+def test_a_file_takes_the_place_of_what_was_planted(scene: Scene, plant: Plant) -> None:
+    path, before = scene.home / "settings.env", scene.victims()
+    plant(scene, path)
+    failed, said = ensure(wanted(path, content="new"))
+    if plant is not directory:
+        assert (path.read_text(), path.lstat().st_uid, path.lstat().st_nlink) == ("new", SERVICE, 1)
+    assert scene.victims() == before
+    assert str(path) in failed + "".join(said)
+
+
+@planted
+def test_what_was_planted_is_no_directory(scene: Scene, plant: Plant) -> None:
+    path = scene.home / "tmp"
+    plant(scene, path)
+    before = scene.victims()
+    scene.give()
+    failed, _ = ensure(wanted(path), wanted(path / "below", content="new"))
+    assert scene.victims() == before
+    assert (str(path) in failed) is (plant is not directory)
+
+
+@planted
+def test_removed_is_what_was_planted_alone(scene: Scene, plant: Plant) -> None:
+    path, before = scene.home / "memo", scene.victims()
+    plant(scene, path)
+    if plant is directory:
+        (path / "link").symlink_to(scene.outside / "directory")
+    assert ensure(wanted(path, state="absent"))[0] == ""
+    assert not os.path.lexists(path)
+    assert scene.victims() == before
+
+
+@pytest.mark.parametrize("state", ["present", "absent", "unused", "kept"])
+@pytest.mark.parametrize("content", [None, "new"])
+def test_no_link_above_is_followed(scene: Scene, state: str, content: str | None) -> None:
+    link_to_directory(scene, scene.home / "a")
+    before = scene.victims()
+    failed, _ = ensure(wanted(scene.home / "a" / "file.py", content=content, state=state))
+    assert scene.victims() == before
+    assert f"{scene.home / 'a'} is a symbolic link to {scene.outside / 'directory'}" in failed
+    assert "remove it" in failed
+
+
+def test_a_directory_of_another_owner_is_not_given_away(scene: Scene) -> None:
+    """It may have been moved to where root makes one."""
+    moved = scene.home / "tmp"
+    moved.mkdir(mode=0o700)
+    (moved / "backup").write_text("root's")
+    failed, _ = ensure(wanted(moved))
+    assert f"{moved} belongs to root and has to belong to daemon" in failed
+    assert moved.stat().st_uid == 0
+    (moved / "backup").unlink()
+    assert ensure(wanted(moved)) == ("", [])
+    assert moved.stat().st_uid == SERVICE
+
+
+def test_links_are_followed_where_only_root_can_make_them(scene: Scene, tmp_path: Path) -> None:
+    (tmp_path / "srv").symlink_to("outside/directory")
+    (tmp_path / "second").symlink_to(tmp_path / "srv")
+    assert ensure(wanted(tmp_path / "second" / "a" / "b", content="new"), wanted(tmp_path / "second")) == ("", [])
+    assert (scene.outside / "directory" / "a" / "b").read_text() == "new"
+    assert (scene.outside / "directory").stat().st_uid == SERVICE
+    assert (tmp_path / "second").is_symlink()
+
+
+@pytest.mark.parametrize("mode", [0o777, 0o1777, 0o775])
+def test_what_everyone_or_a_group_can_write_is_as_unsafe(scene: Scene, tmp_path: Path, mode: int) -> None:
+    shared = tmp_path / "shared"
+    shared.mkdir()
+    os.chown(shared, 0, SERVICE)
+    shared.chmod(mode)
+    (shared / "a").symlink_to(scene.outside / "directory")
+    os.chown(shared / "a", SERVICE, SERVICE, follow_symlinks=False)
+    before = scene.victims()
+    assert "is a symbolic link" in ensure(wanted(shared / "a" / "file", content="x"))[0]
+    assert scene.victims() == before
+
+
+def test_a_tree_without_end_is_removed_and_not_walked(scene: Scene) -> None:
+    top = scene.home / "deep"
+    top.mkdir()
+    with reach(top) as here:
+        descriptor = os.dup(here.descriptor)
+    for _ in range(3000):
+        os.mkdir("d", dir_fd=descriptor)
+        below = os.open("d", safe_files.STEP, dir_fd=descriptor)
+        os.close(descriptor)
+        descriptor = below
+    os.close(descriptor)
+    with reach(top) as here, pytest.raises(UnsafePathError, match="64 directories deep"):
+        list(here.below())
+    assert safe_files.remove(top) is True
+    assert not top.exists()
+
+
+@planted
+def test_reading(scene: Scene, plant: Plant) -> None:
+    path = scene.home / "flow.py"
+    plant(scene, path)
+    with pytest.raises(UnsafePathError, match=str(path)):
+        safe_files.read(path)
+
+
+def test_no_more_is_read_than_fits(scene: Scene) -> None:
+    path = scene.home / "flow.py"
+    path.touch()
+    os.truncate(path, 2**40)
+    with pytest.raises(UnsafePathError, match="larger than 64 MiB"):
+        safe_files.read(path)
+
+
+def test_a_child_has_the_rights_of_the_account_alone(scene: Scene) -> None:
+    def look(opened: int) -> dict[str, Any]:
+        try:
+            (scene.outside / "file").read_text()
+        except PermissionError as error:
+            refused = str(error)
+        ids = [os.getresuid(), os.getresgid(), os.getgroups(), dict(os.environ)]
+        return {"ids": ids, "refused": refused, "opened": os.read(opened, 100).decode()}
+
+    def first() -> int:
+        return os.open(scene.outside / "file", os.O_RDONLY)
+
+    found = as_account(SERVICE, SERVICE, look, first=first)
+    assert found["ids"] == [[SERVICE] * 3, [SERVICE] * 3, [], {}]
+    assert found["opened"] == "precious"
+    assert "file" in found["refused"]
+
+
+@pytest.mark.parametrize(
+    ("work", "says"),
+    [
+        (lambda _: 1 / 0, "division by zero"),
+        (lambda _: os.kill(os.getpid(), signal.SIGKILL), "as daemon was killed"),
+        (lambda _: signal.pause(), "no answer after 1 s as daemon"),
+        (lambda _: object(), "not JSON serializable"),
+    ],
+)
+def test_what_fails_in_the_child_fails_here(work: Callable[[Any], Any], says: str) -> None:
+    with pytest.raises(AccountError, match=says):
+        as_account(SERVICE, SERVICE, work, timeout=1)
+
+
+def test_the_lock_is_out_of_reach_of_others() -> None:
+    with safe_files.locked("something"), beside("/run/selfhosted-prefect") as (above, name):
+        found = above.state(name)
+        assert found is not None and (found.st_uid, stat.S_IMODE(found.st_mode)) == (0, 0o700)
