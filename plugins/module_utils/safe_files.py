@@ -156,6 +156,19 @@ class Directory:
         )
 
     @contextlib.contextmanager
+    def within(self, path: str) -> Iterator[tuple[Directory, str]]:
+        """Open the directory below this one that a relative path is in, and give it with the last part of the path.
+
+        Raises FileNotFoundError, and UnsafePathError for what is no directory.
+        """
+        *above, name = Path(path).parts
+        with contextlib.ExitStack() as opened:
+            here = self
+            for step in above:
+                here = opened.enter_context(here.enter(step))
+            yield here, name
+
+    @contextlib.contextmanager
     def _readable(self) -> Iterator[int]:
         """Give a descriptor of this directory that can do more than lead on."""
         descriptor = os.open(".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=self.descriptor)
@@ -264,8 +277,10 @@ class Directory:
             with contextlib.suppress(OSError):
                 os.unlink(found, dir_fd=self.descriptor)
 
-    def make(self, name: str, *, owner: int = -1, group: int = -1, mode: int = 0o755, dry: bool = False) -> bool:
+    def make(self, name: str, *, owner: int = -1, group: int = -1, mode: int | None = None, dry: bool = False) -> bool:
         """Make a directory where there is none, and give it owner and mode; return whether that changes anything.
+
+        Without `mode` one that exists keeps its own, and a new one is for everyone to read.
 
         Raises UnsafePathError for what is no directory. In a directory that another account can write, one of another
         owner may have been moved into this place: that is refused too, unless it is empty.
@@ -273,6 +288,7 @@ class Directory:
         if self.state(name) is None:
             if dry:
                 return True
+            mode = 0o755 if mode is None else mode
             with contextlib.suppress(FileExistsError):
                 os.mkdir(name, 0o700, dir_fd=self.descriptor)
             self.sync()
@@ -289,6 +305,7 @@ class Directory:
                 state.st_uid if owner == -1 else owner,
                 state.st_gid if group == -1 else group,
             )
+            mode = stat.S_IMODE(state.st_mode) if mode is None else mode
             changes = gives or stat.S_IMODE(state.st_mode) != mode
             if changes and not dry:
                 os.fchown(descriptor, owner, group)
@@ -472,6 +489,32 @@ def remove(path: str | os.PathLike[str]) -> bool:
             return directory.remove(name)
     except FileNotFoundError:
         return False
+
+
+def code(path: str | os.PathLike[str], *, suffixes: Collection[str], skip: Collection[str] = ()) -> dict[str, bytes]:
+    """Return what the files of code below a directory hold, by relative path: of a link, the path that it leads to.
+
+    What is no file counts with its name alone; one that is too large with its size. Raises OSError.
+    """
+    found: dict[str, bytes] = {}
+    with reach(followed(path)) as top:
+        for name, directory, state in top.below(skip=skip):
+            last = Path(name)
+            if last.suffix in suffixes:
+                found[name] = held(directory, last.name, state)
+    return found
+
+
+def held(directory: Directory, name: str, state: os.stat_result) -> bytes:
+    """Return what an entry holds, of a link the path that it leads to; nothing of what is neither."""
+    with contextlib.suppress(OSError):
+        if stat.S_ISLNK(state.st_mode):
+            return os.readlink(name, dir_fd=directory.descriptor).encode()
+        if state.st_size > LARGEST:
+            return f"{state.st_size} {state.st_mtime_ns}".encode()
+        if stat.S_ISREG(state.st_mode):
+            return directory.read(name)
+    return b""
 
 
 @contextlib.contextmanager

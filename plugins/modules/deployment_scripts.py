@@ -128,6 +128,7 @@ from typing import Any
 from urllib.parse import quote
 
 from ansible.module_utils.basic import AnsibleModule
+from ansible_collections.selfhosted.prefect.plugins.module_utils import safe_files
 
 IGNORED = {".git", "__pycache__", ".venv", ".prefect"}
 """Directories whose content is not code."""
@@ -158,14 +159,11 @@ class ScriptError(Exception):
 
 
 def code_digest(directory: Path) -> str:
-    """Return the SHA-256 of every file of code below a directory."""
+    """Return the SHA-256 of every file of code below a directory. Raises OSError."""
     total = hashlib.sha256()
-    for path in sorted(directory.rglob("*")):
-        name = path.relative_to(directory)
-        if path.is_file() and not IGNORED & set(name.parts) and path.suffix in CODE:
-            with contextlib.suppress(OSError):
-                content = path.read_bytes()
-                total.update(f"{name}\0{len(content)}\0".encode() + content)
+    below = safe_files.code(directory, suffixes=CODE, skip=IGNORED)
+    for name, content in sorted(below.items(), key=lambda found: Path(found[0])):
+        total.update(f"{name}\0{len(content)}\0".encode() + content)
     return total.hexdigest()
 
 
@@ -182,7 +180,14 @@ def script_digest(script: dict[str, Any], *, shared: str) -> str:
 
 def proof(memory: Iterable[Path]) -> str:
     """Return the SHA-256 of when which script succeeded."""
-    return hashlib.sha256("".join(path.read_text() for path in memory if path.exists()).encode()).hexdigest()
+    return hashlib.sha256("".join(map(remembered, memory)).encode()).hexdigest()
+
+
+def remembered(file: Path) -> str:
+    """Return what a file holds; an empty text where there is none."""
+    with contextlib.suppress(FileNotFoundError):
+        return safe_files.read(file).decode()
+    return ""
 
 
 def refuse(scripts: list[dict[str, Any]]) -> None:
@@ -203,16 +208,27 @@ def source(script: dict[str, Any], chdir: Path) -> str:
     if script["content"] is not None:
         return str(script["content"])
     path = chdir / (script["path"] or f"{script['project']}/prefect.yaml")
-    if not path.is_file():
-        raise ScriptError(f"prefect_flows_deployment_scripts: {script['name']}: there is no {path} on this host")
-    return path.read_text(encoding="utf-8") if script["path"] else ""
+    try:
+        text = safe_files.read(path).decode()
+    except FileNotFoundError as error:
+        raise ScriptError(
+            f"prefect_flows_deployment_scripts: {script['name']}: there is no {path} on this host"
+        ) from error
+    return text if script["path"] else ""
 
 
-def check_syntax(texts: dict[str, str], python: Path) -> None:
+def check_syntax(texts: dict[str, str], python: Path, *, account: pwd.struct_passwd) -> None:
     """Compile scripts by name with the Python that runs them, which may be newer than ours; raise ScriptError."""
     try:
         answer = subprocess.run(
-            [python, "-I", "-c", COMPILER], input=json.dumps(texts), capture_output=True, text=True, check=False
+            [python, "-I", "-c", COMPILER],
+            input=json.dumps(texts),
+            capture_output=True,
+            text=True,
+            cwd="/",
+            env={"LANG": "C.UTF-8"},
+            check=False,
+            **identity_of(account),
         )
     except OSError as error:
         raise ScriptError(f"{python} cannot be run: {error.strerror}") from error
@@ -228,10 +244,22 @@ def command_of(script: dict[str, Any], *, binaries: Path) -> list[str]:
     return [str(binaries / "python"), script["path"] or "-", *script["args"]]
 
 
+def account_of(user: str | None) -> pwd.struct_passwd:
+    """Return the account of a user, or of who runs this. Raises KeyError."""
+    return pwd.getpwnam(user) if user else pwd.getpwuid(os.getuid())
+
+
+def identity_of(account: pwd.struct_passwd) -> dict[str, Any]:
+    """Return what makes a process that of an account, where root starts it."""
+    if os.getuid() != 0 or account.pw_uid == 0:
+        return {}
+    return {"user": account.pw_uid, "group": account.pw_gid, "extra_groups": []}
+
+
 def run(script: dict[str, Any], *, params: dict[str, Any], environment: dict[str, str]) -> str:
     """Run one script as the user of the services and return what it printed. Raises ScriptError if it fails."""
     binaries = Path(params["release"], "bin")
-    account = pwd.getpwnam(params["user"]) if params["user"] else pwd.getpwuid(os.getuid())
+    account = account_of(params["user"])
     identity = {
         "HOME": account.pw_dir,
         "LANG": "C.UTF-8",
@@ -240,9 +268,6 @@ def run(script: dict[str, Any], *, params: dict[str, Any], environment: dict[str
         "PYTHONDONTWRITEBYTECODE": "1",
         "USER": account.pw_name,
     }
-    become: dict[str, Any] = {}
-    if os.getuid() == 0 and account.pw_uid != 0:
-        become = {"user": account.pw_uid, "group": account.pw_gid, "extra_groups": []}
     process = subprocess.Popen(
         command_of(script, binaries=binaries),
         cwd=Path(params["chdir"], script["project"] or ""),
@@ -254,7 +279,7 @@ def run(script: dict[str, Any], *, params: dict[str, Any], environment: dict[str
         errors="replace",
         # A group of its own, so that nothing that the script has started outlives its time.
         start_new_session=True,
-        **become,
+        **identity_of(account),
     )
     try:
         output, _ = process.communicate(script["content"] or "", timeout=params["timeout"])
@@ -303,10 +328,13 @@ def main() -> None:
     )
     params = module.params
     chdir, state_dir = Path(params["chdir"]), Path(params["state_dir"])
-    settings_text = ""
-    with contextlib.suppress(FileNotFoundError):
-        settings_text = Path(params["settings_file"]).read_text(encoding="utf-8")
-    code = code_digest(chdir) if chdir.is_dir() else ""
+    settings_text = remembered(Path(params["settings_file"]))
+    try:
+        code = code_digest(chdir)
+    except FileNotFoundError:
+        code = ""
+    except OSError as error:
+        module.fail_json(msg=f"prefect_flows_dir: {error}", ran=[], output={})
     # What a script registers does not depend on the credential; and to register a schedule again drops its next runs.
     given = {name: value for name, value in settings(settings_text).items() if name != "PREFECT_API_AUTH_STRING"}
     shared = json.dumps([os.path.realpath(params["release"]), params["environment"], given, code])
@@ -315,21 +343,19 @@ def main() -> None:
     due = [
         script
         for script in params["scripts"]
-        if params["force"]
-        or not memory[script["name"]].exists()
-        or memory[script["name"]].read_text().split()[:1] != [digests[script["name"]]]
+        if params["force"] or remembered(memory[script["name"]]).split()[:1] != [digests[script["name"]]]
     ]
     output: dict[str, str] = {}
     try:
         refuse(params["scripts"])
         if due and not module.check_mode:
             texts = {script["name"]: source(script, chdir) for script in due}
-            check_syntax(texts, Path(params["release"], "bin", "python"))
+            check_syntax(texts, Path(params["release"], "bin", "python"), account=account_of(params["user"]))
             environment = settings(settings_text) | json.loads(params["environment"])
             for script in due:
                 output[script["name"]] = run(script, params=params, environment=environment)
-                state_dir.mkdir(parents=True, exist_ok=True)
-                memory[script["name"]].write_text(f"{digests[script['name']]} {time.time_ns()}\n")
+                done = f"{digests[script['name']]} {time.time_ns()}\n".encode()
+                safe_files.write(memory[script["name"]], done, owner=os.geteuid(), group=os.getegid(), mode=0o644)
     except (ScriptError, OSError, KeyError) as error:
         module.fail_json(msg=str(error), ran=list(output), output=output)
     names = [script["name"] for script in due]

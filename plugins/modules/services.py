@@ -162,11 +162,11 @@ services:
 import contextlib
 import hashlib
 import http.client
-import itertools
 import os
 import pwd
 import re
 import signal
+import stat
 import subprocess
 import time
 import urllib.request
@@ -177,6 +177,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from ansible.module_utils.basic import AnsibleModule
+from ansible_collections.selfhosted.prefect.plugins.module_utils import safe_files
 from ansible_collections.selfhosted.prefect.plugins.module_utils.api import (
     Api,
     ApiError,
@@ -184,8 +185,11 @@ from ansible_collections.selfhosted.prefect.plugins.module_utils.api import (
     worker_online_since,
 )
 from ansible_collections.selfhosted.prefect.plugins.module_utils.ports import taken
+from ansible_collections.selfhosted.prefect.plugins.module_utils.safe_files import beside
 
 LOG_LINES = 30
+LOG_BYTES = 100_000
+
 POLL = 0.25
 """Seconds between two looks."""
 
@@ -299,8 +303,9 @@ class Systemd:
     def log(self, name: str) -> str:
         scope = [] if self.scope == "system" else ["--user"]
         file = self.logs / f"{name}.log"
-        if file.exists():
-            return "\n".join(file.read_text(errors="replace").splitlines()[-LOG_LINES:])
+        with contextlib.suppress(OSError), beside(file) as (directory, log), directory.open(log) as descriptor:
+            os.lseek(descriptor, -min(os.fstat(descriptor).st_size, LOG_BYTES), os.SEEK_END)
+            return "\n".join(os.read(descriptor, LOG_BYTES).decode(errors="replace").splitlines()[-LOG_LINES:])
         command = ["journalctl", *scope, "--no-pager", "--output=cat", f"--lines={LOG_LINES}", f"--unit={name}.service"]
         return run(command, env=self.env, check=False).stdout
 
@@ -426,15 +431,35 @@ class Nothing:
 
 
 def digest(paths: Iterable[str]) -> str:
-    """Return the SHA-256 of what the paths hold: a directory its Python code, a symbolic link its target's path."""
+    """Return the SHA-256 of what the paths hold: a directory its Python code, a symbolic link its target's path.
+
+    Flows can write some of them: nothing is read but regular files, see `safe_files`. Raises ServiceError.
+    """
     total = hashlib.sha256()
-    listed = [Path(path) for path in paths]
-    code = [sorted(path.rglob("*.py")) for path in listed if path.is_dir() and not path.is_symlink()]
-    for path in itertools.chain(listed, *code):
+
+    def add(path: str, content: bytes | None) -> None:
         total.update(f"{path}\0".encode())
-        with contextlib.suppress(OSError):
-            held = str(path.readlink()).encode() if path.is_symlink() else path.read_bytes()
-            total.update(f"{len(held)}\0".encode() + held)
+        if content is not None:
+            total.update(f"{len(content)}\0".encode() + content)
+
+    listed = [Path(path) for path in paths]
+    code: list[tuple[Path, bytes | None]] = []
+    try:
+        for path in listed:
+            found = safe_files.state(path)
+            is_directory = found is not None and stat.S_ISDIR(found.st_mode)
+            content = None
+            if found is not None and not is_directory:
+                with beside(path) as (directory, name):
+                    content = safe_files.held(directory, name, found)
+            add(str(path), content)
+            if is_directory:
+                below = safe_files.code(path, suffixes={".py"})
+                code += sorted((path / name, text) for name, text in below.items())
+    except OSError as error:
+        raise ServiceError(f"what a service is made of cannot be read: {error}") from error
+    for path, content in code:
+        add(str(path), content)
     return total.hexdigest()
 
 
@@ -454,19 +479,28 @@ def answers(url: str) -> bool:
     return False
 
 
-def environment_of(settings: str) -> dict[str, str]:
-    """Return what a file of settings adds to our environment; every value in it is in double quotes, with escapes."""
-    found = re.findall(r'^(\w+)="((?:[^"\\]|\\.)*)"$', Path(settings).read_text(), re.MULTILINE)
-    return dict(os.environ) | {name: re.sub(r'\\(["\\$`])', r"\1", value) for name, value in found}
+def settings_of(file: str) -> dict[str, str]:
+    """Return what a file of settings holds; every value in it is in double quotes, with escapes."""
+    text = safe_files.read(file).decode()
+    found = re.findall(r'^(\w+)="((?:[^"\\]|\\.)*)"$', text, re.MULTILINE)
+    return {name: re.sub(r'\\(["\\$`])', r"\1", value) for name, value in found}
+
+
+def environment_of(account: pwd.struct_passwd | None) -> dict[str, str]:
+    """Return the environment that a unit of an account starts with: of root's nothing. None is who runs this."""
+    if account is None:
+        return dict(os.environ)
+    # Libraries look for certificates and passwords at home.
+    identity = {"HOME": account.pw_dir, "LOGNAME": account.pw_name, "USER": account.pw_name}
+    return identity | {"LANG": "C.UTF-8", "PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"}
 
 
 def run_for(service: dict[str, Any], command: list[str], *, user: str | None) -> subprocess.CompletedProcess[str]:
     """Run a command with the settings of a service, as its user."""
     account = pwd.getpwnam(user) if user and os.getuid() == 0 else None
-    environment = environment_of(service["settings"]) if service["settings"] else dict(os.environ)
-    if account:
-        # Libraries look for certificates and passwords at home.
-        environment |= {"HOME": account.pw_dir, "USER": account.pw_name}
+    environment = environment_of(account)
+    if service["settings"]:
+        environment |= settings_of(service["settings"])
     return subprocess.run(
         command,
         env=environment,
@@ -546,7 +580,7 @@ def wait(
 def remembered(state_dir: Path, name: str) -> str:
     """Return the digest that a service was last healthy with, or an empty string."""
     with contextlib.suppress(FileNotFoundError):
-        return (state_dir / f"{name}.healthy").read_text().strip()
+        return safe_files.read(state_dir / f"{name}.healthy").decode().strip()
     return ""
 
 
@@ -564,9 +598,8 @@ def start(
     if not services:
         return
     names = [service["name"] for service in services]
-    state_dir.mkdir(parents=True, exist_ok=True)
     for name in names:
-        (state_dir / f"{name}.healthy").unlink(missing_ok=True)
+        safe_files.remove(state_dir / f"{name}.healthy")
     prepare(services, user=user)
     since = datetime.now(timezone.utc)
     manager.reload(names)
@@ -574,7 +607,9 @@ def start(
     checks = {service["name"]: health_check(manager, service, api=api, since=since, user=user) for service in services}
 
     def remember(name: str) -> None:
-        (state_dir / f"{name}.healthy").write_text(f"{digests[name]}\n")
+        remembering = state_dir / f"{name}.healthy"
+        own = {"owner": os.geteuid(), "group": os.getegid()}
+        safe_files.write(remembering, f"{digests[name]}\n".encode(), mode=0o644, **own)
 
     wait(manager, checks, timeout=timeout, proven=remember)
 
@@ -592,7 +627,7 @@ def remove(manager: Manager, doomed: dict[str, list[Path]], *, state_dir: Path) 
                 # Somebody else's drop-in keeps the directory.
                 with contextlib.suppress(OSError):
                     drop_ins.rmdir()
-        (state_dir / f"{name}.healthy").unlink(missing_ok=True)
+        safe_files.remove(state_dir / f"{name}.healthy")
     if doomed:
         manager.forget(list(doomed))
 

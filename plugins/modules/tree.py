@@ -22,6 +22,12 @@ options:
     description: Directory on the host. It is made if it is missing.
     type: path
     required: true
+  state_dir:
+    description:
+      - Directory in which the host remembers what was sent to O(dest). Only root writes there; where the memory of an
+        earlier version stands in O(dest), it is moved.
+    type: path
+    required: true
   owner:
     description: Owner of what is sent. Left out, whoever connects.
     type: str
@@ -48,6 +54,7 @@ EXAMPLES = r"""
   selfhosted.prefect.tree:
     src: flows
     dest: /var/lib/prefect/flows
+    state_dir: /opt/prefect/state
     owner: prefect
     group: prefect
 """
@@ -71,14 +78,35 @@ import hashlib
 import json
 import os
 import pwd
+import stat
 import tarfile
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
+from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
+from ansible_collections.selfhosted.prefect.plugins.module_utils import safe_files
+from ansible_collections.selfhosted.prefect.plugins.module_utils.safe_files import (
+    Directory,
+    beside,
+    followed,
+    reach,
+)
 
-MEMORY = ".selfhosted-prefect.json"
-"""File in the destination that names what was sent."""
+OLD_MEMORY = ".selfhosted-prefect.json"
+"""File in the destination in which earlier versions named what was sent. The owner of the destination can write it."""
+
+LARGEST = 4 * 2**30
+"""Bytes of the largest file that is compared; a larger one differs."""
+
+
+def is_inside(name: Any) -> bool:
+    """Return whether a name is that of a file below the destination."""
+    if not isinstance(name, str) or "\0" in name:
+        return False
+    parts = PurePosixPath(name).parts
+    return bool(parts) and not {"..", "/", "//"} & {*parts}
 
 
 @dataclass(frozen=True)
@@ -87,74 +115,118 @@ class Memory:
 
     files: tuple[str, ...] = ()
     complete: bool = True
+    exists: bool = False
+    is_old: bool = False
+    """Whether it is that of an earlier version, which is still to be moved."""
 
     @classmethod
-    def of(cls, dest: Path) -> Memory:
-        with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
-            found = json.loads((dest / MEMORY).read_text())
-            return cls(tuple(found["files"]), found["complete"])
-        return cls()
+    def of(cls, file: Path, dest: Path) -> Memory:
+        for path, is_old in ((file, False), (dest / OLD_MEMORY, True)):
+            with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
+                found = json.loads(safe_files.read(path))
+                names = tuple(name for name in found["files"] if is_inside(name))
+                return cls(names, bool(found["complete"]), exists=True, is_old=is_old)
+        return cls(is_old=safe_files.state(followed(dest)) is not None and has(dest, OLD_MEMORY))
 
-    def write(self, dest: Path, *, owner: int, group: int) -> None:
-        replace(
-            dest / MEMORY,
-            json.dumps({"complete": self.complete, "files": sorted(self.files)}).encode(),
-            owner=owner,
-            group=group,
-            mode=0o640,
-        )
+    def write(self, file: Path, dest: Path) -> None:
+        content = {"dest": str(dest), "complete": self.complete, "files": sorted(self.files)}
+        safe_files.write(file, json.dumps(content).encode(), owner=os.geteuid(), group=os.getegid(), mode=0o640)
 
 
-def digest(path: Path) -> str:
-    """Return the SHA-256 of a file and an x where it is executable, or an empty string where there is none."""
-    with contextlib.suppress(OSError):
-        executable = "x" if path.stat().st_mode & 0o100 else ""
-        return hashlib.sha256(path.read_bytes()).hexdigest() + executable
+def memory_file(state_dir: str, dest: Path) -> Path:
+    """Return the file that names what was sent to a directory."""
+    return Path(state_dir, f"tree-{hashlib.sha256(str(dest).encode()).hexdigest()[:16]}.json")
+
+
+def has(dest: Path, name: str) -> bool:
+    """Return whether a name below the destination is that of something that is no directory."""
+    with contextlib.suppress(OSError), opened(dest, name) as (directory, last):
+        found = directory.state(last)
+        return found is not None and not stat.S_ISDIR(found.st_mode)
+    return False
+
+
+@contextlib.contextmanager
+def opened(dest: Path, name: str) -> Iterator[tuple[Directory, str]]:
+    """Open the directory that a file below the destination is in, and give it with the file's own name."""
+    with reach(followed(dest)) as directory, directory.within(name) as place:
+        yield place
+
+
+def digest(dest: Path, name: str) -> str:
+    """Return the SHA-256 of a file and an x where it is executable; an empty string where there is no such file."""
+    total = hashlib.sha256()
+    with contextlib.suppress(OSError), opened(dest, name) as (directory, last), directory.open(last) as descriptor:
+        found = os.fstat(descriptor)
+        if found.st_size > LARGEST:
+            return ""
+        while part := os.read(descriptor, 2**20):
+            total.update(part)
+        return total.hexdigest() + ("x" if found.st_mode & 0o100 else "")
     return ""
 
 
-def replace(path: Path, content: bytes, *, owner: int, group: int, mode: int) -> None:
-    """Write a file as a whole or not at all."""
-    fresh = path.with_name(f".{path.name}.ansible-new")
-    fresh.write_bytes(content)
-    fresh.chmod(mode)
-    os.chown(fresh, owner, group)
-    fresh.replace(path)
+def replace(directory: Directory, name: str, content: bytes, *, owner: int, group: int, mode: int) -> None:
+    """Write a file as a whole or not at all. What a loss of power leaves differs, and the next run sends it again."""
+    directory.write(name, content, owner=owner, group=group, mode=mode, sync=False)
 
 
-def make(directory: Path, *, below: Path, owner: int, group: int) -> None:
-    """Make a directory and what is missing above it, down from ``below``."""
-    for step in reversed([step for step in [directory, *directory.parents] if step.is_relative_to(below)]):
-        if not step.is_dir():
-            step.mkdir(mode=0o750)
-            os.chown(step, owner, group)
-
-
-def unpack(archive: str, dest: Path, *, wanted: dict[str, str], owner: int, group: int) -> None:
+def unpack(
+    archive: str, dest: Path, *, wanted: dict[str, str], owner: int, group: int, warn: Callable[[str], None]
+) -> None:
     """Write the files of an archive that are wanted, each at once."""
-    with tarfile.open(archive) as tar:
+    with tarfile.open(archive) as tar, reach(followed(dest)) as top:
         for member in tar.getmembers():
             source = tar.extractfile(member)
             if source is None or member.name not in wanted:
                 continue
-            path = dest / member.name
-            make(path.parent, below=dest, owner=owner, group=group)
             mode = 0o750 if wanted[member.name].endswith("x") else 0o640
-            replace(path, source.read(), owner=owner, group=group, mode=mode)
+            *above, name = PurePosixPath(member.name).parts
+            with contextlib.ExitStack() as steps:
+                here = top
+                for step in above:
+                    if here.state(step) is None:
+                        here.make(step, owner=owner, group=group, mode=0o750)
+                    here = steps.enter_context(here.enter(step))
+                if odd := here.oddity(name):
+                    warn(odd)
+                replace(here, name, source.read(), owner=owner, group=group, mode=mode)
 
 
-def remove(path: Path) -> None:
-    """Remove a file and the directories that are empty without it; the destination is not, for the memory is there."""
-    path.unlink()
+def remove(dest: Path, name: str) -> None:
+    """Remove a file and the directories below the destination that are empty without it."""
+    with opened(dest, name) as (directory, last):
+        os.unlink(last, dir_fd=directory.descriptor)
     with contextlib.suppress(OSError):
-        for step in path.parents:
-            step.rmdir()
+        for step in list(PurePosixPath(name).parents)[:-1]:
+            with opened(dest, str(step)) as (directory, last):
+                os.rmdir(last, dir_fd=directory.descriptor)
+
+
+def names_in(dest: Path) -> list[str]:
+    """Return the names of what is in the destination; none where there is no such directory."""
+    with contextlib.suppress(FileNotFoundError), reach(followed(dest)) as directory:
+        return directory.names()
+    return []
+
+
+def is_directory(dest: Path) -> bool:
+    """Return whether the destination is a directory."""
+    found = safe_files.state(followed(dest))
+    return found is not None and stat.S_ISDIR(found.st_mode)
+
+
+def make(dest: Path, *, owner: int, group: int) -> None:
+    """Make the destination, and give it its owner."""
+    with beside(followed(dest), make=True) as (above, name):
+        above.make(name, owner=owner, group=group, mode=0o750 if above.state(name) is None else None)
 
 
 def main() -> None:
     module = AnsibleModule(
         argument_spec={
             "dest": {"type": "path", "required": True},
+            "state_dir": {"type": "path", "required": True},
             "owner": {"type": "str"},
             "group": {"type": "str"},
             "only_if_empty": {"type": "bool", "default": False},
@@ -165,30 +237,31 @@ def main() -> None:
     )
     params = module.params
     dest, wanted = Path(params["dest"]), params["wanted"]
-    before = Memory.of(dest)
-    if params["only_if_empty"] and before.complete and dest.is_dir() and any(dest.iterdir()):
-        module.exit_json(changed=False, sent=[], removed=[])
-
-    send = sorted(name for name, wanted_digest in wanted.items() if digest(dest / name) != wanted_digest)
-    doomed = sorted(name for name in before.files if name not in wanted and (dest / name).is_file())
-    changed = bool(send or doomed) or not dest.is_dir() or not before.complete
-    if module.check_mode or not changed or (send and not params["archive"]):
-        module.exit_json(changed=changed, sent=send, removed=doomed)
-
-    os.umask(0o022)
+    file = memory_file(params["state_dir"], dest)
     try:
+        before = Memory.of(file, dest)
+        if params["only_if_empty"] and before.complete and is_directory(dest) and (before.exists or names_in(dest)):
+            module.exit_json(changed=False, sent=[], removed=[])
+        send = sorted(name for name, wanted_digest in wanted.items() if digest(dest, name) != wanted_digest)
+        doomed = sorted(name for name in before.files if name not in wanted and has(dest, name))
+        changed = bool(send or doomed) or not is_directory(dest) or not before.complete or before.is_old
+        if module.check_mode or not changed or (send and not params["archive"]):
+            module.exit_json(changed=changed, sent=send, removed=doomed)
+
+        os.umask(0o022)
         owner = pwd.getpwnam(params["owner"]).pw_uid if params["owner"] else -1
         group = grp.getgrnam(params["group"]).gr_gid if params["group"] else -1
-        dest.parent.mkdir(parents=True, exist_ok=True)
-        make(dest, below=dest, owner=owner, group=group)
-        os.chown(dest, owner, group)
-        Memory((*{*before.files, *wanted},), complete=False).write(dest, owner=owner, group=group)
+        make(dest, owner=owner, group=group)
+        Memory((*{*before.files, *wanted},), complete=False).write(file, dest)
+        if before.is_old:
+            with contextlib.suppress(FileNotFoundError), reach(followed(dest)) as directory:
+                directory.remove(OLD_MEMORY)
         # Before anything is written: what was a file may have become a directory.
         for name in doomed:
-            remove(dest / name)
+            remove(dest, name)
         if params["archive"]:
-            unpack(params["archive"], dest, wanted=wanted, owner=owner, group=group)
-        Memory(tuple(wanted)).write(dest, owner=owner, group=group)
+            unpack(params["archive"], dest, wanted=wanted, owner=owner, group=group, warn=module.warn)
+        Memory(tuple(wanted)).write(file, dest)
     except (OSError, KeyError) as error:
         module.fail_json(msg=f"{dest} cannot be written: {error}")
     module.exit_json(changed=True, sent=send, removed=doomed)

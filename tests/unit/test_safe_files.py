@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from ansible_collections.selfhosted.prefect.plugins.action.tree import contents, pack
 from ansible_collections.selfhosted.prefect.plugins.module_utils import safe_files
 from ansible_collections.selfhosted.prefect.plugins.module_utils.files import FileError, ensure_all
 from ansible_collections.selfhosted.prefect.plugins.module_utils.safe_files import (
@@ -21,6 +22,8 @@ from ansible_collections.selfhosted.prefect.plugins.module_utils.safe_files impo
     beside,
     reach,
 )
+from ansible_collections.selfhosted.prefect.plugins.modules import deployment_scripts, services, tree
+from fake_api import outcome
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="only root has another account to be careful of")
 
@@ -38,7 +41,8 @@ class Scene:
     def victims(self) -> dict[str, tuple[Any, ...]]:
         """Return all that is known of what is outside."""
         return {
-            str(path): (*os.lstat(path)[:6], path.read_bytes() if path.is_file() else b"")
+            # But for the number of names.
+            str(path): (*os.lstat(path)[:3], *os.lstat(path)[4:6], path.read_bytes() if path.is_file() else b"")
             for path in [self.outside, *sorted(self.outside.rglob("*"))]
         }
 
@@ -275,3 +279,72 @@ def test_the_lock_is_out_of_reach_of_others() -> None:
     with safe_files.locked("something"), beside("/run/selfhosted-prefect") as (above, name):
         found = above.state(name)
         assert found is not None and (found.st_uid, stat.S_IMODE(found.st_mode)) == (0, 0o700)
+
+
+def send(scene: Scene, dest: Path, tmp_path: Path) -> dict[str, Any]:
+    """Send a flow and one in a directory, as the action plugin does."""
+    source = tmp_path / "source"
+    (source / "shop").mkdir(parents=True, exist_ok=True)
+    for name in ("flow.py", "shop/flow.py"):
+        (source / name).write_text("flow")
+    names = contents(source, exclude=[])
+    pack(tmp_path / "tree.tar.gz", source, list(names))
+    call = {"dest": str(dest), "state_dir": str(tmp_path / "state"), "wanted": names, "owner": "daemon"}
+    result: dict[str, Any] = outcome(tree.main, archive=str(tmp_path / "tree.tar.gz"), **call)
+    return result
+
+
+@planted
+@pytest.mark.parametrize("where", ["flow.py", "shop", "shop/flow.py", "."])
+def test_flows_are_sent_to_no_other_place(
+    scene: Scene, tmp_path: Path, plant: Plant, where: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = scene.home / "flows" / where
+    if where == ".":
+        path.rmdir()
+    path.parent.mkdir(exist_ok=True)
+    plant(scene, path)
+    before = scene.victims()
+    scene.give()
+    result = send(scene, scene.home / "flows", tmp_path)
+    assert scene.victims() == before
+    if plant is directory and where in (".", "shop"):
+        assert result["changed"] is True
+    else:
+        assert str(path) in result.get("msg", "") + capsys.readouterr().err
+    assert not list(scene.home.rglob("*.new"))
+
+
+def test_the_name_of_earlier_versions_is_no_way_in(scene: Scene, tmp_path: Path) -> None:
+    for name in (".flow.py.ansible-new", "..selfhosted-prefect.json.ansible-new"):
+        link_to_file(scene, scene.home / "flows" / name)
+    before = scene.victims()
+    assert send(scene, scene.home / "flows", tmp_path)["changed"] is True
+    assert scene.victims() == before
+
+
+@planted
+@pytest.mark.parametrize("where", ["x.py", "package/x.py", "deep.py"])
+def test_what_services_and_scripts_are_made_of_is_read_without_leaving_it(
+    scene: Scene, plant: Plant, where: str
+) -> None:
+    flows = scene.home / "flows"
+    (flows / "package").mkdir()
+    plant(scene, flows / where)
+    scene.give()
+    first = services.digest([str(flows)]), deployment_scripts.code_digest(flows)
+    for path in (scene.outside / "file", scene.outside / "directory" / "file.py"):
+        path.write_text("other")
+    # Nothing that is outside is in it.
+    assert (services.digest([str(flows)]), deployment_scripts.code_digest(flows)) == first
+    (flows / "package" / "new.py").write_text("new")
+    assert services.digest([str(flows)]) != first[0]
+    assert deployment_scripts.code_digest(flows) != first[1]
+
+
+@planted
+def test_a_script_that_is_no_file_is_named(scene: Scene, plant: Plant) -> None:
+    plant(scene, scene.home / "flows" / "deploy.py")
+    script: dict[str, Any] = {"name": "deploy", "content": None, "path": "deploy.py", "project": None, "args": []}
+    with pytest.raises(OSError, match=str(scene.home / "flows" / "deploy.py")):
+        deployment_scripts.source(script, scene.home / "flows")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,12 +12,13 @@ from typing import Any
 import pytest
 from ansible.errors import AnsibleActionFail
 from ansible_collections.selfhosted.prefect.plugins.action.tree import contents, pack
+from ansible_collections.selfhosted.prefect.plugins.module_utils.safe_files import Directory
 from ansible_collections.selfhosted.prefect.plugins.modules import tree
 from fake_api import outcome
 
 ROOT = Path(__file__).resolve().parents[2]
 EXCLUDED = [".git", "__pycache__", "*.pyc"]
-MEMORY = ".selfhosted-prefect.json"
+OLD_MEMORY = tree.OLD_MEMORY
 
 
 def put(directory: Path, **files: str) -> Path:
@@ -29,8 +31,8 @@ def put(directory: Path, **files: str) -> Path:
 
 
 def found(directory: Path) -> dict[str, str]:
-    """Return the content of the files below a directory, without the memory."""
-    paths = [path for path in directory.rglob("*") if path.is_file() and path.name != MEMORY]
+    """Return the content of the files below a directory."""
+    paths = [path for path in directory.rglob("*") if path.is_file()]
     return {path.relative_to(directory).as_posix(): path.read_text() for path in sorted(paths)}
 
 
@@ -47,7 +49,7 @@ def dest(tmp_path: Path) -> Path:
 def send(source: Path, dest: Path, *, check_mode: bool = False, **options: Any) -> dict[str, Any]:
     """Do what the action plugin does: ask, pack, and ask with the archive."""
     wanted = contents(source, exclude=EXCLUDED)
-    call = {"dest": str(dest), "wanted": wanted, **options}
+    call = {"dest": str(dest), "state_dir": str(dest.parents[1] / "state"), "wanted": wanted, **options}
     answer: dict[str, Any] = outcome(tree.main, check_mode=check_mode, **call)
     if answer.get("sent") and not check_mode:
         archive = dest.parents[1] / "tree.tar.gz"
@@ -56,6 +58,11 @@ def send(source: Path, dest: Path, *, check_mode: bool = False, **options: Any) 
         archive.unlink()
     answer.pop("invocation")
     return answer
+
+
+def memory(dest: Path) -> Path:
+    """Return the file that remembers what was sent."""
+    return tree.memory_file(str(dest.parents[1] / "state"), dest)
 
 
 def test_dry_for_real_and_again(source: Path, dest: Path) -> None:
@@ -167,14 +174,14 @@ def test_only_if_empty_leaves_what_others_put_there(source: Path, dest: Path) ->
 def test_a_run_that_was_killed_is_finished_by_the_next(
     source: Path, dest: Path, only_if_empty: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    written: list[Path] = []
+    written: list[str] = []
     replace = tree.replace
 
-    def killed(path: Path, content: bytes, **options: Any) -> None:
-        written.append(path)
+    def killed(directory: Directory, name: str, content: bytes, **options: Any) -> None:
+        written.append(name)
         if len(written) == 3:
             raise KeyboardInterrupt
-        replace(path, content, **options)
+        replace(directory, name, content, **options)
 
     with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
         patched.setattr(tree, "replace", killed)
@@ -196,7 +203,7 @@ def test_a_run_that_was_killed_before_it_removed_is_finished(
     (source / "a.py").unlink()
     put(source, **{"new.py": "n"})
 
-    def killed(path: Path) -> None:
+    def killed(dest: Path, name: str) -> None:
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
@@ -208,15 +215,18 @@ def test_a_run_that_was_killed_before_it_removed_is_finished(
 
 def test_a_run_that_was_killed_at_its_last_step_is_finished(source: Path, dest: Path) -> None:
     send(source, dest)
-    memory = json.loads((dest / MEMORY).read_text())
-    (dest / MEMORY).write_text(json.dumps(memory | {"complete": False}))
+    remembered = json.loads(memory(dest).read_text())
+    memory(dest).write_text(json.dumps(remembered | {"complete": False}))
     assert send(source, dest)["changed"] is True
     assert send(source, dest)["changed"] is False
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", "{}", '{"files": 1, "complete": true}'])
-def test_a_memory_that_cannot_be_read(source: Path, dest: Path, text: str) -> None:
-    put(dest, **{MEMORY: text})
+@pytest.mark.parametrize("is_old", [False, True])
+def test_a_memory_that_cannot_be_read(source: Path, dest: Path, text: str, is_old: bool) -> None:
+    path = dest / OLD_MEMORY if is_old else memory(dest)
+    path.parent.mkdir(parents=True)
+    path.write_text(text)
     assert send(source, dest)["changed"] is True
     assert send(source, dest)["changed"] is False
 
@@ -230,10 +240,8 @@ def test_modes_and_what_is_above(source: Path, dest: Path) -> None:
         return path.stat().st_mode & 0o7777
 
     assert mode(dest.parent) == 0o755
-    assert [mode(dest / name) for name in (".", "b", "b/c", "a.py", "b/c/d.py", MEMORY)] == [
-        *[0o750] * 4,
-        *[0o640] * 2,
-    ]
+    assert [mode(dest / name) for name in (".", "b", "b/c", "a.py", "b/c/d.py")] == [*[0o750] * 4, 0o640]
+    assert mode(memory(dest)) == 0o640
     (source / "a.py").chmod(0o644)
     assert send(source, dest)["sent"] == ["a.py"]
     assert mode(dest / "a.py") == 0o640
@@ -286,3 +294,32 @@ def test_links_that_cannot_be_sent(source: Path, target: str, says: str) -> None
 def test_what_is_no_file_is_left_out(source: Path) -> None:
     os.mkfifo(source / "pipe")
     assert "pipe" not in contents(source, exclude=EXCLUDED)
+
+
+def test_the_memory_of_an_earlier_version_is_moved_and_leads_nowhere(source: Path, dest: Path) -> None:
+    put(dest, **{"gone.py": "g", "a.py": "a", "b__c__d.py": "d", "with space.txt": "s", "empty.py": ""})
+    put(dest.parent, victim="precious")
+    (dest / "link").symlink_to(dest.parent)
+    names = ["gone.py", "a.py", "../victim", str(dest.parent / "victim"), "link/victim", "", ".", 1, None, "a\0b"]
+    put(dest, **{OLD_MEMORY: json.dumps({"complete": True, "files": names})})
+    dry = send(source, dest, check_mode=True)
+    assert (dest / OLD_MEMORY).exists()
+    assert send(source, dest) == dry
+    assert (dry["changed"], dry["removed"]) == (True, ["gone.py"])
+    assert (dest.parent / "victim").read_text() == "precious"
+    assert not (dest / OLD_MEMORY).exists()
+    assert send(source, dest)["changed"] is False
+
+    # The owner of the destination may write it at any time.
+    put(dest, **{OLD_MEMORY: json.dumps({"complete": True, "files": ["a.py"]})})
+    (source / "b/c/d.py").unlink()
+    assert send(source, dest)["removed"] == ["b/c/d.py"]
+
+
+def test_examples_that_were_removed_stay_so(source: Path, dest: Path) -> None:
+    send(source, dest, only_if_empty=True)
+    for path in [path for path in dest.rglob("*") if path.is_file()]:
+        path.unlink()
+    assert send(source, dest, only_if_empty=True)["changed"] is False
+    shutil.rmtree(dest)
+    assert send(source, dest, only_if_empty=True)["changed"] is True
