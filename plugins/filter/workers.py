@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 from collections.abc import Callable
 from typing import Any
 
@@ -137,14 +138,32 @@ def celery_services(
         given = defaults | {name: value for name, value in worker.items() if value is not None}
         if not given["app"]:
             raise AnsibleFilterError(f"prefect_celery_app: name the application of {given['name']}, as shop.tasks:app")
-        command = [f"{node['dirs']['opt']}/current/bin/python", "-m", "celery", "--app", given["app"], "worker"]
-        command += ["--hostname", f"{given['name']}@{host}", "--concurrency", str(given["concurrency"])]
+        python, name = f"{node['dirs']['opt']}/current/bin/python", f"{given['name']}@{host}"
+        command = [python, "-m", "celery", "--app", given["app"], "worker"]
+        command += ["--hostname", name, "--concurrency", str(given["concurrency"])]
         command += ["--queues", ",".join(given["queues"])] if given["queues"] else []
         command += ["--loglevel", "INFO", *given.get("options", [])]
         services.append(
-            shared | {"name": f"{shared['template']}{given['name']}", "command": command, "app": given["app"]}
+            shared
+            | {
+                "name": f"{shared['template']}{given['name']}",
+                "command": command,
+                "health": {
+                    "command": celery_ping(python, app=given["app"], name=name, directory=shared["working_directory"])
+                },
+            }
         )
     return services
+
+
+def celery_ping(python: str, *, app: str, name: str, directory: str) -> list[str]:
+    """Return the command that asks a Celery worker whether it answers.
+
+    It imports the application, which is flow code: the module `services` runs it as the account of the flows, with the
+    worker's settings. The shell enters the directory of the code, and drops the process number that is added.
+    """
+    ping = [python, "-m", "celery", "--app", app, "inspect", "ping", "--destination", name]
+    return ["/bin/sh", "-c", f"cd {shlex.quote(directory)} && exec {shlex.join(ping)}", "celery-ping"]
 
 
 class FilterModule:

@@ -72,7 +72,6 @@ import datetime
 import hashlib
 import json
 import math
-import os
 import re
 import sqlite3
 import uuid
@@ -83,6 +82,7 @@ from pathlib import Path
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
+from ansible_collections.selfhosted.prefect.plugins.module_utils import sqlite_files
 from ansible_collections.selfhosted.prefect.plugins.module_utils.postgres import (
     LOGIN,
     Connection,
@@ -90,10 +90,13 @@ from ansible_collections.selfhosted.prefect.plugins.module_utils.postgres import
     connect,
     explain,
 )
+from ansible_collections.selfhosted.prefect.plugins.module_utils.safe_files import AccountError, as_account, state
 
 SCHEMA_TABLE = "alembic_version"
 PATIENCE = 5.0
 """Seconds that whoever writes to the SQLite database has to come to an end."""
+LONGEST = 86400.0
+"""Seconds that a move may take."""
 FOREIGN_KEY_BROKEN = "23503"
 EPOCH = datetime.date(1970, 1, 1)
 
@@ -448,15 +451,21 @@ def open_source(path: Path) -> sqlite3.Connection:
     return source
 
 
-def put_aside(path: Path, aside: Path) -> None:
-    """Move the database, with what SQLite keeps beside it, where no server looks for it."""
-    if not aside.parent.exists():
-        aside.parent.mkdir(mode=0o750, parents=True)
-        there = path.parent.stat()
-        os.chown(aside.parent, there.st_uid, there.st_gid)
-    for suffix in ("-wal", "-shm", ""):
-        with contextlib.suppress(FileNotFoundError):
-            Path(f"{path}{suffix}").rename(f"{aside}{suffix}")
+@contextlib.contextmanager
+def explained(params: dict[str, Any]) -> Iterator[None]:
+    """Raise MoveError, which names the variable and the way out, for what PostgreSQL or the network raises."""
+    try:
+        yield
+    except (DatabaseError, OSError) as error:
+        raise MoveError(explain(error, {**params, "variable": "prefect_database_host"})) from error
+
+
+def moved(session: Connection, path: Path, *, replace: bool) -> dict[str, Any]:
+    """Return what was moved. Raises MoveError."""
+    with contextlib.closing(open_source(path)) as source:
+        result = move(source, session, replace=replace)
+        source.rollback()
+    return result
 
 
 def main() -> None:
@@ -471,22 +480,29 @@ def main() -> None:
     )
     params = module.params
     path, aside = Path(params["sqlite"]), Path(params["aside"])
-    if not path.exists():
-        module.exit_json(changed=False)
-    if aside.exists():
-        module.fail_json(msg=f"{aside} is there already; name another file to put the SQLite database aside")
-    if module.check_mode:
-        module.exit_json(changed=True)
-    try:
-        with contextlib.closing(open_source(path)) as source, connect(params, timeout=10) as session:
+
+    # Both run in the child that reads the SQLite database as its account: an error leaves it as a text.
+    def first() -> Connection:
+        with explained(params):
+            return connect(params, timeout=10)
+
+    def work(opened: Connection) -> dict[str, Any]:
+        with explained(params), opened as session:
             session.patient()
-            result = move(source, session, replace=params["replace"])
-            source.rollback()
-    except MoveError as error:
+            return moved(session, path, replace=params["replace"])
+
+    try:
+        if not sqlite_files.exists(path):
+            module.exit_json(changed=False)
+        if state(aside) is not None:
+            module.fail_json(msg=f"{aside} is there already; name another file to put the SQLite database aside")
+        if module.check_mode:
+            module.exit_json(changed=True)
+        uid, gid = sqlite_files.account(path)
+        result = as_account(uid, gid, work, first=first, timeout=LONGEST)
+        sqlite_files.move(path, aside)
+    except (AccountError, OSError) as error:
         module.fail_json(msg=str(error))
-    except (DatabaseError, OSError) as error:
-        module.fail_json(msg=explain(error, {**params, "variable": "prefect_database_host"}))
-    put_aside(path, aside)
     module.exit_json(changed=True, **result)
 
 

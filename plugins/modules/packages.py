@@ -81,7 +81,6 @@ removed:
 """
 
 import contextlib
-import fcntl
 import grp
 import json
 import os
@@ -93,6 +92,7 @@ from pathlib import Path
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
+from ansible_collections.selfhosted.prefect.plugins.module_utils import safe_files
 
 APT = ["apt-get", "--quiet", "--yes", "--no-install-recommends", "-o", "DPkg::Lock::Timeout=300"]
 UNITS = Path("/lib/systemd/system")
@@ -176,26 +176,20 @@ def locked(path: Path, *, dry: bool) -> Iterator[None]:
     if dry:
         yield
         return
-    path.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
-    descriptor = os.open(path.parent, os.O_RDONLY)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX)
+    with safe_files.locked(str(path)):
         yield
-        if not any(path.parent.iterdir()):
+        # What others have put there keeps the directory.
+        with contextlib.suppress(OSError):
             path.parent.rmdir()
-    finally:
-        os.close(descriptor)
 
 
 def write(path: Path, record: dict[str, Any]) -> None:
     """Write the record, or remove it where it holds nothing."""
     if not record["owners"] and not record["came"]:
-        path.unlink(missing_ok=True)
+        safe_files.remove(path)
         return
-    path.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
-    fresh = path.with_suffix(".new")
-    fresh.write_text(json.dumps(record, indent=2, sort_keys=True) + "\n")
-    fresh.replace(path)
+    text = json.dumps(record, indent=2, sort_keys=True) + "\n"
+    safe_files.write(path, text.encode(), owner=os.geteuid(), group=os.getegid(), mode=0o644)
 
 
 def install(params: dict[str, Any], record: dict[str, Any], *, missing: set[str]) -> list[str]:
@@ -267,7 +261,7 @@ def main() -> None:
         with locked(path, dry=dry):
             record: dict[str, Any] = {"owners": {}, "came": [], "accounts": [], "masked": []}
             if known:
-                record |= json.loads(path.read_text())
+                record |= json.loads(safe_files.read(path))
             before = json.dumps(record, sort_keys=True)
             if params["state"] == "present":
                 record["owners"][params["owner"]] = sorted(params["names"])

@@ -126,6 +126,7 @@ import pwd
 import re
 import shutil
 import ssl
+import stat
 import subprocess
 import time
 from dataclasses import dataclass
@@ -133,6 +134,8 @@ from pathlib import Path
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
+from ansible_collections.selfhosted.prefect.plugins.module_utils import safe_files
+from ansible_collections.selfhosted.prefect.plugins.module_utils.safe_files import beside, followed, reach
 
 UNCHOSEN = {"", "server.crt", "/etc/ssl/certs/ssl-cert-snakeoil.pem"}
 """Certificates that nobody has put there on purpose."""
@@ -152,6 +155,13 @@ def as_postgres(command: list[str], *, stdin: str = "") -> subprocess.CompletedP
     return subprocess.run(
         command,
         input=stdin,
+        # Of root's environment nothing.
+        env={
+            "HOME": account.pw_dir,
+            "LANG": "C.UTF-8",
+            "PATH": "/usr/local/bin:/usr/bin:/bin",
+            "USER": account.pw_name,
+        },
         user=account.pw_uid,
         group=account.pw_gid,
         extra_groups=os.getgrouplist(account.pw_name, account.pw_gid),
@@ -221,7 +231,7 @@ def clusters() -> list[Cluster]:
 def came_with_us(cluster: Cluster, record: Path) -> bool:
     """Return whether it was us who installed a cluster's PostgreSQL."""
     with contextlib.suppress(OSError, ValueError):
-        return f"postgresql-{cluster.version}" in json.loads(record.read_text())["came"]
+        return f"postgresql-{cluster.version}" in json.loads(safe_files.read(record))["came"]
     return False
 
 
@@ -252,7 +262,7 @@ def wanted_settings(cluster: Cluster, params: dict[str, Any], *, ours: bool, dro
     others = others_settings(cluster, drop_in)
     if ours and cluster.port != params["port"]:
         wanted["port"] = params["port"]
-    elif ours and drop_in.exists() and (set_before := re.search(r"^port = (\d+)", drop_in.read_text(), re.MULTILINE)):
+    elif ours and (set_before := re.search(r"^port = (\d+)", text_of(drop_in) or "", re.MULTILINE)):
         wanted["port"] = int(set_before[1])
     listening = [] if ours else re.findall(r"[^\s,]+", others.get("listen_addresses", "localhost"))
     if "*" not in listening:
@@ -269,10 +279,13 @@ def wanted_settings(cluster: Cluster, params: dict[str, Any], *, ours: bool, dro
 def others_settings(cluster: Cluster, drop_in: Path) -> dict[str, str]:
     """Return a cluster's settings from all of its files but ours, by a plain reading of them."""
     found: dict[str, str] = {}
-    for path in [cluster.config / "postgresql.conf", *sorted(cluster.config.glob("conf.d/*.conf"))]:
-        if path != drop_in and path.exists():
+    names: list[str] = []
+    with contextlib.suppress(FileNotFoundError), reach(cluster.config / "conf.d") as directory:
+        names = [name for name in directory.names() if name.endswith(".conf") and not name.startswith(".")]
+    for path in [cluster.config / "postgresql.conf", *(cluster.config / "conf.d" / name for name in names)]:
+        if path != drop_in:
             for name, value in re.findall(
-                r"^\s*(\w+)\s*=?\s*('(?:[^']|'')*'|[^\s#]+)", path.read_text(errors="replace"), re.MULTILINE
+                r"^\s*(\w+)\s*=?\s*('(?:[^']|'')*'|[^\s#]+)", text_of(path) or "", re.MULTILINE
             ):
                 found[name.lower()] = value.strip("'").replace("''", "'")
     return found
@@ -289,18 +302,27 @@ def with_block(text: str, name: str, lines: list[str]) -> str:
     return f"{begin}{''.join(f'{line}{chr(10)}' for line in lines)}{end}{rest}" if lines else rest
 
 
+def text_of(path: Path) -> str | None:
+    """Return what a file of the cluster holds; None where there is none. Raises OSError: postgres can write there."""
+    try:
+        return safe_files.read(path).decode(errors="surrogateescape")
+    except FileNotFoundError:
+        return None
+
+
 def replace(path: Path, content: str | None) -> None:
     """Replace a file, with owner and mode of the one that was there or of its directory; None removes it."""
     if content is None:
-        path.unlink(missing_ok=True)
+        safe_files.remove(path)
         return
-    there = path.stat() if path.exists() else None
-    above = path.parent.stat()
-    fresh = path.with_name(f".{path.name}.new")
-    fresh.write_text(content)
-    fresh.chmod(there.st_mode & 0o7777 if there else 0o644)
-    os.chown(fresh, *((there.st_uid, there.st_gid) if there else (above.st_uid, above.st_gid)))
-    fresh.replace(path)
+    with beside(followed(path)) as (directory, name):
+        there = directory.state(name)
+        if there is not None and not stat.S_ISREG(there.st_mode):
+            raise directory.refused(name, there, wanted="file")
+        like = there or directory.own_state()
+        mode = stat.S_IMODE(there.st_mode) & 0o777 if there else 0o644
+        encoded = content.encode(errors="surrogateescape")
+        directory.write(name, encoded, owner=like.st_uid, group=like.st_gid, mode=mode)
 
 
 def check_certificate(params: dict[str, Any]) -> None:
@@ -341,7 +363,7 @@ def wait_until(cluster: Cluster, statement: str, *, timeout: float) -> None:
 
 def apply(cluster: Cluster, files: dict[Path, str | None], *, port: int, timeout: float) -> bool:
     """Write files, take them back if PostgreSQL refuses them, and make it use them; return whether it restarted."""
-    before = {path: path.read_text() if path.exists() else None for path in files}
+    before = {path: text_of(path) for path in files}
     if not cluster.running:
         systemctl("start", cluster.unit)
         wait_until(cluster, "select true", timeout=timeout)
@@ -403,7 +425,7 @@ def ensure_present(params: dict[str, Any], *, dry: bool) -> dict[str, Any]:
     drop_in = cluster.config / "conf.d" / f"{params['name']}.conf"
     wanted = wanted_settings(cluster, params, ours=ours, drop_in=drop_in)
     lines = "".join(f"{name} = {quoted(value)}\n" for name, value in sorted(wanted.items()))
-    hba = cluster.hba.read_text()
+    hba = text_of(cluster.hba) or ""
     files: dict[Path, str | None] = {
         drop_in: f"# Ansible managed: selfhosted.prefect\n{lines}",
         cluster.hba: with_block(hba, params["name"], params["hba"]),
@@ -418,7 +440,7 @@ def ensure_present(params: dict[str, Any], *, dry: bool) -> dict[str, Any]:
 
 def serve(cluster: Cluster, files: dict[Path, str | None], *, dry: bool, params: dict[str, Any]) -> dict[str, Any]:
     """Make a cluster use files, unless dry; return what a module returns of it."""
-    changes = {path: path.read_text() if path.exists() else None for path in files}
+    changes = {path: text_of(path) for path in files}
     changes = {path: text for path, text in changes.items() if text != files[path]}
     diff = [
         {"before_header": str(path), "after_header": str(path), "before": text or "", "after": files[path] or ""}
@@ -440,7 +462,7 @@ def ensure_absent(params: dict[str, Any], *, dry: bool) -> dict[str, Any]:
     result |= {"socket": "", "certificate": "", "diff": []}
     for cluster in clusters():
         drop_in = cluster.config / "conf.d" / f"{params['name']}.conf"
-        hba = cluster.hba.read_text()
+        hba = text_of(cluster.hba) or ""
         files: dict[Path, str | None] = {drop_in: None, cluster.hba: with_block(hba, params["name"], [])}
         if cluster.port != params["port"] and not drop_in.exists() and files[cluster.hba] == hba:
             continue
@@ -491,8 +513,11 @@ def main() -> None:
     )
     os.umask(0o022)
     ensure = ensure_present if module.params["state"] == "present" else ensure_absent
+    # Two instances of a host write one pg_hba.conf.
+    alone = contextlib.nullcontext() if module.check_mode else safe_files.locked("postgresql")
     try:
-        result = ensure(module.params, dry=module.check_mode)
+        with alone:
+            result = ensure(module.params, dry=module.check_mode)
     except (ClusterError, OSError, subprocess.CalledProcessError) as error:
         module.fail_json(msg=str(error))
     module.exit_json(**({"in_use": False} | result))

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import socket
+import sqlite3
 import stat
+import subprocess
+import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +17,7 @@ from typing import Any
 
 import pytest
 from ansible_collections.selfhosted.prefect.plugins.action.tree import contents, pack
-from ansible_collections.selfhosted.prefect.plugins.module_utils import safe_files
+from ansible_collections.selfhosted.prefect.plugins.module_utils import safe_files, sqlite_files
 from ansible_collections.selfhosted.prefect.plugins.module_utils.files import FileError, ensure_all
 from ansible_collections.selfhosted.prefect.plugins.module_utils.safe_files import (
     AccountError,
@@ -52,6 +56,14 @@ class Scene:
             state = path.lstat()
             if state.st_nlink == 1 or stat.S_ISDIR(state.st_mode):
                 os.chown(path, SERVICE, SERVICE, follow_symlinks=False)
+
+
+@pytest.fixture
+def tmp_path() -> Iterator[Path]:
+    """A directory that every account can enter, which pytest's own are not."""
+    with tempfile.TemporaryDirectory(dir="/var/tmp") as name:
+        Path(name).chmod(0o755)
+        yield Path(name)
 
 
 @pytest.fixture
@@ -348,3 +360,88 @@ def test_a_script_that_is_no_file_is_named(scene: Scene, plant: Plant) -> None:
     script: dict[str, Any] = {"name": "deploy", "content": None, "path": "deploy.py", "project": None, "args": []}
     with pytest.raises(OSError, match=str(scene.home / "flows" / "deploy.py")):
         deployment_scripts.source(script, scene.home / "flows")
+
+
+def database(path: Path, *flows: str) -> None:
+    """Make a database with a log beside it, as a server that was killed leaves it, and give it to the account."""
+
+    script = "PRAGMA journal_mode = WAL; CREATE TABLE flow (name TEXT);"
+    script += "".join(f"INSERT INTO flow VALUES ('{flow}');" for flow in flows)
+    program = f"import os, sqlite3; sqlite3.connect({str(path)!r}).executescript({script!r}); os._exit(0)"
+    subprocess.run(["/usr/bin/python3", "-c", program], user=SERVICE, group=SERVICE, extra_groups=[], check=True)
+
+
+def flows_in(path: Path) -> list[str]:
+    with contextlib.closing(sqlite3.connect(path)) as opened:
+        return [name for (name,) in opened.execute("SELECT name FROM flow")]
+
+
+def test_a_database_is_copied_and_put_back_as_its_account(scene: Scene) -> None:
+    file, copy, kept = scene.home / "prefect.db", scene.outside / "copy", scene.outside / "kept"
+    database(file, "first")
+    assert (scene.home / "prefect.db-wal").stat().st_size > 0
+    sqlite_files.copy(file, copy)
+    assert flows_in(copy) == ["first"]
+    assert [path.name for path in scene.outside.iterdir() if path.name.startswith("copy")] == ["copy"]
+
+    file.unlink()
+    database(file, "second")
+    sqlite_files.copy(file, kept)
+    sqlite_files.replace(file, copy)
+    state = file.stat()
+    assert (flows_in(file), state.st_uid, state.st_gid, state.st_mode & 0o777) == (["first"], SERVICE, SERVICE, 0o640)
+    assert sorted(path.name for path in scene.home.iterdir()) == ["flows", "prefect.db"]
+
+    def question(opened: sqlite3.Connection) -> list[Any]:
+        return [os.getuid(), opened.execute("SELECT name FROM flow").fetchone()[0]]
+
+    assert sqlite_files.ask(kept, question, like=file) == [SERVICE, "second"]
+
+    sqlite_files.move(file, scene.home / "aside" / "prefect.db")
+    assert flows_in(scene.home / "aside" / "prefect.db") == ["first"]
+    assert not sqlite_files.exists(file)
+
+
+def test_a_database_is_whole_until_the_other_takes_its_place(
+    scene: Scene, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also what is only in the log: a restore that is killed loses none of it."""
+    file, copy = scene.home / "prefect.db", tmp_path / "copy"
+    database(file, "first")
+    sqlite_files.copy(file, copy)
+    with contextlib.closing(sqlite3.connect(copy)) as other:
+        other.execute("UPDATE flow SET name = 'other'")
+        other.commit()
+
+    def killed(*_: Any, **__: Any) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+        patched.setattr(os, "replace", killed)
+        sqlite_files.replace(file, copy)
+    assert flows_in(file) == ["first"]
+    assert sorted(path.name for path in scene.home.iterdir()) == ["flows", "prefect.db"]
+
+
+@planted
+@pytest.mark.parametrize("suffix", ["", "-wal"])
+def test_what_is_no_database_is_neither_copied_nor_replaced(scene: Scene, plant: Plant, suffix: str) -> None:
+    file, copy = scene.home / "prefect.db", scene.outside / "copy"
+    sqlite3.connect(copy).close()
+    if suffix:
+        database(file, "first")
+        (scene.home / "prefect.db-wal").unlink()
+    plant(scene, scene.home / f"prefect.db{suffix}")
+    before = scene.victims()
+    done: list[str] = []
+    with contextlib.suppress(OSError, AccountError):
+        sqlite_files.copy(file, scene.home.parent / "new")
+        done.append("copy")
+    with contextlib.suppress(OSError, AccountError):
+        sqlite_files.replace(file, copy)
+        done.append("replace")
+    with contextlib.suppress(OSError, AccountError):
+        sqlite_files.remove(file)
+        done.append("remove")
+    assert not done
+    assert scene.victims() == before

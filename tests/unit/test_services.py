@@ -740,3 +740,17 @@ def test_the_states_of_services() -> None:
     assert states[0]["health"] == SERVER["health"]
     assert states[1]["files"] == [path for path in UNITS if "worker" in path and "two" not in path]
     assert states[1]["watch"] == ["/opt/prefect/current", "/ca"]
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root has another account's commands to run")
+def test_a_command_of_a_service_has_the_rights_and_settings_of_its_account(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SECRET_OF_THE_PLAY", "s3cret")
+    settings = tmp_path / "celery.env"
+    settings.write_text('CELERY_BROKER_URL="redis://:p4ss@h/2"\n')
+    settings.chmod(0o600)
+    done = services.run_for({"settings": str(settings)}, ["/bin/sh", "-c", "id; env"], user="daemon")
+    assert "uid=1(daemon) gid=1(daemon) groups=1(daemon)\n" in done.stdout
+    assert "CELERY_BROKER_URL=redis://:p4ss@h/2\n" in done.stdout
+    assert "s3cret" not in done.stdout

@@ -133,7 +133,11 @@ def test_only_a_prefect_that_knows_the_option_is_told_to_make_no_pool(version: s
 
 
 def celery(*workers: dict[str, Any], broker: str = "redis://h/2", app: str = "shop:app") -> list[dict[str, Any]]:
-    shared = {"template": "prefect-celery@", "settings": {"CELERY_BROKER_URL": broker}}
+    shared = {
+        "template": "prefect-celery@",
+        "settings": {"CELERY_BROKER_URL": broker},
+        "working_directory": "/my flows",
+    }
     return celery_services(list(workers), HOST, shared, host="a", defaults={"app": app, "queues": [], "concurrency": 2})
 
 
@@ -142,6 +146,8 @@ def test_celery_workers_take_what_they_leave_out_from_the_role() -> None:
     begin = ["/opt/prefect/current/bin/python", "-m", "celery", "--app", "shop:app", "worker", "--hostname"]
     assert one["name"] == "prefect-celery@default"
     assert one["command"] == [*begin, "default@a", "--concurrency", "2", "--loglevel", "INFO"]
+    ping = "cd '/my flows' && exec /opt/prefect/current/bin/python -m celery --app shop:app inspect ping"
+    assert one["health"]["command"][:3] == ["/bin/sh", "-c", f"{ping} --destination default@a"]
     assert two["command"] == [*begin, "big@a", "--concurrency", "8", "--queues", "q,r", "--loglevel", "INFO", "-E"]
 
 
