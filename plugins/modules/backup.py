@@ -22,9 +22,14 @@ options:
     choices: [present, restored, emptied]
     default: present
   directory:
-    description: Directory of the backups. It is made for its owner alone.
+    description:
+      - Directory of the backups. It is made for its owner alone. Root refuses one that another account can write.
     type: path
     required: true
+  former:
+    description:
+      - Directory in which earlier versions kept the backups. Those that root made there are moved to O(directory).
+    type: path
   name:
     description: What the name of the backup begins with. When it was made follows.
     type: str
@@ -83,14 +88,14 @@ EXAMPLES = r"""
 - name: Back up SQLite
   selfhosted.prefect.backup:
     sqlite: /var/lib/prefect/prefect.db
-    directory: /var/lib/prefect/backups
+    directory: /var/backups/prefect-server
     name: prefect-3.8.8
     keep: 7
 
 - name: Restore the newest backup
   selfhosted.prefect.backup:
     sqlite: /var/lib/prefect/prefect.db
-    directory: /var/lib/prefect/backups
+    directory: /var/backups/prefect-server
     name: prefect-3.8.8
     restore: latest
     state: restored
@@ -101,6 +106,11 @@ path:
   description: The backup that was made. Null where there was nothing to back up before a restore.
   returned: success
   type: str
+moved:
+  description: Names of the backups that were moved from O(former).
+  returned: with O(former)
+  type: list
+  elements: str
 restored:
   description: The backup that was restored.
   returned: with O(state=restored)
@@ -116,6 +126,7 @@ import contextlib
 import os
 import shutil
 import sqlite3
+import stat
 import subprocess
 import tempfile
 import time
@@ -125,6 +136,13 @@ from pathlib import Path
 from typing import IO, Any
 
 from ansible.module_utils.basic import AnsibleModule
+from ansible_collections.selfhosted.prefect.plugins.module_utils import sqlite_files
+from ansible_collections.selfhosted.prefect.plugins.module_utils.safe_files import (
+    AccountError,
+    beside,
+    followed,
+    reach,
+)
 
 EMPTY = """
 DO $$
@@ -156,46 +174,49 @@ class Sqlite:
         self.file = file
 
     def exists(self) -> bool:
-        """Return whether a server has ever made its tables here."""
-        return self.file.exists()
+        """Return whether a server has ever made its tables here. Raises BackupError."""
+        with as_backup_errors():
+            return sqlite_files.exists(self.file)
 
     def dump(self, target: Path) -> None:
-        """Copy the database as it is at one moment, whoever writes to it. Raises BackupError."""
-        with contextlib.closing(connect(self.file)) as source, contextlib.closing(sqlite3.connect(target)) as copy:
-            source.backup(copy)
-            # One file, without a log beside it.
-            copy.execute("PRAGMA journal_mode = DELETE")
+        """Copy the database as it is at one moment, also while it is written to. Raises BackupError."""
+        with as_backup_errors():
+            sqlite_files.copy(self.file, target)
 
     def prove(self, backup: Path) -> None:
         """See that a backup can be read and is Prefect's. Raises BackupError."""
-        try:
-            with contextlib.closing(connect(backup)) as copy:
+
+        def question(copy: sqlite3.Connection) -> str:
+            try:
                 (found,) = copy.execute("PRAGMA quick_check(1)").fetchone()
                 copy.execute("SELECT version_num FROM alembic_version").fetchone()
-        except sqlite3.Error as error:
-            found = str(error)
+            except sqlite3.Error as error:
+                return str(error)
+            return str(found)
+
+        with as_backup_errors():
+            found = sqlite_files.ask(backup, question, like=self.file)
         if found != "ok":
             raise BackupError(f"{backup} is no good backup of a SQLite database of Prefect: {found}")
 
     def restore(self, backup: Path) -> None:
-        """Put a backup where the database is, with the owner of its directory."""
-        fresh = self.file.with_name(f".{self.file.name}.restored")
-        shutil.copyfile(backup, fresh)
-        fresh.chmod(0o640)
-        home = self.file.parent.stat()
-        os.chown(fresh, home.st_uid, home.st_gid)
-        self.empty()
-        fresh.replace(self.file)
+        """Put a backup where the database is, with the owner of its directory. Raises BackupError."""
+        with as_backup_errors():
+            sqlite_files.replace(self.file, backup)
 
     def empty(self) -> None:
-        """Leave no database, and no log that the next one would take for its own."""
-        for suffix in ("", "-wal", "-shm"):
-            self.file.with_name(f"{self.file.name}{suffix}").unlink(missing_ok=True)
+        """Leave no database, and no log that the next one would take for its own. Raises BackupError."""
+        with as_backup_errors():
+            sqlite_files.remove(self.file)
 
 
-def connect(file: Path) -> sqlite3.Connection:
-    """Open a SQLite file to read it, waiting for whoever writes."""
-    return sqlite3.connect(f"{file.as_uri()}?mode=ro", uri=True, timeout=60)
+@contextlib.contextmanager
+def as_backup_errors() -> Iterator[None]:
+    """Raise BackupError for what the host, SQLite or an account refuses."""
+    try:
+        yield
+    except (AccountError, OSError) as error:
+        raise BackupError(str(error)) from error
 
 
 class Postgresql:
@@ -311,14 +332,57 @@ def make(database: Sqlite | Postgresql, *, directory: Path, name: str, keep: int
         return result
     if not database.exists():
         raise BackupError("there is no database yet: has the server ever run?")
-    directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+    with as_backup_errors(), beside(directory, make=True) as (above, last):
+        above.make(last, mode=0o700)
     with partial(path) as fresh:
         database.dump(fresh)
         database.prove(fresh)
-        fresh.replace(path)
+        with reach(directory) as kept, kept.open(fresh.name) as descriptor:
+            os.fsync(descriptor)
+            fresh.replace(path)
+            kept.sync()
     for each in old:
         each.unlink()
     return result
+
+
+def check(directory: Path) -> None:
+    """Refuse a directory of backups in which another account can put something else. Raises BackupError."""
+    existing = next(step for step in (directory, *directory.parents) if step.exists())
+    with as_backup_errors(), reach(followed(existing)) as found:
+        if not found.is_safe:
+            raise BackupError(
+                f"prefect_server_backup_dir: another account can write {found.path}, or a directory above it, and "
+                "replace the backups there; name a directory that only root can write, below /var/backups for one"
+            )
+
+
+def move(former: Path, directory: Path, *, suffix: str, dry: bool) -> list[str]:
+    """Move the backups that root made where earlier versions kept them, and return their names. Raises BackupError."""
+    found: list[str] = []
+    with as_backup_errors(), contextlib.suppress(FileNotFoundError), reach(former) as old:
+        # Where the directory is not root's, the account has put it in the place of the one that was.
+        if old.own_state().st_uid != os.geteuid():
+            return []
+        for name in old.names():
+            state = old.state(name)
+            is_ours = state is not None and stat.S_ISREG(state.st_mode) and state.st_nlink == 1
+            if is_ours and state is not None and state.st_uid == os.geteuid() and name.endswith(suffix):
+                found.append(name)
+        if found and not dry:
+            with beside(directory, make=True) as (above, last):
+                above.make(last, mode=0o700)
+            for name in found:
+                with reach(directory) as kept, old.open(name) as reading:
+                    with kept.create(name, owner=os.geteuid(), group=os.getegid(), mode=0o600) as writing:
+                        while part := os.read(reading, 2**20):
+                            os.write(writing, part)
+                    os.unlink(name, dir_fd=old.descriptor)
+    if found and not dry:
+        # What is not a backup keeps it.
+        with contextlib.suppress(OSError), beside(former) as (above, last):
+            os.rmdir(last, dir_fd=above.descriptor)
+    return found
 
 
 def unused(directory: Path, *, name: str, suffix: str) -> Path:
@@ -360,6 +424,7 @@ def main() -> None:
             "directory": {"type": "path", "required": True},
             "name": {"type": "str", "required": True},
             "restore": text,
+            "former": file,
             "keep": {"type": "int", "default": 0},
             "sqlite": file,
             "host": text,
@@ -381,6 +446,12 @@ def main() -> None:
     directory, dry = Path(given["directory"]), module.check_mode
     result: dict[str, Any] = {"changed": True, "path": None, "removed": []}
     try:
+        check(directory)
+        if given["former"]:
+            try:
+                result["moved"] = move(Path(given["former"]), directory, suffix=database.suffix, dry=dry)
+            except BackupError as error:
+                module.warn(f"Backups of an earlier version are not looked for: {error}")
         path = chosen(database, directory=directory, name=given["restore"]) if given["state"] == "restored" else None
         if given["state"] == "present" or database.exists():
             # Nothing is removed that may be wanted yet.

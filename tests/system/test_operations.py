@@ -216,7 +216,7 @@ def test_backup_restore_and_reset(running: Host, tmp_path: Path) -> None:
     ended = running.play("playbooks/backup.yml", {**PLAIN, "prefect_server_backup_fetch_dir": str(tmp_path)})
     assert ended.rc == 0, ended.output
     (fetched,) = tmp_path.glob("prefect-3.8.8-*.sqlite")
-    assert running.sh("stat --format '%U %a' /var/lib/prefect/backups/*") == "root 600"
+    assert running.sh("stat --format '%U %a' /var/backups/prefect-server/*") == "root 600"
     assert running.server_pid() == before
 
     refused = running.play("playbooks/reset.yml", {**PLAIN, "prefect_server_reset": "another"})
@@ -235,7 +235,7 @@ def test_backup_restore_and_reset(running: Host, tmp_path: Path) -> None:
     assert runs(running) == known
     assert running.sh("stat --format '%U %a' /var/lib/prefect/prefect.db") == "prefect 640"
     running.sh("prefect deployment run hello-flow/example --watch")
-    assert len(running.sh("ls /var/lib/prefect/backups").split()) == 3
+    assert len(running.sh("ls /var/backups/prefect-server").split()) == 3
 
 
 def test_a_serve_process_is_kept_alive(running: Host) -> None:

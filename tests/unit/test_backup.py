@@ -209,3 +209,29 @@ def test_no_client_programs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setenv("PATH", str(tmp_path))
     result = outcome(backup.main, directory=str(tmp_path), name="prefect", **POSTGRESQL)
     assert result["failed"] and "install postgresql-client" in result["msg"]
+
+
+def test_what_an_earlier_version_kept_is_moved_and_found(home: Path, tmp_path: Path) -> None:
+    old = Path(sqlite(home)["path"])
+    kept, outside = tmp_path / "kept", tmp_path / "outside.sqlite"
+    outside.write_text("another owner's")
+    (old.parent / "link-20260101T000000Z.sqlite").symlink_to(outside)
+    os.link(outside, old.parent / "hard-20260101T000000Z.sqlite")
+    options = {"directory": str(kept), "former": str(old.parent), "state": "restored", "restore": "latest"}
+    given = {"sqlite": str(home / "prefect.db"), "name": "prefect-3.8.8"}
+    assert outcome(backup.main, check_mode=True, **given, **options | {"restore": str(old)})["moved"] == [old.name]
+    assert not kept.exists()
+    restored = outcome(backup.main, **given, **options)
+    assert (restored["moved"], restored["restored"]) == ([old.name], str(kept / old.name))
+    assert {path.name for path in old.parent.iterdir()} == {
+        f"{name}-20260101T000000Z.sqlite" for name in ("link", "hard")
+    }
+    assert (kept / old.name).stat().st_mode & 0o777 == 0o600
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root has another account to be careful of")
+def test_a_directory_that_another_account_can_write_is_refused(home: Path, tmp_path: Path) -> None:
+    os.chown(home, 1, 1)
+    result = sqlite(home)
+    assert f"prefect_server_backup_dir: another account can write {home}" in result["msg"]
+    assert not (home / "backups").exists()
