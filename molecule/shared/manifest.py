@@ -48,7 +48,7 @@ VOLATILE = re.compile(
 
 
 def files() -> Iterator[tuple[str, str]]:
-    """Yield each file with its type, owner and mode; below /etc and cron's spool with a digest of its content."""
+    """Yield each file with its type, owner and mode; below /etc, /srv and cron's spool with a digest of its content."""
     for directory, names, others in os.walk("/"):
         names[:] = [name for name in names if not VOLATILE.fullmatch(str(Path(directory, name)))]
         for path in (Path(directory, name) for name in names + others):
@@ -59,7 +59,7 @@ def files() -> Iterator[tuple[str, str]]:
                 facts = [stat.filemode(status.st_mode), owner(status)]
                 if path.is_symlink():
                     facts.append(f"-> {path.readlink()}")
-                elif path.is_file() and str(path).startswith(("/etc/", "/var/spool/cron/")):
+                elif path.is_file() and str(path).startswith(("/etc/", "/srv/", "/var/spool/cron/")):
                     facts.append(hashlib.sha256(path.read_bytes()).hexdigest()[:12])
                 yield f"file {path}", " ".join(facts)
 

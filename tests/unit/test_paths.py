@@ -1,0 +1,154 @@
+"""Modules reach files by `safe_files`, or say here why nothing that flows can write is on the way."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+MECHANISM = "plugins/module_utils/safe_files.py"
+MODULES = sorted(path for name in ("modules", "module_utils") for path in (ROOT / "plugins" / name).glob("*.py"))
+
+BY_PATH = {
+    *("chmod", "chown", "lchown", "copyfile", "copy2", "copytree", "glob", "hardlink_to", "iterdir", "link", "listdir"),
+    *("makedirs", "mkdir", "read_bytes", "read_text", "removedirs", "rename", "rglob", "rmdir", "rmtree", "scandir"),
+    *("symlink", "symlink_to", "touch", "truncate", "unlink", "walk", "write_bytes", "write_text"),
+}
+"""What reads, writes or walks by a path; through a descriptor it has `dir_fd`."""
+
+OPENERS = {"io", "os", "sqlite3", "tarfile", "zipfile", "gzip", "bz2", "lzma", "shelve", "dbm"}
+
+PROC = "the kernel's files below /proc, which no account can replace"
+ETC = "/etc/nginx, which only root can write"
+OPT = "prefect_opt_dir, which only root can write"
+SCRATCH = "a directory of its own, which only this process can enter"
+KEPT = "a directory of backups, of which `check` has seen that only root can write it"
+
+ALLOWED = {
+    ("backend.py", "memory_mb"): PROC,
+    ("backup.py", "Postgresql.dump"): KEPT,
+    ("backup.py", "Postgresql.prove"): KEPT,
+    ("backup.py", "Postgresql.restore"): KEPT,
+    ("backup.py", "backups"): KEPT,
+    ("backup.py", "make"): KEPT,
+    ("backup.py", "partial"): KEPT,
+    ("database_move.py", "open_source"): "runs in `as_account`",
+    ("nginx.py", "Kept.of"): ETC,
+    ("nginx.py", "Kept.put_back"): ETC,
+    ("nginx.py", "sites"): ETC,
+    ("nginx.py", "certificate"): "the certificate that Nginx is given, below /etc",
+    ("nginx.py", "Nginx.main_process"): "/run/nginx.pid, which root writes",
+    ("nginx.py", "processes"): PROC,
+    ("packages.py", "locked"): "/var/lib/selfhosted-prefect, which only root can write",
+    ("packages.py", "install"): "/etc/systemd/system",
+    ("packages.py", "purge"): "/etc/systemd/system and /etc/default",
+    ("ports.py", "listeners"): PROC,
+    ("preflight.py", "obstacles"): "a command in /usr/local/bin, or in the user's own home",
+    ("release.py", "build"): OPT,
+    ("release.py", "prune"): OPT,
+    ("release.py", "main"): OPT,
+    ("rescue.py", "running"): PROC,
+    ("services.py", "Systemd.start"): OPT,
+    ("services.py", "Systemd.known"): "/etc/systemd/system, or the user's own units",
+    ("services.py", "Systemd.shutdown"): OPT,
+    ("services.py", "Supervisord.reload"): OPT,
+    ("services.py", "Supervisord.known"): OPT,
+    ("services.py", "ended"): PROC,
+    ("services.py", "remove"): "units in /etc/systemd/system and programs below prefect_opt_dir",
+    ("sqlite_files.py", "copy"): "a new file of root's, and the database in `as_account`",
+    ("sqlite_files.py", "ask"): "a file of root's; what it holds is read in `as_account`",
+    ("sqlite_files.py", "settle"): "runs in `as_account`",
+    ("status.py", "settings"): "/etc/prefect, which only root can write",
+    ("tree.py", "unpack"): "the archive in Ansible's temporary directory",
+}
+"""Functions that reach files by path, and what makes that safe."""
+
+
+def is_by_path(call: ast.Call) -> bool:
+    """Return whether a call reaches a file by its path, every part of which another account may have replaced."""
+    if any(keyword.arg in ("dir_fd", "src_dir_fd") for keyword in call.keywords):
+        return False
+    if isinstance(call.func, ast.Name):
+        return call.func.id == "open"
+    if not isinstance(call.func, ast.Attribute):
+        return False
+    name, owner = call.func.attr, call.func.value
+    of = owner.id if isinstance(owner, ast.Name) else ""
+    if name in ("open", "connect", "remove"):
+        is_mode = not call.args or (isinstance(call.args[0], ast.Constant) and isinstance(call.args[0].value, str))
+        return of in OPENERS or (name == "open" and is_mode)
+    # A text has two arguments to replace.
+    return name in BY_PATH or (name == "replace" and len(call.args) == 1 and not call.keywords)
+
+
+def places(tree: ast.AST, inside: str = "") -> Iterator[tuple[str, int]]:
+    """Yield the outermost function, with its class, and the line of each call by path."""
+    for node in ast.iter_child_nodes(tree):
+        name = inside
+        if isinstance(node, ast.ClassDef) and not inside:
+            name = f"{node.name}."
+        elif isinstance(node, ast.FunctionDef) and (not inside or inside.endswith(".")):
+            name = f"{inside}{node.name}"
+        if isinstance(node, ast.Call) and is_by_path(node):
+            yield name, node.lineno
+        yield from places(node, name)
+
+
+def found() -> dict[tuple[str, str], list[int]]:
+    """Return the lines with calls by path, by file and function."""
+    lines: dict[tuple[str, str], list[int]] = {}
+    for path in MODULES:
+        if path != ROOT / MECHANISM:
+            for function, line in places(ast.parse(path.read_text())):
+                lines.setdefault((path.name, function), []).append(line)
+    return lines
+
+
+def test_what_reaches_files_by_path_says_why_that_is_safe() -> None:
+    new = {place: lines for place, lines in found().items() if place not in ALLOWED}
+    assert not new, f"use safe_files, or name in ALLOWED who alone can write there: {new}"
+
+
+def test_no_reason_outlives_what_it_was_for() -> None:
+    assert not ALLOWED.keys() - found().keys()
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "path.write_text('x')",
+        "Path(path).rglob('*')",
+        "open(path)",
+        "path.open('wb')",
+        "path.open()",
+        "os.open(path, os.O_RDONLY)",
+        "os.chown(path, 1, 1)",
+        "os.chown(path, 1, 1, follow_symlinks=False)",
+        "fresh.replace(path)",
+        "shutil.rmtree(path)",
+        "sqlite3.connect(path)",
+        "tarfile.open(path)",
+    ],
+)
+def test_an_unsafe_call_is_seen(line: str) -> None:
+    assert list(places(ast.parse(f"class C:\n    def f(self):\n        with {line}:\n            pass"))) == [
+        ("C.f", 3)
+    ]
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "os.open(name, os.O_RDONLY, dir_fd=directory)",
+        "os.replace(a, b, src_dir_fd=d, dst_dir_fd=d)",
+        "text.replace('a', 'b')",
+        "directory.open(name)",
+        "opener.open(url, timeout=5)",
+        "socket.connect(address)",
+    ],
+)
+def test_a_safe_call_is_not(line: str) -> None:
+    assert not list(places(ast.parse(line)))
