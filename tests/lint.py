@@ -3,11 +3,14 @@
 
 `ansible-playbook --syntax-check` takes any number of playbooks, and nearly all of its time goes into starting: one
 call for all takes a seventh of the time. Only when that call finds something is each checked alone, by ansible-lint
-itself, which then says where. Everything else is ansible-lint's own (its options too: `tests/lint.py --help`).
+itself, which then says where. What ansible-lint computes again for each of its forty rules is computed once, and
+yamllint's findings are left to `make check-yaml`, which reads every YAML file with the same settings. Everything else
+is ansible-lint's own (its options too: `tests/lint.py --help`).
 """
 
 from __future__ import annotations
 
+import functools
 import subprocess
 import sys
 import tempfile
@@ -15,11 +18,17 @@ from collections.abc import Callable
 from typing import Any
 
 from ansible_compat.runtime import Runtime
+from ansiblelint import file_utils, skip_utils, utils
 from ansiblelint.__main__ import main
+from ansiblelint.errors import MatchError
 from ansiblelint.file_utils import Lintable
+from ansiblelint.rules.yaml_rule import YamllintRule
 from ansiblelint.runner import Runner
 
 each_alone = Runner._map_syntax_check_workers
+read_comments = skip_utils.append_skipped_rules
+copy_task = utils._sanitize_task
+copies: dict[int, tuple[Any, Any]] = {}
 
 
 def all_at_once(runner: Runner, worker: Callable[..., Any], files: list[Lintable]) -> Any:
@@ -42,8 +51,30 @@ def has_playbook(runtime: Runtime, playbook: str, **_: Any) -> bool:
     return True
 
 
+def copied_once(task: Any) -> Any:
+    """The copy of a task that its arguments are read from: most of the time that a rule takes goes into it."""
+    # The task itself is kept, since another one may get its id otherwise.
+    if id(task) not in copies:
+        copies[id(task)] = task, copy_task(task)
+    return copies[id(task)][1]
+
+
+def read_where_needed(pyyaml_data: Any, lintable: Lintable) -> Any:
+    """What a file holds, with the rules that its comments skip: only a file that names `noqa` is parsed for them."""
+    return read_comments(pyyaml_data, lintable) if "noqa" in lintable.content else pyyaml_data
+
+
+def left_to_yamllint(rule: YamllintRule, file: Lintable) -> list[MatchError]:
+    """What yamllint finds in a file."""
+    return []
+
+
 Runner._map_syntax_check_workers = all_at_once  # type: ignore[assignment, method-assign]
 Runtime.has_playbook = has_playbook  # type: ignore[assignment, method-assign]
+YamllintRule.matchyaml = left_to_yamllint  # type: ignore[assignment, method-assign]
+utils._sanitize_task = copied_once
+skip_utils.append_skipped_rules = read_where_needed
+file_utils.kind_from_path = functools.cache(file_utils.kind_from_path)
 
 if __name__ == "__main__":
     sys.exit(main())
