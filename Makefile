@@ -11,6 +11,9 @@ MOLECULE := $(RUN) ANSIBLE_HOME=$(CURDIR)/.ansible MOLECULE_COMMAND_BORDERS=fals
 INVENTORY ?= inventories/local
 ARGS ?=
 PURGE ?= 0
+ONLY ?=
+CHANGED ?= 0
+KEEP ?= 0
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -49,33 +52,37 @@ check-python: env
 check-yaml: env
 	@$(RUN) yamllint --strict .
 
-# The longest first, two at a time; each line says whose it is.
-test: check ## Every test of the project, on hosts with a real systemd (root, Debian or Ubuntu)
-	@trap 'tests/hosts/host end' EXIT; tests/hosts/prepare; \
-	$(MAKE) --no-print-directory --jobs=2 --keep-going LABEL="| sed --unbuffered 's/^/\$$(@:test-%=%) | /'" test-system test-molecule test-here
+test: env ## Every test, on hosts with a real systemd (root, Debian or Ubuntu); ONLY=system/proxy, CHANGED=1, KEEP=1: see README
+	@$(RUN) tests/suites.py run $(if $(ONLY),--only $(ONLY)) $(if $(filter 1,$(CHANGED)),--changed) $(if $(filter 1,$(KEEP)),--keep)
+
+test-times: env ## How long the last run of the tests took, by suite and test, beside the run before it
+	@$(RUN) tests/suites.py times
+
+test-count: env ## How many tests and assertions there are, by suite (COMMIT=...: and how many there were)
+	@$(RUN) tests/suites.py count $(COMMIT)
+
+test-unit: env
+	@$(RUN) pytest --numprocesses=2 $(or $(TESTS),tests/unit)
 
 test-system: env
-	@$(RUN) pytest -vv tests/system $(LABEL)
+	@$(RUN) pytest -vv $(or $(TESTS),tests/system)
 
 test-molecule: env
-	@$(MOLECULE) test --all $(LABEL)
-
-# What needs no host.
-test-here: env
-	@$(MAKE) --no-print-directory --jobs=1 LABEL= test-preset test-api test-flows $(LABEL)
+	@$(if $(filter 1,$(KEEP)),$(MOLECULE) dependency $(or $(TESTS),--all) &&) \
+	$(MOLECULE) test $(or $(TESTS),--all) $(if $(filter 1,$(KEEP)),--destroy=never)
 
 test-api test-flows: export PREFECT_TEST_PYTHON := $(CURDIR)/.cache/release-3.8.8/bin/python
 test-api test-flows: export PREFECT_TEST_PYTHONS := $(CURDIR)/.cache/release-3.5.0/bin/python:$(CURDIR)/.cache/release-3.9.1/bin/python
 test-api test-flows: env .cache/release-3.5.0/.ready .cache/release-3.8.8/.ready .cache/release-3.9.1/.ready
 
 test-api:
-	@$(RUN) pytest tests/api
+	@$(RUN) pytest $(or $(TESTS),tests/api)
 
 test-flows:
-	@$(RUN) pytest tests/flows
+	@$(RUN) pytest $(or $(TESTS),tests/flows)
 
 test-preset: env
-	@$(RUN) pytest tests/preset
+	@$(RUN) pytest $(or $(TESTS),tests/preset)
 
 .cache/release-%/.ready: roles/prefect/files/locks/%.txt roles/prefect/files/locks/celery/%.txt | env
 	@$(VENV)/bin/uv venv --quiet --clear $(@D)
@@ -100,4 +107,4 @@ lock: env ## Resolve every lock anew: the controller's and Prefect's
 	  ../$(VENV)/bin/uv pip compile --quiet --upgrade --universal --python-version 3.11 --generate-hashes --no-header --no-annotate $$name.in -o $$name.txt; done
 	@$(RUN) python requirements/locks.py make
 
-.PHONY: help env site absent status check check-ansible check-types check-unit check-python check-yaml test test-system test-molecule test-here test-api test-preset test-flows faults bench docs lock
+.PHONY: help env site absent status check check-ansible check-types check-unit check-python check-yaml test test-times test-count test-unit test-system test-molecule test-api test-preset test-flows faults bench docs lock
