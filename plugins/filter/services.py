@@ -84,7 +84,7 @@ def service_files(services: list[dict[str, Any]], host: dict[str, Any], supervis
     for service in services:
         for file in service.get("files", []):
             add(**file, service=service)
-        secret = {"mode": "0640", "group": host["group"], "secret": True}
+        secret = {"mode": "0640", "group": service["account"]["group"], "secret": True}
         add(f"{etc}/{service['settings_file']}", "etc/prefect/settings.env.j2", service, **secret)
         if host["service_manager"] == "supervisord":
             add(f"{supervisor}/conf.d/{service['name']}.conf", "opt/prefect/supervisor/program.conf.j2", service)
@@ -107,6 +107,7 @@ def service_states(services: list[dict[str, Any]], host: dict[str, Any], supervi
             "prepare": service.get("prepare", {}),
             "health": service.get("health", {}),
             "settings": f"{host['dirs']['etc']}/{service['settings_file']}",
+            "user": service["account"]["user"],
             "ports": service.get("ports", {}),
         }
         for service in services

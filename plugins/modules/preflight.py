@@ -32,9 +32,15 @@ options:
     choices: [auto, systemd, supervisord, none]
     default: auto
   user:
-    description: User that runs the services in the system scope. Empty derives it from the instance.
+    description: Account of the server in the system scope. Empty derives it from the instance.
     type: str
     default: ''
+  worker_user:
+    description:
+      - Account that flows run as in the system scope. V(auto) derives it from the instance. Empty, or the same as
+        O(user), is the server's account.
+    type: str
+    default: auto
   home:
     description: Directory of the instance's data. Empty derives it from the instance.
     type: str
@@ -102,17 +108,47 @@ name:
   returned: success
   type: str
 dirs:
-  description: Absolute directories of the instance, by purpose (opt, etc, home, bin, units, log).
+  description: Absolute directories of the instance, by purpose (opt, etc, home, worker, bin, units, log).
   returned: success
   type: dict
 user:
-  description: Name of the user that runs the services.
+  description: Name of the server's account.
   returned: success
   type: str
 group:
-  description: Name of that user's group.
+  description: Name of that account's group.
   returned: success
   type: str
+worker_user:
+  description: Name of the account that flows run as. It is O(user)'s where there is one account.
+  returned: success
+  type: str
+worker_group:
+  description: Name of that account's group.
+  returned: success
+  type: str
+operators:
+  description: Name of the group whose members read the client's settings.
+  returned: success
+  type: str
+separate:
+  description: Whether flows have an account of their own.
+  returned: success
+  type: bool
+settled:
+  description: Whether the accounts exist, with their groups, and the directory of the data is divided between them.
+  returned: success
+  type: bool
+user_groups:
+  description: Further groups of the server's account, for example docker.
+  returned: success
+  type: list
+  elements: str
+members:
+  description: Accounts that were added to the server's group.
+  returned: success
+  type: list
+  elements: str
 scope:
   description: Either system or user.
   returned: success
@@ -154,14 +190,11 @@ version:
   description: Version of the release in use, empty where there is none.
   returned: success
   type: str
-user_present:
-  description: Whether the user exists, with the group as its own.
-  returned: success
-  type: bool
 """
 
 import contextlib
 import grp
+import hashlib
 import os
 import platform
 import pwd
@@ -177,6 +210,9 @@ from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.selfhosted.prefect.plugins.module_utils.ports import taken
 
 MIN_PYTHON = (3, 10)
+NAME_LENGTH = 32
+"""Characters of the name of an account or a group: useradd(8)."""
+
 RELEASE_MB = 700
 """Megabytes: uv (55), a release with bytecode (260), uv's unpacking beside it, and the first data."""
 
@@ -207,6 +243,61 @@ def directories(*, name: str, scope: str, user_home: str, given: dict[str, str])
             "units": f"{user_home}/.config/systemd/user",
         }
     return derived | {purpose: path for purpose, path in given.items() if path}
+
+
+def derived_account(name: str, suffix: str) -> str:
+    """Return the name of an account or group of an instance, of at most the 32 characters that Linux allows."""
+    whole = f"{name}-{suffix}"
+    if len(whole) <= NAME_LENGTH:
+        return whole
+    short = hashlib.sha256(name.encode()).hexdigest()[:6]
+    return f"{name[: NAME_LENGTH - len(suffix) - len(short) - 2]}-{short}-{suffix}"
+
+
+def accounts(*, name: str, user: str, worker_user: str) -> dict[str, Any]:
+    """Return the names of the accounts and groups of an instance in the system scope."""
+    server = user or name
+    worker = {"auto": derived_account(name, "worker"), "": server}.get(worker_user, worker_user)
+    return {
+        "user": server,
+        "group": server,
+        "worker_user": worker,
+        "worker_group": worker,
+        "operators": derived_account(name, "operators"),
+        "separate": worker != server,
+    }
+
+
+def groups_of(user: str) -> list[str]:
+    """Return the names of the groups that an account was added to."""
+    return sorted(group.gr_name for group in grp.getgrall() if user in group.gr_mem)
+
+
+def members_of(group: str) -> list[str]:
+    """Return the names of the accounts that were added to a group; none where it does not exist."""
+    with contextlib.suppress(KeyError):
+        return sorted(grp.getgrnam(group).gr_mem)
+    return []
+
+
+def is_settled(host: dict[str, Any]) -> bool:
+    """Return whether the accounts exist, and the directory of the data is divided between them.
+
+    That directory gets its owner last: root, or the only account.
+    """
+    if host["scope"] == "user":
+        return True
+    users = {host["user"]: host["group"], host["worker_user"]: host["worker_group"]}
+    if not all(has_account(user, group=group) for user, group in users.items()):
+        return False
+    if not all(host["operators"] in groups_of(user) for user in users):
+        return False
+    owners = {host["dirs"]["home"]: host["user"]}
+    if host["separate"]:
+        owners = {host["dirs"]["home"]: "root", host["dirs"]["worker"]: host["worker_user"]}
+    with contextlib.suppress(OSError, KeyError):
+        return all(Path(path).owner() == owner for path, owner in owners.items())
+    return False
 
 
 def systemd_runs(scope: str) -> bool:
@@ -330,6 +421,33 @@ def find_peers(peers: list[str]) -> tuple[dict[str, Any], list[str]]:
     return found, problems
 
 
+def unfit_accounts(params: dict[str, Any], host: dict[str, Any]) -> list[str]:
+    """Return an obstacle for each account that cannot run the services."""
+    if host["scope"] == "user":
+        if params["worker_user"] in ("auto", "", host["user"]):
+            return []
+        return [
+            f"prefect_worker_user: {params['worker_user']} cannot run flows, because an installation in the user scope "
+            f"has one account, {host['user']}; leave prefect_worker_user out, or install as root"
+        ]
+    dirs, found = host["dirs"], []
+    way_out = {"prefect_user": "name another user, or set prefect_home to its home"}
+    for variable, user, home in (
+        ("prefect_user", host["user"], dirs["home"]),
+        ("prefect_worker_user", host["worker_user"], dirs["worker"]),
+    ):
+        with contextlib.suppress(KeyError):
+            account = pwd.getpwnam(user)
+            if variable == "prefect_worker_user" and not host["separate"]:
+                continue
+            if account.pw_dir != home:
+                found.append(
+                    f"{variable}: {user} exists with the home {account.pw_dir}, not {home}; "
+                    f"{way_out.get(variable, 'name another user')}"
+                )
+    return found
+
+
 def obstacles(params: dict[str, Any], host: dict[str, Any]) -> list[str]:
     """Return everything about the host that would make the installation fail."""
     found = []
@@ -354,14 +472,7 @@ def obstacles(params: dict[str, Any], host: dict[str, Any]) -> list[str]:
                 f"prefect_python: no Python {MIN_PYTHON[0]}.{MIN_PYTHON[1]} or newer on this host ({looked}); "
                 "install one or name it"
             )
-    if host["scope"] == "system":
-        with contextlib.suppress(KeyError):
-            account = pwd.getpwnam(host["user"])
-            if account.pw_dir != dirs["home"]:
-                found.append(
-                    f"prefect_user: {host['user']} exists with the home {account.pw_dir}, not {dirs['home']}; "
-                    "name another user, or set prefect_home to its home"
-                )
+    found += unfit_accounts(params, host)
     for command in (host["name"], f"{host['name']}-info"):
         path = Path(dirs["bin"], command)
         if path.exists() and not (path.is_file() and f"{dirs['opt']}/" in path.read_text(errors="replace")):
@@ -385,6 +496,7 @@ def main() -> None:
                 "default": "auto",
             },
             "user": text,
+            "worker_user": {"type": "str", "default": "auto"},
             "home": text,
             "opt_dir": text,
             "etc_dir": text,
@@ -417,6 +529,13 @@ def main() -> None:
         user_home=account.pw_dir,
         given={"opt": params["opt_dir"], "etc": params["etc_dir"], "home": params["home"]},
     )
+    if scope == "system":
+        named = accounts(name=name, user=params["user"], worker_user=params["worker_user"])
+    else:
+        group = grp.getgrgid(account.pw_gid).gr_name
+        named = {"user": account.pw_name, "group": group, "worker_user": account.pw_name, "worker_group": group}
+        named |= {"operators": group, "separate": False}
+    dirs["worker"] = f"{dirs['home']}/worker" if named["separate"] else dirs["home"]
     manager = params["service_manager"]
     if manager == "auto":
         manager = "systemd" if systemd_runs(scope) else "supervisord"
@@ -427,7 +546,7 @@ def main() -> None:
         "name": name,
         "dirs": dirs,
         "scope": scope,
-        "user": (params["user"] or name) if scope == "system" else account.pw_name,
+        **named,
         "service_manager": manager,
         "architecture": platform.machine(),
         "uid": os.getuid(),
@@ -441,8 +560,9 @@ def main() -> None:
     host |= peers
     current = Path(dirs["opt"], "current")
     host["version"] = current.resolve().name.rpartition("-")[0] if current.exists() else ""
-    host["group"] = host["user"] if scope == "system" else grp.getgrgid(account.pw_gid).gr_name
-    host["user_present"] = scope == "user" or has_account(host["user"], group=host["group"])
+    host["settled"] = is_settled(host)
+    host["user_groups"] = [name for name in groups_of(host["user"]) if name != host["operators"]]
+    host["members"] = members_of(host["group"])
     if params["state"] == "present":
         if not host["release_present"]:
             host["python"], host["pythons_seen"] = find_python(params["python"], for_others=scope == "system")

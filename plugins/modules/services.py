@@ -45,6 +45,9 @@ options:
       settings:
         description: File of the service's settings, the environment of the commands below.
         type: path
+      user:
+        description: Account that the commands below run as. Left out, it is the one who connects.
+        type: str
       prepare:
         description:
           - What has to be done each time before the service is started. It may take as long as it needs; when it fails,
@@ -53,7 +56,7 @@ options:
         default: {}
         suboptions:
           command:
-            description: Command line, run as O(user). Services with the same one have it run once.
+            description: Command line, run as the service's account. Services with the same one have it run once.
             type: list
             elements: str
       health:
@@ -64,7 +67,7 @@ options:
         default: {}
         suboptions:
           command:
-            description: Command line, run as O(user), to which the number of the service's process is added.
+            description: Command line, run as the service's account, to which the number of its process is added.
             type: list
             elements: str
           url:
@@ -93,9 +96,6 @@ options:
     type: str
     choices: [system, user]
     default: system
-  user:
-    description: User that commands of the services run as. Left out, it is the one who connects.
-    type: str
   state_dir:
     description: Directory of the digests.
     type: path
@@ -495,9 +495,9 @@ def environment_of(account: pwd.struct_passwd | None) -> dict[str, str]:
     return identity | {"LANG": "C.UTF-8", "PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"}
 
 
-def run_for(service: dict[str, Any], command: list[str], *, user: str | None) -> subprocess.CompletedProcess[str]:
-    """Run a command with the settings of a service, as its user."""
-    account = pwd.getpwnam(user) if user and os.getuid() == 0 else None
+def run_for(service: dict[str, Any], command: list[str]) -> subprocess.CompletedProcess[str]:
+    """Run a command with the settings of a service, as its account."""
+    account = pwd.getpwnam(service["user"]) if service["user"] and os.getuid() == 0 else None
     environment = environment_of(account)
     if service["settings"]:
         environment |= settings_of(service["settings"])
@@ -514,27 +514,23 @@ def run_for(service: dict[str, Any], command: list[str], *, user: str | None) ->
     )
 
 
-def prepare(services: list[dict[str, Any]], *, user: str | None) -> None:
+def prepare(services: list[dict[str, Any]]) -> None:
     """Do what has to be done before services start, each thing once. Raises ServiceError where that fails."""
     commands = {
         tuple(command): service for service in services if (command := (service["prepare"] or {}).get("command"))
     }
     for command, service in commands.items():
-        done = run_for(service, list(command), user=user)
+        done = run_for(service, list(command))
         if done.returncode:
             said = "\n".join(f"{done.stdout}{done.stderr}".strip().splitlines()[-LOG_LINES:])
             raise ServiceError(f"{' '.join(command)}: exit code {done.returncode}\n{said}")
 
 
-def health_check(
-    manager: Manager, service: dict[str, Any], *, api: Api | None, since: datetime, user: str | None
-) -> Callable[[], bool]:
+def health_check(manager: Manager, service: dict[str, Any], *, api: Api | None, since: datetime) -> Callable[[], bool]:
     """Return a question to ask until it says yes: is the service healthy?"""
     health = service["health"] or {}
     if health.get("command"):
-        return lambda: (
-            run_for(service, [*health["command"], str(manager.status(service["name"]).pid)], user=user).returncode == 0
-        )
+        return lambda: run_for(service, [*health["command"], str(manager.status(service["name"]).pid)]).returncode == 0
     if health.get("url"):
         return lambda: answers(health["url"])
     if health.get("worker") and api is not None:
@@ -592,7 +588,6 @@ def start(
     state_dir: Path,
     api: Api | None,
     timeout: int,
-    user: str | None = None,
 ) -> None:
     """(Re)start services together and wait for them; each that is healthy is remembered, so that none starts twice."""
     if not services:
@@ -600,11 +595,11 @@ def start(
     names = [service["name"] for service in services]
     for name in names:
         safe_files.remove(state_dir / f"{name}.healthy")
-    prepare(services, user=user)
+    prepare(services)
     since = datetime.now(timezone.utc)
     manager.reload(names)
     manager.start(names)
-    checks = {service["name"]: health_check(manager, service, api=api, since=since, user=user) for service in services}
+    checks = {service["name"]: health_check(manager, service, api=api, since=since) for service in services}
 
     def remember(name: str) -> None:
         remembering = state_dir / f"{name}.healthy"
@@ -678,6 +673,7 @@ def main() -> None:
                     "watch": {"type": "list", "elements": "path", "default": []},
                     "ports": {"type": "dict", "default": {}},
                     "settings": {"type": "path"},
+                    "user": text,
                     "prepare": {"type": "dict", "default": {}, "options": {"command": command}},
                     "health": {
                         "type": "dict",
@@ -689,7 +685,6 @@ def main() -> None:
             "state": {"type": "str", "choices": ["started", "restarted", "stopped", "absent"], "default": "started"},
             "manager": {"type": "str", "choices": ["systemd", "supervisord", "none"], "default": "systemd"},
             "scope": {"type": "str", "choices": ["system", "user"], "default": "system"},
-            "user": text,
             "state_dir": {"type": "path", "required": True},
             "units_dir": {"type": "path"},
             "supervisor": {"type": "path"},
@@ -739,7 +734,6 @@ def main() -> None:
                 state_dir=state_dir,
                 api=api,
                 timeout=params["timeout"],
-                user=params["user"],
             )
             if ends:
                 manager.shutdown()

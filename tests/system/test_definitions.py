@@ -28,7 +28,7 @@ SECOND = "second13"
 GROUPS = {f"prefect_{group}": [NAME] for group in ("server", "redis")} | {
     f"prefect_{group}": [NAME, SECOND] for group in ("worker", "flows", "celery", "definitions")
 }
-DATABASE = "sqlite:////var/lib/prefect/flows.db"
+DATABASE = "sqlite:////var/lib/prefect/worker/flows.db"
 END = {"COMPLETED", "FAILED", "CRASHED", "CANCELLED"}
 
 SHOP = """
@@ -41,7 +41,7 @@ def where(seconds): time.sleep(seconds); print("this is", socket.gethostname())
 
 @app.task(name="shop.note")
 def note(name, seconds):
-    file = pathlib.Path("/var/lib/prefect", name)
+    file = pathlib.Path("/var/lib/prefect/worker", name)
     again = file.exists()
     with file.open("a") as out: out.write("begun ")
     time.sleep(0 if again else seconds)
@@ -140,7 +140,7 @@ class Stocks:
     def sql(self, *statements: str) -> None:
         """Change the database of definitions as its owner does."""
         script = (
-            "import json, sqlite3, sys; c = sqlite3.connect('/var/lib/prefect/flows.db');"
+            "import json, sqlite3, sys; c = sqlite3.connect('/var/lib/prefect/worker/flows.db');"
             "[c.execute(line) for line in json.load(sys.stdin)]; c.commit()"
         )
         self.host.sh(f'python3 -c "{script}"', stdin=json.dumps(statements))
@@ -184,7 +184,7 @@ def test_the_example_runs_to_its_end(stocks: Stocks) -> None:
     assert deployment["schedules"][0]["schedule"]["timezone"] == "Asia/Kolkata"
     run = stocks.begin("stock_data_pipeline", "stock_data_pipeline_daily")
     assert stocks.ended(run) == "Completed", stocks.log(run)
-    rows = stocks.host.sh("python3 -c \"import sqlite3; print(*sqlite3.connect('/var/lib/prefect/stocks.db')"
+    rows = stocks.host.sh("python3 -c \"import sqlite3; print(*sqlite3.connect('/var/lib/prefect/worker/stocks.db')"
                           ".execute('SELECT count(*) FROM prices').fetchone())\"")  # fmt: skip
     assert rows == "22"
 
@@ -257,9 +257,9 @@ def test_every_source_is_the_same(stocks: Stocks) -> None:
     assert (again.rc, again.changed) == (0, 0), again.output
     assert plan(stocks.play("playbooks/definitions.yml", prefect_definitions_source="", **definitions())) == []
     # The second host has no such file: it is given a copy, as it would have the same address of a server.
-    stocks.host.sh("cat > /var/lib/prefect/flows.db", stdin="", name=SECOND)
-    copy = stocks.host.sh("base64 /var/lib/prefect/flows.db")
-    stocks.host.sh("base64 -d > /var/lib/prefect/flows.db", stdin=copy, name=SECOND)
+    stocks.host.sh("cat > /var/lib/prefect/worker/flows.db", stdin="", name=SECOND)
+    copy = stocks.host.sh("base64 /var/lib/prefect/worker/flows.db")
+    stocks.host.sh("base64 -d > /var/lib/prefect/worker/flows.db", stdin=copy, name=SECOND)
     # The rows say is_active, which the file leaves open: nothing else differs.
     assert plan(stocks.play("playbooks/definitions.yml", prefect_definitions_source=DATABASE)) == []
 
@@ -308,7 +308,7 @@ def test_two_hosts_and_what_happens_to_celery(stocks: Stocks, tmp_path: Path) ->
     assert len(plan(stocks.apply(data, tmp_path))) >= 2 * len(names)
 
     def noted(flow: str) -> str:
-        return str(stocks.host.sh(f"cat /var/lib/prefect/{flow} 2> /dev/null || true", name=SECOND))
+        return str(stocks.host.sh(f"cat /var/lib/prefect/worker/{flow} 2> /dev/null || true", name=SECOND))
 
     # A worker takes two runs at a time, so that four need both.
     runs = [stocks.begin("where") for _ in range(4)]

@@ -17,7 +17,7 @@ RELEASES = "/opt/prefect/releases"
 # Sleeps the first time only, so that the same input can be killed and then finish.
 SLOW = """
     import pathlib, time
-    marker = pathlib.Path("/var/lib/prefect/{name}")
+    marker = pathlib.Path("/var/lib/prefect/worker/{name}")
     if not marker.exists():
         marker.touch()
         time.sleep(600)
@@ -35,7 +35,7 @@ def slow(name: str) -> Variables:
 
 def has_begun(host: Host, name: str) -> bool:
     """Tell whether a slow script is asleep."""
-    return bool(host.sh(f"ls /var/lib/prefect/{name} 2>/dev/null", check=False))
+    return bool(host.sh(f"ls /var/lib/prefect/worker/{name} 2>/dev/null", check=False))
 
 
 def level_of_server(host: Host) -> str:

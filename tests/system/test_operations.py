@@ -38,6 +38,74 @@ SERVE = """
         stock.serve("served")
 """
 
+# What a hostile flow tries, and what every flow does: a result, a file in its working directory and at home, git.
+ATTACK = """
+    import os
+    import pathlib
+    import subprocess
+    import tempfile
+
+    from prefect import flow, task
+
+    HOME = pathlib.Path("/var/lib/prefect")
+
+
+    def attempts(pid, victim):
+        yield "read server.env", pathlib.Path("/etc/prefect/server.env").read_text
+        yield "read prefect.db", (HOME / "prefect.db").read_bytes
+        yield "read backups", lambda: os.listdir(HOME / "backups")
+        yield "read the environment of the server", pathlib.Path(f"/proc/{pid}/environ").read_bytes
+        yield "signal the server", lambda: os.kill(pid, 0)
+        yield "signal the exporter", lambda: os.kill(victim, 0)
+        yield "create a file beside the database", (HOME / "planted").touch
+        yield "write into a directory of the server", (HOME / "ui" / "planted").touch
+        yield "replace a directory of the server", lambda: (HOME / "ui").rename(HOME / "ui.gone")
+        yield "replace its own directory", lambda: (HOME / "flows").rename(HOME / "flows.gone")
+
+
+    @task(persist_result=True)
+    def work():
+        pathlib.Path("left-here").touch()
+        (pathlib.Path.home() / "left-at-home").touch()
+        with tempfile.TemporaryDirectory() as directory:
+            subprocess.run(["python3", "-c", "pass"], cwd=directory, check=True)
+        return "done"
+
+
+    @flow(persist_result=True)
+    def attack(pid: int, victim: int):
+        work()
+        could = []
+        for name, attempt in attempts(pid, victim):
+            try:
+                attempt()
+            except OSError:
+                continue
+            could.append(name)
+        assert not could, f"flow code could {could}"
+"""
+
+DEPLOY_ATTACK = """
+    from pathlib import Path
+
+    from prefect import flow
+
+    source = flow.from_source(str(Path.cwd()), entrypoint="attack.py:attack")
+    source.deploy("attack", work_pool_name="default", print_next_steps=False)
+"""
+
+# How an installation was left by a version that knew one account only.
+AS_BEFORE = """
+    groupdel prefect-operators
+    chown root:prefect /etc/prefect /etc/prefect/*.env
+    chmod 750 /etc/prefect
+    rm -r /var/lib/prefect/worker
+    id prefect-worker && userdel prefect-worker
+    useradd --groups prefect grace
+    cd /var/lib/prefect
+    runuser --user prefect -- sh -c 'umask 022; mkdir data .aws; touch data/a .aws/credentials note'
+"""
+
 HOOK = """
     from http.server import BaseHTTPRequestHandler, HTTPServer
 
@@ -142,6 +210,82 @@ def test_the_server_takes_its_time_zones_from_its_release(running: Host) -> None
         f'env -i $(cat /run/zones) /opt/prefect/current/bin/python -c "{script}"'
     )
     assert said == "() Europe/Berlin"
+
+
+def attack(host: Host) -> str:
+    """Run the hostile flow, and give the message of its last state."""
+    host.write("/var/lib/prefect/flows/attack.py", textwrap.dedent(ATTACK))
+    scripts = [{"name": "examples", "path": "deploy.py"}, {"name": "attack", "content": textwrap.dedent(DEPLOY_ATTACK)}]
+    variables = {**VARIABLES, "prefect_flows_deployment_scripts": scripts}
+    ended = host.play(variables=variables, arguments=("--tags", "flows"))
+    assert ended.rc == 0, ended.output
+    victim = host.sh("systemctl show --property=MainPID --value prefect-exporter")
+    host.sh(
+        "install --directory --mode=700 /var/lib/prefect/backups;"
+        f" prefect deployment run attack/attack --param pid={host.server_pid()} --param victim={victim} --watch",
+        check=False,
+    )
+    (run,) = host.api(
+        "/flow_runs/filter", {"flows": {"name": {"any_": ["attack"]}}, "sort": "START_TIME_DESC", "limit": 1}
+    )
+    host.sh("prefect --no-prompt deployment delete attack/attack; rm /var/lib/prefect/flows/attack.py")
+    return f"{run['state_type']} {run['state']['message'] or ''}"
+
+
+def users(host: Host) -> dict[str, str]:
+    """Give the account of each running service, by the owner of its process."""
+    return {
+        unit: host.sh(f"ps -o user:32= -p $(systemctl show --property=MainPID --value {unit})") for unit in SERVICES
+    }
+
+
+def test_flow_code_reaches_nothing_of_the_server(running: Host) -> None:
+    server, flows = "prefect", "prefect-worker"
+    assert users(running) == dict(zip(SERVICES, (server, server, flows), strict=True))
+    assert attack(running).startswith("COMPLETED")
+    assert running.sh("ls /var/lib/prefect/storage") and running.sh("ls /var/lib/prefect/worker/left-at-home")
+
+
+def test_an_operator_reads_the_settings_of_the_client_and_nothing_else(running: Host) -> None:
+    running.sh("useradd --create-home --groups prefect-operators ada")
+    try:
+        assert "hello-flow" in running.sh("sudo --login --user=ada prefect deployment ls")
+        assert json.loads(running.sh("sudo --login --user=ada prefect-info --json"))["problems"] == []
+        readable = running.sh(
+            "sudo --user=ada find /etc/prefect /var/lib/prefect /var/log/prefect -readable 2> /dev/null || true"
+        )
+        assert readable.split() == ["/etc/prefect/client.env"]
+        running.sh("gpasswd --delete ada prefect-operators")
+        refused = running.sh("sudo --login --user=ada prefect deployment ls 2>&1 || true")
+        assert "usermod -aG prefect-operators ada" in refused
+    finally:
+        running.sh("userdel --remove ada 2>/dev/null")
+
+
+def test_one_account_becomes_two_and_nothing_is_lost(running: Host) -> None:
+    one = {**VARIABLES, "prefect_worker_user": "prefect"}
+    ended = running.play(variables=one)
+    assert ended.rc == 0, ended.output
+    assert set(users(running).values()) == {"prefect"}
+    running.sh("prefect deployment run hello-flow/example --watch")
+    running.sh(textwrap.dedent(AS_BEFORE))
+    known = runs(running)
+
+    ended = running.play(variables=VARIABLES)
+    assert ended.rc == 0, ended.output
+    assert users(running)["prefect-worker@default"] == "prefect-worker"
+    assert runs(running) == known and info(running)["deployments"] == EXAMPLES
+    paths = "prefect.db ui flows flows/deploy.py storage data data/a worker/.aws/credentials worker/note"
+    owners = running.sh(f"cd /var/lib/prefect && stat --format %U {paths}").split()
+    assert owners == ["prefect"] * 2 + ["prefect-worker"] * 7
+    assert (
+        running.sh("cd /var/lib/prefect && readlink note && id --name --groups grace")
+        == "worker/note\ngrace prefect-operators"
+    )
+    assert attack(running).startswith("COMPLETED")
+    again = running.play(variables=VARIABLES)
+    assert (again.rc, again.changed) == (0, 0), again.output
+    running.sh("userdel grace; rm -r /var/lib/prefect/note /var/lib/prefect/data /var/lib/prefect/worker/.aws")
 
 
 def test_log_files_are_rotated(running: Host) -> None:

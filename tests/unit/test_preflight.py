@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import grp
 import os
 import pwd
 import shutil
@@ -14,7 +15,14 @@ from typing import Any
 import pytest
 from ansible_collections.selfhosted.prefect.plugins.module_utils import ports
 from ansible_collections.selfhosted.prefect.plugins.modules import preflight
-from ansible_collections.selfhosted.prefect.plugins.modules.preflight import base_name, directories
+from ansible_collections.selfhosted.prefect.plugins.modules.preflight import (
+    accounts,
+    base_name,
+    derived_account,
+    directories,
+    has_account,
+    is_settled,
+)
 from fake_api import outcome
 
 as_root = pytest.mark.skipif(os.geteuid() != 0, reason="the system scope is root's")
@@ -97,16 +105,23 @@ def test_what_a_good_host_says(home: Path) -> None:
         "service_manager": "none",
         "user": pwd.getpwuid(os.getuid()).pw_name,
         "group": said["group"],
+        "worker_user": pwd.getpwuid(os.getuid()).pw_name,
+        "worker_group": said["group"],
+        "operators": said["group"],
+        "separate": False,
+        "settled": True,
+        "user_groups": said["user_groups"],
+        "members": said["members"],
         "uid": os.getuid(),
         "address": "",
         "peer_addresses": [],
         "architecture": os.uname().machine,
-        "dirs": directories(name="prefect-blue", scope="user", user_home=str(home), given={"home": str(home / "data")}),
+        "dirs": directories(name="prefect-blue", scope="user", user_home=str(home), given={"home": str(home / "data")})
+        | {"worker": str(home / "data")},
         "home_present": False,
         "release_present": False,
         "release_current": False,
         "version": "",
-        "user_present": True,
         "python": {"path": os.path.realpath(sys.executable), "version": ".".join(map(str, sys.version_info[:3]))},
         "pythons_seen": [],
     }
@@ -375,13 +390,90 @@ def test_a_user_with_another_home(home: Path) -> None:
 @pytest.mark.parametrize(("given", "user"), [("", "prefect-blue"), ("me", "me")])
 def test_who_runs_the_system_scope(given: str, user: str) -> None:
     said = look(scope="auto", instance="blue", user=given, state="absent")
-    assert (said["scope"], said["user"], said["group"], said["user_present"]) == ("system", user, user, False)
+    assert (said["scope"], said["user"], said["group"], said["settled"]) == ("system", user, user, False)
+
+
+def test_an_account_has_a_group_of_the_same_name() -> None:
+    assert has_account("daemon", group="daemon")
+    assert not has_account("sync", group="sync")
+    assert not has_account("nobody-yet", group="nobody-yet")
+
+
+@pytest.mark.parametrize(
+    ("name", "given", "wanted"),
+    [
+        ("prefect", {}, ("prefect", "prefect-worker", "prefect-operators", True)),
+        ("prefect-blue", {}, ("prefect-blue", "prefect-blue-worker", "prefect-blue-operators", True)),
+        ("prefect", {"user": "api"}, ("api", "prefect-worker", "prefect-operators", True)),
+        ("prefect", {"worker_user": "etl"}, ("prefect", "etl", "prefect-operators", True)),
+        ("prefect", {"worker_user": ""}, ("prefect", "prefect", "prefect-operators", False)),
+        ("prefect", {"worker_user": "prefect"}, ("prefect", "prefect", "prefect-operators", False)),
+        ("prefect", {"user": "api", "worker_user": "api"}, ("api", "api", "prefect-operators", False)),
+    ],
+)
+def test_the_accounts_of_an_instance(name: str, given: dict[str, str], wanted: tuple[str, str, str, bool]) -> None:
+    said = accounts(**{"name": name, "user": "", "worker_user": "auto", **given})
+    assert (said["user"], said["worker_user"], said["operators"], said["separate"]) == wanted
+    assert (said["group"], said["worker_group"]) == wanted[:2]
+
+
+def test_the_names_of_accounts_fit() -> None:
+    names = [derived_account(f"prefect-{'a' * 23}{last}", kind) for last in "ab" for kind in ("worker", "operators")]
+    assert {len(name) for name in names} == {32} and len(set(names)) == 4
 
 
 @as_root
-def test_a_user_who_is_there_with_a_group_of_the_same_name() -> None:
-    assert look(scope="system", user="daemon", state="absent")["user_present"] is True
-    assert look(scope="system", user="sync", state="absent")["user_present"] is False
+@pytest.mark.parametrize(
+    ("mode", "settled"),
+    [
+        ("divided", True),
+        ("no members", False),
+        ("one account", False),
+        ("no home", False),
+        ("worker of another", False),
+    ],
+)
+def test_when_a_home_is_divided(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, mode: str, settled: bool) -> None:
+    members = [] if mode == "no members" else ["daemon", "mail"]
+    monkeypatch.setattr(grp, "getgrall", lambda: [grp.struct_group(("ops", "x", 999, members))])
+    home = tmp_path / "home"
+    if mode != "no home":
+        (home / "worker").mkdir(parents=True)
+        shutil.chown(home, "daemon" if mode == "one account" else "root")
+        shutil.chown(home / "worker", "bin" if mode == "worker of another" else "mail")
+    named = {"scope": "system", "operators": "ops", "separate": True, "user": "daemon", "group": "daemon"}
+    dirs = {"home": str(home), "worker": str(home / "worker")}
+    assert is_settled(named | {"worker_user": "mail", "worker_group": "mail", "dirs": dirs}) is settled
+    one = {
+        "separate": False,
+        "worker_user": "daemon",
+        "worker_group": "daemon",
+        "dirs": {"home": str(home), "worker": str(home)},
+    }
+    assert is_settled(named | one) is (mode == "one account")
+
+
+def test_one_account_in_the_user_scope(home: Path) -> None:
+    user = pwd.getpwuid(os.getuid()).pw_name
+    for given in ("auto", "", user):
+        assert obstacles(worker_user=given) == []
+    (said,) = obstacles(worker_user="etl")
+    assert said.startswith(
+        f"prefect_worker_user: etl cannot run flows, because an installation in the user scope has one account, {user};"
+    )
+
+
+@as_root
+def test_flows_cannot_run_as_root_or_as_an_account_of_another_home(home: Path) -> None:
+    given = {"scope": "system", "python": "/usr/bin/python3"} | {
+        name: str(home / name) for name in ("home", "opt_dir", "etc_dir")
+    }
+    for user in ("root", "daemon"):
+        found = [line for line in obstacles(**given, worker_user=user) if "prefect_worker_user" in line]
+        actual = pwd.getpwnam(user).pw_dir
+        assert found == [
+            f"prefect_worker_user: {user} exists with the home {actual}, not {home}/home/worker; name another user"
+        ]
 
 
 def test_the_system_scope_is_root_s(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:

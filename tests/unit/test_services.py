@@ -688,9 +688,20 @@ def test_a_program_refuses_line_breaks() -> None:
         program_command({"command": ["echo", LINES]}, "/etc/prefect/server.env")
 
 
-SERVER = {"name": "prefect-server", "settings_file": "server.env", "health": {"url": "http://127.0.0.1:4200/api/ready"}}
+SERVER = {
+    "name": "prefect-server",
+    "account": {"user": "prefect", "group": "prefect"},
+    "settings_file": "server.env",
+    "health": {"url": "http://127.0.0.1:4200/api/ready"},
+}
 WORKERS = [
-    {"name": f"prefect-worker@{name}", "template": "prefect-worker@", "settings_file": "worker.env", "watch": ["/ca"]}
+    {
+        "name": f"prefect-worker@{name}",
+        "template": "prefect-worker@",
+        "account": {"user": "prefect-worker", "group": "flows"},
+        "settings_file": "worker.env",
+        "watch": ["/ca"],
+    }
     for name in ("one", "two")
 ]
 DIRS = {"units": "/units", "etc": "/etc/prefect", "opt": "/opt/prefect"}
@@ -713,19 +724,20 @@ PROGRAMS = {
 
 @pytest.mark.parametrize(("manager", "wanted"), [("systemd", UNITS), ("supervisord", PROGRAMS)])
 def test_the_files_of_services(manager: str, wanted: dict[str, str]) -> None:
-    seen = {"service_manager": manager, "dirs": DIRS, "group": "prefect"}
+    seen = {"service_manager": manager, "dirs": DIRS}
     files = service_files([SERVER, *WORKERS], seen, "/supervisor")
     assert {file["path"]: file["template"] for file in files} == wanted
     for file in files:
         secret = file["path"].endswith(".env")
         assert file.get("secret", False) is secret
         assert file["mode"] == ("0640" if secret else "0644")
-        assert file.get("group") == ("prefect" if secret else None)
+        readers = {"/etc/prefect/server.env": "prefect", "/etc/prefect/worker.env": "flows"}
+        assert file.get("group") == readers.get(file["path"])
     assert [file["vars"]["service"]["name"] for file in files[-2:]] == ["prefect-worker@one", "prefect-worker@two"]
 
 
 def test_a_service_brings_files_of_its_own() -> None:
-    seen = {"service_manager": "systemd", "dirs": DIRS, "group": "prefect"}
+    seen = {"service_manager": "systemd", "dirs": DIRS}
     tool = {"path": "/opt/prefect/tool", "template": "opt/prefect/tool.j2", "mode": "0755"}
     both: list[dict[str, Any]] = [{**SERVER, "files": [tool]}, {**WORKERS[0], "files": [tool]}]
     files = service_files(both, seen, "/supervisor")
@@ -734,10 +746,11 @@ def test_a_service_brings_files_of_its_own() -> None:
 
 
 def test_the_states_of_services() -> None:
-    seen = {"service_manager": "systemd", "dirs": DIRS, "group": "prefect"}
+    seen = {"service_manager": "systemd", "dirs": DIRS}
     states = service_states([SERVER, *WORKERS], seen, "/supervisor")
     assert [state["name"] for state in states] == ["prefect-server", "prefect-worker@one", "prefect-worker@two"]
     assert states[0]["health"] == SERVER["health"]
+    assert [state["user"] for state in states] == ["prefect", "prefect-worker", "prefect-worker"]
     assert states[1]["files"] == [path for path in UNITS if "worker" in path and "two" not in path]
     assert states[1]["watch"] == ["/opt/prefect/current", "/ca"]
 
