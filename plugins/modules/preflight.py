@@ -139,6 +139,11 @@ settled:
   description: Whether the accounts exist, with their groups, and the directory of the data is divided between them.
   returned: success
   type: bool
+accounts:
+  description: Those of the accounts that exist.
+  returned: success
+  type: list
+  elements: str
 user_groups:
   description: Further groups of the server's account, for example docker.
   returned: success
@@ -271,6 +276,13 @@ def accounts(*, name: str, user: str, worker_user: str) -> dict[str, Any]:
 def groups_of(user: str) -> list[str]:
     """Return the names of the groups that an account was added to."""
     return sorted(group.gr_name for group in grp.getgrall() if user in group.gr_mem)
+
+
+def exists(user: str) -> bool:
+    """Return whether the host has an account of this name."""
+    with contextlib.suppress(KeyError):
+        return bool(pwd.getpwnam(user))
+    return False
 
 
 def members_of(group: str) -> list[str]:
@@ -560,6 +572,7 @@ def main() -> None:
     host |= peers
     current = Path(dirs["opt"], "current")
     host["version"] = current.resolve().name.rpartition("-")[0] if current.exists() else ""
+    host["accounts"] = [user for user in dict.fromkeys([host["user"], host["worker_user"]]) if exists(user)]
     host["settled"] = is_settled(host)
     host["user_groups"] = [name for name in groups_of(host["user"]) if name != host["operators"]]
     host["members"] = members_of(host["group"])

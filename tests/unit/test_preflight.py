@@ -110,6 +110,7 @@ def test_what_a_good_host_says(home: Path) -> None:
         "operators": said["group"],
         "separate": False,
         "settled": True,
+        "accounts": [pwd.getpwuid(os.getuid()).pw_name],
         "user_groups": said["user_groups"],
         "members": said["members"],
         "uid": os.getuid(),
