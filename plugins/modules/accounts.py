@@ -104,6 +104,7 @@ from pathlib import Path
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
+from ansible_collections.selfhosted.prefect.plugins.module_utils.safe_files import beside, followed, is_lost, listed
 
 SERVER_FILES = {
     ".pgpass",
@@ -161,7 +162,7 @@ class Division:
             self.links[found.st_dev, found.st_ino] += 1
         elif depth < DEPTH:
             with directory(parent, name) as inside:
-                for child in children(inside):
+                for child in listed(inside):
                     self.count(inside, child, depth=depth + 1)
 
     def give(self, parent: int, name: str, to: Account, *, path: str, depth: int = 0) -> None:
@@ -176,12 +177,12 @@ class Division:
             os.chown(name, to.uid, to.gid, dir_fd=parent, follow_symlinks=False)
         if is_directory and depth < DEPTH:
             with directory(parent, name) as inside:
-                for child in children(inside):
+                for child in listed(inside):
                     self.give(inside, child, to, path=f"{path}/{child}", depth=depth + 1)
 
 
 @contextlib.contextmanager
-def directory(parent: int | None, name: str) -> Iterator[int]:
+def directory(parent: int, name: str) -> Iterator[int]:
     """Open a directory, not where a link leads."""
     descriptor = os.open(name, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW, dir_fd=parent)
     try:
@@ -190,24 +191,19 @@ def directory(parent: int | None, name: str) -> Iterator[int]:
         os.close(descriptor)
 
 
-def is_account(uid: int) -> bool:
-    """Return whether an account of the host has this number."""
-    try:
-        pwd.getpwuid(uid)
-    except KeyError:
-        return False
-    return True
+@contextlib.contextmanager
+def opened(path: Path) -> Iterator[int]:
+    """Open a directory by its path, which only links of root's lead on; one that is missing is made."""
+    with beside(followed(path), make=True) as (parent, name):
+        if parent.state(name) is None:
+            os.mkdir(name, 0o700, dir_fd=parent.descriptor)
+        with directory(parent.descriptor, name) as descriptor:
+            yield descriptor
 
 
 def look(parent: int, name: str) -> os.stat_result:
     """Return what a name in a directory is, itself where it is a link."""
     return os.stat(name, dir_fd=parent, follow_symlinks=False)
-
-
-def children(parent: int) -> list[str]:
-    """Return the names in a directory, sorted."""
-    with os.scandir(parent) as found:
-        return sorted(entry.name for entry in found)
 
 
 def exists(parent: int, name: str) -> bool:
@@ -275,20 +271,19 @@ def divide(home: Path, worker_home: Path, *, server: Account, worker: Account, b
     `besides` are further names of the server's. Raises FileError for one of its files that has a further hard link.
     """
     shared, below = server != worker, worker_home.name
-    home.mkdir(mode=0o700, parents=True, exist_ok=True)
     moved: list[str] = []
-    with directory(None, str(home.resolve())) as top:
+    with opened(home) as top:
         former = {look(top, below).st_uid} - {0} if exists(top, below) else set()
         known = {server.uid, worker.uid} | former
-        division = Division(ours=lambda uid: uid in known or not is_account(uid))
+        division = Division(ours=lambda uid: uid in known or is_lost(uid))
         if shared and os.fstat(top).st_uid != 0:
             os.fchown(top, 0, server.gid)
             os.fchmod(top, SHARED_MODE & ~ANYONE)
         if shared and not exists(top, below):
             os.mkdir(below, 0o700, dir_fd=top)
-        names = [name for name in children(top) if name != below]
+        names = [name for name in listed(top) if name != below]
         servers = {name for name in names if is_servers(name, besides=besides)}
-        for name in children(top):
+        for name in listed(top):
             if not shared or name not in servers:
                 division.count(top, name)
         for name in names:
@@ -303,10 +298,10 @@ def divide(home: Path, worker_home: Path, *, server: Account, worker: Account, b
             with directory(top, below) as inside:
                 if shared:
                     moved = move_in([name for name in names if name not in servers], top, inside, link=below, of=worker)
-                for name in children(inside):
+                for name in listed(inside):
                     division.give(inside, name, worker, path=f"{worker_home}/{name}")
                 if not shared:
-                    moved = [name for name in children(inside) if name.startswith(".") and move(name, inside, top)]
+                    moved = [name for name in listed(inside) if name.startswith(".") and move(name, inside, top)]
                 # Its owner says whose the rest was.
                 os.fchown(inside, worker.uid, worker.gid)
         os.fchown(top, 0 if shared else server.uid, server.gid)
@@ -318,7 +313,7 @@ def give_outside(path: Path, *, server: Account, worker: Account) -> list[str]:
     """Give what the server's account owns in a directory of flows to the flows; return what was left."""
     division = Division(ours=lambda uid: uid == server.uid)
     if path.is_dir():
-        with directory(None, str(path.resolve())) as top:
+        with opened(path) as top:
             division.count(top, ".")
             division.give(top, ".", worker, path=str(path))
     return division.left

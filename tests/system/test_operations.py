@@ -53,7 +53,7 @@ ATTACK = """
     def attempts(pid, victim):
         yield "read server.env", pathlib.Path("/etc/prefect/server.env").read_text
         yield "read prefect.db", (HOME / "prefect.db").read_bytes
-        yield "read backups", lambda: os.listdir(HOME / "backups")
+        yield "read backups", lambda: os.listdir("/var/backups/prefect-server")
         yield "read the environment of the server", pathlib.Path(f"/proc/{pid}/environ").read_bytes
         yield "signal the server", lambda: os.kill(pid, 0)
         yield "signal the exporter", lambda: os.kill(victim, 0)
@@ -221,7 +221,7 @@ def attack(host: Host) -> str:
     assert ended.rc == 0, ended.output
     victim = host.sh("systemctl show --property=MainPID --value prefect-exporter")
     host.sh(
-        "install --directory --mode=700 /var/lib/prefect/backups;"
+        "install --directory --mode=700 /var/backups/prefect-server;"
         f" prefect deployment run attack/attack --param pid={host.server_pid()} --param victim={victim} --watch",
         check=False,
     )
