@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from ansible.errors import AnsibleActionFail
-from ansible.executor.task_queue_manager import TaskQueueManager
 from ansible.plugins.action import ActionBase
+from ansible_collections.selfhosted.prefect.plugins.plugin_utils import ansible_internals as internals
 from ansible_collections.selfhosted.prefect.plugins.plugin_utils.preset_file import (
     Parameters,
     Preset,
@@ -15,8 +15,6 @@ from ansible_collections.selfhosted.prefect.plugins.plugin_utils.preset_file imp
     load,
     search_path,
 )
-from ansible_collections.selfhosted.prefect.plugins.plugin_utils.preset_output import StepOutput
-from ansible_collections.selfhosted.prefect.plugins.plugin_utils.preset_run import run_steps
 
 
 class ActionModule(ActionBase):
@@ -30,15 +28,21 @@ class ActionModule(ActionBase):
 
         Raises:
             AnsibleActionFail: no such preset, a malformed one, or parameters that do not fit it.
+            AnsibleError: this ansible-core is not one that presets can run in.
         """
+        internals.require_core()
+        # Only now: on another core these may not even load.
+        from ansible_collections.selfhosted.prefect.plugins.plugin_utils.preset_output import StepOutput
+        from ansible_collections.selfhosted.prefect.plugins.plugin_utils.preset_run import run_steps
+
         super().run(tmp, task_vars)
         seen = task_vars or {}
         name, given = self._call()
         preset = load(find(name, search_path(self._loader.get_basedir())), self._loader)
         parameters = self._check(preset, given)
-        host = self._task._variable_manager._inventory.get_host(seen["inventory_hostname"])
+        host = internals.inventory_of(self._task.get_variable_manager()).get_host(seen["inventory_hostname"])
         output = StepOutput(preset=preset.name, task=self._task, host=host, hide=parameters.hide)
-        code, facts = run_steps(
+        outcome = run_steps(
             preset,
             task=self._task,
             host=host,
@@ -53,14 +57,14 @@ class ActionModule(ActionBase):
             "path": str(preset.path),
             "parameters": parameters.shown,
         }
-        if code == TaskQueueManager.RUN_OK:
+        if not outcome.failed:
             result["steps"] = [step.summary() for step in output.steps]
-            if facts:
-                result |= {"ansible_facts": facts, "_ansible_verbose_override": True}
+            if outcome.facts:
+                result |= {"ansible_facts": outcome.facts, "_ansible_verbose_override": True}
         else:
             # The whole list would drown the message: `default` prints all of a failed result.
             result["steps"] = [step.summary() for step in output.steps if step.changed or step is output.failure]
-            result["unreachable" if code & TaskQueueManager.RUN_UNREACHABLE_HOSTS else "failed"] = True
+            result["unreachable" if outcome.unreachable else "failed"] = True
             result["msg"] = f"{preset.name}: {output.failure.text if output.failure else 'not all steps were run.'}"
         return dict(parameters.hide(result))
 
@@ -89,7 +93,7 @@ class ActionModule(ActionBase):
 
     def _near_variables(self, seen: dict[str, Any]) -> dict[str, Any]:
         """What stands too near the task for its play to know: its role's and include's parameters, its loop's item."""
-        role = self._task._role
+        role = internals.role_of(self._task)
         near = dict(role.get_role_params(self._task.get_dep_chain()) if role else {})
         names = {"ansible_loop_var", "ansible_index_var", "ansible_loop"} if self._task.loop else set()
         names |= {seen[name] for name in ("ansible_loop_var", "ansible_index_var") if name in names and name in seen}

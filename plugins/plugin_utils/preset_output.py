@@ -10,17 +10,22 @@ from typing import Any
 
 import yaml
 from ansible import constants
-from ansible.executor.task_result import CallbackTaskResult, _RawTaskResult
+from ansible.executor.task_result import CallbackTaskResult
 from ansible.inventory.host import Host
 from ansible.parsing.yaml.dumper import AnsibleDumper
 from ansible.playbook.task import Task
 from ansible.playbook.task_include import TaskInclude
-from ansible.plugins.callback import CallbackBase
 from ansible.plugins.callback.default import CallbackModule as DefaultCallback
 from ansible.plugins.loader import callback_loader
 from ansible.utils.color import stringc
+from ansible_collections.selfhosted.prefect.plugins.plugin_utils.ansible_internals import (
+    StepCallback,
+    role_of,
+    send_event,
+)
 
 SLOW_SECONDS = 3.0
+DEBUG = ("debug", "ansible.builtin.debug", "ansible.legacy.debug")
 FAILED = ("failed", "unreachable")
 COLORS = {
     "ok": constants.COLOR_OK,
@@ -64,7 +69,7 @@ class Step:
         return {"name": self.name, **flags} | ({"msg": self.message} if self.message else {})
 
 
-class StepOutput(CallbackBase):
+class StepOutput(StepCallback):
     """The only callback of a nested run: the caller's own callbacks see one task, the preset.
 
     Args:
@@ -86,10 +91,9 @@ class StepOutput(CallbackBase):
         self._host = host
         self._hide = hide
         self._timer: Timer | None = None
+        self._attempts = 0
         stdout = callback_loader.get(constants.DEFAULT_STDOUT_CALLBACK, class_only=True)
         self._for_people = isinstance(stdout, type) and issubclass(stdout, DefaultCallback)
-        self._plugin_options = constants.config.get_plugin_options("callback", "default") | {"result_format": "yaml"}
-        self._init_callback_methods()
 
     @property
     def failure(self) -> Step | None:
@@ -99,6 +103,7 @@ class StepOutput(CallbackBase):
     def v2_runner_on_start(self, host: Host, task: Task) -> None:
         """Say what is being done, but only where it takes long enough to wonder."""
         self._stop_timer()
+        self._attempts = 0
         line = self._line(host.get_name(), self._name(task), "running ...")
         self._timer = Timer(SLOW_SECONDS, self._show, (line, constants.COLOR_HIGHLIGHT))
         self._timer.daemon = True
@@ -132,14 +137,16 @@ class StepOutput(CallbackBase):
         self._report(result, "failed")
 
     def v2_runner_retry(self, result: CallbackTaskResult) -> None:
-        left = result.result["retries"] - result.result["attempts"]
+        # Counted here: `attempts` in the result is the one that failed up to core 2.20, and the next one from 2.21 on.
+        self._attempts += 1
+        left = result.result["retries"] - self._attempts
         line = self._line(self.host_label(result), self._name(result.task), f"not yet, {left} tries left")
         self._show(line, constants.COLOR_DEBUG)
 
     def v2_on_file_diff(self, result: CallbackTaskResult) -> None:
         results = result.result.get("results", [result.result]) if result.task.loop else [result.result]
         for one in results:
-            if one.get("changed") and (diff := self._get_diff(one.get("diff") or [])):
+            if one.get("changed") and (diff := self.diff_text(one.get("diff") or [])):
                 self._show(diff.rstrip("\n"))
 
     def _finish(self, result: CallbackTaskResult, status: str, *, ignored: bool = False) -> None:
@@ -157,15 +164,16 @@ class StepOutput(CallbackBase):
             self._report(result, status, ignored=ignored)
 
     def _report(self, result: CallbackTaskResult, status: str, *, ignored: bool = False) -> None:
+        self._attempts = 0
         outcome = result.result
-        self._handle_warnings(outcome)
+        self.show_warnings(outcome)
         verbose = self._display.verbosity > 0
         if status == "skipped" and not (verbose or self.get_option("display_skipped_hosts")):
             return
         name = self._name(result.task)
         if "ansible_loop_var" in outcome:
-            name += f" ({self._get_item_label(outcome)})"
-        talks = result.task.action in constants._ACTION_DEBUG
+            name += f" ({self.item_label(outcome)})"
+        talks = result.task.action in DEBUG
         if status == "ok" and not talks and not self.get_option("display_ok_hosts"):
             return
         line = self._line(self.host_label(result), name, status + (" (ignored)" if ignored else ""))
@@ -174,9 +182,9 @@ class StepOutput(CallbackBase):
         if status in FAILED:
             line += f"\n      at {result.task.get_path()}"
             if self._display.verbosity > 2:
-                self._handle_exception(outcome)
+                self.show_exception(outcome)
         if verbose and not talks:
-            line += textwrap.indent(self._dump_results(outcome), " " * 4)
+            line += textwrap.indent(self.result_text(outcome), " " * 4)
         self._show(line, constants.COLOR_SKIP if ignored else COLORS[status])
 
     def _line(self, host: str, name: str, status: str) -> str:
@@ -184,7 +192,8 @@ class StepOutput(CallbackBase):
 
     def _name(self, task: Task) -> str:
         name = str(task.name or task.action).strip()
-        return f"{task._role.get_name(include_role_fqcn=False)} : {name}" if task._role else name
+        role = role_of(task)
+        return f"{role.get_name(include_role_fqcn=False)} : {name}" if role else name
 
     def _show(self, text: str, color: str | None = None) -> None:
         """Print through the process that owns the terminal.
@@ -200,9 +209,7 @@ class StepOutput(CallbackBase):
             self._display.display(text, color=color)
         else:
             line = {"changed": True, "diff": {"prepared": stringc(text, color)}}
-            fields = {"name": self._task.name, "check_mode": self._task.check_mode}
-            result = _RawTaskResult(host=self._host, task=self._task, return_data=line, task_fields=fields)
-            self._display._final_q.send_callback("v2_on_file_diff", result)
+            send_event("v2_on_file_diff", self._host, self._task, line)
 
     def _stop_timer(self) -> None:
         if self._timer:
@@ -215,7 +222,7 @@ def words(result: CallbackTaskResult, status: str) -> str:
     said = {key: value for key, value in result.result.items() if not key.startswith(("_ansible", "ansible_loop"))}
     if status in FAILED:
         return explain(said)
-    if result.task.action in constants._ACTION_DEBUG and not said.keys() & {"msg", "censored"}:
+    if result.task.action in DEBUG and not said.keys() & {"msg", "censored"}:
         return readable({key: value for key, value in said.items() if key not in ("changed", "item")})
     return "" if "results" in said else readable(said.get("msg") or said.get("censored") or "")
 

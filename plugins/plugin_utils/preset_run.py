@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import copy
 import os
 import signal
-from collections import defaultdict
-from collections.abc import Callable, Generator, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -15,18 +14,18 @@ from typing import Any
 from ansible import context
 from ansible.errors import AnsibleActionFail
 from ansible.executor.process.worker import WorkerProcess
-from ansible.executor.task_queue_manager import AnsibleEndPlay, TaskQueueManager
+from ansible.executor.task_queue_manager import TaskQueueManager
 from ansible.inventory.host import Host
 from ansible.parsing.dataloader import DataLoader
 from ansible.playbook.block import Block
 from ansible.playbook.helpers import load_list_of_blocks
 from ansible.playbook.play import Play
 from ansible.playbook.play_context import PlayContext
-from ansible.playbook.role import Role
 from ansible.playbook.task import Task
 from ansible.playbook.task_include import TaskInclude
 from ansible.utils.context_objects import CLIArgs
 from ansible.vars.manager import VariableManager
+from ansible_collections.selfhosted.prefect.plugins.plugin_utils import ansible_internals as internals
 from ansible_collections.selfhosted.prefect.plugins.plugin_utils.preset_file import Preset
 from ansible_collections.selfhosted.prefect.plugins.plugin_utils.preset_output import StepOutput
 
@@ -56,6 +55,21 @@ INHERITED = (
 )
 
 
+@dataclass(frozen=True, kw_only=True)
+class Outcome:
+    """How a preset's steps ended.
+
+    Args:
+        failed: a step failed, or the host could not be reached.
+        unreachable: the host could not be reached.
+        facts: the facts that the caller did not have, so that nothing has to gather them again.
+    """
+
+    failed: bool
+    unreachable: bool
+    facts: dict[str, Any]
+
+
 def run_steps(
     preset: Preset,
     *,
@@ -65,7 +79,7 @@ def run_steps(
     loader: DataLoader,
     play_context: PlayContext,
     output: StepOutput,
-) -> tuple[int, dict[str, Any]]:
+) -> Outcome:
     """Run the preset's steps on `host` as if they stood where `task` stands.
 
     Args:
@@ -74,35 +88,32 @@ def run_steps(
         play_context: the caller's, for the passwords asked on the command line.
         output: gets every event.
 
-    Returns:
-        The code of `TaskQueueManager.run` (0, or bits of RUN_FAILED_HOSTS and RUN_UNREACHABLE_HOSTS), and the facts
-        that the caller did not have, so that nothing has to gather them again.
-
     Raises:
         AnsibleActionFail: the preset is running already, further out.
         AnsibleError: the steps cannot be loaded.
     """
-    manager = own_variables(task._variable_manager, task)
-    manager._inventory.restrict_to_hosts([host])
-    known = facts_of(manager, host)
+    # Of the command line by default; `check_mode` and `diff` on the preset task count as much.
+    options = {"ansible_check_mode": task.check_mode, "ansible_diff_mode": task.diff}
+    manager = internals.own_variables(task.get_variable_manager(), options)
+    inventory = internals.inventory_of(manager)
+    inventory.restrict_to_hosts([host])
+    known = internals.facts_of(manager, host)
     with entered(preset.path), own_options(), own_signals() as handlers:
         play = steps_play(preset, task=task, variables=variables, manager=manager, loader=loader)
         queue = TaskQueueManager(
-            inventory=manager._inventory,
+            inventory=inventory,
             variable_manager=manager,
             loader=loader,
             passwords={"conn_pass": play_context.password, "become_pass": play_context.become_pass},
             forks=1,
         )
-        queue._callback_plugins.append(output)
-        pass_signals_on(queue._workers, handlers)
-        try:
-            code = int(queue.run(play))
-        except AnsibleEndPlay as end:
-            code = int(end.result)
-        finally:
-            queue.cleanup()
-    return code, {name: value for name, value in facts_of(manager, host).items() if name not in known}
+        pass_signals_on(queue.get_workers, handlers)
+        code = internals.run(queue, play, output)
+    return Outcome(
+        failed=code != TaskQueueManager.RUN_OK,
+        unreachable=bool(code & TaskQueueManager.RUN_UNREACHABLE_HOSTS),
+        facts={name: value for name, value in internals.facts_of(manager, host).items() if name not in known},
+    )
 
 
 def steps_play(
@@ -119,16 +130,11 @@ def steps_play(
     preset task; the restriction of the inventory makes it a play of one host.
     """
     outer = task.get_play()
-    play = Play()
-    for name in ("name", "hosts", "order", "vars", "vars_files", "force_handlers"):
-        setattr(play, name, getattr(outer, name))
-    for name in ("_loader", "_ds", "_action_groups", "_group_actions"):
-        setattr(play, name, getattr(outer, name, None))
-    play._variable_manager = manager
-    play._removed_hosts = list(outer._removed_hosts)
+    role = internals.role_of(task)
+    play = internals.like_play(outer, manager)
     play.gather_facts = False
     play.strategy = "ansible.builtin.linear"
-    play.roles = [variables_of(role) for role in [*outer.roles, *([task._role] if task._role else [])]]
+    play.roles = [internals.without_tasks(one) for one in [*outer.roles, *([role] if role else [])]]
 
     caller = Block(play=play)
     for name in INHERITED:
@@ -145,31 +151,6 @@ def steps_play(
         preset.steps, play=play, parent_block=include, variable_manager=manager, loader=loader
     )
     return play
-
-
-def variables_of(role: Role) -> Role:
-    """`role` with its variables public and none of its tasks run again."""
-    twin = copy.copy(role)
-    twin.from_include = twin.public = True
-    return twin
-
-
-def facts_of(manager: VariableManager, host: Host) -> dict[str, Any]:
-    """A copy of the host's facts, empty where none were gathered."""
-    try:
-        return dict(manager._fact_cache.get(host.name))
-    except KeyError:
-        return {}
-
-
-def own_variables(manager: VariableManager, task: Task) -> VariableManager:
-    """A variable manager that sees all that the caller's does, and keeps what steps register or set to itself."""
-    own = copy.copy(manager)
-    for name in ("_nonpersistent_fact_cache", "_vars_cache"):
-        setattr(own, name, defaultdict(dict, {host: dict(values) for host, values in getattr(manager, name).items()}))
-    # Of the command line by default; `check_mode` and `diff` on the preset task count as much.
-    own._options_vars = manager._options_vars | {"ansible_check_mode": task.check_mode, "ansible_diff_mode": task.diff}
-    return own
 
 
 @contextmanager
@@ -215,14 +196,14 @@ def own_signals() -> Generator[Handlers]:
             signal.signal(number, handler)
 
 
-def pass_signals_on(workers: Sequence[WorkerProcess | None], handlers: Handlers) -> None:
+def pass_signals_on(workers: Callable[[], list[WorkerProcess | None]], handlers: Handlers) -> None:
     """End the nested run's workers at a signal, and then what it runs in: at once, as any worker of Ansible ends.
 
     A task queue of its own would unwind, and wait for what a worker that is gone has left half-written.
     """
 
     def end(number: int, frame: FrameType | None) -> None:
-        for worker in workers:
+        for worker in workers():
             if worker is not None and worker.is_alive():
                 with suppress(ProcessLookupError):
                     os.kill(worker.pid, number)

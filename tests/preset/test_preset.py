@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -203,7 +204,7 @@ def test_two_hosts_run_their_preset_at_the_same_time(works: Result) -> None:
         ("nested", ["missing required arguments: width found in size"]),
         ("malformed", [f"{HERE}/presets/malformed/preset.yml: parameters.state: does not know 'choise'", "'choices'"]),
         ("itself", ["A preset cannot run itself", "presets/itself/preset.yml -> "]),
-        ("breaks", ["breaks: Break: non-zero return code\nthe reason"]),
+        ("breaks", ["breaks: Break: ", "non-zero return code", "\nthe reason"]),
         ("background", ["does not support async"]),
         ("late", ["Timed out after 1 second"]),
         ("secret", ["secret: Leak: the token is ********"]),
@@ -240,7 +241,11 @@ def test_secrets_stay_secret(refuses: Result) -> None:
 
 def test_the_command_line_reaches_the_steps_and_chooses_the_task_as_a_whole(tmp_path: Path) -> None:
     chosen = ["--tags", "chosen,smoke", "--skip-tags", "unwanted", "--step", "--start-at-task", "Call"]
-    printed = run(command("modes.yml", tmp_path, "--check", "--diff", "-v", *chosen), stdin="y\ny\n")
+    answers = "y\n" * 10
+    printed = run(command("modes.yml", tmp_path, "--check", "--diff", "-v", *chosen), stdin=answers)
+    # From core 2.20 on --step asks about two tasks of the play's own before the first of ours.
+    asked = set(re.findall(r"Perform task: TASK: (.+?) \(N\)o", printed))
+    assert asked - {"Gathering Facts", "Validating arguments against arg spec None"} == {"Call"}
     assert "mixed | one | users_own : Write: changed" in printed
     assert "+note for one: default" in printed
     assert "mixed | one | Only when named: ok" in printed

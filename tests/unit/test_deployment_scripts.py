@@ -73,7 +73,7 @@ class Host:
                 **options,
             },
         )
-        result.pop("invocation")
+        result.pop("invocation", None)
         return result
 
 

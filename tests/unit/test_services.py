@@ -139,7 +139,7 @@ class Host:
                 **options,
             },
         )
-        result.pop("invocation")
+        result.pop("invocation", None)
         return result
 
     def remembered(self) -> list[str]:

@@ -56,7 +56,7 @@ def send(source: Path, dest: Path, *, check_mode: bool = False, **options: Any) 
         pack(archive, source, answer["sent"])
         answer = outcome(tree.main, archive=str(archive), **call)
         archive.unlink()
-    answer.pop("invocation")
+    answer.pop("invocation", None)
     return answer
 
 

@@ -1,0 +1,238 @@
+"""All that the preset task uses of ansible-core beyond its plugin interface: a core that moves a name is noticed here.
+
+Names are looked up, versions are never compared. What this module imports is the plugin interface itself, so that it
+loads on any core and can say what is missing.
+"""
+
+from __future__ import annotations
+
+import copy
+import inspect
+from collections import defaultdict
+from collections.abc import Callable, Mapping
+from functools import cache
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from ansible import constants
+from ansible.errors import AnsibleError
+from ansible.plugins.callback import CallbackBase
+from ansible.release import __version__ as core_version
+from ansible.utils.display import Display
+
+if TYPE_CHECKING:
+    from ansible.executor.task_queue_manager import TaskQueueManager
+    from ansible.inventory.host import Host
+    from ansible.inventory.manager import InventoryManager
+    from ansible.playbook.play import Play
+    from ansible.playbook.role import Role
+    from ansible.playbook.task import Task
+    from ansible.vars.manager import VariableManager
+
+SUPPORTED = "2.19 to 2.22"
+
+# Class or function by module, and what it must have: as an attribute, or set by its `__init__`.
+NEEDED: Mapping[str, tuple[str, ...]] = {
+    "ansible.executor.process.worker:WorkerProcess": (),
+    "ansible.executor.task_queue_manager:AnsibleEndPlay": (),
+    "ansible.executor.task_queue_manager:FinalQueue": ("send_callback",),
+    "ansible.executor.task_queue_manager:TaskQueueManager": ("_callback_plugins", "cleanup", "get_workers", "run"),
+    "ansible.playbook.block:Block": (),
+    "ansible.playbook.helpers:load_list_of_blocks": (),
+    "ansible.playbook.play:Play": (
+        "_action_groups",
+        "_group_actions",
+        "_loader",
+        "_removed_hosts",
+        "_variable_manager",
+    ),
+    "ansible.playbook.role:Role": ("from_include", "public"),
+    "ansible.playbook.task:Task": ("_role",),
+    "ansible.playbook.task_include:TaskInclude": (),
+    "ansible.plugins.callback:CallbackBase": (
+        "_dump_results",
+        "_get_diff",
+        "_get_item_label",
+        "_handle_exception",
+        "_handle_warnings",
+        "_init_callback_methods",
+        "_plugin_options",
+        "host_label",
+    ),
+    "ansible.utils.context_objects:CLIArgs": (),
+    "ansible.utils.display:Display": ("_final_q",),
+    "ansible.vars.manager:VariableManager": (
+        "_fact_cache",
+        "_inventory",
+        "_nonpersistent_fact_cache",
+        "_options_vars",
+        "_vars_cache",
+    ),
+}
+
+
+def require_core() -> None:
+    """Refuse a core that this collection does not fit.
+
+    Raises:
+        AnsibleError: names what is missing, and the versions that have it.
+    """
+    if gone := missing():
+        raise AnsibleError(
+            f"The preset task works inside ansible-core, and {core_version} lacks {', '.join(gone)}."
+            f" This release of selfhosted.prefect supports ansible-core {SUPPORTED}: install one of these, or a newer"
+            " selfhosted.prefect. The playbooks and roles of the collection do not need the preset task."
+        )
+
+
+@cache
+def missing() -> tuple[str, ...]:
+    """The names of NEEDED that this core lacks, as `module.Class.name`."""
+    gone = []
+    for where, names in NEEDED.items():
+        module, _, thing = where.partition(":")
+        try:
+            found = getattr(import_module(module), thing)
+        except (ImportError, AttributeError):
+            gone.append(f"{module}.{thing}")
+            continue
+        gone += [f"{module}.{thing}.{name}" for name in names if not has(found, name)]
+    if not gone and event_sender() is None:
+        gone.append("a known signature of ansible.executor.task_queue_manager.FinalQueue.send_callback")
+    return tuple(gone)
+
+
+def has(thing: type, name: str) -> bool:
+    """Whether a class has an attribute, or an `__init__` of it or its bases sets one of that name."""
+    makers = [base.__dict__.get("__init__") for base in inspect.getmro(thing)]
+    return hasattr(thing, name) or any(
+        inspect.isfunction(maker) and name in maker.__code__.co_names for maker in makers
+    )
+
+
+# What a worker has to say while a task runs
+
+
+@cache
+def event_sender() -> Callable[[str, Host, Task, dict[str, Any]], None] | None:
+    """What sends one event of a task to the callbacks of the process above, by what the queue takes."""
+    queue = import_module("ansible.executor.task_queue_manager").FinalQueue
+    taken = tuple(inspect.signature(queue.send_callback).parameters)[1:]
+    senders = {("method_name", "task_result"): send_raw, ("method_name", "host", "task", "utr"): send_unified}
+    return senders.get(taken)
+
+
+def send_raw(event: str, host: Host, task: Task, result: dict[str, Any]) -> None:
+    """As core 2.19 and 2.20 want it."""
+    raw = import_module("ansible.executor.task_result")._RawTaskResult
+    shown = {"name": task.name, "check_mode": task.check_mode}
+    Display()._final_q.send_callback(event, raw(host=host, task=task, return_data=result, task_fields=shown))
+
+
+def send_unified(event: str, host: Host, task: Task, result: dict[str, Any]) -> None:
+    """As core 2.21 and newer want it."""
+    unified = import_module("ansible._internal._task").UnifiedTaskResult
+    Display()._final_q.send_callback(event, host, task, unified.from_action_result_dict(result))
+
+
+def send_event(event: str, host: Host, task: Task, result: dict[str, Any]) -> None:
+    """Let the callbacks of the process above see `event` of `task` with this result."""
+    if sender := event_sender():
+        sender(event, host, task, result)
+
+
+# What a task stands in
+
+
+def inventory_of(manager: VariableManager) -> InventoryManager:
+    """The inventory whose variables these are."""
+    return manager._inventory
+
+
+def role_of(task: Task) -> Role | None:
+    """The role that a task comes from."""
+    return task._role
+
+
+def facts_of(manager: VariableManager, host: Host) -> dict[str, Any]:
+    """A copy of the host's facts, empty where none were gathered."""
+    try:
+        return dict(manager._fact_cache.get(host.name))
+    except KeyError:
+        return {}
+
+
+def own_variables(manager: VariableManager, options: Mapping[str, Any]) -> VariableManager:
+    """A variable manager that sees all that `manager` does, and keeps what steps register or set to itself.
+
+    Args:
+        options: variables that stand for the command line's options, where they differ from the caller's.
+    """
+    own = copy.copy(manager)
+    for name in ("_nonpersistent_fact_cache", "_vars_cache"):
+        setattr(own, name, defaultdict(dict, {host: dict(values) for host, values in getattr(manager, name).items()}))
+    own._options_vars = manager._options_vars | options
+    return own
+
+
+def like_play(outer: Play, manager: VariableManager) -> Play:
+    """A play of `outer`'s name, hosts and variables, with no tasks, roles or keywords that tasks would inherit."""
+    play = type(outer)()
+    for name in ("name", "hosts", "order", "vars", "vars_files", "force_handlers"):
+        setattr(play, name, getattr(outer, name))
+    for name in ("_loader", "_ds", "_action_groups", "_group_actions"):
+        setattr(play, name, getattr(outer, name, None))
+    play._variable_manager = manager
+    play._removed_hosts = list(outer._removed_hosts)
+    return play
+
+
+def without_tasks(role: Role) -> Role:
+    """`role` with its variables public and none of its tasks run again."""
+    twin = copy.copy(role)
+    twin.from_include = twin.public = True
+    return twin
+
+
+def run(queue: TaskQueueManager, play: Play, output: CallbackBase) -> int:
+    """Run a play with `output` as the only callback, and return the bits of `TaskQueueManager.run`."""
+    queue._callback_plugins.append(output)
+    end_play = import_module("ansible.executor.task_queue_manager").AnsibleEndPlay
+    try:
+        return int(queue.run(play))
+    except end_play as end:
+        return int(end.result)
+    finally:
+        queue.cleanup()
+
+
+# What a callback may use of its base
+
+
+class StepCallback(CallbackBase):
+    """A callback that no plugin loader made, with the options of `default`."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._plugin_options = constants.config.get_plugin_options("callback", "default") | {"result_format": "yaml"}
+        self._init_callback_methods()
+
+    def show_warnings(self, outcome: dict[str, Any]) -> None:
+        """Print the warnings and deprecations of the current result, and drop them from `outcome`."""
+        self._handle_warnings(outcome)
+
+    def show_exception(self, outcome: dict[str, Any]) -> None:
+        """Print the traceback of the current result, and drop it from `outcome`."""
+        self._handle_exception(outcome)
+
+    def diff_text(self, diff: Any) -> str:
+        """A result's `diff` for people."""
+        return str(self._get_diff(diff))
+
+    def result_text(self, outcome: Mapping[str, Any]) -> str:
+        """A whole result for people."""
+        return str(self._dump_results(outcome))
+
+    def item_label(self, outcome: Mapping[str, Any]) -> Any:
+        """How a loop calls the item that this is the result of."""
+        return self._get_item_label(outcome)
