@@ -113,7 +113,7 @@ class Run:
         """What it has written so far."""
         return self._log.read_text(errors="replace")
 
-    def wait(self, *, timeout: float = 900) -> Ended:
+    def wait(self, *, timeout: float = 1800) -> Ended:
         """Wait for its end, `timeout` seconds at most."""
         try:
             rc = self._process.wait(timeout)
@@ -177,6 +177,9 @@ class Host:
         self._common: Variables = json.loads(common.replace("${MOLECULE_PROJECT_DIRECTORY}", str(ROOT)))
         # Workers look for runs more often than by default: less to wait for.
         self._common["prefect_worker_query_seconds"] = 1
+        # What takes seconds on a quiet machine takes minutes on one that is busy with other things.
+        for name in ("celery", "postgres", "redis", "server", "worker"):
+            self._common[f"prefect_{name}_timeout"] = 600
         self._scratch, self._runs = scratch, 0
 
     def start(

@@ -95,7 +95,7 @@ class Stocks:
         ours |= {"prefect_server_host": "0.0.0.0", **more}
         theirs = ours | {"prefect_celery_app": "shop", "prefect_celery_queues": ["second"]}
         run = self.host.start(playbook, ours, groups=GROUPS, others={SECOND: theirs}, arguments=arguments)
-        return run.wait(timeout=900)
+        return run.wait()
 
     def apply(self, data: object, directory: Path, *arguments: str) -> Ended:
         """Apply other definitions than the example's."""

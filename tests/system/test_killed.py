@@ -122,12 +122,12 @@ def test_control_c_during_a_preset_leaves_no_process(host: Host, tmp_path: Path)
     run = host.start(playbook, slow("interrupted"))
     run.wait_until(lambda: has_begun(host, "interrupted"), what="the script runs")
     run.interrupt()
-    ended = run.wait(timeout=30)
+    ended = run.wait(timeout=300)
     assert ended.rc != 0, ended.output
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + 60
     while (left := run.processes()) and time.monotonic() < deadline:
         time.sleep(0.1)
-    assert not left, f"still there 10 s after the end: {left}"
+    assert not left, f"still there 60 s after the end: {left}"
     host.cut(run)
 
     good = host.start(playbook, slow("interrupted")).wait()

@@ -143,7 +143,7 @@ def info(host: Host) -> dict[str, object]:
     return found
 
 
-def until(reached: Callable[[], bool], *, timeout: float = 90) -> None:
+def until(reached: Callable[[], bool], *, timeout: float = 600) -> None:
     """Wait for something that comes by itself."""
     deadline = time.monotonic() + timeout
     while not reached():

@@ -54,7 +54,7 @@ class Several:
 
     def play(self, playbook: str = "site.yml", *, arguments: tuple[str, ...] = (), **more: object) -> Ended:
         run = self.host.start(playbook, self.variables | more, groups=GROUPS, arguments=arguments)
-        ended = run.wait(timeout=900)
+        ended = run.wait()
         assert ended.rc == 0, ended.output
         return ended
 
@@ -200,7 +200,7 @@ def test_a_secret_of_ones_own_is_not_made_up(several: Several) -> None:
         several.variables | {"prefect_rotate": ["redis"], "prefect_redis_password": several.secret("../kept")},
         groups=GROUPS,
     )
-    ended = run.wait(timeout=300)
+    ended = run.wait()
     (several.secrets / "kept").rename(several.secrets / "prefect" / "redis")
     assert ended.rc != 0
     assert "prefect_rotate: redis cannot be made up anew" in ended.words
@@ -218,7 +218,7 @@ def test_a_secret_of_ones_own_is_not_made_up(several: Several) -> None:
 def test_a_bad_redis_is_refused_before_anything_changes(several: Several, variables: Variables, says: str) -> None:
     pid = several.host.server_pid()
     run = several.host.start("site.yml", several.variables | variables, groups=GROUPS, arguments=SERVER_ALONE)
-    ended = run.wait(timeout=300)
+    ended = run.wait()
     assert ended.rc == 2
     assert says in ended.words
     assert ended.changed == 0
