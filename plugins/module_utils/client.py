@@ -13,11 +13,12 @@ import http.client
 import itertools
 import json
 import random
+import re
 import ssl
 import time
 import urllib.request
 import uuid
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta, timezone
 from email.message import Message
@@ -28,7 +29,52 @@ from typing import Any
 from urllib.parse import quote, unquote, urlsplit
 
 PAGE = 200
-"""Objects a page: more answers 422 (PREFECT_SERVER_API_DEFAULT_LIMIT)."""
+"""Objects a page: Prefect's default for PREFECT_SERVER_API_DEFAULT_LIMIT.
+
+A server with a lower limit answers 422 and names it."""
+
+PASSES = 12
+"""How often a listing is read until nothing in it is missing."""
+
+ROWS: tuple[tuple[str, frozenset[str]], ...] = tuple(
+    (route, frozenset({"id", *fields}))
+    for route, fields in (
+        (r"/work_pools/[^/]+/workers", ("name", "status", "last_heartbeat_time")),
+        (r"/work_pools/[^/]+/queues", ("name", "priority")),
+        (r"/work_queues", ("name", "priority")),
+        (r"/work_pools", ("name", "type")),
+        (r"/deployments/[^/]+/schedules", ("active", "schedule")),
+        (r"/deployments/[^/]+/create_flow_run", ("name", "state_type")),
+        (r"/deployments", ("name", "flow_id")),
+        (r"/flow_runs", ("name", "state_type")),
+        (r"/flows", ("name", "tags")),
+        (r"/variables", ("name", "value")),
+        (r"/v2/concurrency_limits", ("name", "limit")),
+        (r"/concurrency_limits", ("tag", "concurrency_limit")),
+        (r"/block_types/slug/[^/]+/block_documents", ("data", "block_type")),
+        (r"/block_documents", ("data", "block_type")),
+        (r"/block_types", ("name", "slug")),
+        (r"/block_schemas", ("fields", "block_type_id")),
+        (r"/automations", ("name", "trigger")),
+        (r"/logs", ("message", "level")),
+    )
+)
+"""The fields that every object below a route has, from prefect.server.schemas. The first route that fits counts."""
+
+VALUES: tuple[tuple[str, type, tuple[str, ...]], ...] = (
+    (r"GET /health", bool, ()),
+    (r"GET /ready", dict, ("message",)),
+    (r"GET /admin/version", str, ()),
+    (r"GET /admin/settings", dict, ("server",)),
+    (r"(?:GET|PUT) /admin/storage", dict, ("default_result_storage_block_id",)),
+    (r"GET /csrf-token", dict, ("token",)),
+    (r"GET /collections/.*", dict, ()),
+    (r"POST /.*/count", int, ()),
+    (r"POST /flow_runs/history", list, ()),
+    (r"POST /events/filter", dict, ("events",)),
+    (r"POST /flow_runs/[^/]+/(?:set_state|resume)", dict, ("status",)),
+)
+"""What answers other than objects are: method and route, the type, and the keys of a mapping."""
 
 RETRIED = frozenset({408, 429, 502, 503})
 """Answers that Prefect's own client tries again, too. SQLite gives 503 whenever a writer is in the way."""
@@ -130,6 +176,8 @@ class Api:
         self.timeout, self.patience, self.maintenance = timeout, patience, maintenance
         self.busy: Callable[[], None] = lambda: None
         self.sent = 0
+        self.page = PAGE
+        """How many objects are asked for at once: no more than the server is known to return."""
         self._split, self._ca, self._validate_certs = split, ca, validate_certs
         self._headers = {"Accept": "application/json", **{name: str(value) for name, value in (headers or {}).items()}}
         if auth:
@@ -179,13 +227,50 @@ class Api:
                 return None
             raise
 
-    def pages(self, path: str, body: Mapping[str, Any] | None = None) -> Iterator[dict[str, Any]]:
-        """Yield every object of a `.../filter` route, page by page. Raises ApiError."""
-        for offset in itertools.count(0, PAGE):
-            page = self.post(path, {**(body or {}), "limit": PAGE, "offset": offset})
-            yield from page
-            if len(page) < PAGE:
+    def pages(
+        self, path: str, body: Mapping[str, Any] | None = None, *, most: int | None = None
+    ) -> Iterator[dict[str, Any]]:
+        """Yield each object of a `.../filter` route once, the first `most` of them if that is given. Raises ApiError.
+
+        PostgreSQL may order objects that sort as equals (deployments of one name) differently for each page, so that
+        one is returned twice and another not at all. A pass that returned an object twice is followed by another one
+        with pages of another size, until as many objects are known as a pass returned.
+        """
+        known: set[str] = set()
+        size = self.page
+        for attempt in range(PASSES):
+            returned = 0
+            while True:
+                page = self._listed(path, body, limit=min(size, most or size), offset=returned)
+                size = min(size, self.page)
+                returned += len(page)
+                for row in page:
+                    if row["id"] not in known:
+                        known.add(row["id"])
+                        yield row
+                    if most is not None and len(known) >= most:
+                        return
+                if len(page) < size:
+                    break
+            if len(known) >= returned:
                 return
+            size = self.page - attempt % (self.page // 2 + 1)
+        raise Failure(
+            f"{self.url}{path}: {returned} objects were returned and {len(known)} different ones are known after "
+            f"{PASSES} attempts: they change faster than they can be read; run this again"
+        )
+
+    def _listed(self, path: str, body: Mapping[str, Any] | None, *, limit: int, offset: int) -> list[dict[str, Any]]:
+        """Return one page; a server that returns fewer objects a page says so, and is asked for as many."""
+        try:
+            page: list[dict[str, Any]] = self.post(path, {**(body or {}), "limit": limit, "offset": offset})
+        except ApiError as error:
+            bound = re.search(r"less than or equal to (\d+)", str(error.body)) if error.status == 422 else None
+            if bound is None or not 0 < int(bound[1]) < limit:
+                raise
+            self.page = int(bound[1])
+            return self._listed(path, body, limit=self.page, offset=offset)
+        return page
 
     def call(
         self, method: str, path: str, body: Any = None, *, patience: float | None = None, repeatable: bool = True
@@ -220,6 +305,10 @@ class Api:
             else:
                 self._answered = True
                 if answer.ok:
+                    if wrong := misfit(method, path, answer.status, answer.body):
+                        raise self._failure(
+                            method, path, status=answer.status, body=wrong, sent=sent, lost=lost, hint=FOREIGN
+                        )
                     return answer
                 if answer.refuses_csrf and not renewed:
                     renewed = True
@@ -326,6 +415,54 @@ def worker_online_since(api: Api, *, pool: str, worker: str, since: datetime) ->
         if row["name"] == worker and row["last_heartbeat_time"]
     ]
     return any(beat > since + api.ahead for beat in beats)
+
+
+FOREIGN = "that is not Prefect's API, or something between here and there changes its answers: check api_url"
+
+
+def misfit(method: str, path: str, status: int, body: Any) -> str:
+    """Return how a 2xx answer differs from what Prefect answers to a request, or an empty string where it does not."""
+    route = path.partition("?")[0]
+    for pattern, kind, keys in VALUES:
+        if re.fullmatch(pattern, f"{method} {route}"):
+            if isinstance(body, kind) and (kind is bool or not isinstance(body, bool)) and _has(body, keys):
+                return ""
+            return f"{_described(body)} in place of {_article(kind)}{_with(keys)}"
+    fields = next((fields for pattern, fields in ROWS if re.match(rf"{pattern}(/|$)", route)), frozenset({"id"}))
+    if method in {"PATCH", "PUT", "DELETE"}:
+        # The deletion of a tag's limit is the one change that answers 200, with null.
+        return "" if body is None and (status == 204 or method == "DELETE") else f"{_described(body)} in place of none"
+    if route.endswith(("/filter", "/schedules")):
+        if not isinstance(body, list):
+            return f"{_described(body)} in place of a list of objects"
+        other = next((row for row in body if not _has(row, fields)), None)
+        return f"a list with {_described(other)} in place of objects{_with(fields)}" if other is not None else ""
+    return "" if _has(body, fields) else f"{_described(body)} in place of an object{_with(fields)}"
+
+
+def _has(body: Any, keys: Iterable[str]) -> bool:
+    return not keys or (isinstance(body, dict) and all(key in body for key in keys))
+
+
+def _with(keys: Iterable[str]) -> str:
+    return f" with {', '.join(sorted(keys))}" if keys else ""
+
+
+def _article(kind: type) -> str:
+    return {bool: "true or false", str: "a text", int: "a number", list: "a list"}.get(kind, "an object")
+
+
+def _described(body: Any) -> str:
+    """Return what an answer is, without what it holds: that may be a secret of another program."""
+    if body is None:
+        return "an empty answer"
+    if isinstance(body, dict):
+        return f"an object with {', '.join(sorted(body)[:5]) or 'nothing in it'}"
+    if isinstance(body, list):
+        return f"a list of {len(body)}"
+    return (
+        f"the {'value' if isinstance(body, bool) else 'text' if isinstance(body, str) else 'number'} {str(body)[:40]!r}"
+    )
 
 
 def quoted(part: str) -> str:

@@ -486,6 +486,10 @@ class Automation(Kind):
 class Deployment(Kind):
     """A deployment. It is created whole, and changed where it differs: a second POST would wipe its schedules."""
 
+    def rows(self, server: Server) -> Iterator[Row]:
+        """By age: the order of deployments that share a name changes from page to page."""
+        return server.api.pages(self.listing, {"sort": "CREATED_DESC"})
+
     def renamed(self, entry: Values) -> Values:
         after = rename(dict(entry), flow_name="flow", work_pool_name="work_pool", work_queue_name="work_queue")
         if after.get("is_active") is not None:

@@ -226,6 +226,8 @@ class Server:
         self._rows: dict[str, dict[str, Row | None]] = {name: {} for name in kinds}
         self._keys: dict[str, dict[str, str]] = {name: {} for name in kinds}
         self._loaded: set[str] = set()
+        self._paged: set[str] = set()
+        """Kinds of more than one page: what such a listing lacks is looked up before it counts as absent."""
 
     @property
     def api(self) -> Api:
@@ -246,10 +248,12 @@ class Server:
             api.close()
 
     def load(self, name: str) -> dict[str, Row | None]:
-        """Read all objects of a kind, once, and return them by key. Raises ApiError."""
+        """Read all objects of a kind, once, and return them by key, as they are known now. Raises ApiError."""
         if name not in self._loaded:
             kind = self.kinds[name]
-            for row in kind.rows(self):
+            for number, row in enumerate(kind.rows(self), 1):
+                if number >= self.api.page:
+                    self._paged.add(name)
                 key = kind.key_of(row, self)
                 if key is None:
                     continue
@@ -261,7 +265,7 @@ class Server:
                     row = first
                 self.put(name, key, row)
             self._loaded.add(name)
-        return self._rows[name]
+        return dict(self._rows[name])
 
     def put(self, name: str, key: str, row: Row | None) -> None:
         """Take note of an object, or of its absence."""
@@ -275,11 +279,16 @@ class Server:
             self.put(name, key, None)
 
     def find(self, name: str, key: str) -> Row | None:
-        """Return an object, or None where there is no such. Raises ApiError."""
+        """Return an object, or None where there is no such. Raises ApiError.
+
+        What a listing of several pages does not have is looked up by its key: to create an object that exists would
+        overwrite it, and the schedules of a deployment with it.
+        """
         if self.bulk:
             self.load(name)
-        elif key not in self._rows[name] and name not in self._loaded:
-            self.put(name, key, self.kinds[name].find(self, key))
+        kind = self.kinds[name]
+        if key not in self._rows[name] and (name in self._paged or name not in self._loaded):
+            self.put(name, key, kind.find(self, key) if key.count("/") >= len(kind.keys) - 1 else None)
         return self._rows[name].get(key)
 
     def again(self, name: str, key: str) -> Row | None:

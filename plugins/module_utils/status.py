@@ -257,9 +257,8 @@ def platform(api: Api) -> Json:
 
 
 def _first(api: Api, path: str) -> list[Json]:
-    """Return the first page of a `.../filter` route."""
-    rows: list[Json] = api.post(path, {"limit": PAGE})
-    return rows
+    """Return the first objects of a `.../filter` route, one page at most where the server's limit is the default."""
+    return list(api.pages(path, most=PAGE))
 
 
 def _is_scheduled(deployment: Mapping[str, Any]) -> bool:

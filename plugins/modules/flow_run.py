@@ -259,19 +259,37 @@ def work(api: Api, params: Mapping[str, Any], check_mode: bool) -> dict[str, Any
 
 
 def start(api: Api, params: Mapping[str, Any], check_mode: bool) -> tuple[bool, dict[str, Any]]:
-    """Create a run of the deployment; return whether it is new, and the run (empty in check mode)."""
+    """Create a run of the deployment; return whether it is new, and the run (empty where check mode creates none)."""
     deployment = find(api, params["deployment"])
     if check_mode:
-        return True, {}
+        known = started(api, deployment["id"], params["idempotency_key"])
+        return not known, known
     body = {option: params[option] for option in ("name", "parameters", "job_variables", "tags") if params[option]}
     # With a key, a request that is sent again because its answer was lost starts no second run.
     body["idempotency_key"] = params["idempotency_key"] or uuid.uuid4().hex
     patience = params["timeout"] if params["wait"] else None
     answer = api.call("POST", f"/deployments/{deployment['id']}/create_flow_run", body, patience=patience)
     while answer.status == 200 and answer.body["state_type"] in ENDS - {"COMPLETED"}:
-        body["idempotency_key"] += f" {answer.body['id']}"
+        body["idempotency_key"] = after(params["idempotency_key"], answer.body)
         answer = api.call("POST", f"/deployments/{deployment['id']}/create_flow_run", body, patience=patience)
     return answer.status == 201 or not params["idempotency_key"], answer.body
+
+
+def after(key: str, failed: Mapping[str, Any]) -> str:
+    """Return the idempotency key of the run that follows a failed one: of the same length for each further attempt."""
+    return f"{key} {failed['id']}"
+
+
+def started(api: Api, deployment: str, key: str | None) -> dict[str, Any]:
+    """Return the run that a start with an idempotency key takes, or an empty mapping where it creates one."""
+    wanted = key
+    while wanted:
+        body = {"deployments": {"id": {"any_": [deployment]}}, "flow_runs": {"idempotency_key": {"any_": [wanted]}}}
+        run = next(api.pages("/flow_runs/filter", body, most=1), None)
+        if run is None or run["state_type"] not in ENDS - {"COMPLETED"}:
+            return run or {}
+        wanted = after(str(key), run)
+    return {}
 
 
 def find(api: Api, key: str) -> dict[str, Any]:
@@ -387,11 +405,11 @@ def tail(api: Api, run: Mapping[str, Any], *, lines: int) -> list[str]:
     """Return the last lines of a run's log. Of one that has run and ended, wait a little for the very last."""
     # Whatever is wanted, the flow's last words are looked for among what the engine and the worker say after them.
     limit = max(20, min(lines, PAGE))
-    body = {"logs": {"flow_run_id": {"any_": [run["id"]]}}, "sort": "TIMESTAMP_DESC", "limit": limit}
+    body = {"logs": {"flow_run_id": {"any_": [run["id"]]}}, "sort": "TIMESTAMP_DESC"}
     settling = run["state_type"] in ENDS and run["start_time"] is not None
     deadline = time.monotonic() + SETTLE
     while True:
-        newest = api.post("/logs/filter", body)
+        newest = list(api.pages("/logs/filter", body, most=limit))
         complete = any(line["message"].startswith("Finished in state") for line in newest)
         if complete or not settling or time.monotonic() > deadline:
             break

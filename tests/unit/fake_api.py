@@ -93,6 +93,8 @@ class FakeApi:
         """When they occurred."""
         self.ready = True
         self.clock_ahead = timedelta(0)
+        self.page = 200
+        """PREFECT_SERVER_API_DEFAULT_LIMIT."""
 
     def __enter__(self) -> FakeApi:
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), _handler(self))
@@ -133,7 +135,8 @@ class FakeApi:
         return self.pools[name]
 
     def add_worker(self, pool: str, name: str, *, status: str = "ONLINE", heartbeat: str = CREATED) -> None:
-        self.workers.setdefault(pool, []).append({"name": name, "status": status, "last_heartbeat_time": heartbeat})
+        row = {"id": str(uuid.uuid4()), "name": name, "status": status, "last_heartbeat_time": heartbeat}
+        self.workers.setdefault(pool, []).append(row)
 
     def add_deployment(self, flow: str, name: str, *, pool: str | None) -> dict[str, Any]:
         flow_id = next((each["id"] for each in self.flows.values() if each["name"] == flow), str(uuid.uuid4()))
@@ -171,6 +174,8 @@ class FakeApi:
 
     def answer(self, method: str, path: str, body: Any) -> Reply:
         """Return the status and body of a request to `path` below the API's address."""
+        if path.endswith("/filter") and body and body.get("limit", 0) > self.page:
+            return 422, {"detail": f"Invalid limit: must be less than or equal to {self.page}."}
         for route, handle in ROUTES:
             match = re.fullmatch(route, f"{method} {path}")
             if match:
@@ -302,6 +307,10 @@ def chosen(api: FakeApi, body: Any) -> list[dict[str, Any]]:
             runs = [run for run in runs if moment(run[field_name]) <= moment(limits["before_"])]
         if "after_" in limits:
             runs = [run for run in runs if moment(run[field_name]) >= moment(limits["after_"])]
+    if keys := wanted.get("idempotency_key", {}).get("any_"):
+        runs = [run for run in runs if run["idempotency_key"] in keys]
+    if deployments := (body.get("deployments") or {}).get("id", {}).get("any_"):
+        runs = [run for run in runs if run["deployment_id"] in deployments]
     if flows := (body.get("flows") or {}).get("id", {}).get("any_"):
         runs = [run for run in runs if run.get("flow_id") in flows]
     for name in (body.get("work_pools") or {}).get("name", {}).get("any_", []):

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import time
+import uuid
 from collections.abc import Iterator
 from datetime import datetime, timedelta, timezone
 from typing import Any
 
+import fake_objects
 import pytest
 from ansible_collections.selfhosted.prefect.plugins.module_utils.api import Api
 from ansible_collections.selfhosted.prefect.plugins.modules import flow_run
@@ -28,7 +30,8 @@ def fake() -> Iterator[FakeApi]:
 
 def log(fake: FakeApi, message: str) -> None:
     when = "2026-11-21T01:02:03.500000Z"
-    fake.logs.append({"timestamp": when, "level": 20, "name": "prefect.flow_runs", "message": message})
+    name = "prefect.flow_runs"
+    fake.logs.append({"id": uuid.uuid4().hex, "timestamp": when, "level": 20, "name": name, "message": message})
 
 
 def run(fake: FakeApi, *, check_mode: bool = False, **options: Any) -> dict[str, Any]:
@@ -81,6 +84,31 @@ def test_a_run_that_failed_is_followed_by_a_new_one_of_the_same_key(fake: FakeAp
     assert repaired["id"] != failed["id"]
     assert run(fake, idempotency_key="release-42")["changed"] is False
     assert len(fake.runs) == 2
+
+
+def test_the_key_stays_short_however_often_a_run_fails(fake: FakeApi) -> None:
+    """PostgreSQL indexes 2,700 bytes of it."""
+    for _ in range(5):
+        fake.course = [("FAILED", "Failed")]
+        run(fake, idempotency_key="release-42")
+    assert len(fake.runs) == 5
+    assert max(len(body["idempotency_key"]) for body in created(fake)) == len("release-42 ") + 36
+
+
+def test_check_mode_knows_the_run_of_a_key(fake: FakeApi) -> None:
+    def changes() -> bool:
+        return bool(run(fake, check_mode=True, idempotency_key="release-42")["changed"])
+
+    assert changes()
+    fake.course = [("FAILED", "Failed")]
+    run(fake, idempotency_key="release-42")
+    assert changes(), "a run that failed is followed by another one"
+    fake.course = [("COMPLETED", "Completed")]
+    done = run(fake, idempotency_key="release-42")
+    assert not changes()
+    assert run(fake, check_mode=True, idempotency_key="release-42")["id"] == done["id"]
+    other = fake.add_deployment("other", "default", pool="main")
+    assert run(fake, check_mode=True, deployment="other/default", idempotency_key="release-42")["changed"], other
 
 
 def test_an_answer_that_was_lost_starts_no_second_run(fake: FakeApi) -> None:
@@ -237,7 +265,7 @@ def test_why_a_run_has_not_begun(
 
 
 def test_a_paused_queue_is_named(fake: FakeApi) -> None:
-    fake.queues[("main", "slow")] = {"name": "slow", "is_paused": True, "concurrency_limit": None}
+    fake.queues[("main", "slow")] = fake_objects.queue("main", "slow", priority=2, is_paused=True)
     fake.course = []
     started = run(fake, wait=False, idempotency_key="same")
     fake.runs[started["id"]]["work_queue_name"] = "slow"
@@ -358,8 +386,9 @@ def test_only_waiting(fake: FakeApi) -> None:
 
 def test_the_latest_run_of_a_deployment(fake: FakeApi) -> None:
     fake.course = []
+    (hello,) = (row["id"] for row in fake.deployments.values() if row["name"] == "default")
     for _ in range(2):
-        latest = fake.add_run(kind="PAUSED", name="Paused")
+        latest = fake.add_run(kind="PAUSED", name="Paused", deployment_id=hello)
     assert run(fake, state="resumed", deployment="hello/default", wait=False)["id"] == latest["id"]
 
 

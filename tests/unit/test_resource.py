@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import time
 from collections.abc import Iterator
 from datetime import datetime, timedelta, timezone
@@ -12,6 +13,7 @@ import pytest
 from ansible_collections.selfhosted.prefect.plugins.module_utils.api import (
     Api,
     ApiError,
+    Failure,
     worker_online_since,
 )
 from ansible_collections.selfhosted.prefect.plugins.module_utils.kinds import KINDS
@@ -400,6 +402,93 @@ def test_pages(fake: FakeApi) -> None:
     with Api(fake.url) as api:
         assert len(list(api.pages("/work_pools/filter"))) == 401
     assert len(fake.requests) == 3
+
+
+def test_pages_of_a_server_with_a_lower_limit(fake: FakeApi) -> None:
+    fake.page = 50
+    for number in range(120):
+        fake.add_pool(f"pool-{number}")
+    with Api(fake.url) as api:
+        assert len(list(api.pages("/work_pools/filter"))) == 120
+        assert len(list(api.pages("/work_pools/filter"))) == 120
+        assert len(list(api.pages("/work_pools/filter", most=70))) == 70
+    assert len(fake.requests) == 1 + 3 + 3 + 2, "the limit is asked for once"
+
+
+def test_pages_whose_order_changes(fake: FakeApi) -> None:
+    """PostgreSQL orders deployments of one name as it likes, anew for each page."""
+    for number in range(450):
+        fake.add_pool(f"pool-{number}")
+    order = random.Random(7)
+
+    def shuffle(request: str) -> None:
+        pools = list(fake.pools.items())
+        order.shuffle(pools)
+        fake.pools = dict(pools)
+
+    fake.before = shuffle
+    with Api(fake.url) as api:
+        names = [row["name"] for row in api.pages("/work_pools/filter")]
+    assert len(names) == len(set(names)) == 450
+
+
+def test_pages_that_never_agree(fake: FakeApi) -> None:
+    """A proxy that answers each page from its cache, say."""
+    fake.add_pool("main")
+    row = fake.pools["main"]
+    fake.faults.extend([Fault(status=200, body=[row] * 200), Fault(status=200, body=[row])] * 12)
+    with Api(fake.url) as api, pytest.raises(Failure, match="201 objects were returned and 1 different"):
+        list(api.pages("/work_pools/filter"))
+
+
+FOREIGN: list[bytes | None] = [
+    None,
+    b"null",
+    b"[]",
+    b"{}",
+    b"true",
+    b"7",
+    b'"ok"',
+    b'{"status": "ok"}',
+    b'[{"status": "ok"}]',
+    b'{"id": 7}',
+]
+REQUESTS: dict[str, list[bytes | None]] = {
+    "GET /admin/version": [b'"ok"'],
+    "GET /work_pools/main": [],
+    "POST /work_pools/": [],
+    "POST /variables/": [],
+    "POST /deployments/": [],
+    "POST /work_pools/filter": [b"[]"],
+    "POST /flow_runs/count": [b"7"],
+    "POST /flow_runs/1/set_state": [b'{"status": "ok"}'],
+    "POST /deployments/1/create_flow_run": [],
+    "POST /events/filter": [],
+    "PATCH /work_pools/main": [],
+    "DELETE /work_pools/main": [None, b"null"],
+}
+"""Requests, with those of the foreign answers that Prefect might give as well."""
+
+
+@pytest.mark.parametrize("status", [200, 201])
+@pytest.mark.parametrize(
+    ("request_", "body"), [(each, body) for each, known in REQUESTS.items() for body in FOREIGN if body not in known]
+)
+def test_what_is_not_prefect_is_no_success(fake: FakeApi, request_: str, status: int, body: bytes | None) -> None:
+    """A health check of another program answers everything with 200."""
+    fake.faults.append(Fault(status=status, body=body))
+    method, path = request_.split()
+    with Api(fake.url) as api, pytest.raises(ApiError, match="that is not Prefect's API"):
+        api.call(method, path, {})
+
+
+@pytest.mark.parametrize("body", [b"", b"null", b"{}", b"[]", b'{"status": "ok"}', b'"ok"'])
+@pytest.mark.parametrize("state", ["present", "absent"])
+def test_a_module_fails_at_what_is_not_prefect(fake: FakeApi, state: str, body: bytes) -> None:
+    fake.faults.extend([Fault(status=200, body=body)] * 9)
+    result = pool(fake, state=state)
+    assert result["failed"] and "that is not Prefect's API" in result["msg"]
+    assert not result.get("changed")
 
 
 def test_a_worker_that_is_offline_is_not_online(fake: FakeApi) -> None:

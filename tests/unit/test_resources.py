@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import random
 import threading
 from collections.abc import Iterator
 from typing import Any
@@ -569,6 +570,47 @@ def test_two_thousand_objects(fake: FakeApi) -> None:
         server.close()
         assert len(pruned.plans) == 950
         assert pruned.requests <= 950 + 60
+
+
+def daily(number: int) -> Wanted:
+    deployments = [{"flow": f"f{n}", "name": "daily", "schedules": [{"interval": 60}]} for n in range(number)]
+    return {"prefect_deployments": deployments}
+
+
+def test_many_deployments_of_one_name(fake: FakeApi) -> None:
+    """PostgreSQL orders them differently for each page."""
+    with Api(fake.url) as api:
+        reconcile(api, daily(450), Wish())[1].close()
+        order = random.Random(7)
+
+        def shuffle(request: str) -> None:
+            deployments = list(fake.deployments.items())
+            order.shuffle(deployments)
+            fake.deployments = dict(deployments)
+
+        fake.before = shuffle
+        fake.requests.clear()
+        again, server = reconcile(api, daily(450), Wish(prune=True))
+        server.close()
+    assert (again.changed, fake.writes) == (False, [])
+
+
+def test_what_a_listing_misses_is_not_created(fake: FakeApi) -> None:
+    """The request that creates a deployment overwrites one that exists, and wipes its schedules."""
+    with Api(fake.url) as api:
+        reconcile(api, daily(250), Wish())[1].close()
+        (hidden,) = [row for row in fake.deployments.values() if fake.flows[row["flow_id"]]["name"] == "f7"]
+
+        def hide(request: str) -> None:
+            fake.deployments.pop(hidden["id"], None)
+            if request != "POST /deployments/filter":
+                fake.deployments[hidden["id"]] = hidden
+
+        fake.before = hide
+        fake.requests.clear()
+        again, server = reconcile(api, daily(250), Wish(prune=True))
+        server.close()
+    assert (again.changed, fake.writes) == (False, [])
 
 
 def test_the_gate_adapts() -> None:

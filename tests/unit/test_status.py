@@ -44,7 +44,7 @@ def api() -> Iterator[FakeApi]:
     with FakeApi() as server:
         server.auth = AUTH
         server.add_pool("default", status="READY")
-        server.queues["default", "default"] = {"id": "1", "name": "default"}
+        server.queues["default", "default"] = {"id": "1", "name": "default", "priority": 1}
         server.add_worker("default", "one", heartbeat=ago(seconds=7))
         server.add_worker("default", "gone", status="OFFLINE")
         deployment = server.add_deployment("hello", "daily", pool="default")
