@@ -6,6 +6,7 @@ refer to each other, as many at a time as the server bears.
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import json
 import queue
@@ -18,7 +19,7 @@ from typing import Any
 from .client import Api, ApiError, Failure
 from .kinds import KINDS, Automation, is_off, load_schemas
 from .masking import Mask
-from .ownership import Ownership, mark, promise
+from .ownership import FORMER, Ownership, mark, promise
 from .resource import Kind, Plan, Server, Values, carry_out, missing_fields, plan, same, unresolved
 from .schedules import KINDS as KINDS_OF_SCHEDULE
 
@@ -26,6 +27,9 @@ OLDEST = (3, 5)
 """The oldest version of Prefect that is known to behave as the table says."""
 
 BEGUN = ["PENDING", "RUNNING", "PAUSED", "CANCELLING", "COMPLETED", "FAILED", "CRASHED", "CANCELLED"]
+
+IMPLIED = {"flow": "flow of a deployment"}
+"""What an object is remembered as that was not described itself, by its kind."""
 
 SIGNS = {"create": "+", "update": "~", "recreate": "±", "delete": "-"}
 
@@ -69,6 +73,7 @@ class Report:
     adopted: int = 0
     kept: list[str] = field(default_factory=list)
     requests: int = 0
+    concurrency: int = 4
 
     @property
     def changed(self) -> bool:
@@ -134,8 +139,8 @@ def reconcile(
     version(api)
     ownership = Ownership(wish.owner)
     ownership.read(api)
-    entries += implied(server, entries)
-    report, complaints = Report(), []
+    entries += implied(server, entries, ownership)
+    report, complaints = Report(concurrency=wish.concurrency), []
     todos: list[Plan] = []
     load_schemas_of(server, entries)
     for entry in sorted(entries, key=lambda entry: entry.kind.level):
@@ -148,6 +153,7 @@ def reconcile(
     if complaints:
         raise several(complaints)
     todos = pointed_anew(todos)
+    proven = [todo for todo in todos if made_before(todo, ownership)]
     report.kept = [f"{todo.label}: {kept}" for todo in todos for kept in todo.kept]
     report.unchanged = sum(todo.action == "nothing" for todo in todos)
     todos = [todo for todo in todos if todo.action != "nothing"]
@@ -157,25 +163,40 @@ def reconcile(
     report.plans += sorted(
         [*gone, *(todo for todo in todos if todo.action == "delete")], key=lambda todo: -todo.kind.level
     )
-    strangers = []
-    if wish.adopt:
-        strangers = [
-            (entry.kind.name, entry.key)
-            for entry in entries
-            if entry.state == "present"
-            and not entry.implied
-            and (row := server.find(entry.kind.name, entry.key)) is not None
-            and not entry.kind.is_system(row)
-            and (
-                not ownership.has(entry.kind.name, entry.key, row["id"])
-                or mark(entry.kind.name, row["id"]) in ownership.others
-            )
-        ]
-        report.adopted = len(strangers)
+    adopted = [
+        mark(entry.kind.name, row["id"])
+        for entry in entries
+        if entry.state == "present"
+        and not entry.implied
+        and (row := server.find(entry.kind.name, entry.key)) is not None
+        and not entry.kind.is_system(row)
+        and is_adopted(mark(entry.kind.name, row["id"]), ownership, wish)
+    ]
+    report.adopted = len(adopted)
     if not wish.check_mode:
-        carry_all_out(server, report, entries, ownership, wish, strangers)
+        carry_all_out(server, report, entries, ownership, proven, adopted)
     report.requests = server.sent
     return report, server
+
+
+def is_adopted(identity: str, ownership: Ownership, wish: Wish) -> bool:
+    """Whether an object that exists becomes the owner's: by `adopt`, or because all inventories had one owner once."""
+    if wish.adopt:
+        return identity not in ownership.marks or identity in ownership.others
+    return wish.owner != FORMER and ownership.others.get(identity) == FORMER
+
+
+def made_before(todo: Plan, ownership: Ownership) -> bool:
+    """Whether an object that exists is what an earlier run was creating when it was interrupted.
+
+    Nothing in it may contradict what was promised: fields that still differ were not written yet.
+    """
+    if todo.row is None or todo.state != "present" or ownership.has(todo.kind.name, todo.row["id"]):
+        return False
+    before = todo.diff["before"]
+    return ownership.proves(todo.kind.name, todo.key, todo.wanted, todo.row) and not any(
+        before.get(name) for name in todo.changes
+    )
 
 
 def read(wanted: Mapping[str, Any], wish: Wish) -> tuple[list[Kind], list[Entry]]:
@@ -285,8 +306,8 @@ def version(api: Api) -> None:
         raise Failure(f"{api.url} is Prefect {text}: this needs {'.'.join(map(str, OLDEST))} or newer")
 
 
-def implied(server: Server, entries: Iterable[Entry]) -> list[Entry]:
-    """Return the flows that deployments need and nobody has written down."""
+def implied(server: Server, entries: Iterable[Entry], ownership: Ownership) -> list[Entry]:
+    """Return the flows that deployments need and that are not described, where they are missing or just created."""
     entries = list(entries)
     listed = {entry.key for entry in entries if entry.kind.name == "flow"}
     needed: dict[str, str] = {}
@@ -297,7 +318,8 @@ def implied(server: Server, entries: Iterable[Entry]) -> list[Entry]:
     return [
         Entry(kind=flow, key=name, wanted={}, place=place, implied=True)
         for name, place in needed.items()
-        if name not in listed and server.find("flow", name) is None
+        if name not in listed
+        and ((row := server.find("flow", name)) is None or ownership.may_have_made("flow", name, row))
     ]
 
 
@@ -360,7 +382,7 @@ def claims(todos: Iterable[Plan], entries: Iterable[Entry], ownership: Ownership
         if todo.kind.name != "deployment" or todo.row is None or todo.action not in {"update", "recreate"}:
             continue
         owner = ownership.others.get(mark(todo.kind.name, todo.row["id"]))
-        if owner and todo.changes.keys() != {"paused"}:
+        if owner and owner != FORMER and todo.changes.keys() != {"paused"}:
             yield (
                 f"{places[todo.kind.name, todo.key]}: the owner {owner} has made it, and would change it back; "
                 "describe it in one place, or take it over with adopt: true"
@@ -403,9 +425,8 @@ def own_duplicates(server: Server, entries: Iterable[Entry], ownership: Ownershi
             first = server.find(entry.kind.name, entry.key)
             assert first is not None
             twin = same(entry.kind.shape(row, server), entry.kind.shape(first, server))
-            if mark(entry.kind.name, row["id"]) in ownership.marks or (
-                promise(entry.kind.name, entry.key) in ownership.marks and twin
-            ):
+            made = ownership.may_have_made(entry.kind.name, entry.key, row)
+            if ownership.has(entry.kind.name, row["id"]) or (made and twin):
                 found.append(plan(server, entry.kind, key=entry.key, wanted={}, state="absent", row=row))
             else:
                 raise several(
@@ -435,7 +456,7 @@ def leftovers(
         if row is not None
         and (kind.name, key) not in wanted
         and not kind.is_system(row)
-        and ownership.has(kind.name, key, row["id"])
+        and (ownership.has(kind.name, row["id"]) or ownership.has(IMPLIED.get(kind.name, ""), row["id"]))
     }
     candidates |= unused_flows(server, kinds, wanted, ownership)
     if not candidates:
@@ -477,7 +498,10 @@ def leftovers(
 def unused_flows(
     server: Server, kinds: Iterable[Kind], wanted: set[tuple[str, str]], ownership: Ownership
 ) -> set[tuple[str, str]]:
-    """Return the flows that we made for deployments which are not wanted any more."""
+    """Return the flows that were created along with deployments, of which none is wanted any more.
+
+    Flows that were described themselves are left alone where their list is left out.
+    """
     names = {kind.name for kind in kinds}
     if "deployment" not in names:
         return set()
@@ -488,7 +512,7 @@ def unused_flows(
         if row is not None
         and ("flow", key) not in wanted
         and key not in needed
-        and ownership.has("flow", key, row["id"])
+        and ownership.has(IMPLIED["flow"], row["id"])
     }
 
 
@@ -497,36 +521,72 @@ def carry_all_out(
     report: Report,
     entries: Sequence[Entry],
     ownership: Ownership,
-    wish: Wish,
-    strangers: Iterable[tuple[str, str]],
+    proven: Iterable[Plan],
+    adopted: Iterable[str],
 ) -> None:
     """Write what is planned, and who made it."""
     api = server.api
-    created = [(todo.kind.name, todo.key) for todo in report.plans if todo.action in {"create", "recreate"}]
-    deleted = [todo for todo in report.plans if todo.action == "delete"]
-    ownership.change(api, add=[promise(*each) for each in created])
-    gate = Gate(wish.concurrency)
-    done: list[str] = []
+    implied_keys = {(entry.kind.name, entry.key) for entry in entries if entry.implied}
+    created = [todo for todo in report.plans if todo.action in {"create", "recreate"}]
+    promises = {(todo.kind.name, todo.key): promise(todo.kind.name, todo.key, todo.wanted) for todo in created}
+    ownership.give(api, promises.values())
+
+    def marks(todos: Iterable[Plan]) -> list[str]:
+        rows = [(todo, server.find(todo.kind.name, todo.key)) for todo in todos]
+        return [
+            mark(IMPLIED[todo.kind.name] if (todo.kind.name, todo.key) in implied_keys else todo.kind.name, row["id"])
+            for todo, row in rows
+            if row is not None
+        ]
+
+    gate = Gate(report.concurrency)
+    begun: list[Plan] = []
+    done: list[Plan] = []
     try:
         for group in groups(report.plans):
-            run_all(server, group, gate, lambda todo: done.append(line(server, todo)))
-        made = [key for name, key in created if name == "automation"]
-        single(server, made)
+            run_all(server, group, gate, begun.append, done.append)
+        single(server, [todo.key for todo in created if todo.kind.name == "automation"])
     except Failure as failure:
-        failure.details.update(changed=bool(done), done=done)
+        failure.details.update(changed=bool(done), done=[line(server, todo) for todo in done])
+        with contextlib.suppress(ApiError):
+            settle(server, ownership, created, begun=begun, done=done, marks=marks)
         raise
-    kept_promises = [
-        (entry.kind.name, entry.key)
-        for entry in entries
-        if entry.state == "present" and promise(entry.kind.name, entry.key) in ownership.marks
+    deleted = [
+        mark(name, todo.row["id"])
+        for todo in report.plans
+        if todo.action == "delete" and todo.row
+        for name in (todo.kind.name, IMPLIED.get(todo.kind.name, ""))
     ]
-    add, drop = [], [mark(todo.kind.name, todo.row["id"]) for todo in deleted if todo.row is not None]
-    drop += [promise(todo.kind.name, todo.key) for todo in deleted]
-    for name, key in dict.fromkeys([*created, *kept_promises, *strangers]):
-        if (made_row := server.find(name, key)) is not None:
-            add.append(mark(name, made_row["id"]))
-            drop.append(promise(name, key))
-    ownership.change(api, add=add, drop=drop, take=add if wish.adopt else ())
+    adopted = list(adopted)
+    ownership.change(api, add=[*marks(created), *marks(proven)], drop=deleted, take=adopted)
+    present = {
+        promise(entry.kind.name, entry.key, {})[0] for entry in entries if server.find(entry.kind.name, entry.key)
+    }
+    ownership.redeem(api, present)
+
+
+def settle(
+    server: Server,
+    ownership: Ownership,
+    created: Sequence[Plan],
+    *,
+    begun: Sequence[Plan],
+    done: Sequence[Plan],
+    marks: Callable[[Iterable[Plan]], list[str]],
+) -> None:
+    """After a failure, remember what was created and take back the promises of what was not. Raises ApiError.
+
+    Where the server cannot be asked, the promises stay, for the next run to judge.
+    """
+    finished = {(todo.kind.name, todo.key) for todo in done}
+    doubtful = [todo for todo in begun if todo in created and (todo.kind.name, todo.key) not in finished]
+    made = [todo for todo in created if (todo.kind.name, todo.key) in finished]
+    for todo in doubtful:
+        row = server.again(todo.kind.name, todo.key)
+        if row is not None and ownership.proves(todo.kind.name, todo.key, todo.wanted, row):
+            made.append(todo)
+    ownership.change(server.api, add=marks(made))
+    ownership.redeem(server.api)
 
 
 def groups(plans: Sequence[Plan]) -> Iterator[list[list[Plan]]]:
@@ -562,8 +622,17 @@ def depths(plans: Sequence[Plan]) -> dict[str, int]:
     return known
 
 
-def run_all(server: Server, units: Sequence[Sequence[Plan]], gate: Gate, note: Callable[[Plan], None]) -> None:
-    """Write lists of plans, several at a time as `gate` lets them. Raises the first Failure when all have stopped."""
+def run_all(
+    server: Server,
+    units: Sequence[Sequence[Plan]],
+    gate: Gate,
+    begin: Callable[[Plan], object],
+    note: Callable[[Plan], object],
+) -> None:
+    """Write lists of plans, several at a time as `gate` lets them; `begin` and `note` are called before and after each.
+
+    Raises the first Failure when all have stopped.
+    """
     waiting: queue.SimpleQueue[Sequence[Plan]] = queue.SimpleQueue()
     for unit in units:
         waiting.put(unit)
@@ -578,6 +647,7 @@ def run_all(server: Server, units: Sequence[Sequence[Plan]], gate: Gate, note: C
                 return
             try:
                 for todo in unit:
+                    begin(todo)
                     with gate:
                         carry_out(server, todo)
                     note(todo)

@@ -6,13 +6,16 @@ import copy
 import json
 import random
 import threading
+import time
 from collections.abc import Iterator
+from datetime import datetime, timedelta, timezone
 from typing import Any
 
 import pytest
 import yaml
 from ansible_collections.selfhosted.prefect.plugins.module_utils.api import Api, Failure
 from ansible_collections.selfhosted.prefect.plugins.module_utils.kinds import KINDS, listed
+from ansible_collections.selfhosted.prefect.plugins.module_utils.ownership import Ownership, promise
 from ansible_collections.selfhosted.prefect.plugins.module_utils.reconcile import Gate, Wish, reconcile
 from ansible_collections.selfhosted.prefect.plugins.module_utils.resource import Server
 from ansible_collections.selfhosted.prefect.plugins.modules import resources
@@ -444,6 +447,64 @@ def test_a_persons_pause_is_kept(fake: FakeApi) -> None:
     assert (row["paused"], row["schedules"][0]["active"]) == (False, True)
 
 
+@pytest.mark.parametrize("silent", [False, True], ids=["refused", "lost"])
+def test_a_creation_that_failed_owns_nothing(fake: FakeApi, silent: bool) -> None:
+    """A colleague creates an object of that name later; it is neither pruned nor taken over."""
+    wanted: Wanted = {"prefect_variables": [{"name": "shop", "value": 1}]}
+
+    def fail(request: str) -> None:
+        if fake.objects.first("variables", name="shop") is None and any(
+            body and body.get("name") == "shop" for body in fake.bodies[-1:]
+        ):
+            fake.faults.extend([Fault(status=None)] * 30 if silent else [Fault(status=422, body={"detail": "no"})])
+
+    fake.before = fail
+    with Api(fake.url, patience=0.1) as api, pytest.raises(Failure):
+        reconcile(api, copy.deepcopy(wanted), Wish())
+    fake.before = lambda request: None
+    fake.faults.clear()
+    fake.objects.add("variables", name="shop", value="a colleague's", tags=[])
+    assert act(fake, {"prefect_variables": []}, prune=True)["plan"] == []
+    assert act(fake, wanted)["changed"] is True
+    assert act(fake, {"prefect_variables": []}, prune=True)["plan"] == []
+
+
+def test_no_promise_is_left(fake: FakeApi) -> None:
+    act(fake, ALL)
+    assert not [row["name"] for row in fake.objects.of("variables") if "promise" in row["name"]]
+
+
+def test_a_promise_is_believed_for_an_hour(fake: FakeApi) -> None:
+    wanted: Wanted = {"prefect_variables": [{"name": "shop", "value": 1}]}
+    with Api(fake.url) as api:
+        ownership = Ownership("ansible")
+        ownership.give(api, [promise("variable", "shop", {"value": 1})])
+    late = (datetime.now(timezone.utc) + timedelta(hours=2)).isoformat()
+    fake.objects.add("variables", name="shop", value=1, tags=[])["created"] = late
+    act(fake, wanted)
+    assert act(fake, {"prefect_variables": []}, prune=True)["plan"] == []
+
+
+def test_a_flow_that_was_described_stays_where_its_list_is_left_out(fake: FakeApi) -> None:
+    deployments: Wanted = {"prefect_deployments": [{"flow": "stock", "name": "daily"}]}
+    act(fake, {"prefect_flows": [{"name": "stock"}], **deployments})
+    assert act(fake, {"prefect_deployments": []}, prune=True)["plan"] == ["- deployment stock/daily"]
+    assert act(fake, {"prefect_flows": []}, prune=True)["plan"] == ["- flow stock"]
+
+
+def test_what_the_former_default_owner_made_is_taken_over_once(fake: FakeApi) -> None:
+    """All inventories had the same owner before each had its own."""
+    wanted: Wanted = {"prefect_deployments": [{"flow": "stock", "name": "daily"}]}
+    changed: Wanted = {"prefect_deployments": [{"flow": "stock", "name": "daily", "tags": ["x"]}]}
+    act(fake, {**wanted, "prefect_variables": [{"name": "shop", "value": 1}]})
+    assert act(fake, changed, owner="prod-1", check_mode=True)["changed"] is True
+    assert act(fake, changed, owner="prod-1")["summary"]["adopted"] == 1
+    assert act(fake, changed, owner="prod-1")["changed"] is False
+    nothing: Wanted = {"prefect_deployments": [], "prefect_variables": []}
+    assert act(fake, nothing, owner="prod-1", prune=True)["plan"] == ["- deployment stock/daily"]
+    assert act(fake, nothing, prune=True)["plan"] == ["- flow stock", "- variable shop"]
+
+
 @pytest.mark.parametrize("point", range(1, 20, 2))
 def test_killed_at_any_point(point: int) -> None:
     """The next run ends where an undisturbed one does, and prune knows what was made."""
@@ -485,6 +546,29 @@ def test_what_is_listed_can_be_taken(fake: FakeApi) -> None:
         assert everything(empty) == everything(fake)
 
 
+@pytest.mark.parametrize("seed", range(15))
+def test_two_controllers_leave_nothing_that_has_no_owner(fake: FakeApi, seed: int) -> None:
+    """Whatever the order of their requests, each keeps what the other remembers."""
+    order = random.Random(seed)
+    fake.before = lambda request: time.sleep(order.random() / 300)
+    parts: list[Wanted] = [
+        {"prefect_variables": [{"name": f"{name}{n}", "value": n} for n in range(4)]} for name in "ab"
+    ]
+
+    def run(part: Wanted) -> None:
+        with Api(fake.url) as api:
+            reconcile(api, copy.deepcopy(part), Wish())[1].close()
+
+    threads = [threading.Thread(target=run, args=(part,)) for part in parts]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    fake.before = lambda request: None
+    assert len(act(fake, {"prefect_variables": []}, prune=True)["plan"]) == 8
+    assert fake.objects.of("variables") == []
+
+
 def test_two_controllers_at_once(fake: FakeApi) -> None:
     results: list[dict[str, Any]] = []
 
@@ -514,9 +598,11 @@ def test_our_own_duplicates_go(fake: FakeApi) -> None:
     act(fake, ALL)
     ours = fake.objects.first("automations", name="Other")
     assert ours
-    theirs = fake.objects.add("automations", **{**copy.deepcopy(ours), "id": "theirs", "created": "2099"})
+    theirs = fake.objects.add(
+        "automations", **{**copy.deepcopy(ours), "id": "theirs", "created": "2099-01-01T00:00:00Z"}
+    )
     assert "there are several automations of this name" in act(fake, ALL)["msg"]
-    theirs["created"] = "2000"
+    theirs["created"] = "2000-01-01T00:00:00Z"
     assert act(fake, ALL, check_mode=True)["plan"] == ["- automation Other"]
     assert act(fake, ALL)["changed"] is True
     assert fake.objects.first("automations", name="Other") == theirs
