@@ -90,7 +90,7 @@ options:
   owner:
     description:
       - Who makes these objects, where several inventories use one server. What an owner makes is remembered on the
-        server, in variables named C(ansible_owner_OWNER_0) and so on.
+        server, in variables whose names begin with C(ansible_owner_OWNER_).
       - A change of a deployment that another owner made is refused, since each would change it back.
     type: str
     default: ansible

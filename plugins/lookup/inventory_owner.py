@@ -1,0 +1,109 @@
+"""Who an inventory is to a Prefect server that several inventories share."""
+
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+name: inventory_owner
+author: The selfhosted.prefect maintainers
+short_description: Name of an inventory that no other inventory has
+description:
+  - Returns a name by which M(selfhosted.prefect.resources) tells what one inventory made from what another made.
+  - The name is derived from the directory of the inventory and, in a git repository, from the address of its origin,
+    so that every checkout has the same. It is kept in the file C(owner) beside the generated secrets, so that it stays
+    the same when the directory or the repository is renamed. Check mode writes no file.
+version_added: 1.0.0
+options:
+  _terms:
+    description: Names of instances.
+    type: list
+    elements: str
+    required: true
+  directory:
+    description: Directory on the controller where generated secrets are kept.
+    type: path
+    required: true
+  inventory:
+    description: Directory of the inventory.
+    type: path
+    required: true
+"""
+
+EXAMPLES = r"""
+- ansible.builtin.debug:
+    msg: >-
+      {{ lookup('selfhosted.prefect.inventory_owner', 'prefect', directory=inventory_dir ~ '/.secrets',
+                inventory=inventory_dir) }}
+"""
+
+RETURN = r"""
+_raw:
+  description: The names, of lowercase letters, digits and dashes, 40 at most.
+  type: list
+  elements: str
+  sample: [prod-3f9a11c2]
+"""
+
+import configparser
+import contextlib
+import hashlib
+import os
+import re
+import tempfile
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+from ansible.errors import AnsibleLookupError
+from ansible.plugins.lookup import LookupBase
+
+
+def origin(directory: Path) -> tuple[str, str]:
+    """Return the address of the git repository that holds a directory, and the directory's path in it.
+
+    The address has neither protocol nor user: a checkout by ssh and one by https are of the same repository. Outside
+    of a repository, or where it has no origin, both are of this machine.
+    """
+    for above in (directory, *directory.parents):
+        settings = configparser.ConfigParser(strict=False, interpolation=None)
+        with contextlib.suppress(OSError, configparser.Error, UnicodeDecodeError):
+            settings.read(above / ".git" / "config", encoding="utf-8")
+            url = settings.get('remote "origin"', "url")
+            split = urlsplit(url if "://" in url else f"ssh://{url.replace(':', '/', 1)}")
+            if split.hostname:
+                return f"{split.hostname}{split.path.removesuffix('.git').rstrip('/')}", str(
+                    directory.relative_to(above)
+                )
+    return "", str(directory)
+
+
+def derived(directory: Path) -> str:
+    """Return a name for an inventory that is the same in every checkout, and another one for every other inventory."""
+    found = directory.resolve()
+    slug = re.sub(r"[^a-z0-9]+", "-", found.name.lower()).strip("-")[:30].strip("-") or "inventory"
+    return f"{slug}-{hashlib.sha256(' '.join(origin(found)).encode()).hexdigest()[:8]}"
+
+
+def owner(kept: Path, inventory: Path, *, dry: bool) -> str:
+    """Return the name that is kept in a file, or a new one, which is written there unless `dry`. Raises OSError."""
+    with contextlib.suppress(FileNotFoundError):
+        if name := kept.read_text(encoding="utf-8").strip():
+            return name
+    name = derived(inventory)
+    if not dry:
+        kept.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        descriptor, fresh = tempfile.mkstemp(dir=kept.parent, prefix=".")
+        with os.fdopen(descriptor, "w", encoding="utf-8") as file:
+            file.write(f"{name}\n")
+        Path(fresh).replace(kept)
+    return name
+
+
+class LookupModule(LookupBase):
+    def run(self, terms: list[str], variables: dict[str, Any] | None = None, **kwargs: Any) -> list[str]:
+        self.set_options(var_options=variables, direct=kwargs)
+        directory, inventory = Path(self.get_option("directory")), Path(self.get_option("inventory"))
+        dry = bool((variables or {}).get("ansible_check_mode"))
+        try:
+            return [owner(directory / term / "owner", inventory, dry=dry) for term in terms]
+        except OSError as error:
+            raise AnsibleLookupError(f"prefect_secrets_dir: {error}; name a directory that can be written") from error
