@@ -345,7 +345,10 @@ class Api:
         headers = dict(self._headers)
         content = None
         if body is not None:
-            content = json.dumps(body).encode()
+            try:
+                content = json.dumps(body, allow_nan=False).encode()
+            except ValueError:
+                raise Failure(f"{method} {path}: {NOT_A_NUMBER}") from None
             headers["Content-Type"] = "application/json"
         if method != "GET":
             headers.update(self._csrf_headers)
@@ -416,6 +419,8 @@ def worker_online_since(api: Api, *, pool: str, worker: str, since: datetime) ->
     ]
     return any(beat > since + api.ahead for beat in beats)
 
+
+NOT_A_NUMBER = "JSON has no NaN or Infinity: use a text, null or a large number"
 
 FOREIGN = "that is not Prefect's API, or something between here and there changes its answers: check api_url"
 

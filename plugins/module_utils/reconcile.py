@@ -20,7 +20,7 @@ from .client import Api, ApiError, Failure
 from .kinds import KINDS, Automation, is_off, load_schemas
 from .masking import Mask
 from .ownership import FORMER, Ownership, mark, promise
-from .resource import Kind, Plan, Server, Values, carry_out, missing_fields, plan, same, unresolved
+from .resource import Kind, Plan, Server, Values, carry_out, missing_fields, not_json, plan, same, unresolved
 from .schedules import KINDS as KINDS_OF_SCHEDULE
 
 OLDEST = (3, 5)
@@ -282,7 +282,7 @@ def read_entry(kind: Kind, check: Check, given: Any, place: str, wish: Wish) -> 
     state = "absent" if drop else values.pop("state")
     fields = {name: value for name, value in values.items() if name in kind.fields}
     if state == "present":
-        complaints = [f"{place}: {complaint}" for complaint in kind.complaints(values)]
+        complaints = [f"{place}: {complaint}" for complaint in (*kind.complaints(values), *not_json(fields))]
     return Entry(kind=kind, key=kind.key(values), wanted=fields, state=state, place=place), complaints
 
 

@@ -7,12 +7,13 @@ A `Kind` says what is to be known about a kind of object, `Server` knows the obj
 from __future__ import annotations
 
 import difflib
+import json
 import threading
 from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from .client import Api, ApiError, Failure, quoted
+from .client import NOT_A_NUMBER, Api, ApiError, Failure, quoted
 from .masking import SURE, Mask, hidden_texts, marked
 
 Action = Literal["nothing", "create", "update", "recreate", "delete"]
@@ -425,6 +426,7 @@ def ensure(
     Raises Failure before the first request for what can be known without one, and ApiError.
     """
     complaints = list(kind.complaints({**kind.parts(key), **wanted})) if state == "present" else []
+    complaints += not_json(wanted)
     if complaints:
         raise Failure(f"{kind.label} {key}: {'; '.join(complaints)}")
     row = server.again(kind.name, key)
@@ -449,6 +451,17 @@ def ensure(
     elif row is not None and not check_mode:
         shown = {**kind.parts(key)}
     return {"changed": changed, "object": shown, "diff": todo.diff, "kept": todo.kept}
+
+
+def not_json(wanted: Mapping[str, Any]) -> list[str]:
+    """Return a complaint for each field that holds a number that JSON does not have. It would never be read back."""
+    found = []
+    for name, value in wanted.items():
+        try:
+            json.dumps(value, allow_nan=False, default=str)
+        except ValueError:
+            found.append(f"{name}: {NOT_A_NUMBER}")
+    return found
 
 
 def missing_fields(kind: Kind, wanted: Mapping[str, Any]) -> list[str]:

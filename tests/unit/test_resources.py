@@ -211,6 +211,20 @@ def test_bad_input(fake: FakeApi, wanted: Wanted, words: str) -> None:
     assert fake.writes == []
 
 
+@pytest.mark.parametrize("number", [float("nan"), float("inf"), float("-inf")])
+def test_what_json_cannot_say(fake: FakeApi, number: float) -> None:
+    with Api(fake.url) as api:
+        for wanted in (
+            {"prefect_variables": [{"name": "shop", "value": {"limits": [number]}}]},
+            {"prefect_deployments": [{"flow": "stock", "name": "daily", "parameters": {"x": number}}]},
+        ):
+            with pytest.raises(Failure, match=r"(value|parameters): JSON has no NaN or Infinity"):
+                reconcile(api, wanted, Wish())
+        with pytest.raises(Failure, match="JSON has no NaN"):
+            api.post("/deployments/1/create_flow_run", {"parameters": {"x": number}})
+    assert fake.requests == []
+
+
 def test_everything_that_is_wrong_is_said_at_once(fake: FakeApi) -> None:
     wanted: Wanted = {
         "prefect_work_pools": [{"name": "a/b"}, {"nmae": "x"}],
