@@ -1,4 +1,4 @@
-"""A certificate from a private CA that is made up once and kept on the controller."""
+"""A certificate from a private CA that is generated once and kept on the controller."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ short_description: A certificate from a private CA that is kept on the controlle
 description:
   - Returns a certificate with its key, and makes them where there are none, where the names have changed, and a month
     before they end. The first one brings the CA that signs them all, which lasts for ten years.
+  - In check mode nothing is written, and what does not exist yet is generated for the prediction alone.
   - It needs the Python package C(cryptography) beside Ansible.
 options:
   _terms:
@@ -42,15 +43,18 @@ _raw:
   elements: dict
 """
 
+import contextlib
 import datetime
 import fcntl
 import ipaddress
 import os
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ansible.errors import AnsibleLookupError
 from ansible.plugins.lookup import LookupBase
+from ansible_collections.selfhosted.prefect.plugins.lookup.secret import hide_from_git, is_dry
 
 try:
     from cryptography import x509
@@ -85,21 +89,42 @@ def is_address(name: str) -> bool:
 
 
 def write(path: Path, content: bytes, *, mode: int) -> None:
-    """Replace a file; nobody ever sees half of it."""
+    """Replace a file; no one ever sees half of it, even after a power cut."""
     fresh = path.with_name(f".{path.name}.new")
     fresh.unlink(missing_ok=True)
     descriptor = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
     with os.fdopen(descriptor, "wb") as file:
         file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
     fresh.replace(path)
 
 
-def write_pair(base: Path, certificate: x509.Certificate, key: ec.EllipticCurvePrivateKey) -> None:
-    """Write `<base>.key` and `<base>.crt`, the certificate last: without it the key counts for nothing."""
+if TYPE_CHECKING:
+    Pair = tuple[x509.Certificate, ec.EllipticCurvePrivateKey]
+
+
+def pem_of(pair: Pair) -> tuple[bytes, bytes]:
+    """Return a certificate and its key in PEM."""
     pem = serialization.Encoding.PEM
-    secret = key.private_bytes(pem, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
-    write(base.with_name(f"{base.name}.key"), secret, mode=0o600)
-    write(base.with_name(f"{base.name}.crt"), certificate.public_bytes(pem), mode=0o644)
+    key = pair[1].private_bytes(pem, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
+    return pair[0].public_bytes(pem), key
+
+
+def write_pair(base: Path, pair: Pair) -> None:
+    """Write `<base>.key` and `<base>.crt` so that a run that is killed in between leaves a pair that fits.
+
+    The new key waits beside the old one until the certificate is written: `load` takes the one that fits.
+    """
+    certificate, key = pem_of(pair)
+    waiting = waiting_key(base)
+    write(waiting, key, mode=0o600)
+    write(base.with_name(f"{base.name}.crt"), certificate, mode=0o644)
+    waiting.replace(base.with_name(f"{base.name}.key"))
+
+
+def waiting_key(base: Path) -> Path:
+    return base.with_name(f"{base.name}.key.next")
 
 
 def sign(
@@ -146,33 +171,51 @@ def usage(*, ca: bool) -> x509.KeyUsage:
     )
 
 
-def load(base: Path) -> tuple[x509.Certificate, ec.EllipticCurvePrivateKey]:
-    """Return the certificate and the key of a base name. Raises OSError where there is none, ValueError if spoilt."""
+def load(base: Path, *, dry: bool) -> Pair:
+    """Return the certificate and the key of a base name, and finish what a killed run has left.
+
+    Raises OSError where there is none, ValueError if they are spoilt.
+    """
     certificate = x509.load_pem_x509_certificate(base.with_name(f"{base.name}.crt").read_bytes())
-    key = serialization.load_pem_private_key(base.with_name(f"{base.name}.key").read_bytes(), password=None)
-    if not isinstance(key, ec.EllipticCurvePrivateKey) or key.public_key() != certificate.public_key():
-        raise ValueError(f"{base}.key is not the key of {base}.crt")
-    return certificate, key
+    current, waiting = base.with_name(f"{base.name}.key"), waiting_key(base)
+    for path in (current, waiting):
+        if path is waiting and not path.exists():
+            break
+        if path is current and not path.exists() and waiting.exists():
+            continue
+        key = serialization.load_pem_private_key(path.read_bytes(), password=None)
+        if isinstance(key, ec.EllipticCurvePrivateKey) and key.public_key() == certificate.public_key():
+            if path is waiting and not dry:
+                waiting.replace(current)
+            return certificate, key
+    raise ValueError(f"{base}.key is not the key of {base}.crt")
 
 
-def authority(directory: Path) -> tuple[x509.Certificate, ec.EllipticCurvePrivateKey]:
-    """Return the CA of a directory, made if there is none.
+def authority(directory: Path, *, dry: bool) -> Pair:
+    """Return the CA of a directory, generated if it does not exist; written down unless `dry`.
 
-    One that ends soon gets a new certificate for its old key, so whoever trusts either trusts what is signed by both.
+    One that ends soon gets a new certificate for its old key, so that a client that trusts either trusts what is signed
+    by both.
     """
     base = directory / "ca"
     try:
-        certificate, key = load(base)
+        certificate, key = load(base, dry=dry)
         if certificate.not_valid_after_utc - now() > datetime.timedelta(days=CA_RENEW_DAYS):
             return certificate, key
-    except FileNotFoundError:
+    except FileNotFoundError as error:
+        if base.with_name("ca.crt").exists():
+            raise ValueError(
+                f"{base}.crt has lost its key {base}.key; put it back, or remove the certificate too, which gives "
+                "every host a new CA"
+            ) from error
         key = ec.generate_private_key(ec.SECP256R1())
     extensions: list[tuple[x509.ExtensionType, bool]] = [
         (x509.BasicConstraints(ca=True, path_length=0), True),
         (usage(ca=True), True),
     ]
     certificate = sign(f"Prefect CA ({directory.name})", key, days=CA_DAYS, extensions=extensions)
-    write_pair(base, certificate, key)
+    if not dry:
+        write_pair(base, (certificate, key))
     return certificate, key
 
 
@@ -194,21 +237,21 @@ def holds(certificate: x509.Certificate, *, names: set[str], ca: x509.Certificat
     return True
 
 
-def certificate_for(base: Path, names: list[str]) -> dict[str, str]:
-    """Return certificate, key and CA in PEM, made or renewed where needed. Of several processes at once, one does it.
+def certificate_for(base: Path, names: list[str], *, dry: bool = False) -> dict[str, str]:
+    """Return certificate, key and CA in PEM, generated or renewed where needed; nothing is written in a `dry` run.
 
-    Raises OSError where the directory cannot be written, ValueError for files that are no certificate or key.
+    Of several processes at once, one generates them. Raises OSError where the directory cannot be written, ValueError
+    for files that are no certificate or key.
     """
-    base.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    descriptor = os.open(base.parent, os.O_RDONLY)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX)
-        ca, ca_key = authority(base.parent)
+    if not dry:
+        base.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    with locked(base.parent):
+        ca, ca_key = authority(base.parent, dry=dry)
         text = ca.public_bytes(serialization.Encoding.PEM).decode()
         if not names:
             return {"ca": text}
         try:
-            certificate, _ = load(base)
+            certificate, key = load(base, dry=dry)
             good = holds(certificate, names=set(names), ca=ca)
         except FileNotFoundError:
             good = False
@@ -225,14 +268,24 @@ def certificate_for(base: Path, names: list[str]) -> dict[str, str]:
                 (x509.SubjectAlternativeName(alternatives), False),
             ]
             certificate = sign(names[0], key, days=DAYS, extensions=extensions, ca=ca, ca_key=ca_key)
-            write_pair(base, certificate, key)
+            if not dry:
+                write_pair(base, (certificate, key))
+        pem, secret = pem_of((certificate, key))
+    return {"certificate": pem.decode(), "key": secret.decode(), "ca": text}
+
+
+@contextlib.contextmanager
+def locked(directory: Path) -> Iterator[None]:
+    """Hold the lock of a directory, if it exists."""
+    if not directory.is_dir():
+        yield
+        return
+    descriptor = os.open(directory, os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
     finally:
         os.close(descriptor)
-    return {
-        "certificate": base.with_name(f"{base.name}.crt").read_text(),
-        "key": base.with_name(f"{base.name}.key").read_text(),
-        "ca": text,
-    }
 
 
 class LookupModule(LookupBase):
@@ -242,8 +295,12 @@ class LookupModule(LookupBase):
         if MISSING:
             raise AnsibleLookupError(MISSING)
         try:
-            directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-            (directory / ".gitignore").write_text("*\n", encoding="utf-8")
-            return [certificate_for(directory / term, names) for term in terms]
+            dry = is_dry(variables)
+            if not dry:
+                directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+                hide_from_git(directory)
+            return [certificate_for(directory / term, names, dry=dry) for term in terms]
         except (OSError, ValueError) as error:
-            raise AnsibleLookupError(f"prefect_secrets_dir: {error}; remove what is spoilt, it is made anew") from error
+            raise AnsibleLookupError(
+                f"prefect_secrets_dir: {error}; remove the damaged files to have new ones generated"
+            ) from error

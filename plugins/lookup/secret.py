@@ -1,14 +1,15 @@
-"""A secret that is made up once and kept on the controller."""
+"""A secret that is generated once and kept on the controller."""
 
 from __future__ import annotations
 
 DOCUMENTATION = r"""
 name: secret
 author: The selfhosted.prefect maintainers
-short_description: A secret that is made up once and kept on the controller
+short_description: A secret that is generated once and kept on the controller
 description:
   - Returns what a file of the directory holds, and writes a random secret there where there is none. Only the user
     who runs Ansible can read it, and git does not see it.
+  - In check mode nothing is written, and a secret that does not exist yet is predicted by a text in its place.
   - M(ansible.builtin.password) keeps secrets, too. A directory beside the inventory it does not keep from being read
     as a part of the inventory, secrets as names of hosts.
 options:
@@ -30,45 +31,72 @@ EXAMPLES = r"""
 
 RETURN = r"""
 _raw:
-  description: The secrets, each of 40 letters and digits where it was made up.
+  description: The secrets, each of 40 letters and digits where it was generated.
   type: list
   elements: str
 """
 
+import contextlib
+import hashlib
 import os
 import secrets
 import string
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from ansible import context
 from ansible.errors import AnsibleLookupError
 from ansible.plugins.lookup import LookupBase
 
 LENGTH = 40
 """Letters and digits: 238 bits, and nothing that a shell, a URL or SQL would read something into."""
 
+ALPHABET = string.ascii_letters + string.digits
 
-def secret(directory: Path, name: str) -> str:
-    """Return a secret, made up if there is none yet. Of several processes at once, one makes it up.
 
-    Raises OSError where the directory cannot be written.
+def is_dry(variables: Mapping[str, Any] | None) -> bool:
+    """Return whether a lookup with these variables is part of check mode, which writes nothing on the controller."""
+    return bool((variables or {}).get("ansible_check_mode", context.CLIARGS.get("check", False)))
+
+
+def secret(directory: Path, name: str, *, dry: bool = False) -> str:
+    """Return a secret, generated if it does not exist. Of several processes at once, one generates it.
+
+    In a `dry` run nothing is written: a secret that does not exist is predicted by a text that stands for it.
+    Raises OSError where the directory cannot be written, ValueError where the file is empty.
     """
     path = directory / name
+    if dry and not path.exists():
+        return hashlib.sha256(f"predicted {name}".encode()).hexdigest()[:LENGTH]
     if not path.exists():
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        (directory / ".gitignore").write_text("*\n", encoding="utf-8")
-        alphabet = string.ascii_letters + string.digits
+        hide_from_git(directory)
         descriptor, fresh = tempfile.mkstemp(dir=path.parent, prefix=".")
-        with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-            file.write("".join(secrets.choice(alphabet) for _ in range(LENGTH)) + "\n")
         try:
-            os.link(fresh, path)
-        except FileExistsError:
-            pass
+            with os.fdopen(descriptor, "w", encoding="utf-8") as file:
+                file.write("".join(secrets.choice(ALPHABET) for _ in range(LENGTH)) + "\n")
+                file.flush()
+                os.fsync(file.fileno())
+            with contextlib.suppress(FileExistsError):
+                os.link(fresh, path)
         finally:
             Path(fresh).unlink()
-    return path.read_text(encoding="utf-8").rstrip("\n")
+    text = path.read_text(encoding="utf-8").rstrip("\n")
+    if not text:
+        raise ValueError(
+            f"{path} is empty; put the secret back, or remove the file to have a new one generated, which restarts "
+            "what uses it"
+        )
+    return text
+
+
+def hide_from_git(directory: Path) -> None:
+    """Keep a directory out of the repository that it may be in."""
+    path = directory / ".gitignore"
+    if not path.exists():
+        path.write_text("*\n", encoding="utf-8")
 
 
 class LookupModule(LookupBase):
@@ -76,6 +104,8 @@ class LookupModule(LookupBase):
         self.set_options(var_options=variables, direct=kwargs)
         directory = Path(self.get_option("directory"))
         try:
-            return [secret(directory, term) for term in terms]
+            return [secret(directory, term, dry=is_dry(variables)) for term in terms]
         except OSError as error:
             raise AnsibleLookupError(f"prefect_secrets_dir: {error}; name a directory that can be written") from error
+        except ValueError as error:
+            raise AnsibleLookupError(f"prefect_secrets_dir: {error}") from error

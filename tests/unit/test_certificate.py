@@ -76,3 +76,56 @@ def test_a_key_of_another_is_refused(tmp_path: Path) -> None:
     (tmp_path / "other.key").replace(tmp_path / "one.key")
     with pytest.raises(ValueError, match="is not the key of"):
         certificate_for(tmp_path / "one", ["one"])
+
+
+class Killed(BaseException):
+    """What stands for SIGKILL: no code catches it."""
+
+
+@pytest.mark.parametrize("step", range(3))
+@pytest.mark.parametrize("what", ["first", "names", "authority"])
+def test_a_run_that_was_killed_is_finished_by_the_next(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, what: str, step: int
+) -> None:
+    """Killed before the step-th file of a pair is in its place."""
+    if what != "first":
+        certificate_for(tmp_path / "db1", ["db1"])
+    if what == "authority":
+        late = certificate.now() + datetime.timedelta(days=certificate.CA_DAYS - certificate.CA_RENEW_DAYS + 1)
+        monkeypatch.setattr(certificate, "now", lambda: late)
+    replace, left = Path.replace, step
+
+    def until_killed(self: Path, target: Path) -> Path:
+        nonlocal left
+        left -= 1
+        if left < 0:
+            raise Killed
+        return replace(self, target)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "replace", until_killed)
+        with pytest.raises(Killed):
+            certificate_for(tmp_path / "db1", ["db1", "other"])
+    pair = certificate_for(tmp_path / "db1", ["db1", "other"])
+    assert certificate_for(tmp_path / "db1", ["db1", "other"]) == pair
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(tmp_path / "db1.crt", tmp_path / "db1.key")
+    assert (tmp_path / "db1.key").read_text() == pair["key"]
+
+
+def test_an_authority_without_its_key_is_not_replaced(tmp_path: Path) -> None:
+    certificate_for(tmp_path / "db1", ["db1"])
+    (tmp_path / "ca.key").unlink()
+    with pytest.raises(ValueError, match=r"ca\.crt has lost its key"):
+        certificate_for(tmp_path / "db1", ["db1"])
+
+
+def test_a_dry_run_writes_nothing(tmp_path: Path) -> None:
+    fresh = certificate_for(tmp_path / "new/db1", ["db1"], dry=True)
+    assert fresh["certificate"] and fresh["key"] and fresh["ca"]
+    assert list(tmp_path.iterdir()) == []
+    held = certificate_for(tmp_path / "db1", ["db1"])
+    before = {path: path.read_bytes() for path in tmp_path.iterdir()}
+    assert certificate_for(tmp_path / "db1", ["db1"], dry=True) == held
+    assert certificate_for(tmp_path / "db1", ["db2"], dry=True)["ca"] == held["ca"]
+    assert {path: path.read_bytes() for path in tmp_path.iterdir()} == before
