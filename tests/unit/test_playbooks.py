@@ -45,6 +45,6 @@ def test_a_server_that_cannot_be_removed_keeps_its_database() -> None:
 @pytest.mark.parametrize("name", ["reset", "restore", "rotate", "upgrade"])
 def test_what_all_servers_share_changes_only_when_all_take_part(name: str) -> None:
     """The first tasks that run, before anything else is done on any server."""
-    _, first = next(plays(PLAYBOOKS / f"{name}.yml"))
+    _, first = next((file, play) for file, play in plays(PLAYBOOKS / f"{name}.yml") if file.stem != "inventory")
     role = first["tasks"][0]["ansible.builtin.include_role"]
     assert role == {"name": "selfhosted.prefect.prefect", "tasks_from": "whole"}
