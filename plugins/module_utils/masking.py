@@ -96,6 +96,11 @@ def is_secret_text(text: str) -> bool:
     return any(is_secret_name(match["name"]) for match in named)
 
 
+def without_userinfo(text: str) -> str:
+    """Return a text with what URLs in it have before the host replaced."""
+    return re.sub(r"(\b[a-z][a-z0-9+.-]*://)[^\s/?#@]+@", rf"\1{HIDDEN}@", text, flags=re.IGNORECASE)
+
+
 def reference_to(value: Any) -> str | None:
     """Return the other block that a value stands for, by its id or name, or None where it stands for itself."""
     if not isinstance(value, Mapping) or set(value) != {"$ref"}:

@@ -138,6 +138,7 @@ from ansible_collections.selfhosted.prefect.plugins.module_utils.files import (
     write,
 )
 from ansible_collections.selfhosted.prefect.plugins.module_utils.ports import held
+from ansible_collections.selfhosted.prefect.plugins.module_utils.processes import clean_environment
 
 CONFIGURATION = Path("/etc/nginx")
 DEFAULT_SITE = "default"
@@ -157,8 +158,8 @@ class NginxError(Exception):
     """Something that Nginx refuses, or that does not answer; the message says what to do."""
 
 
-def run(*command: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(command, capture_output=True, text=True, check=False)
+def run(*command: str, env: dict[str, str] | None = None) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(command, env=env, capture_output=True, text=True, check=False)
 
 
 @dataclass(frozen=True)
@@ -234,7 +235,7 @@ class Nginx:
     def start(self) -> None:
         """Start it, now and at every boot."""
         command = ["systemctl", "enable", "--quiet", "--now", "nginx.service"] if self.systemd else [self.program or ""]
-        started = run(*command)
+        started = run(*command, env=None if self.systemd else clean_environment())
         if started.returncode:
             log = (
                 run("journalctl", "--unit=nginx", "--no-pager", "--output=cat", "--lines=10").stdout

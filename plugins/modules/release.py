@@ -107,6 +107,7 @@ from pathlib import Path
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
+from ansible_collections.selfhosted.prefect.plugins.module_utils.masking import without_userinfo
 
 PROOF = ".proven"
 LOCK = "lock.txt"
@@ -150,7 +151,7 @@ def run(command: list[str], *, env: dict[str, str], what: str) -> None:
         (advice for sign, advice in REASONS.items() if sign in output.lower()),
         "prefect_version, prefect_lock and prefect_packages describe a release that cannot be used; correct them",
     )
-    raise ReleaseError(f"{hint}\n{what} failed:\n" + "\n".join(output.splitlines()[-15:]))
+    raise ReleaseError(without_userinfo(f"{hint}\n{what} failed:\n" + "\n".join(output.splitlines()[-15:])))
 
 
 def environment(params: dict[str, Any], scratch: str) -> dict[str, str]:
@@ -206,7 +207,13 @@ def build(params: dict[str, Any], release: Path) -> None:
                     file = Path(scratch, f"{option.strip('-')}.txt")
                     file.write_text(held)
                     command += [option, str(file)]
-            run([*command, *params["packages"]], env=env, what=f"Installing {', '.join(params['packages'])}")
+            plain = [name for name in params["packages"] if without_userinfo(name) == name]
+            if hidden := [name for name in params["packages"] if name not in plain]:
+                # On a command line, every account of the host would read the credential of a URL.
+                file = Path(scratch, "packages.txt")
+                file.write_text("\n".join(hidden) + "\n")
+                command += ["--requirements", str(file)]
+            run([*command, *plain], env=env, what=f"Installing {', '.join(params['packages'])}")
         probe = "; ".join(f"import {module}" for module in params["probe"])
         # The service user can write no bytecode, and would compile at every start what the probe does not import. Some
         # packages ship files that cannot be compiled, and never are.
@@ -244,7 +251,7 @@ def main() -> None:
             "constraints": {"type": "str", "default": ""},
             "packages": {"type": "list", "elements": "str", "default": []},
             "probe": {"type": "list", "elements": "str", "default": []},
-            "index_url": {"type": "str", "default": ""},
+            "index_url": {"type": "str", "default": "", "no_log": True},
             "ca_bundle": {"type": "str", "default": ""},
             "cache_dir": {"type": "str", "default": ""},
             "keep": {"type": "int", "default": 3},
@@ -252,6 +259,9 @@ def main() -> None:
         supports_check_mode=True,
     )
     params = module.params
+    # `-vvv` shows it, and a package may be a URL with a credential.
+    shown = {**params, "index_url": without_userinfo(params["index_url"])}
+    invocation = {"module_args": {**shown, "packages": [without_userinfo(name) for name in params["packages"]]}}
     release, link = Path(params["path"]), Path(params["link"])
     previous = link.readlink().name if link.is_symlink() else ""
     built, switched, removed = not (release / PROOF).exists(), previous != release.name, []
@@ -270,13 +280,20 @@ def main() -> None:
                     build(params, release)
             except ReleaseError as error:
                 shutil.rmtree(release, ignore_errors=True)
-                module.fail_json(msg=str(error))
+                module.fail_json(msg=str(error), invocation=invocation)
             fresh = link.with_name(f".{link.name}.new")
             fresh.unlink(missing_ok=True)
             fresh.symlink_to(Path("releases", release.name))
             fresh.replace(link)
             removed = prune(release.parent, keep=params["keep"], in_use={release.name, previous} - {""})
-    module.exit_json(changed=built or switched, built=built, previous=previous, removed=removed, diff=diff)
+    module.exit_json(
+        changed=built or switched,
+        built=built,
+        previous=previous,
+        removed=removed,
+        diff=diff,
+        invocation=invocation,
+    )
 
 
 if __name__ == "__main__":

@@ -185,6 +185,7 @@ from ansible_collections.selfhosted.prefect.plugins.module_utils.api import (
     worker_online_since,
 )
 from ansible_collections.selfhosted.prefect.plugins.module_utils.ports import taken
+from ansible_collections.selfhosted.prefect.plugins.module_utils.processes import clean_environment
 from ansible_collections.selfhosted.prefect.plugins.module_utils.safe_files import beside
 
 LOG_LINES = 30
@@ -351,7 +352,7 @@ class Supervisord:
             # A shell's background job ignores SIGINT and hands that on, and a worker that ignores it cannot be stopped.
             signal.signal(signal.SIGINT, signal.SIG_DFL)
             daemon = str(self.directory / "current" / "bin" / "supervisord")
-            run([daemon, "--configuration", str(self.directory / "supervisord.conf")])
+            run([daemon, "--configuration", str(self.directory / "supervisord.conf")], env=clean_environment())
             self.booted = True
         else:
             self._ctl("reread")

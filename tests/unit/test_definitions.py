@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import stat
 from pathlib import Path
 from typing import Any
 
@@ -400,3 +402,19 @@ def test_200_generated_flows_are_put_in_order() -> None:
         for item in tasks:
             assert seen.issuperset(needs(item))
             seen.add(item.name)
+
+
+def test_other_accounts_do_not_read_the_definitions(tmp_path: Path) -> None:
+    """Their arguments may be secret. What an earlier version left readable is tightened."""
+    old = os.umask(0)
+    try:
+        assert directory.write(tmp_path, with_tasks(task()), paths=[])
+        file = tmp_path / directory.FILE
+        assert stat.S_IMODE(file.stat().st_mode) == 0o640
+        assert not directory.write(tmp_path, with_tasks(task()), paths=[])
+        file.chmod(0o644)
+        assert directory.write(tmp_path, with_tasks(task()), paths=[], dry=True)
+        assert directory.write(tmp_path, with_tasks(task()), paths=[])
+        assert stat.S_IMODE(file.stat().st_mode) == 0o640
+    finally:
+        os.umask(old)

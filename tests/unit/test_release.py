@@ -163,6 +163,15 @@ def test_what_no_probe_imports_is_compiled_and_what_cannot_be_is_left(host: Host
     assert compiled.name.startswith("loaded_late.")
 
 
+def test_a_credential_is_on_no_command_line_and_in_no_result(host: Host) -> None:
+    index, package = "https://user:hush-1@mirror.example/index", "own @ git+https://hush-2@example.com/own.git"
+    result = host.install(packages=["a", package], index_url=index)
+    words, files, environment = host.calls()[2]
+    assert "hush" not in json.dumps([words, result])
+    assert words[-1] == "a" and list(files.values())[-1] == f"{package}\n"
+    assert environment["UV_DEFAULT_INDEX"] == index
+
+
 def test_without_a_lock_the_host_resolves(host: Host) -> None:
     host.install(requirements="", packages=["prefect==3.8.8"])
     assert [words[0] for words, _, _ in host.calls()] == ["venv", "pip"]

@@ -397,6 +397,21 @@ def test_supervisord_knows_programs_by_their_files(tmp_path: Path) -> None:
     assert manager.status("server") == Status()
 
 
+def test_supervisord_starts_without_the_environment_of_the_play(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It keeps what it started with, and hands it on to every flow."""
+    for name, script in {"supervisord": f"env > {tmp_path}/environment", "supervisorctl": "exit 1"}.items():
+        program = tmp_path / "current/bin" / name
+        program.parent.mkdir(parents=True, exist_ok=True)
+        program.write_text(f"#!/bin/sh\n{script}\n")
+        program.chmod(0o755)
+    monkeypatch.setenv("VAULT_TOKEN", "hush")
+    services.Supervisord(tmp_path).reload([])
+    names = {line.partition("=")[0] for line in (tmp_path / "environment").read_text().splitlines()}
+    assert names - {"PWD", "SHLVL", "_", "OLDPWD"} == {"HOME", "LANG", "LOGNAME", "PATH", "USER"}
+
+
 def test_a_zombie_has_ended() -> None:
     process = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
     assert not services.ended(process.pid)

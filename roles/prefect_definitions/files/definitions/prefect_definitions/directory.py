@@ -64,13 +64,19 @@ def definitions_in(directory: Path, *, flow: str = "") -> Definitions:
 
 
 def write(directory: Path, data: Mapping[str, Any], *, paths: list[str], dry: bool = False) -> bool:
-    """Write a directory's file of definitions, and return whether that changes it; where `dry`, would change it."""
+    """Write a directory's file of definitions, and return whether that changes it; where `dry`, would change it.
+
+    It may hold the arguments of tasks: other accounts of the host do not read it.
+    """
     held = {kind: data[kind] for kind in KINDS if data.get(kind)} | {PATHS: paths}
     text, file = json.dumps(held, indent=1, sort_keys=True) + "\n", directory / FILE
-    changed = not file.exists() or file.read_text(encoding="utf-8") != text
+    changed = not file.exists() or file.read_text(encoding="utf-8") != text or bool(file.stat().st_mode & 0o007)
     if changed and not dry:
         fresh = file.with_suffix(".new")
-        fresh.write_text(text, encoding="utf-8")
+        fresh.unlink(missing_ok=True)
+        descriptor = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o640)
+        with os.fdopen(descriptor, "w", encoding="utf-8") as opened:
+            opened.write(text)
         fresh.replace(file)
     return changed
 
