@@ -97,7 +97,7 @@ class Redis:
 
     def stop(self) -> None:
         self._process.terminate()
-        self._process.wait(timeout=30)
+        self._process.wait(timeout=SECONDS)
 
 
 @contextmanager
@@ -141,7 +141,7 @@ def prefect_server(
         yield url
     finally:
         process.send_signal(signal.SIGTERM)
-        process.wait(timeout=60)
+        process.wait(timeout=SECONDS)
 
 
 def ready(url: str) -> bool:

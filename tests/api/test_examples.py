@@ -121,7 +121,7 @@ def prepared(server: PrefectServer, tmp_path: Path) -> Iterator[PrefectServer]:
             yield server
         finally:
             worker.terminate()
-            worker.wait(timeout=60)
+            worker.wait(timeout=SECONDS)
             api.call("DELETE", "/admin/storage")
             there = listed(Server(api, KINDS, bulk=True), KINDS)
             gone = {

@@ -62,5 +62,5 @@ def test_what_was_locked_silences_nobody(python: Path, tmp_path: Path) -> None:
     environment.filters["comment"] = lambda text: f"# {text}"
     launcher.write_text(environment.from_string(LAUNCHER.read_text()).render(names))
     command = [python, "-c", SCENE, launcher, tmp_path / "things.db"]
-    ended = subprocess.run(list(map(str, command)), capture_output=True, text=True, check=False, timeout=60)
+    ended = subprocess.run(list(map(str, command)), capture_output=True, text=True, check=False, timeout=300)
     assert ended.stdout == "it had its turn\n", ended.stderr

@@ -99,7 +99,7 @@ def started(environment: dict[str, str], directory: Path) -> Iterator[Api]:
     finally:
         for process in reversed(processes):
             process.terminate()
-            process.wait(timeout=60)
+            process.wait(timeout=SECONDS)
 
 
 def until(condition: Callable[[], bool], what: str) -> None:

@@ -124,7 +124,7 @@ def test_serving_until_stopped(api: Api, environment: dict[str, str], home: Path
         assert deployed(api, "ticket_processor")["paused"] is False
     finally:
         process.terminate()
-    assert process.wait(timeout=60) == 0
+    assert process.wait(timeout=SECONDS) == 0
     assert deployed(api, "ticket_processor")["paused"] is True
 
 
@@ -142,7 +142,7 @@ def test_the_example_runs_as_it_stands(api: Api, environment: dict[str, str], tm
         until(lambda: "looking into my-queue" in api.log(run), "its output")
     finally:
         process.terminate()
-    assert process.wait(timeout=60) == 0
+    assert process.wait(timeout=SECONDS) == 0
 
 
 def test_generated_flows_are_flows(environment: dict[str, str], tmp_path: Path, api: Api) -> None:

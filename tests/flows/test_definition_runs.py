@@ -38,7 +38,7 @@ def secret(value): assert value == "s3cret"; return len(value)
 
 def meet(*numbers, own, other):
     pathlib.Path(own).touch()
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 180
     while not pathlib.Path(other).exists():
         if time.monotonic() > deadline: raise TimeoutError(f"nobody came to {other}")
         time.sleep(0.1)

@@ -18,7 +18,7 @@ PACKAGES = {"chromium": "chromium", "certutil": "libnss3-tools"}
 """What is called, and the package that it is in."""
 
 WIDTH, HEIGHT = 1280, 800
-TIMEOUT = 60
+TIMEOUT = 180
 """Seconds that a page has to show what it should, on a machine that is busy with other things."""
 
 

@@ -310,11 +310,15 @@ def test_a_failure_is_told(running: Host) -> None:
         )
         assert ended.rc == 0, ended.output
         flow = running.api("/flows/", {"name": "doomed"})
-        run = running.api("/flow_runs/", {"flow_id": flow["id"], "name": "this-one"})
-        # The automation has to have reached whoever waits for events.
-        time.sleep(2)
-        running.api(f"/flow_runs/{run['id']}/set_state", {"state": {"type": "FAILED"}, "force": True})
-        until(lambda: "doomed this-one Failed" in running.sh("cat /run/told", check=False))
+
+        def told() -> bool:
+            # The server acts on a failure only once the automation has reached the service that looks at events.
+            run = running.api("/flow_runs/", {"flow_id": flow["id"], "name": "this-one"})
+            running.api(f"/flow_runs/{run['id']}/set_state", {"state": {"type": "FAILED"}, "force": True})
+            time.sleep(2)
+            return "doomed this-one Failed" in running.sh("cat /run/told", check=False)
+
+        until(told)
     finally:
         running.sh("systemctl stop hook")
 
