@@ -50,6 +50,7 @@ class ActionModule(ActionBase):
             loader=self._loader,
             play_context=self._play_context,
             output=output,
+            hide=parameters.hide,
         )
         result: dict[str, Any] = {
             "changed": any(step.changed for step in output.steps),

@@ -9,7 +9,9 @@ from __future__ import annotations
 import copy
 import inspect
 from collections import defaultdict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Generator, Mapping
+from contextlib import contextmanager
+from dataclasses import fields, is_dataclass, replace
 from functools import cache
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
@@ -35,7 +37,7 @@ SUPPORTED = "2.19 to 2.22"
 NEEDED: Mapping[str, tuple[str, ...]] = {
     "ansible.executor.process.worker:WorkerProcess": (),
     "ansible.executor.task_queue_manager:AnsibleEndPlay": (),
-    "ansible.executor.task_queue_manager:FinalQueue": ("send_callback",),
+    "ansible.executor.task_queue_manager:FinalQueue": ("send_callback", "send_display"),
     "ansible.executor.task_queue_manager:TaskQueueManager": ("_callback_plugins", "cleanup", "get_workers", "run"),
     "ansible.playbook.block:Block": (),
     "ansible.playbook.helpers:load_list_of_blocks": (),
@@ -139,6 +141,49 @@ def send_event(event: str, host: Host, task: Task, result: dict[str, Any]) -> No
     """Let the callbacks of the process above see `event` of `task` with this result."""
     if sender := event_sender():
         sender(event, host, task, result)
+
+
+class HidingQueue:
+    """A worker's queue to the process above, through which no secret passes.
+
+    Args:
+        queue: the queue itself.
+        hide: takes the secrets out of a text.
+    """
+
+    def __init__(self, queue: Any, hide: Callable[[str], str]) -> None:
+        self._queue = queue
+        self._hide = hide
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._queue, name)
+
+    def send_display(self, method: str, *args: Any, **kwargs: Any) -> None:
+        """Print by a method of Display, with the secrets in its arguments hidden."""
+        self._queue.send_display(
+            method, *self._clean(args), **{key: self._clean(value) for key, value in kwargs.items()}
+        )
+
+    def _clean(self, value: Any) -> Any:
+        if isinstance(value, str):
+            return self._hide(value)
+        if isinstance(value, tuple | list):
+            return type(value)(self._clean(one) for one in value)
+        if is_dataclass(value) and not isinstance(value, type):
+            return replace(value, **{one.name: self._clean(getattr(value, one.name)) for one in fields(value)})
+        return value
+
+
+@contextmanager
+def hidden_from_display(hide: Callable[[str], str]) -> Generator[None]:
+    """Take the secrets out of all that this process prints meanwhile: lines of -vvv, warnings and tracebacks too."""
+    display = Display()
+    outer = display._final_q
+    display._final_q = HidingQueue(outer, hide) if outer else outer
+    try:
+        yield
+    finally:
+        display._final_q = outer
 
 
 # What a task stands in

@@ -79,6 +79,7 @@ def run_steps(
     loader: DataLoader,
     play_context: PlayContext,
     output: StepOutput,
+    hide: Callable[[str], str],
 ) -> Outcome:
     """Run the preset's steps on `host` as if they stood where `task` stands.
 
@@ -87,6 +88,7 @@ def run_steps(
         variables: what the steps see beside everything that `task` itself sees; as strong as an include's `vars`.
         play_context: the caller's, for the passwords asked on the command line.
         output: gets every event.
+        hide: takes the secrets out of a text; nothing is printed meanwhile that has not passed it.
 
     Raises:
         AnsibleActionFail: the preset is running already, further out.
@@ -98,7 +100,7 @@ def run_steps(
     inventory = internals.inventory_of(manager)
     inventory.restrict_to_hosts([host])
     known = internals.facts_of(manager, host)
-    with entered(preset.path), own_options(), own_signals() as handlers:
+    with entered(preset.path), own_options(), internals.hidden_from_display(hide), own_signals() as handlers:
         play = steps_play(preset, task=task, variables=variables, manager=manager, loader=loader)
         queue = TaskQueueManager(
             inventory=inventory,

@@ -239,6 +239,35 @@ def test_secrets_stay_secret(refuses: Result) -> None:
     assert "Hello world!" not in refuses["printed"].partition("Leak into a message")[2]
 
 
+SECRET_PLAY = """
+- hosts: one
+  gather_facts: false
+  tasks:
+    - preset: {name: secret, token: "{{ lookup('ansible.builtin.env', 'TOKEN') }}"}
+      ignore_errors: true
+"""
+
+
+def test_secrets_stay_secret_in_warnings_and_tracebacks(tmp_path: Path) -> None:
+    play = tmp_path / "play.yml"
+    play.write_text(SECRET_PLAY)
+    ended = subprocess.run(
+        command(str(play), tmp_path, "-vvv"),
+        cwd=HERE,
+        env=environment(TOKEN="hunter2", ANSIBLE_DISPLAY_TRACEBACK="always"),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        check=False,
+    )
+    assert ended.returncode == 0, ended.stdout
+    assert "secret | one | Warn of it: ok" in ended.stdout
+    assert "secret | one | Fail over it: failed (ignored)" in ended.stdout
+    assert ended.stdout.count("/nowhere/") > 2
+    assert "Traceback" in ended.stdout
+    assert "hunter2" not in ended.stdout
+
+
 def test_the_command_line_reaches_the_steps_and_chooses_the_task_as_a_whole(tmp_path: Path) -> None:
     chosen = ["--tags", "chosen,smoke", "--skip-tags", "unwanted", "--step", "--start-at-task", "Call"]
     answers = "y\n" * 10
