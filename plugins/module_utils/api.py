@@ -19,6 +19,7 @@ from .client import (
     worker_online_since,
 )
 from .masking import SURE, Mask
+from .results import conceal
 
 __all__ = [
     "API_SPEC",
@@ -83,18 +84,20 @@ def run_module(
             result = work(api, params, module.check_mode)
     except Failure as failure:
         result = {**failure.details, "msg": str(failure), "failed": True}
+    secrets = None
     if SECRETS in result:
         # Ansible would hide every text that equals any value of the option, a name for example.
         headers = [str(value) for value in (params["api_headers"] or {}).values()]
         texts = [*result.pop(SECRETS), *(text for text in params["secret_texts"] if len(text) >= SURE)]
         hidden = [params["api_auth"], *headers, *([] if params["show_secrets"] else texts)]
-        module.no_log_values = {text for text in hidden if text}
+        secrets = {text for text in hidden if text}
     arguments = {
         name: "VALUE_SPECIFIED_IN_NO_LOG_PARAMETER" if value and spec[name].get("no_log") else value
         for name, value in params.items()
         if name in spec
     }
     result["invocation"] = {"module_args": mask_of({**params, "show_secrets": False}).fields(arguments)}
+    result = conceal(module, result, secrets)
     if result.get("failed"):
         module.fail_json(**result)
     module.exit_json(**result)

@@ -46,6 +46,7 @@ written:
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.selfhosted.prefect.plugins.module_utils.files import FILES, SECRETS, FileError, ensure_all
+from ansible_collections.selfhosted.prefect.plugins.module_utils.results import conceal
 
 
 def main() -> None:
@@ -56,7 +57,7 @@ def main() -> None:
         )
     except FileError as error:
         module.fail_json(msg=str(error))
-    module.exit_json(changed=bool(written), written=written, diff=diff)
+    module.exit_json(**conceal(module, {"changed": bool(written), "written": written, "diff": diff}))
 
 
 if __name__ == "__main__":
