@@ -446,6 +446,14 @@ def beside(path: str | os.PathLike[str], *, make: bool = False) -> Iterator[tupl
         yield directory, whole.name
 
 
+def exposed(path: str | os.PathLike[str]) -> str | None:
+    """Return the existing directory nearest to a path, where another account can write there or above it; else None."""
+    for step in (absolute(path), *absolute(path).parents):
+        with contextlib.suppress(FileNotFoundError, NotADirectoryError), reach(followed(step)) as found:
+            return None if found.is_safe else str(found.path)
+    return None
+
+
 def state(path: str | os.PathLike[str]) -> os.stat_result | None:
     """Return the state of a path, of a link itself; None where there is none. Raises UnsafePathError."""
     try:

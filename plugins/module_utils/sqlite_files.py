@@ -144,9 +144,14 @@ def settle(file: Path) -> None:
                 os.unlink(f"{name}{suffix}", dir_fd=directory.descriptor)
 
 
-def replace(file: Path, backup: Path, *, mode: int = 0o640) -> None:
-    """Put a copy in the place of a database, which is whole until then. Raises AccountError and OSError."""
+def replace(file: Path, backup: Path, *, owner: tuple[int, int] | None = None, mode: int = 0o640) -> None:
+    """Put a copy in the place of a database, which is whole until then; `owner` gets it where there is none yet.
+
+    Raises AccountError and OSError.
+    """
     uid, gid = account(file)
+    if owner and not exists(file):
+        uid, gid = owner
     with (
         beside(backup) as (kept, source),
         kept.open(source) as reading,

@@ -44,6 +44,9 @@ options:
   sqlite:
     description: The SQLite file. Left out, the database is a PostgreSQL.
     type: path
+  owner:
+    description: Account that a SQLite file is given to where there is none yet. Left out, its directory's owner.
+    type: str
   host:
     description: Host of the PostgreSQL. Left out, its socket on this host.
     type: str
@@ -124,6 +127,7 @@ removed:
 
 import contextlib
 import os
+import pwd
 import shutil
 import sqlite3
 import stat
@@ -170,8 +174,10 @@ class Sqlite:
 
     suffix = ".sqlite"
 
-    def __init__(self, file: Path) -> None:
+    def __init__(self, file: Path, owner: str | None = None) -> None:
         self.file = file
+        account = pwd.getpwnam(owner) if owner else None
+        self.owner = (account.pw_uid, account.pw_gid) if account else None
 
     def exists(self) -> bool:
         """Return whether a server has ever made its tables here. Raises BackupError."""
@@ -202,7 +208,7 @@ class Sqlite:
     def restore(self, backup: Path) -> None:
         """Put a backup where the database is, with the owner of its directory. Raises BackupError."""
         with as_backup_errors():
-            sqlite_files.replace(self.file, backup)
+            sqlite_files.replace(self.file, backup, owner=self.owner)
 
     def empty(self) -> None:
         """Leave no database, and no log that the next one would take for its own. Raises BackupError."""
@@ -427,6 +433,7 @@ def main() -> None:
             "former": file,
             "keep": {"type": "int", "default": 0},
             "sqlite": file,
+            "owner": text,
             "host": text,
             "port": {"type": "int", "default": 5432},
             "database": {"type": "str", "default": "prefect"},
@@ -442,7 +449,7 @@ def main() -> None:
         supports_check_mode=True,
     )
     given = module.params
-    database = Sqlite(Path(given["sqlite"])) if given["sqlite"] else Postgresql(given)
+    database = Sqlite(Path(given["sqlite"]), given["owner"]) if given["sqlite"] else Postgresql(given)
     directory, dry = Path(given["directory"]), module.check_mode
     result: dict[str, Any] = {"changed": True, "path": None, "removed": []}
     try:

@@ -213,6 +213,7 @@ from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.selfhosted.prefect.plugins.module_utils.ports import taken
+from ansible_collections.selfhosted.prefect.plugins.module_utils.safe_files import exposed
 
 MIN_PYTHON = (3, 10)
 NAME_LENGTH = 32
@@ -470,6 +471,13 @@ def obstacles(params: dict[str, Any], host: dict[str, Any]) -> list[str]:
             found.append(
                 f"{variable}: {dirs[purpose]} cannot be written, because {blocked} does not allow it; "
                 "name another directory"
+            )
+    for purpose, variable in (("opt", "prefect_opt_dir"), ("etc", "prefect_etc_dir")):
+        # Its owner is still to be set, where it is another one.
+        if host["scope"] == "system" and (above := exposed(Path(dirs[purpose]).parent)):
+            found.append(
+                f"{variable}: another account can write {above} or a directory above it, and root runs what is in "
+                f"{dirs[purpose]}; name a directory that only root can replace"
             )
     if not host["release_present"]:
         free = shutil.disk_usage(nearest_existing(Path(dirs["opt"]))).free // 1_000_000

@@ -96,7 +96,7 @@ removed:
   elements: str
 """
 
-import fcntl
+import contextlib
 import os
 import re
 import shutil
@@ -108,6 +108,7 @@ from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.selfhosted.prefect.plugins.module_utils.masking import without_userinfo
+from ansible_collections.selfhosted.prefect.plugins.module_utils.safe_files import exposed, locked
 
 PROOF = ".proven"
 LOCK = "lock.txt"
@@ -225,15 +226,28 @@ def build(params: dict[str, Any], release: Path) -> None:
     (release / PROOF).write_text(time.strftime("%Y-%m-%dT%H:%M:%SZ\n", time.gmtime()))
 
 
+def running(releases: Path) -> set[str]:
+    """Return the names of the releases that a process has loaded a library or another file of."""
+    names: set[str] = set()
+    above = f"{releases.resolve()}/".encode()
+    for maps in Path("/proc").glob("[0-9]*/maps"):
+        # It may have ended, or be another user's.
+        with contextlib.suppress(OSError):
+            names.update(os.fsdecode(part.partition(b"/")[0]) for part in maps.read_bytes().split(above)[1:])
+    return names
+
+
 def prune(releases: Path, *, keep: int, in_use: set[str]) -> list[str]:
-    """Remove all but the newest ``keep`` proven releases and whatever was left half-built; return their names."""
-    others = [
-        path for path in releases.iterdir() if path.is_dir() and path.name not in in_use and path.name != ".uv-cache"
-    ]
+    """Remove all but the newest ``keep`` proven releases and whatever was left half-built; return their names.
+
+    What a process still runs from stays until a later call.
+    """
+    spared = in_use | running(releases)
+    others = [path for path in releases.iterdir() if path.is_dir() and path.name not in {*spared, ".uv-cache"}]
     proven = sorted(
         (path for path in others if (path / PROOF).exists()), key=lambda path: -(path / PROOF).stat().st_mtime
     )
-    spared = {path.name for path in proven[: max(keep - len(in_use), 0)]}
+    spared |= {path.name for path in proven[: max(keep - len(in_use), 0)]}
     removed = sorted(path.name for path in others if path.name not in spared)
     for name in removed:
         shutil.rmtree(releases / name)
@@ -263,6 +277,12 @@ def main() -> None:
     shown = {**params, "index_url": without_userinfo(params["index_url"])}
     invocation = {"module_args": {**shown, "packages": [without_userinfo(name) for name in params["packages"]]}}
     release, link = Path(params["path"]), Path(params["link"])
+    if params["cache_dir"] and (above := exposed(params["cache_dir"])):
+        # A choice of the user who shares it, and so no error.
+        module.warn(
+            f"prefect_uv_cache_dir: another account can write {above} or a directory above it, and root installs and "
+            f"runs what is in {params['cache_dir']}; name a directory that only root can write"
+        )
     previous = link.readlink().name if link.is_symlink() else ""
     built, switched, removed = not (release / PROOF).exists(), previous != release.name, []
     diff = {"before": f"{link} -> {previous}\n" if previous else "", "after": f"{link} -> {release.name}\n"}
@@ -272,8 +292,9 @@ def main() -> None:
     if not module.check_mode and (built or switched):
         os.umask(0o022)
         release.parent.mkdir(parents=True, exist_ok=True)
-        with (release.parent / ".lock").open("w") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)
+        with locked(f"releases {release.parent}"):
+            # That of earlier versions, which every account could lock.
+            (release.parent / ".lock").unlink(missing_ok=True)
             try:
                 # Asked again: another run may have held the lock and built it.
                 if not (release / PROOF).exists():

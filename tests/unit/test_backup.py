@@ -235,3 +235,11 @@ def test_a_directory_that_another_account_can_write_is_refused(home: Path, tmp_p
     result = sqlite(home)
     assert f"prefect_server_backup_dir: another account can write {home}" in result["msg"]
     assert not (home / "backups").exists()
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root gives files away")
+def test_a_database_that_is_gone_comes_back_to_its_account(home: Path) -> None:
+    made = Path(sqlite(home)["path"])
+    (home / "prefect.db").unlink()
+    sqlite(home, state="restored", restore=made.name, owner="daemon")
+    assert (home / "prefect.db").stat().st_uid == 1

@@ -50,6 +50,7 @@ ALLOWED = {
     ("release.py", "build"): OPT,
     ("release.py", "prune"): OPT,
     ("release.py", "main"): OPT,
+    ("release.py", "running"): PROC,
     ("rescue.py", "running"): PROC,
     ("services.py", "Systemd.start"): OPT,
     ("services.py", "Systemd.known"): "/etc/systemd/system, or the user's own units",

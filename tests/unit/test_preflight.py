@@ -541,3 +541,14 @@ def test_an_address_towards_a_peer() -> None:
 def test_a_peer_that_nobody_knows(home: Path) -> None:
     (said,) = obstacles(peers=["127.0.0.2", "nowhere.invalid"], opt_dir=str(home / "opt"))
     assert said.startswith("prefect_address: nowhere.invalid cannot be resolved on this host")
+
+
+@as_root
+@pytest.mark.parametrize("name", ["opt_dir", "etc_dir"])
+@pytest.mark.parametrize("owner", [0, 1])
+def test_what_root_trusts_is_where_only_root_can_replace_it(home: Path, name: str, owner: int) -> None:
+    (home / "apps").mkdir()
+    os.chown(home / "apps", owner, owner)
+    wanted = str(home / "apps" / "deep" / "prefect")
+    refused = f"prefect_{name}: another account can write {home / 'apps'}"
+    assert any(found.startswith(refused) for found in obstacles(scope="system", **{name: wanted})) is (owner == 1)

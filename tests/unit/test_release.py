@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import re
+import subprocess
 import sys
 import textwrap
 from dataclasses import dataclass
@@ -328,6 +330,31 @@ def test_old_releases_go(host: Host, keep: int, left: list[str]) -> None:
     assert [name for name in host.installed() if name != ".uv-cache"] == left
     assert result["removed"] == sorted({"1", "2", "3", "half-built"} - {*left})
     assert (host.releases / ".uv-cache").exists()
+
+
+def test_a_release_that_a_process_runs_from_stays_until_it_ends(host: Host) -> None:
+    """A worker that ends its flow runs first, or a flow run itself, may need it for hours."""
+    host.install("1")
+    host.install("2")
+    library = host.releases / "1" / "lib" / "loaded_late.py"
+    library.write_text("loaded")
+    program = (
+        f"import mmap; f = open({str(library)!r}, 'r+b'); m = mmap.mmap(f.fileno(), 0); print(1, flush=True); input()"
+    )
+    with subprocess.Popen([sys.executable, "-c", program], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None and process.stdout.readline()
+        assert host.install("3", keep=1)["removed"] == []
+    assert release.prune(host.releases, keep=1, in_use={"2", "3"}) == ["1"]
+
+
+def test_two_runs_do_not_wait_for_a_lock_that_every_account_can_take(host: Host) -> None:
+    host.install("1")
+    old = host.releases / ".lock"
+    old.touch(mode=0o644)
+    with old.open() as taken:
+        fcntl.flock(taken, fcntl.LOCK_EX)
+        assert host.install("2")["built"] is True
+    assert not old.exists()
 
 
 LOCKS = Path(__file__).resolve().parents[2] / "roles/prefect/files/locks"

@@ -222,6 +222,13 @@ def test_what_everyone_or_a_group_can_write_is_as_unsafe(scene: Scene, tmp_path:
     assert scene.victims() == before
 
 
+def test_what_another_account_can_write_is_found_above_a_path(scene: Scene, tmp_path: Path) -> None:
+    assert safe_files.exposed(scene.outside / "directory" / "new" / "deep") is None
+    assert safe_files.exposed(scene.home / "new" / "deep") == str(scene.home)
+    (tmp_path / "link").symlink_to(scene.home)
+    assert safe_files.exposed(tmp_path / "link" / "new") == str(scene.home)
+
+
 def test_a_tree_without_end_is_removed_and_not_walked(scene: Scene) -> None:
     top = scene.home / "deep"
     top.mkdir()
