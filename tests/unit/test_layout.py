@@ -143,3 +143,22 @@ def test_an_inventory_without_a_host_fails(tmp_path: Path, inventory: str, targe
     )
     assert done.returncode, done.stdout
     assert "has no host in any of the groups" in done.stdout
+
+
+@pytest.mark.parametrize("module", ["deployment_scripts", "definitions", "flow_run", "tree"])
+def test_a_module_for_flows_is_used_by_a_role(module: str) -> None:
+    """Two task files once lost their ends in a merge, and what was left of them was valid."""
+    used = {key for path in (ROOT / "roles").glob("*/tasks/*.yml") for task in tasks(path) for key in task}
+    assert f"selfhosted.prefect.{module}" in used
+
+
+@pytest.mark.parametrize(
+    ("path", "names"),
+    [
+        ("prefect_flows/tasks/present.yml", {"Send the flows", "Run the deployment scripts", "Serve"}),
+        ("prefect_definitions/tasks/present.yml", {"Register them", "Serve and follow them"}),
+        ("prefect_definitions/tasks/load.yml", {"Make the database hold them"}),
+    ],
+)
+def test_a_role_does_all_that_it_is_for(path: str, names: set[str]) -> None:
+    assert names <= {task["name"] for task in tasks(ROOT / "roles" / path)}
