@@ -123,7 +123,6 @@ def test_steps_see_what_the_task_sees(works: Result) -> None:
         "group_word": "of the group",
         "host_word": "of one",
         "neighbour": "of three",
-        "vaulted": "from the vault",
         "extra": "extra",
         "play_word": "of the play",
         "block_word": "of the block",
@@ -132,6 +131,8 @@ def test_steps_see_what_the_task_sees(works: Result) -> None:
         "registered": "of register",
     }
     assert {key: seen(works["passes"])[key] for key in expected} == expected
+    # From core 2.22 on Ansible hides a vaulted text that a step prints.
+    assert seen(works["passes"])["vaulted"] in ("from the vault", "$REDACTED$")
     role = seen(works["calls_preset_result"])
     assert (role["role_default"], role["role_var"]) == ("default of the role", "variable of the role")
     assert (role["role_parameter"], role["set_word"]) == ("of the include", "of the include, above set_fact")
@@ -207,7 +208,7 @@ def test_two_hosts_run_their_preset_at_the_same_time(works: Result) -> None:
         ("breaks", ["breaks: Break: ", "non-zero return code", "\nthe reason"]),
         ("background", ["does not support async"]),
         ("late", ["Timed out after 1 second"]),
-        ("secret", ["secret: Leak: the token is ********"]),
+        ("secret", ["secret: Leak: the token is "]),
         ("secret_message", ["preset secret: argument 'level'", "'********'\" cannot be converted"]),
     ],
 )
@@ -234,6 +235,7 @@ def test_an_unreachable_host_stays_unreachable(refuses: Result) -> None:
 
 def test_secrets_stay_secret(refuses: Result) -> None:
     assert refuses["secret"]["parameters"] == {"token": "VALUE_SPECIFIED_IN_NO_LOG_PARAMETER", "level": 1}
+    assert refuses["secret"]["msg"].endswith(("the token is ********", "the token is $REDACTED$"))
     assert "hunter2" not in json.dumps(refuses, default=str)
     assert "Go well: ok\n      Hello world!" in refuses["printed"]
     assert "Hello world!" not in refuses["printed"].partition("Leak into a message")[2]
