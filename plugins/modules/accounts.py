@@ -288,7 +288,7 @@ def divide(home: Path, worker_home: Path, *, server: Account, worker: Account, b
                 division.count(top, name)
         for name in names:
             division.give(top, name, server if name in servers else worker, path=f"{home}/{name}")
-            if shared and division.ours(look(top, name).st_uid):
+            if shared and (name in servers or division.ours(look(top, name).st_uid)):
                 close_to_others(top, name)
         if shared and (blocked := [path for path in division.left if Path(path).relative_to(home).parts[0] in servers]):
             raise FileError(

@@ -87,7 +87,7 @@ def test_each_account_gets_what_is_for_it(home: Path) -> None:
     assert owners(home, "flows", "flows/a.py", "flows/data/b", "worker", "worker/.ssh", "worker/.ssh/id") == {FLOWS}
     assert owners(home, "backups") == {"root"}
     assert (home.owner(), home.group(), stat.S_IMODE(home.stat().st_mode)) == ("root", SERVER, 0o1771)
-    for path in (home / "prefect.db", home / "flows", home / "ui", home / "worker"):
+    for path in (home / "prefect.db", home / "flows", home / "ui", home / "worker", home / "backups"):
         assert not path.stat().st_mode & 0o007
 
 
