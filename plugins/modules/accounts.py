@@ -275,7 +275,9 @@ def divide(home: Path, worker_home: Path, *, server: Account, worker: Account, b
     with opened(home) as top:
         former = {look(top, below).st_uid} - {0} if exists(top, below) else set()
         known = {server.uid, worker.uid} | former
-        division = Division(ours=lambda uid: uid in known or is_lost(uid))
+        # What absent leaves is root's, and what is in it belongs to numbers that no account has any more.
+        was_left = os.fstat(top).st_uid == 0 or is_lost(os.fstat(top).st_uid)
+        division = Division(ours=lambda uid: uid in known or (was_left and is_lost(uid)))
         if shared and os.fstat(top).st_uid != 0:
             os.fchown(top, 0, server.gid)
             os.fchmod(top, SHARED_MODE & ~ANYONE)

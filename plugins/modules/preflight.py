@@ -38,7 +38,8 @@ options:
   worker_user:
     description:
       - Account that flows run as in the system scope. V(auto) derives it from the instance. Empty, or the same as
-        O(user), is the server's account.
+        O(user), is the server's account; so is V(auto) where O(home) is the home directory of an account that this
+        collection did not create.
     type: str
     default: auto
   home:
@@ -260,10 +261,22 @@ def derived_account(name: str, suffix: str) -> str:
     return f"{name[: NAME_LENGTH - len(suffix) - len(short) - 2]}-{short}-{suffix}"
 
 
-def accounts(*, name: str, user: str, worker_user: str) -> dict[str, Any]:
-    """Return the names of the accounts and groups of an instance in the system scope."""
+def lives_in(user: str, home: str) -> bool:
+    """Return whether a directory is the home of an account that this collection did not create, such as a person's."""
+    with contextlib.suppress(KeyError):
+        account = pwd.getpwnam(user)
+        return account.pw_dir == home and not account.pw_gecos.startswith("Prefect (")
+    return False
+
+
+def accounts(*, name: str, user: str, worker_user: str, home: str) -> dict[str, Any]:
+    """Return the names of the accounts and groups of an instance in the system scope.
+
+    What is in the home of an account of others is not divided: there, one account is the default.
+    """
     server = user or name
-    worker = {"auto": derived_account(name, "worker"), "": server}.get(worker_user, worker_user)
+    own = server if lives_in(server, home) else derived_account(name, "worker")
+    worker = {"auto": own, "": server}.get(worker_user, worker_user)
     return {
         "user": server,
         "group": server,
@@ -444,6 +457,12 @@ def unfit_accounts(params: dict[str, Any], host: dict[str, Any]) -> list[str]:
             f"has one account, {host['user']}; leave prefect_worker_user out, or install as root"
         ]
     dirs, found = host["dirs"], []
+    if host["separate"] and lives_in(host["user"], dirs["home"]):
+        found.append(
+            f"prefect_worker_user: {dirs['home']} is the home of {host['user']}, so it cannot be divided with "
+            f"{host['worker_user']}; name another directory in prefect_home and another prefect_user, or set "
+            f"prefect_worker_user to {host['user']}"
+        )
     way_out = {"prefect_user": "name another user, or set prefect_home to its home"}
     for variable, user, home in (
         ("prefect_user", host["user"], dirs["home"]),
@@ -550,7 +569,7 @@ def main() -> None:
         given={"opt": params["opt_dir"], "etc": params["etc_dir"], "home": params["home"]},
     )
     if scope == "system":
-        named = accounts(name=name, user=params["user"], worker_user=params["worker_user"])
+        named = accounts(name=name, user=params["user"], worker_user=params["worker_user"], home=dirs["home"])
     else:
         group = grp.getgrgid(account.pw_gid).gr_name
         named = {"user": account.pw_name, "group": group, "worker_user": account.pw_name, "worker_group": group}

@@ -171,6 +171,12 @@ def test_what_others_own_stays(home: Path) -> None:
     assert owners(home, "reports", "reports/year", "flows/theirs") == {OTHER}
 
 
+def test_a_number_without_an_account_may_be_that_of_another_host(home: Path) -> None:
+    os.chown(home / "flows/a.py", LOST, LOST)
+    divide(home)
+    assert (home / "flows/a.py").stat().st_uid == LOST
+
+
 @pytest.mark.parametrize("target", ["prefect.db", "../outside"])
 def test_a_hard_link_gives_nothing_away(home: Path, target: str) -> None:
     put(home.parent / "outside", SERVER)

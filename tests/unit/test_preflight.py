@@ -22,6 +22,7 @@ from ansible_collections.selfhosted.prefect.plugins.modules.preflight import (
     directories,
     has_account,
     is_settled,
+    unfit_accounts,
 )
 from fake_api import outcome
 
@@ -413,9 +414,19 @@ def test_an_account_has_a_group_of_the_same_name() -> None:
     ],
 )
 def test_the_accounts_of_an_instance(name: str, given: dict[str, str], wanted: tuple[str, str, str, bool]) -> None:
-    said = accounts(**{"name": name, "user": "", "worker_user": "auto", **given})
+    said = accounts(**{"name": name, "user": "", "worker_user": "auto", "home": "/var/lib/prefect", **given})
     assert (said["user"], said["worker_user"], said["operators"], said["separate"]) == wanted
     assert (said["group"], said["worker_group"]) == wanted[:2]
+
+
+def test_the_home_of_a_person_is_not_divided(home: Path) -> None:
+    actual = pwd.getpwnam("daemon").pw_dir
+    named = accounts(name="prefect", user="daemon", worker_user="auto", home=actual)
+    assert (named["worker_user"], named["separate"]) == ("daemon", False)
+    host = accounts(name="prefect", user="daemon", worker_user="etl", home=actual)
+    host |= {"scope": "system", "dirs": {"home": actual, "worker": f"{actual}/worker"}}
+    (said,) = unfit_accounts({"worker_user": "etl"}, host)
+    assert said.startswith(f"prefect_worker_user: {actual} is the home of daemon, so it cannot be divided")
 
 
 def test_the_names_of_accounts_fit() -> None:
