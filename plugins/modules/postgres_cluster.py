@@ -59,7 +59,9 @@ options:
     description: Our role, which V(absent) drops with O(purge).
     type: str
   purge:
-    description: Whether V(absent) takes the database, and the cluster if it came with us and holds nothing else.
+    description:
+      - Whether V(absent) drops the database, and the cluster if it came with us and holds nothing else. A cluster that
+        does not run cannot be looked into, and is not dropped.
     type: bool
     default: false
   state:
@@ -114,7 +116,7 @@ certificate:
   returned: success
   type: str
 in_use:
-  description: Whether somebody else has a database there.
+  description: Whether others have a database there, or may have one because the cluster does not run.
   returned: success
   type: bool
 """
@@ -459,16 +461,24 @@ def serve(cluster: Cluster, files: dict[Path, str | None], *, dry: bool, params:
 
 def ensure_absent(params: dict[str, Any], *, dry: bool) -> dict[str, Any]:
     result: dict[str, Any] = {"changed": False, "cluster": "", "ours": False, "in_use": False, "restarted": False}
-    result |= {"socket": "", "certificate": "", "diff": []}
+    result |= {"socket": "", "certificate": "", "diff": [], "warnings": []}
     for cluster in clusters():
         drop_in = cluster.config / "conf.d" / f"{params['name']}.conf"
         hba = text_of(cluster.hba) or ""
         files: dict[Path, str | None] = {drop_in: None, cluster.hba: with_block(hba, params["name"], [])}
         if cluster.port != params["port"] and not drop_in.exists() and files[cluster.hba] == hba:
+            # Purging the package drops all clusters of its version, this one too.
+            result["in_use"] = True
             continue
         ours = came_with_us(cluster, Path(params["record"]))
         dropped = params["purge"] and cluster.running and drop(cluster, params, dry=dry)
-        in_use = cluster.running and bool(strangers(cluster, params))
+        # What cannot be looked into may hold anything.
+        in_use = not cluster.running or bool(strangers(cluster, params))
+        if params["purge"] and not cluster.running:
+            result["warnings"].append(
+                f"PostgreSQL {cluster.version}/{cluster.name} does not run: what it holds is not known, and nothing "
+                "of it was dropped. Start it and run this again to purge it."
+            )
         result |= {"cluster": f"{cluster.version}/{cluster.name}", "ours": ours}
         result["in_use"] = result["in_use"] or in_use
         if params["purge"] and ours and not in_use:
@@ -480,7 +490,12 @@ def ensure_absent(params: dict[str, Any], *, dry: bool) -> dict[str, Any]:
                 subprocess.run(command, capture_output=True, check=True)
             continue
         touched = drop_in.exists() or files[cluster.hba] != hba
-        if touched:
+        if touched and not cluster.running:
+            # It reads them when it is started, by those who stopped it.
+            result["changed"] = True
+            for path, content in files.items() if not dry else ():
+                replace(path, content)
+        elif touched:
             left = {"port": 5432} if ours else {"port": cluster.port}
             result |= serve(cluster, files, dry=dry, params=params | left)
         result["changed"] = result["changed"] or dropped
@@ -520,6 +535,8 @@ def main() -> None:
             result = ensure(module.params, dry=module.check_mode)
     except (ClusterError, OSError, subprocess.CalledProcessError) as error:
         module.fail_json(msg=str(error))
+    for warning in result.pop("warnings", []):
+        module.warn(warning)
     module.exit_json(**({"in_use": False} | result))
 
 

@@ -6,6 +6,7 @@ import os
 from collections.abc import Iterator
 
 import pytest
+from ansible.module_utils.common import warnings
 
 
 @pytest.fixture(autouse=True)
@@ -14,3 +15,9 @@ def _umask() -> Iterator[None]:
     before = os.umask(0o022)
     yield
     os.umask(before)
+
+
+@pytest.fixture(autouse=True)
+def _warnings(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ansible collects the warnings of a module in its process, which in a unit test is everyone's."""
+    monkeypatch.setattr(warnings, "_global_warnings", {})

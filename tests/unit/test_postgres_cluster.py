@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -146,3 +147,35 @@ def test_tuning_follows_the_memory(memory: int, buffers: str) -> None:
 
 def test_redis_reads_the_very_password() -> None:
     assert redis_word("p@:/%s #'\"\\é\n") == '"p@:/%s #\'\\"\\\\\\xc3\\xa9\\x0a"'
+
+
+@pytest.fixture
+def stopped(cluster: Cluster, tmp_path: Path) -> dict[str, Any]:
+    """Give options for the removal of a cluster that came with us, was configured by us, and does not run."""
+    (cluster.config / "conf.d/prefect.conf").write_text("work_mem = 8MB\n")
+    record = tmp_path / "record.json"
+    record.write_text(json.dumps({"came": ["postgresql-15"]}))
+    return {"name": "prefect", "state": "absent", "purge": True, "database": "prefect", "role": "prefect"} | {
+        "record": str(record)
+    }
+
+
+def test_a_cluster_that_cannot_be_looked_into_is_not_dropped(
+    cluster: Cluster, stopped: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(postgres_cluster, "clusters", lambda: [replace(cluster, running=False)])
+    result = outcome(postgres_cluster.main, **stopped)
+    assert result["in_use"], "its package must stay"
+    assert result["cluster"] == "15/main"
+    assert not (cluster.config / "conf.d/prefect.conf").exists()
+    assert cluster.hba.exists()
+
+
+def test_a_second_cluster_keeps_the_package(
+    cluster: Cluster, stopped: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "second").mkdir()
+    (tmp_path / "second/pg_hba.conf").write_text(HBA)
+    second = replace(cluster, name="second", port=5433, running=False, config=tmp_path / "second")
+    monkeypatch.setattr(postgres_cluster, "clusters", lambda: [second])
+    assert outcome(postgres_cluster.main, **stopped)["in_use"]
