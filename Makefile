@@ -14,6 +14,7 @@ PURGE ?= 0
 ONLY ?=
 CHANGED ?= 0
 KEEP ?= 0
+BACKUP ?= latest
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -32,6 +33,15 @@ absent: env ## Take it away again (PURGE=1: the data too)
 
 status: env ## Ask every host how it is; exit code 0 when all is well (ARGS="-e prefect_status_file=status.json": as JSON)
 	@$(RUN) ansible-playbook -i $(INVENTORY) playbooks/status.yml $(ARGS)
+
+backup: env ## Back up the database while it is in use
+	@$(RUN) ansible-playbook -i $(INVENTORY) playbooks/backup.yml $(ARGS)
+
+backups: env ## List the backups: when, how large, of which version, checked or not, which one is latest
+	@$(RUN) ansible-playbook -i $(INVENTORY) playbooks/backups.yml $(ARGS)
+
+restore: env ## Restore a backup (BACKUP=latest, a name that backups lists, or a file here)
+	@$(RUN) ansible-playbook -i $(INVENTORY) playbooks/restore.yml -e prefect_server_restore=$(BACKUP) $(ARGS)
 
 check: env ## Lint, types, docs and unit tests: under a minute, without a network
 	@$(MAKE) --no-print-directory --jobs=2 --keep-going --output-sync=target check-unit check-ansible check-types check-python check-yaml
@@ -107,4 +117,4 @@ lock: env ## Resolve every lock anew: the controller's and Prefect's
 	  ../$(VENV)/bin/uv pip compile --quiet --upgrade --universal --python-version 3.11 --generate-hashes --no-header --no-annotate $$name.in -o $$name.txt; done
 	@$(RUN) python requirements/locks.py make
 
-.PHONY: help env site absent status check check-ansible check-types check-unit check-python check-yaml test test-times test-count test-unit test-system test-molecule test-api test-preset test-flows faults bench docs lock
+.PHONY: help env site absent status backup backups restore check check-ansible check-types check-unit check-python check-yaml test test-times test-count test-unit test-system test-molecule test-api test-preset test-flows faults bench docs lock

@@ -88,6 +88,8 @@ def copy(file: Path, target: Path, *, timeout: float = LONGEST) -> None:
             contextlib.closing(into),
             contextlib.closing(sqlite3.connect(address(file, "mode=ro"), uri=True, timeout=PATIENCE)) as source,
         ):
+            # Waits for PATIENCE at most, where the copy would go on waiting.
+            source.execute("PRAGMA schema_version").fetchone()
             source.backup(into)
 
     uid, gid = account(file)

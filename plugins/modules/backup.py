@@ -7,38 +7,69 @@ from __future__ import annotations
 
 DOCUMENTATION = r"""
 module: backup
-short_description: Back up the database of a Prefect, restore it, or empty it
+short_description: Back up the database of a Prefect instance, restore it, or empty it
 description:
-  - Copies a SQLite database while the server uses it, or dumps a PostgreSQL database with C(pg_dump), and proves that
-    the copy can be read before it gets its name. Who runs the module needs to read the one, or to have the PostgreSQL
-    client programs of the server's version for the other.
-  - What is replaced or emptied is backed up first. A restore of PostgreSQL is one transaction. Stop the servers before.
+  - Copies a SQLite database while the server uses it, or dumps Prefect's tables of a PostgreSQL database with
+    C(pg_dump). A backup gets its name when all of it is on the disk and was read again. Beside it is a manifest with
+    the instance, server, database, version, schema revision, number of rows of each table, size and SHA-256 digest.
+  - What is replaced or emptied is backed up first, in the directory C(safety) below O(directory). Stop the servers
+    before.
+  - A restore of PostgreSQL is one transaction. One of SQLite is written beside the database and renamed. Tables of
+    others in the same PostgreSQL stay as they are.
+  - Needs to read the SQLite file, or the PostgreSQL client programs of at least the server's major version, which it
+    looks for on the PATH and where Debian and Red Hat install each version.
 version_added: 0.1.0
 author: The selfhosted.prefect maintainers
 options:
   state:
-    description: V(present) makes a backup, V(restored) replaces the database by one, V(emptied) leaves nothing in it.
+    description:
+      - V(present) makes a backup. V(checked) sees that O(restore), or without it the database, can be used, and changes
+        nothing. V(listed) lists the backups. V(restored) replaces the database by a backup, V(emptied) removes
+        Prefect's tables.
     type: str
-    choices: [present, restored, emptied]
+    choices: [present, checked, listed, restored, emptied]
     default: present
   directory:
     description:
-      - Directory of the backups. It is made for its owner alone. Root refuses one that another account can write.
+      - Directory of the backups. It is created for its owner alone. Root refuses one that another account can write.
+        Several instances may share one.
     type: path
     required: true
   former:
     description:
       - Directory in which earlier versions kept the backups. Those that root made there are moved to O(directory).
     type: path
-  name:
-    description: What the name of the backup begins with. When it was made follows.
+  instance:
+    description: Name of the instance.
     type: str
     required: true
-  restore:
-    description: The backup to restore, as a name in O(directory), a path, or V(latest).
+  server:
+    description: Name of the server's host in the inventory.
     type: str
+    required: true
+  version:
+    description: Version of Prefect that the database is used by.
+    type: str
+    default: ''
+  target:
+    description: Version of Prefect that will use a restored database. Empty is O(version).
+    type: str
+    default: ''
+  restore:
+    description:
+      - The backup to restore, as a name in O(directory) or its directory C(safety), a path, or V(latest), the newest of
+        this instance's database, never one in C(safety).
+    type: str
+  restore_instance:
+    description: Instance that the backup is of, where it is not O(instance).
+    type: str
+    default: ''
+  safety:
+    description: Whether what is replaced or emptied is backed up first.
+    type: bool
+    default: true
   keep:
-    description: How many backups to keep, the oldest going first. 0 keeps all.
+    description: How many backups of this instance's database to keep, the oldest going first. 0 keeps all.
     type: int
     default: 0
   sqlite:
@@ -65,6 +96,10 @@ options:
   password:
     description: Password of that user.
     type: str
+  search_path:
+    description: PostgreSQL's search_path of the server's sessions. Empty is that of the user.
+    type: str
+    default: ''
   sslmode:
     description: Libpq's word for how far the TLS of the PostgreSQL is trusted.
     type: str
@@ -92,21 +127,25 @@ EXAMPLES = r"""
   selfhosted.prefect.backup:
     sqlite: /var/lib/prefect/prefect.db
     directory: /var/backups/prefect-server
-    name: prefect-3.8.8
+    instance: prefect
+    server: "{{ inventory_hostname }}"
+    version: 3.8.8
     keep: 7
 
 - name: Restore the newest backup
   selfhosted.prefect.backup:
     sqlite: /var/lib/prefect/prefect.db
     directory: /var/backups/prefect-server
-    name: prefect-3.8.8
+    instance: prefect
+    server: "{{ inventory_hostname }}"
+    version: 3.8.8
     restore: latest
     state: restored
 """
 
 RETURN = r"""
 path:
-  description: The backup that was made. Null where there was nothing to back up before a restore.
+  description: The backup that was made. Null in check mode, and where there was nothing to back up before a restore.
   returned: success
   type: str
 moved:
@@ -115,114 +154,236 @@ moved:
   type: list
   elements: str
 restored:
-  description: The backup that was restored.
-  returned: with O(state=restored)
+  description: The backup that was restored, or would be.
+  returned: with O(restore)
   type: str
 removed:
   description: Older backups that were removed.
   returned: success
   type: list
   elements: str
+backups:
+  description:
+    - The backups, each with its name, when it was made, size in bytes, version, revision, whether it was C(checked) and
+      what is wrong with it (C(problem)), whether it is C(latest), and whether it is a C(safety) backup.
+  returned: with O(state=listed)
+  type: list
+  elements: dict
+table:
+  description: The same as lines of text.
+  returned: with O(state=listed)
+  type: list
+  elements: str
 """
 
 import contextlib
+import errno
 import os
 import pwd
+import re
 import shutil
 import sqlite3
 import stat
 import subprocess
 import tempfile
-import time
 from collections.abc import Callable, Iterator, Mapping
-from datetime import datetime, timezone
+from dataclasses import replace
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, NamedTuple
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.selfhosted.prefect.plugins.module_utils import sqlite_files
+from ansible_collections.selfhosted.prefect.plugins.module_utils import backups, sqlite_files
+from ansible_collections.selfhosted.prefect.plugins.module_utils.backups import Backup, BackupError, Contents, Origin
+from ansible_collections.selfhosted.prefect.plugins.module_utils.postgres import Connection, DatabaseError, tls_context
 from ansible_collections.selfhosted.prefect.plugins.module_utils.safe_files import (
     AccountError,
+    UnsafePathError,
     beside,
     followed,
     reach,
 )
 
-EMPTY = """
-DO $$
-DECLARE it record;
-BEGIN
-  FOR it IN SELECT c.oid::regclass AS name FROM pg_class c
-    WHERE relnamespace = 'public'::regnamespace AND relkind IN ('r', 'p') LOOP
-    EXECUTE 'DROP TABLE IF EXISTS ' || it.name || ' CASCADE';
-  END LOOP;
-  FOR it IN SELECT t.oid::regtype AS name FROM pg_type t
-    WHERE typnamespace = 'public'::regnamespace AND typtype = 'e' LOOP
-    EXECUTE 'DROP TYPE ' || it.name || ' CASCADE';
-  END LOOP;
-END $$;
+TABLES = frozenset(
+    {
+        "agent",
+        "alembic_version",
+        "artifact",
+        "artifact_collection",
+        "automation",
+        "automation_bucket",
+        "automation_event_follower",
+        "automation_held_event",
+        "automation_related_resource",
+        "block_document",
+        "block_document_reference",
+        "block_schema",
+        "block_schema_reference",
+        "block_type",
+        "composite_trigger_child_firing",
+        "concurrency_limit",
+        "concurrency_limit_v2",
+        "configuration",
+        "csrf_token",
+        "deployment",
+        "deployment_schedule",
+        "deployment_version",
+        "event_resources",
+        "events",
+        "flow",
+        "flow_run",
+        "flow_run_input",
+        "flow_run_state",
+        "log",
+        "saved_search",
+        "task_run",
+        "task_run_state",
+        "task_run_state_cache",
+        "variable",
+        "work_pool",
+        "work_queue",
+        "worker",
+    }
+)
+"""The tables of Prefect 3.5.0 to 3.9.1. In a PostgreSQL, others may be beside them, and are another owner's."""
+
+TYPES = frozenset({"deployment_status", "state_type", "work_pool_status", "work_queue_status", "worker_status"})
+"""The types of the same."""
+
+BY_TABLE = ("TABLE DATA", "TABLE", "FK CONSTRAINT", "CONSTRAINT", "DEFAULT", "TRIGGER")
+OTHER = ("SEQUENCE OWNED BY", "SEQUENCE SET", "SEQUENCE", "INDEX", "TYPE")
+ENTRY = re.compile(rf"(?P<id>\d+); \d+ \d+ (?P<kind>{'|'.join(BY_TABLE + OTHER)}) (?P<schema>\S+) (?P<tag>\S+).*")
+"""A line of pg_restore's list of an archive; of the other kinds, none is Prefect's."""
+
+COPY = re.compile(rb'COPY (?:"[^"]+"|\S+?)\."?([^". ]+)"? \(.*\) FROM stdin;\n')
+CLIENTS = ("/usr/lib/postgresql/*/bin", "/usr/pgsql-*/bin")
+SEPARATOR = "\x1f"
+
+SCHEMA = """
+SELECT current_setting('server_version_num'), coalesce(n.nspname, current_schema()), c.oid IS NOT NULL
+FROM (SELECT to_regclass('alembic_version') AS oid) AS found
+LEFT JOIN pg_class AS c ON c.oid = found.oid LEFT JOIN pg_namespace AS n ON n.oid = c.relnamespace
 """
-"""A backup does not know what a newer version has made, and that version could not make it again if it stayed."""
+
+RELATIONS = """
+SELECT relname, relkind IN ('r', 'p') FROM pg_class AS c JOIN pg_namespace AS n ON n.oid = relnamespace
+WHERE nspname = {schema} AND relkind IN ('r', 'p', 'v', 'm', 'f')
+ORDER BY relname
+"""
+
+ENUMS = """
+SELECT typname FROM pg_type AS t JOIN pg_namespace AS n ON n.oid = typnamespace
+WHERE nspname = {schema} AND typtype = 'e' ORDER BY typname
+"""
+
+SETTINGS = """
+SELECT setting FROM pg_db_role_setting, unnest(setconfig) AS setting
+WHERE setting LIKE 'search_path=%'
+AND setdatabase IN (0, (SELECT oid FROM pg_database WHERE datname = current_database()))
+AND setrole IN (0, (SELECT oid FROM pg_roles WHERE rolname = {user}))
+ORDER BY setrole <> 0 DESC, setdatabase <> 0 DESC LIMIT 1
+"""
+"""The search_path that the user's sessions begin with, which a superuser's do not."""
 
 
-class BackupError(Exception):
-    """A backup that cannot be made or restored, and the way out."""
+def literal(text: str) -> str:
+    """Return a text as SQL's literal."""
+    return "'" + text.replace("'", "''") + "'"
+
+
+def identifier(name: str) -> str:
+    """Return a name as SQL's quoted identifier, which the patterns of pg_dump read, too."""
+    return '"' + name.replace('"', '""') + '"'
+
+
+class NoDatabaseError(BackupError):
+    """No server has ever made its tables in this database."""
 
 
 class Sqlite:
-    """A SQLite database, which is a file, its log and its index."""
+    """A SQLite database, which is a file, its log and its index, in a directory that another account can write."""
 
     suffix = ".sqlite"
 
     def __init__(self, file: Path, owner: str | None = None) -> None:
         self.file = file
-        account = pwd.getpwnam(owner) if owner else None
-        self.owner = (account.pw_uid, account.pw_gid) if account else None
+        self.owner: tuple[int, int] | None = None
+        # Before the first installation there is no such account yet.
+        with contextlib.suppress(KeyError):
+            account = pwd.getpwnam(owner) if owner else None
+            self.owner = (account.pw_uid, account.pw_gid) if account else None
+        self.name = file.stem
 
-    def exists(self) -> bool:
-        """Return whether a server has ever made its tables here. Raises BackupError."""
-        with as_backup_errors():
-            return sqlite_files.exists(self.file)
+    def ready(self, backup: Path | None, directory: Path) -> None:
+        """See that there is space for the copies that a change needs. Raises BackupError and OSError."""
+        there = self.file.stat().st_size if sqlite_files.exists(self.file) else 0
+        for place, needed in ((directory, there), (self.file.parent, backup.stat().st_size if backup else 0)):
+            existing = next(parent for parent in (place, *place.parents) if parent.exists())
+            free = shutil.disk_usage(existing).free
+            if free < needed:
+                raise BackupError(f"{place}: {needed >> 20} MiB are needed there, and {free >> 20} MiB are free")
 
-    def dump(self, target: Path) -> None:
-        """Copy the database as it is at one moment, also while it is written to. Raises BackupError."""
-        with as_backup_errors():
-            sqlite_files.copy(self.file, target)
+    def dump(self, target: Path) -> Contents:
+        """Copy the database as it is at one moment, even while written to. Raises BackupError and AccountError."""
+        if not sqlite_files.exists(self.file):
+            raise NoDatabaseError(f"{self.file} does not exist: has the server ever run?")
+        sqlite_files.copy(self.file, target)
+        return self.prove(target)
 
-    def prove(self, backup: Path) -> None:
-        """See that a backup can be read and is Prefect's. Raises BackupError."""
+    def prove(self, backup: Path) -> Contents:
+        """See that a backup is sound and Prefect's, and what it holds. Raises BackupError and AccountError."""
 
-        def question(copy: sqlite3.Connection) -> str:
+        def question(copy: sqlite3.Connection) -> tuple[str, str, dict[str, int]]:
             try:
-                (found,) = copy.execute("PRAGMA quick_check(1)").fetchone()
-                copy.execute("SELECT version_num FROM alembic_version").fetchone()
+                (found,) = copy.execute("PRAGMA integrity_check(1)").fetchone()
+                if found != "ok":
+                    return found, "", {}
+                (revision,) = copy.execute("SELECT version_num FROM alembic_version").fetchone() or ("",)
+                names = copy.execute("SELECT name FROM sqlite_master WHERE type = 'table' ORDER BY name").fetchall()
+                rows = {
+                    name: int(copy.execute(f"SELECT count(*) FROM {identifier(name)}").fetchone()[0])
+                    for (name,) in names
+                    if not name.startswith("sqlite_")
+                }
             except sqlite3.Error as error:
-                return str(error)
-            return str(found)
+                return str(error), "", {}
+            return "" if revision else "its schema has no revision", str(revision), rows
 
-        with as_backup_errors():
-            found = sqlite_files.ask(backup, question, like=self.file)
-        if found != "ok":
-            raise BackupError(f"{backup} is no good backup of a SQLite database of Prefect: {found}")
+        wrong, revision, rows = sqlite_files.ask(backup, question, like=self.file)
+        if wrong:
+            raise BackupError(f"{backup} is no good backup of a SQLite database of Prefect: {wrong}")
+        return Contents(revision=revision, rows=rows)
 
     def restore(self, backup: Path) -> None:
-        """Put a backup where the database is, with the owner of its directory. Raises BackupError."""
-        with as_backup_errors():
-            sqlite_files.replace(self.file, backup, owner=self.owner)
+        """Put a backup where the database is, with the owner of its directory. Raises AccountError and OSError."""
+        sqlite_files.replace(self.file, backup, owner=self.owner)
 
     def empty(self) -> None:
-        """Leave no database, and no log that the next one would take for its own. Raises BackupError."""
-        with as_backup_errors():
+        """Leave no database. Raises AccountError and OSError."""
+        if sqlite_files.exists(self.file):
             sqlite_files.remove(self.file)
 
+    def salvage(self, directory: Path) -> Path:
+        """Copy a database that is damaged as it is, and return where to."""
+        target = Path(tempfile.mkdtemp(prefix="damaged-", dir=directory))
+        with beside(followed(self.file)) as (home, name), reach(target) as kept:
+            for each in (name, f"{name}-wal"):
+                if home.state(each) is None:
+                    continue
+                with (
+                    home.open(each) as reading,
+                    kept.create(each, owner=os.geteuid(), group=os.getegid(), mode=0o600) as writing,
+                ):
+                    while part := os.read(reading, backups.CHUNK):
+                        os.write(writing, part)
+        return target
 
-@contextlib.contextmanager
-def as_backup_errors() -> Iterator[None]:
-    """Raise BackupError for what the host, SQLite or an account refuses."""
-    try:
-        yield
-    except (AccountError, OSError) as error:
-        raise BackupError(str(error)) from error
+
+class Schema(NamedTuple):
+    """Where Prefect's tables are, or would be."""
+
+    major: int
+    name: str
+    exists: bool
 
 
 class Postgresql:
@@ -231,6 +392,8 @@ class Postgresql:
     suffix = ".dump"
 
     def __init__(self, given: Mapping[str, Any]) -> None:
+        self.given = given
+        self.name = given["database"]
         self.user = given["user"]
         self.superuser = given["superuser"]
         wanted = {
@@ -244,112 +407,305 @@ class Postgresql:
             "PGSSLCERT": given["cert"],
             "PGSSLKEY": given["key"],
             "PGCONNECT_TIMEOUT": "15",
+            "LC_ALL": "C",
         }
         self.environment = {**os.environ, **{name: value for name, value in wanted.items() if value}}
 
-    def _command(self, *words: str) -> list[str]:
-        if shutil.which(words[0]) is None:
-            raise BackupError(f"{words[0]} is not on this host: install postgresql-client, of the server's version")
-        # Nothing of root's environment but libpq's variables is needed, and `runuser` keeps them.
-        return ["runuser", "--user", self.superuser, "--", *words] if self.superuser else list(words)
+    def ready(self, backup: Path | None, directory: Path) -> None:
+        """See that the programs that a change needs are here, and the backup fits the database. Raises BackupError."""
+        schema = self._schema()
+        program("psql")
+        program("pg_dump", at_least=schema.major)
+        if backup:
+            self._entries(backup, schema)
 
-    def exists(self) -> bool:
-        """Return whether a server has ever made its tables here. Raises BackupError."""
-        question = "SELECT count(to_regclass('alembic_version'))"
-        command = self._command("psql", "--no-psqlrc", "--tuples-only", "--no-align", f"--command={question}")
-        return self._run(command, stdout=subprocess.PIPE).strip() == b"1"
-
-    def dump(self, target: Path) -> None:
-        """Dump the database as it is at one moment. Raises BackupError."""
+    def dump(self, target: Path) -> Contents:
+        """Dump Prefect's tables as they are at one moment. Raises BackupError."""
+        schema = self._schema()
+        if not schema.exists:
+            raise NoDatabaseError(f"{self.name} has no tables of Prefect yet: has the server ever run?")
+        others = [name for name, _ in self._relations(schema) if name not in TABLES]
+        command = [program("pg_dump", at_least=schema.major), "--format=custom", "--no-owner", "--no-privileges"]
+        command.append(f"--schema={identifier(schema.name)}")
+        command += [f"--exclude-table={identifier(schema.name)}.{identifier(name)}" for name in others]
         with target.open("wb") as output:
-            self._run(self._command("pg_dump", "--format=custom", "--no-owner", "--no-privileges"), stdout=output)
+            self._run(command, stdout=output)
+        return self.prove(target)
 
-    def prove(self, backup: Path) -> None:
-        """See that a backup can be read and is Prefect's. Raises BackupError."""
-        with backup.open("rb") as content:
-            listed = self._run(self._command("pg_restore", "--list"), stdin=content, stdout=subprocess.PIPE)
-        if b"alembic_version" not in listed:
-            raise BackupError(f"{backup} is no backup of a PostgreSQL database of Prefect")
+    def prove(self, backup: Path) -> Contents:
+        """Read all of a backup, and return what it holds. Raises BackupError where it is damaged or not Prefect's."""
+        rows: dict[str, int] = {}
+        revision, table = "", ""
+        with self._script(backup) as script:
+            for line in script:
+                if table and line == b"\\.\n":
+                    table = ""
+                elif table:
+                    rows[table] += 1
+                    revision = line.decode().strip() if table == "alembic_version" else revision
+                elif started := COPY.fullmatch(line):
+                    table = started[1].decode()
+                    rows[table] = 0
+        if not revision:
+            raise BackupError(f"{backup} is no good backup of a PostgreSQL database of Prefect: it has no revision")
+        return Contents(revision=revision, rows=rows)
 
     def restore(self, backup: Path) -> None:
-        """Replace what is in the database by what is in a backup, all of it or nothing. Raises BackupError."""
-        script = self._command("pg_restore", "--no-owner", "--no-privileges", "--no-comments", "--file=-")
-        with backup.open("rb") as content:
-            self._execute(lambda psql: self._run(script, stdin=content, stdout=psql))
+        """Replace Prefect's tables by those of a backup, all of them or none. Raises BackupError."""
+        schema = self._schema()
+        entries = self._entries(backup, schema)
+        with tempfile.NamedTemporaryFile("w", prefix="prefect-restore-") as chosen:
+            chosen.write("\n".join(entries) + "\n")
+            chosen.flush()
+            # The PostgreSQL superuser reads it; it holds no data.
+            os.fchmod(chosen.fileno(), 0o644)
+            options = [f"--use-list={chosen.name}"]
+
+            def feed(psql: IO[bytes]) -> None:
+                with self._script(backup, *options) as script:
+                    shutil.copyfileobj(script, psql, backups.CHUNK)
+
+            self._execute(schema, feed)
 
     def empty(self) -> None:
-        """Leave an empty schema. Raises BackupError."""
-        self._execute(lambda psql: None)
+        """Remove Prefect's tables and nothing else. Raises BackupError."""
+        self._execute(self._schema(), lambda psql: None)
 
-    def _execute(self, more: Callable[[IO[bytes]], object]) -> None:
-        """Empty the schema and run the SQL that `more` writes, in one transaction. Raises BackupError."""
-        command = self._command("psql", "--quiet", "--no-psqlrc", "--single-transaction", "--set=ON_ERROR_STOP=1")
-        owner = self.user.replace('"', '""')
-        with tempfile.TemporaryFile() as said:
-            psql = subprocess.Popen(
-                command,
-                env=self.environment,
-                cwd="/",
-                stdin=subprocess.PIPE,
-                stdout=subprocess.DEVNULL,
-                stderr=said,
+    def _schema(self) -> Schema:
+        ((version, name, exists),) = self._ask(SCHEMA)
+        return Schema(major=int(version or 0) // 10000, name=name or "public", exists=exists == "t")
+
+    def _relations(self, schema: Schema) -> list[tuple[str, bool]]:
+        found = self._ask(RELATIONS.format(schema=literal(schema.name)))
+        return [(name or "", is_table == "t") for name, is_table in found]
+
+    def _ask(self, sql: str) -> list[list[str | None]]:
+        """Return the rows of a query, asked as the server's user with the search_path of the server."""
+        path = self.given["search_path"]
+        if self.superuser and not path:
+            ((path,),) = self._query(SETTINGS.format(user=literal(self.user))) or [[""]]
+            path = (path or "").partition("=")[2]
+        prepare = f"SET ROLE {identifier(self.user)};" if self.superuser else ""
+        if path:
+            prepare += f"DO $$ BEGIN PERFORM set_config('search_path', {literal(path)}, false); END $$;"
+        return self._query(prepare + sql)
+
+    def _query(self, sql: str) -> list[list[str | None]]:
+        given = self.given
+        if self.superuser:
+            psql = program("psql")
+            words = [psql, "--quiet", "--no-psqlrc", "--tuples-only", "--no-align", "--record-separator-zero"]
+            said = self._run([*words, f"--field-separator={SEPARATOR}", f"--command={sql}"], stdout=subprocess.PIPE)
+            return [list(row.split(SEPARATOR)) for row in said.decode().rstrip("\n").split("\0") if row]
+        verified = given["sslmode"].startswith("verify-")
+        context = tls_context(
+            ca=given["ca"] or "" if verified else "",
+            cert=given["cert"] or "",
+            key=given["key"] or "",
+            check_hostname=given["sslmode"] == "verify-full",
+            verify=verified,
+        )
+        with Connection(
+            host=given["host"] or "127.0.0.1",
+            port=given["port"],
+            user=self.user,
+            password=given["password"] or "",
+            database=self.name,
+            tls=None if given["sslmode"] == "disable" else context,
+            tls_required=verified or given["sslmode"] == "require",
+            timeout=15,
+        ) as connection:
+            return connection.query(sql)
+
+    def _entries(self, backup: Path, schema: Schema) -> list[str]:
+        """Return the entries of an archive that are Prefect's, as pg_restore lists them. Raises BackupError."""
+        with backup.open("rb") as content:
+            listed = self._restorer(content, "--list", "--verbose").decode(errors="replace")
+        entries: list[re.Match[str]] = []
+        needs: dict[str, set[str]] = {}
+        for line in listed.splitlines():
+            if entry := ENTRY.fullmatch(line):
+                entries.append(entry)
+            elif entries and line.startswith(";\tdepends on:"):
+                needs[entries[-1]["id"]] = set(line.split(":")[1].split())
+        homes = {entry["schema"] for entry in entries if (entry["kind"], entry["tag"]) == ("TABLE", "alembic_version")}
+        if homes != {schema.name}:
+            found = ", ".join(sorted(homes)) or "no schema"
+            raise BackupError(
+                f"{backup} has Prefect's tables in {found}, and the database {self.name} has them in {schema.name}: "
+                "set the search_path of prefect_database_url or of the user to the same schema"
             )
+        own: set[str] = set()
+        chosen = []
+        for entry in entries:
+            # An archive has what something depends on before it.
+            if entry["schema"] == schema.name and (
+                entry["tag"] in TABLES
+                if entry["kind"] in BY_TABLE
+                else entry["tag"] in TYPES
+                if entry["kind"] == "TYPE"
+                else bool(own & needs.get(entry["id"], set()))
+            ):
+                chosen.append(entry[0])
+                own.add(entry["id"])
+        return chosen
+
+    @contextlib.contextmanager
+    def _script(self, backup: Path, *options: str) -> Iterator[IO[bytes]]:
+        """Give the SQL of a backup. Raises BackupError at its end where the program that reads it failed."""
+        words = ["--no-owner", "--no-privileges", "--no-comments", *options, "--file=-"]
+        with backup.open("rb") as content, tempfile.TemporaryFile() as said:
+            command = self._as_user([self._reader(backup), *words])
+            # A directory that the superuser may enter.
+            reader = subprocess.Popen(
+                command, env=self.environment, cwd="/", stdin=content, stdout=subprocess.PIPE, stderr=said
+            )
+            assert reader.stdout
+            try:
+                yield reader.stdout
+            finally:
+                reader.stdout.close()
+                code = reader.wait()
+                said.seek(0)
+                reason = said.read().decode(errors="replace").strip()
+            if code:
+                raise BackupError(f"{backup} is no good backup of a PostgreSQL database of Prefect: {reason}")
+
+    def _reader(self, backup: Path) -> str:
+        """Return the oldest pg_restore that reads a backup: what newer ones write, an older server may not know."""
+        reason = f"{program('pg_restore')} cannot read it"
+        for _, directory in clients("pg_restore"):
+            with backup.open("rb") as content:
+                done = self._call([str(directory / "pg_restore"), "--list"], stdin=content, stdout=subprocess.DEVNULL)
+            if not done.returncode:
+                return str(directory / "pg_restore")
+            reason = done.stderr.decode(errors="replace").strip()
+        raise BackupError(f"{backup} is no good backup of a PostgreSQL database of Prefect: {reason}")
+
+    def _restorer(self, content: IO[bytes], *options: str) -> bytes:
+        return self._run([self._reader(Path(content.name)), *options], stdin=content, stdout=subprocess.PIPE)
+
+    def _execute(self, schema: Schema, feed: Callable[[IO[bytes]], None]) -> None:
+        """Remove Prefect's tables and run the SQL that `feed` writes, in one transaction. Raises BackupError."""
+        home = identifier(schema.name)
+        tables = [f"{home}.{identifier(name)}" for name, table in self._relations(schema) if table and name in TABLES]
+        enums = [str(name) for (name,) in self._ask(ENUMS.format(schema=literal(schema.name)))]
+        types = [f"{home}.{identifier(name)}" for name in enums if name in TYPES]
+        # Another owner's table or view that depends on one of these is an error, which names it.
+        begin = [
+            "BEGIN;",
+            "SET LOCAL lock_timeout = '60s';",
+            f"SET LOCAL ROLE {identifier(self.user)};",
+            *([f"DROP TABLE {', '.join(tables)};"] if tables else []),
+            *([f"DROP TYPE {', '.join(types)};"] if types else []),
+        ]
+        command = self._as_user([program("psql"), "--quiet", "--no-psqlrc", "--set=ON_ERROR_STOP=1", "--file=-"])
+        with tempfile.TemporaryFile() as said:
+            streams: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.DEVNULL, "stderr": said}
+            psql = subprocess.Popen(command, env=self.environment, cwd="/", **streams)
             assert psql.stdin
             try:
-                psql.stdin.write(f'SET ROLE "{owner}";\n{EMPTY}'.encode())
-                psql.stdin.flush()
-                more(psql.stdin)
+                psql.stdin.write("\n".join([*begin, ""]).encode())
+                feed(psql.stdin)
+                # Nothing else commits: where this module or `feed` ends before, psql reads the end of its input, and
+                # the server rolls back.
+                psql.stdin.write(b"\nCOMMIT;\n")
                 psql.stdin.close()
-            except BackupError:
-                # The end of its input would make it commit; a lost connection takes everything back.
-                psql.kill()
-                raise
             except BrokenPipeError:
                 # It has ended, and says why.
                 pass
             finally:
+                with contextlib.suppress(BrokenPipeError):
+                    psql.stdin.close()
                 psql.wait()
+            said.seek(0)
             if psql.returncode:
-                said.seek(0)
-                reason = said.read().decode(errors="replace").strip()
-                raise BackupError(f"psql: exit code {psql.returncode}, and nothing has changed: {reason}")
+                raise BackupError(f"psql: nothing has changed: {said.read().decode(errors='replace').strip()}")
 
-    def _run(self, command: list[str], **streams: Any) -> bytes:
+    def _as_user(self, words: list[str]) -> list[str]:
+        # Nothing of root's environment but libpq's variables is needed, and `runuser` keeps them.
+        return ["runuser", "--user", self.superuser, "--", *words] if self.superuser else words
+
+    def _call(self, words: list[str], **streams: Any) -> subprocess.CompletedProcess[bytes]:
         # A directory that the superuser may enter.
-        done = subprocess.run(command, env=self.environment, cwd="/", stderr=subprocess.PIPE, check=False, **streams)
+        command = self._as_user(words)
+        return subprocess.run(command, env=self.environment, cwd="/", stderr=subprocess.PIPE, check=False, **streams)
+
+    def _run(self, words: list[str], **streams: Any) -> bytes:
+        done = self._call(words, **streams)
         if done.returncode:
-            said = done.stderr.decode(errors="replace").strip()
-            raise BackupError(f"{' '.join(command)}: exit code {done.returncode}: {said}")
+            raise BackupError(f"{Path(words[0]).name}: {done.stderr.decode(errors='replace').strip()}")
         return done.stdout or b""
 
 
-def backups(directory: Path, suffix: str) -> list[Path]:
-    """Return the backups of a directory, the oldest first: their names end in when they were made."""
-    return sorted(directory.glob(f"*-????????T??????Z{suffix}"), key=lambda path: path.stem.rpartition("-")[2])
+def clients(name: str) -> list[tuple[int, Path]]:
+    """Return the directories of this host with a client program of PostgreSQL, by its version, the oldest first."""
+    found: dict[int, Path] = {}
+    if there := shutil.which(name):
+        said = subprocess.run([there, "--version"], capture_output=True, text=True, check=False).stdout
+        if version := re.search(r"\) (\d+)", said):
+            found[int(version[1])] = Path(there).parent
+    for directory in (path for pattern in CLIENTS for path in Path("/").glob(pattern.lstrip("/"))):
+        version = re.search(r"\d+", directory.parent.name)
+        if version and (directory / name).is_file():
+            found[int(version[0])] = directory
+    return sorted(found.items())
 
 
-def make(database: Sqlite | Postgresql, *, directory: Path, name: str, keep: int, dry: bool) -> dict[str, Any]:
-    """Make a backup, and remove those that are too old. Raises BackupError."""
-    path = unused(directory, name=name, suffix=database.suffix)
-    there = backups(directory, database.suffix)
-    old = there[: max(0, len(there) + 1 - keep)] if keep else []
-    result = {"path": str(path), "removed": [str(each) for each in old]}
-    if dry:
-        return result
-    if not database.exists():
-        raise BackupError("there is no database yet: has the server ever run?")
-    with as_backup_errors(), beside(directory, make=True) as (above, last):
-        above.make(last, mode=0o700)
-    with partial(path) as fresh:
-        database.dump(fresh)
-        database.prove(fresh)
-        with reach(directory) as kept, kept.open(fresh.name) as descriptor:
-            os.fsync(descriptor)
-            fresh.replace(path)
-            kept.sync()
-    for each in old:
-        each.unlink()
-    return result
+def program(name: str, *, at_least: int = 0) -> str:
+    """Return the oldest client program that speaks to a server of a major version. Raises BackupError."""
+    there = clients(name)
+    for version, directory in there:
+        if version >= at_least:
+            return str(directory / name)
+    found = ", ".join(f"{version} in {directory}" for version, directory in there) or "none"
+    package = f"postgresql-client-{at_least}" if at_least else "postgresql-client"
+    newer = f" of version {at_least} or newer, as the server is," if at_least else ""
+    raise BackupError(
+        f"{os.uname().nodename}: {name}{newer} is needed, and found was {found}: install the package {package}"
+        + (" (apt.postgresql.org has it where the distribution does not)" if at_least else "")
+    )
+
+
+def chosen(database: Sqlite | Postgresql, directory: Path, *, own: list[Backup], given: Mapping[str, Any]) -> Backup:
+    """Return the backup to restore, having seen that it is sound and fits. Raises BackupError."""
+    name = given["restore"]
+    if name == "latest":
+        if not own:
+            raise BackupError(f"{directory} has no backup of {given['instance']}'s {database.name} yet")
+        backup = own[-1]
+    else:
+        places = [directory / name, directory / backups.SAFETY / name]
+        path = next((place for place in places if place.is_file()), None)
+        if path is None:
+            known = ", ".join(each.path.name for each in own) or "none"
+            raise BackupError(f"{places[0]} does not exist; the backups of {given['instance']} in {directory}: {known}")
+        backup = backups.read(path)
+    if problem := backup.problem():
+        raise BackupError(f"{backup.path}: {problem}; restore another")
+    of = given["restore_instance"] or given["instance"]
+    if backup.origin.instance and backup.origin.instance != of:
+        raise BackupError(
+            f"{backup.path} is a backup of the instance {backup.origin.instance}, not of {of}: restore another, or set "
+            f"prefect_server_restore_instance to {backup.origin.instance} if this one is to become a copy of it"
+        )
+    wanted = given["target"] or given["version"]
+    if backup.origin.version and wanted and backups.released(backup.origin.version) > backups.released(wanted):
+        raise BackupError(
+            f"{backup.path} was made by Prefect {backup.origin.version}, whose schema {wanted} does not know: set "
+            f"prefect_version to {backup.origin.version}"
+        )
+    database.prove(backup.path)
+    return backup
+
+
+@contextlib.contextmanager
+def as_backup_errors() -> Iterator[None]:
+    """Raise BackupError for what the host or an account refuses."""
+    try:
+        yield
+    except (AccountError, OSError) as error:
+        raise BackupError(message(error)) from error
 
 
 def check(directory: Path) -> None:
@@ -391,47 +747,95 @@ def move(former: Path, directory: Path, *, suffix: str, dry: bool) -> list[str]:
     return found
 
 
-def unused(directory: Path, *, name: str, suffix: str) -> Path:
-    """Return the path of a new backup. Two within a second would have the same."""
-    while True:
-        path = directory / f"{name}-{datetime.now(timezone.utc):%Y%m%dT%H%M%SZ}{suffix}"
-        if not path.exists():
-            return path
-        time.sleep(0.2)
-
-
-@contextlib.contextmanager
-def partial(path: Path) -> Iterator[Path]:
-    """Give the name of a file, for its owner alone, that is not there afterwards unless it got another name."""
-    fresh = path.with_name(f".{path.name}")
-    fresh.touch(mode=0o600)
+def secure(database: Sqlite | Postgresql, directory: Path, *, origin: Origin) -> Path | None:
+    """Back up what is to be replaced, and return where to; None where there is nothing. Raises BackupError."""
+    place = directory / backups.SAFETY
     try:
-        yield fresh
-    finally:
-        fresh.unlink(missing_ok=True)
+        return backups.write(place, origin=origin, suffix=database.suffix, make=database.dump).path
+    except NoDatabaseError:
+        return None
+    except (BackupError, AccountError) as error:
+        # Not one that is locked, or a disk that is full.
+        if isinstance(database, Postgresql) or (isinstance(error, AccountError) and error.kind != "DatabaseError"):
+            raise
+        return database.salvage(place)
 
 
-def chosen(database: Sqlite | Postgresql, *, directory: Path, name: str) -> Path:
-    """Return the backup to restore, which has been seen to be good. Raises BackupError."""
-    there = backups(directory, database.suffix)
-    path = there[-1] if name == "latest" and there else directory / name
-    if not path.is_file():
-        known = ", ".join(each.name for each in there) or "none"
-        raise BackupError(f"{path} is not there; the backups in {directory}: {known}")
-    database.prove(path)
-    return path
+def message(error: Exception) -> str:
+    """Return what an error of the operating system, of SQLite or of PostgreSQL says, and of which file."""
+    if isinstance(error, OSError) and not isinstance(error, UnsafePathError):
+        where = f"{error.filename}: " if error.filename else ""
+        full = (
+            "; free space there, or set prefect_server_backup_dir"
+            if error.errno in (errno.ENOSPC, errno.EDQUOT)
+            else ""
+        )
+        return f"{where}{error.strerror or error}{full}"
+    return str(error)
+
+
+def run(given: Mapping[str, Any], *, dry: bool, warn: Callable[[str], None]) -> dict[str, Any]:
+    """Do what the options say and return the module's result. Raises BackupError, OSError and the databases' own."""
+    database = Sqlite(Path(given["sqlite"]), given["owner"]) if given["sqlite"] else Postgresql(given)
+    directory, state, suffix = Path(given["directory"]), given["state"], database.suffix
+    origin = Origin(
+        instance=given["instance"], server=given["server"], database=database.name, version=given["version"]
+    )
+    # The servers of an instance share a PostgreSQL.
+    whose = origin if given["sqlite"] else replace(origin, server="")
+    result: dict[str, Any] = {"changed": state not in {"checked", "listed"}, "path": None, "removed": []}
+    check(directory)
+    if given["former"]:
+        try:
+            result["moved"] = move(Path(given["former"]), directory, suffix=suffix, dry=dry)
+        except BackupError as error:
+            warn(f"Backups of an earlier version are not looked for: {error}")
+    own = backups.own(directory, origin=whose, suffix=suffix)
+    if state == "listed":
+        kept = backups.own(directory / backups.SAFETY, origin=whose, suffix=suffix)
+        latest = own[-1:] if own else []
+        shown = [backups.describe(each, latest=each in latest, safety=each in kept) for each in (*own, *kept)]
+        return result | {"backups": shown, "table": backups.table(shown)}
+    if state == "present":
+        result["removed"] = [str(each.path) for each in own[: max(0, len(own) + 1 - given["keep"])] if given["keep"]]
+        if not dry:
+            result["path"] = str(backups.write(directory, origin=origin, suffix=suffix, make=database.dump).path)
+            for each in own:
+                if str(each.path) in result["removed"]:
+                    backups.remove(each)
+        return result
+    backup = chosen(database, directory, own=own, given=given) if given["restore"] else None
+    database.ready(backup.path if backup else None, directory)
+    if backup:
+        result["restored"] = str(backup.path)
+    if state == "checked" or dry:
+        return result
+    if given["safety"]:
+        path = secure(database, directory, origin=origin)
+        result["path"] = str(path) if path else None
+    if state == "restored" and backup:
+        database.restore(backup.path)
+    else:
+        database.empty()
+    return result
 
 
 def main() -> None:
     text, file = {"type": "str"}, {"type": "path"}
+    states = ["present", "checked", "listed", "restored", "emptied"]
     module = AnsibleModule(
         argument_spec={
-            "state": {"type": "str", "choices": ["present", "restored", "emptied"], "default": "present"},
+            "state": {"type": "str", "choices": states, "default": "present"},
             "directory": {"type": "path", "required": True},
-            "name": {"type": "str", "required": True},
+            "instance": {"type": "str", "required": True},
+            "server": {"type": "str", "required": True},
+            "version": {"type": "str", "default": ""},
+            "target": {"type": "str", "default": ""},
             "restore": text,
-            "former": file,
+            "restore_instance": {"type": "str", "default": ""},
+            "safety": {"type": "bool", "default": True},
             "keep": {"type": "int", "default": 0},
+            "former": file,
             "sqlite": file,
             "owner": text,
             "host": text,
@@ -439,6 +843,7 @@ def main() -> None:
             "database": {"type": "str", "default": "prefect"},
             "user": {"type": "str", "default": "prefect"},
             "password": {"type": "str", "no_log": True},
+            "search_path": {"type": "str", "default": ""},
             "sslmode": {"type": "str", "default": "prefer"},
             "ca": file,
             "cert": file,
@@ -448,30 +853,10 @@ def main() -> None:
         required_if=[("state", "restored", ["restore"])],
         supports_check_mode=True,
     )
-    given = module.params
-    database = Sqlite(Path(given["sqlite"]), given["owner"]) if given["sqlite"] else Postgresql(given)
-    directory, dry = Path(given["directory"]), module.check_mode
-    result: dict[str, Any] = {"changed": True, "path": None, "removed": []}
     try:
-        check(directory)
-        if given["former"]:
-            try:
-                result["moved"] = move(Path(given["former"]), directory, suffix=database.suffix, dry=dry)
-            except BackupError as error:
-                module.warn(f"Backups of an earlier version are not looked for: {error}")
-        path = chosen(database, directory=directory, name=given["restore"]) if given["state"] == "restored" else None
-        if given["state"] == "present" or database.exists():
-            # Nothing is removed that may be wanted yet.
-            keep = given["keep"] if given["state"] == "present" else 0
-            result |= make(database, directory=directory, name=given["name"], keep=keep, dry=dry)
-        if path:
-            result["restored"] = str(path)
-        if path and not dry:
-            database.restore(path)
-        elif given["state"] == "emptied" and not dry:
-            database.empty()
-    except BackupError as error:
-        module.fail_json(msg=str(error))
+        result = run(module.params, dry=module.check_mode, warn=module.warn)
+    except (BackupError, AccountError, DatabaseError, OSError) as error:
+        module.fail_json(msg=message(error))
     module.exit_json(**result)
 
 

@@ -81,10 +81,10 @@ options:
             type: str
   state:
     description:
-      - V(started) as described, V(restarted) in any case, V(stopped) and not started at boot,
-        V(absent) stopped and its files removed.
+      - V(started) as described, V(restarted) in any case, V(halted) stopped until the next start or boot,
+        V(stopped) and not started at boot, V(absent) stopped and its files removed.
     type: str
-    choices: [started, restarted, stopped, absent]
+    choices: [started, restarted, halted, stopped, absent]
     default: started
   manager:
     description: What runs the services.
@@ -205,6 +205,9 @@ class ServiceError(Exception):
     """A service that cannot be run; the message ends with its log."""
 
 
+STATES = ["started", "restarted", "halted", "stopped", "absent"]
+
+
 def run(
     command: list[str], *, env: dict[str, str] | None = None, check: bool = True
 ) -> subprocess.CompletedProcess[str]:
@@ -236,6 +239,7 @@ class Manager(Protocol):
     def reload(self, names: Iterable[str]) -> None: ...
     def status(self, name: str) -> Status: ...
     def start(self, names: list[str]) -> None: ...
+    def halt(self, name: str) -> None: ...
     def stop(self, name: str) -> None: ...
     def forget(self, names: list[str]) -> None: ...
     def log(self, name: str) -> str: ...
@@ -293,6 +297,9 @@ class Systemd:
             run(["loginctl", "enable-linger"], env=self.env, check=False)
             self.linger.parent.mkdir(parents=True, exist_ok=True)
             self.linger.touch()
+
+    def halt(self, name: str) -> None:
+        self._systemctl("stop", f"{name}.service")
 
     def stop(self, name: str) -> None:
         self._systemctl("disable", "--quiet", "--now", f"{name}.service", check=False)
@@ -372,6 +379,9 @@ class Supervisord:
             if not self._ctl("update", name).strip():
                 self._ctl("restart", name)
 
+    def halt(self, name: str) -> None:
+        self.stop(name)
+
     def stop(self, name: str) -> None:
         if self.alive():
             self._ctl("stop", name)
@@ -410,6 +420,9 @@ class Nothing:
         return Status()
 
     def start(self, names: list[str]) -> None:
+        pass
+
+    def halt(self, name: str) -> None:
         pass
 
     def stop(self, name: str) -> None:
@@ -652,6 +665,8 @@ def surplus(
 
 def action_for(status: Status, *, state: str, proven: bool) -> str:
     """Return what has to be done to a service so that it is in the wanted state with proven files."""
+    if state == "halted":
+        return "halted" if status.running else "unchanged"
     if state == "stopped":
         return "stopped" if status.running or status.enabled else "unchanged"
     if not status.running or not status.enabled:
@@ -683,7 +698,11 @@ def main() -> None:
                     },
                 },
             },
-            "state": {"type": "str", "choices": ["started", "restarted", "stopped", "absent"], "default": "started"},
+            "state": {
+                "type": "str",
+                "choices": ["started", "restarted", "halted", "stopped", "absent"],
+                "default": "started",
+            },
             "manager": {"type": "str", "choices": ["systemd", "supervisord", "none"], "default": "systemd"},
             "scope": {"type": "str", "choices": ["system", "user"], "default": "system"},
             "state_dir": {"type": "path", "required": True},
@@ -726,8 +745,11 @@ def main() -> None:
             raise ServiceError("\n".join(refused))
         if not module.check_mode:
             remove(manager, doomed, state_dir=state_dir)
-            for name in (name for name, action in actions.items() if action == "stopped"):
-                manager.stop(name)
+            for name, action in actions.items():
+                if action == "halted":
+                    manager.halt(name)
+                elif action == "stopped":
+                    manager.stop(name)
             start(
                 manager,
                 touched,

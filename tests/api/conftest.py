@@ -42,10 +42,11 @@ RELEASES = [
 
 @dataclass(frozen=True, kw_only=True)
 class PrefectServer:
-    """A server: its address and its version, such as `(3, 9, 1)`."""
+    """A server: its address and its version, such as `(3, 9, 1)`, and its PostgreSQL database, if it has one."""
 
     url: str
     version: tuple[int, ...]
+    database: str = ""
 
     def api(self) -> Api:
         return Api(self.url, auth=AUTH, csrf=True)
@@ -66,4 +67,4 @@ def server(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
         url = stack.enter_context(prefect_server(release.python, home, auth=AUTH, database=database))
         with Api(url, auth=AUTH) as api:
             version = tuple(int(part) for part in str(api.get("/admin/version")).split(".")[:3])
-        yield PrefectServer(url=url, version=version)
+        yield PrefectServer(url=url, version=version, database=database)

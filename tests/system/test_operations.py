@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import re
+import shlex
 import textwrap
 import time
 from collections.abc import Callable
@@ -359,13 +360,21 @@ def test_restart_restarts_every_service_and_waits(running: Host) -> None:
     until(lambda: bool(running.api(f"/flow_runs/{taken['id']}")["state_type"] == "COMPLETED"))
 
 
+UNUSABLE = """
+import sqlite3
+with sqlite3.connect("/var/backups/prefect-server/unusable.sqlite") as database:
+    database.execute("CREATE TABLE alembic_version (version_num TEXT)")
+    database.execute("INSERT INTO alembic_version VALUES ('no such revision')")
+"""
+
+
 def test_backup_restore_and_reset(running: Host, tmp_path: Path) -> None:
     assert info(running)["deployments"] == EXAMPLES
     known, before = runs(running), running.server_pid()
     ended = running.play("playbooks/backup.yml", {**PLAIN, "prefect_server_backup_fetch_dir": str(tmp_path)})
     assert ended.rc == 0, ended.output
-    (fetched,) = tmp_path.glob("prefect-3.8.8-*.sqlite")
-    assert running.sh("stat --format '%U %a' /var/backups/prefect-server/*") == "root 600"
+    (fetched,) = tmp_path.glob("prefect_*_3.8.8_*.sqlite")
+    assert running.sh("stat --format '%U %a' /var/backups/prefect-server/*") == "root 600\nroot 600"
     assert running.server_pid() == before
 
     refused = running.play("playbooks/reset.yml", {**PLAIN, "prefect_server_reset": "another"})
@@ -379,12 +388,33 @@ def test_backup_restore_and_reset(running: Host, tmp_path: Path) -> None:
     # With the memo of the old database, the new one would have none.
     assert len(running.api("/block_types/filter", {})) > 50
 
+    # Nothing stops for a backup that does not exist, or is damaged.
+    running.sh("echo text > /var/backups/prefect-server/text.sqlite")
+    before = running.server_pid()
+    for wrong, says in (("lost.sqlite", "does not exist"), ("text.sqlite", "is no good backup of a SQLite database")):
+        refused = running.play("playbooks/restore.yml", {**PLAIN, "prefect_server_restore": wrong})
+        assert refused.rc == 2 and says in refused.words
+        assert running.server_pid() == before and running.sh("systemctl is-enabled prefect-server") == "enabled"
+
+    # Of a database that no server can use, the old one comes back.
+    filled = runs(running)
+    running.sh(f"python3 -c {shlex.quote(UNUSABLE)}")
+    failed = running.play(
+        "playbooks/restore.yml",
+        {**PLAIN, "prefect_server_restore": "unusable.sqlite", "prefect_server_timeout": 30},
+    )
+    assert failed.rc == 2 and "the server runs with the database that it had before" in failed.words
+    assert runs(running) == filled and running.sh("systemctl is-enabled prefect-server") == "enabled"
+
     restored = running.play("playbooks/restore.yml", {**PLAIN, "prefect_server_restore": str(fetched)})
     assert restored.rc == 0, restored.output
     assert runs(running) == known
     assert running.sh("stat --format '%U %a' /var/lib/prefect/prefect.db") == "prefect 640"
     running.sh("prefect deployment run hello-flow/example --watch")
-    assert len(running.sh("ls /var/backups/prefect-server").split()) == 3
+    listed = running.play("playbooks/backups.yml", PLAIN)
+    assert listed.rc == 0 and listed.changed == 0, listed.output
+    assert f"{fetched.name}: " in listed.words and "Prefect 3.8.8, checked, latest" in listed.words
+    assert len(running.sh("ls /var/backups/prefect-server/safety/*.sqlite").split()) == 3
 
 
 def test_a_serve_process_is_kept_alive(running: Host) -> None:

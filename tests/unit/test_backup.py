@@ -1,34 +1,22 @@
-"""A backup is whole or not there, and nothing is replaced or emptied that was not backed up."""
+"""A backup is whole or absent, and nothing is replaced or emptied that was not backed up. PostgreSQL: tests/api."""
 
 from __future__ import annotations
 
 import contextlib
+import json
 import os
+import shutil
+import signal
 import sqlite3
-import textwrap
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
+from ansible_collections.selfhosted.prefect.plugins.module_utils import backups, sqlite_files
 from ansible_collections.selfhosted.prefect.plugins.modules import backup
 from fake_api import outcome
-
-POSTGRESQL = {"host": "db.example.com", "password": "p@:/%s #'\"", "sslmode": "verify-full", "ca": "/etc/ca.pem"}
-
-# Stand-ins for the client programs: they write down how they were called, and do as the files beside them say.
-PROGRAM = """
-    #!/bin/sh
-    here=$(dirname "$0")
-    echo "$(basename "$0") $*" >> "$here/calls"
-    env | grep ^PG | sort > "$here/environment"
-    case "$(basename "$0") $*" in
-        *to_regclass*) cat "$here/tables" ;;
-        pg_dump*) echo dumped ;;
-        *--list*) cat > /dev/null; cat "$here/listed" ;;
-        pg_restore*) cat; exit "$(cat "$here/restored")" ;;
-        psql*) cat > "$here/input" && touch "$here/committed"; cat "$here/refused" >&2; [ ! -s "$here/refused" ] ;;
-    esac
-"""
 
 
 def rows(file: Path) -> list[str]:
@@ -36,18 +24,29 @@ def rows(file: Path) -> list[str]:
         return [name for (name,) in database.execute("SELECT name FROM flow ORDER BY name")]
 
 
+def create(file: Path) -> None:
+    with contextlib.closing(sqlite3.connect(file)) as database:
+        database.executescript("PRAGMA journal_mode = WAL; CREATE TABLE alembic_version (version_num TEXT);")
+        database.executescript("INSERT INTO alembic_version VALUES ('27d8f4e1a6c9');")
+        database.executescript("CREATE TABLE flow (name TEXT); INSERT INTO flow VALUES ('first');")
+
+
 @pytest.fixture
 def home(tmp_path: Path) -> Path:
-    """A directory with a database of Prefect, which somebody is writing to."""
-    with contextlib.closing(sqlite3.connect(tmp_path / "prefect.db")) as database:
-        database.executescript("PRAGMA journal_mode = WAL; CREATE TABLE alembic_version (version_num TEXT);")
-        database.executescript("CREATE TABLE flow (name TEXT); INSERT INTO flow VALUES ('first');")
+    """A directory with a database of Prefect in WAL mode."""
+    create(tmp_path / "prefect.db")
     return tmp_path
 
 
 def sqlite(home: Path, *, check_mode: bool = False, **more: Any) -> dict[str, Any]:
-    given = {"sqlite": str(home / "prefect.db"), "directory": str(home / "backups"), "name": "prefect-3.8.8"}
-    result: dict[str, Any] = outcome(backup.main, check_mode=check_mode, **given, **more)
+    given = {
+        "sqlite": str(home / "prefect.db"),
+        "directory": str(home / "backups"),
+        "instance": "prefect",
+        "server": "one.example.com",
+        "version": "3.8.8",
+    }
+    result: dict[str, Any] = outcome(backup.main, check_mode=check_mode, **{**given, **more})
     return result
 
 
@@ -57,7 +56,11 @@ def add(home: Path, flow: str) -> None:
         database.commit()
 
 
-def test_a_copy_of_what_is_committed_while_somebody_writes(home: Path) -> None:
+def names(directory: Path) -> set[str]:
+    return {path.name for path in directory.iterdir()}
+
+
+def test_a_copy_of_what_is_committed_while_others_write(home: Path) -> None:
     with contextlib.closing(sqlite3.connect(home / "prefect.db")) as writer:
         writer.execute("INSERT INTO flow VALUES ('committed')")
         writer.commit()
@@ -65,8 +68,11 @@ def test_a_copy_of_what_is_committed_while_somebody_writes(home: Path) -> None:
         made = sqlite(home)
     path = Path(made["path"])
     assert made["changed"] and rows(path) == ["committed", "first"]
-    assert path.stat().st_mode & 0o777 == 0o600
-    assert [each.name for each in (home / "backups").iterdir()] == [path.name]
+    manifest = json.loads(path.with_name(f"{path.name}.json").read_text())
+    assert manifest["rows"] == {"alembic_version": 1, "flow": 2}
+    assert (manifest["revision"], manifest["size"]) == ("27d8f4e1a6c9", path.stat().st_size)
+    assert names(home / "backups") == {path.name, f"{path.name}.json"}
+    assert {each.stat().st_mode & 0o777 for each in (home / "backups").iterdir()} == {0o600}
 
 
 def test_check_mode_makes_nothing(home: Path) -> None:
@@ -74,27 +80,66 @@ def test_check_mode_makes_nothing(home: Path) -> None:
     assert not (home / "backups").exists()
 
 
-def test_the_oldest_go_first(home: Path) -> None:
+def test_names_say_what_a_backup_is_of(home: Path) -> None:
+    path = Path(sqlite(home, instance="team_a", server="[fe80::1]")["path"])
+    assert path.name.startswith("team%5Fa_%5Bfe80%3A%3A1%5D_prefect_3.8.8_27d8f4e1a6c9_2")
+    path.with_name(f"{path.name}.json").unlink()
+    assert backups.read(path).origin == backups.Origin(
+        instance="team_a", server="[fe80::1]", database="prefect", version="3.8.8"
+    )
+
+
+def test_two_hosts_never_have_the_same_name(home: Path) -> None:
+    """Both are fetched into one directory of the controller."""
+    made = [Path(sqlite(home, server=server, directory=str(home / server))["path"]) for server in ("a_b", "a-b", "a")]
+    stems = {path.name.rpartition("_")[0] for path in made}
+    assert len(stems) == 3
+
+
+def test_the_oldest_go_first_and_those_of_others_stay(home: Path) -> None:
     directory = home / "backups"
     directory.mkdir()
     old = [directory / f"prefect-3.{minor}.0-2026010{day}T000000Z.sqlite" for minor, day in ((9, 1), (8, 2), (7, 3))]
-    mine = directory / "prefect-before-the-great-change.sqlite"
-    for path in (*old, mine):
+    kept = [
+        directory / "prefect-before-the-great-change.sqlite",
+        directory / "prefect-2-3.8.8-20200101T000000Z.sqlite",
+        directory / "prefect_two.example.com_prefect_3.8.8_27d8f4e1a6c9_20200101T000000Z.sqlite",
+        directory / "other_one.example.com_prefect_3.8.8_27d8f4e1a6c9_20200101T000000Z.sqlite",
+        directory / "prefect_one.example.com_prefect_3.8.8_27d8f4e1a6c9_20200101T000000Z.dump",
+    ]
+    for path in (*old, *kept):
         path.touch()
     made = sqlite(home, keep=2)
     assert made["removed"] == [str(path) for path in old[:2]]
-    assert set(directory.iterdir()) == {old[2], mine, Path(made["path"])}
+    path = Path(made["path"])
+    assert names(directory) == {each.name for each in (old[2], path, *kept)} | {f"{path.name}.json"}
 
 
-def test_restored_with_what_was_there_kept(home: Path) -> None:
+def test_restored_with_what_was_there_kept_apart(home: Path) -> None:
     first = sqlite(home)["path"]
     add(home, "second")
     restored = sqlite(home, state="restored", restore="latest")
     assert restored["restored"] == first
     assert rows(home / "prefect.db") == ["first"]
-    assert rows(Path(restored["path"])) == ["first", "second"]
-    sqlite(home, state="restored", restore=restored["path"])
+    safety = Path(restored["path"])
+    assert safety.parent == home / "backups/safety" and rows(safety) == ["first", "second"]
+    assert list(home.glob("prefect.db-*")) == []
+    sqlite(home, state="restored", restore=safety.name)
     assert rows(home / "prefect.db") == ["first", "second"]
+
+
+def test_latest_is_the_same_again(home: Path) -> None:
+    first = sqlite(home)["path"]
+    add(home, "second")
+    assert [sqlite(home, state="restored", restore="latest")["restored"] for _ in range(3)] == [first] * 3
+    assert rows(home / "prefect.db") == ["first"]
+
+
+def test_a_backup_of_an_earlier_version_of_this_collection_is_found(home: Path) -> None:
+    made = Path(sqlite(home)["path"])
+    made.with_name(f"{made.name}.json").unlink()
+    old = made.rename(made.with_name("prefect-3.8.7-20260101T000000Z.sqlite"))
+    assert sqlite(home, state="checked", restore="latest")["restored"] == str(old)
 
 
 def test_restored_where_there_is_nothing_yet(home: Path) -> None:
@@ -104,6 +149,14 @@ def test_restored_where_there_is_nothing_yet(home: Path) -> None:
     assert rows(home / "prefect.db") == ["first"]
 
 
+def test_a_damaged_database_is_replaced_and_kept_as_it_is(home: Path) -> None:
+    sqlite(home)
+    (home / "prefect.db").write_bytes(b"damaged " * 1000)
+    restored = sqlite(home, state="restored", restore="latest")
+    assert rows(home / "prefect.db") == ["first"]
+    assert (Path(restored["path"]) / "prefect.db").read_bytes() == b"damaged " * 1000
+
+
 def test_emptied_with_what_was_there_kept(home: Path) -> None:
     made = sqlite(home, state="emptied")
     assert rows(Path(made["path"])) == ["first"]
@@ -111,11 +164,54 @@ def test_emptied_with_what_was_there_kept(home: Path) -> None:
     assert sqlite(home, state="emptied")["path"] is None
 
 
+def damage(path: Path) -> None:
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 0xFF
+    path.write_bytes(content)
+
+
+def cut(path: Path) -> None:
+    os.truncate(path, path.stat().st_size // 2)
+
+
+BAD = {
+    "damaged": (damage, "its SHA-256 digest is not the one that it had when it was made"),
+    "cut": (cut, "bytes, and had"),
+    "empty": (lambda path: os.truncate(path, 0), "it is empty"),
+    "manifest": (lambda path: Path(f"{path}.json").write_text("{"), "its manifest"),
+    "other": (lambda path: None, "is a backup of the instance other, not of prefect"),
+    "newer": (lambda path: None, "was made by Prefect 3.9.1, whose schema 3.8.8 does not know: set prefect_version"),
+}
+
+
+@pytest.mark.parametrize("state", ["checked", "restored"])
+@pytest.mark.parametrize("kind", BAD)
+def test_a_bad_backup_is_refused_before_anything_changes(home: Path, kind: str, state: str) -> None:
+    spoil, says = BAD[kind]
+    instance, version = "other" if kind == "other" else "prefect", "3.9.1" if kind == "newer" else "3.8.8"
+    path = Path(sqlite(home, instance=instance, version=version)["path"])
+    spoil(path)
+    result = sqlite(home, state=state, restore=path.name)
+    assert result["failed"] and says in result["msg"]
+    assert rows(home / "prefect.db") == ["first"] and not (home / "backups/safety").exists()
+
+
+@pytest.mark.parametrize("spoil", [damage, cut])
+def test_a_bad_backup_without_a_manifest_is_refused(home: Path, spoil: Any) -> None:
+    with contextlib.closing(sqlite3.connect(home / "prefect.db")) as database:
+        database.executescript("CREATE INDEX ix_flow ON flow (name); INSERT INTO flow SELECT hex(randomblob(2000));")
+    path = Path(sqlite(home)["path"])
+    Path(f"{path}.json").unlink()
+    spoil(path)
+    result = sqlite(home, state="checked", restore=path.name)
+    assert result["failed"] and "is no good backup of a SQLite database of Prefect" in result["msg"]
+
+
 @pytest.mark.parametrize(
     ("restore", "says"),
     [
-        ("latest", "the backups in"),
-        ("lost.sqlite", "lost.sqlite is not there"),
+        ("latest", "has no backup of prefect's prefect yet"),
+        ("lost.sqlite", "lost.sqlite does not exist; the backups of prefect in"),
         ("text.sqlite", "text.sqlite is no good backup of a SQLite database of Prefect: file is not a database"),
         ("other.sqlite", "other.sqlite is no good backup of a SQLite database of Prefect: no such table"),
     ],
@@ -130,95 +226,137 @@ def test_what_is_no_backup_is_refused(home: Path, restore: str, says: str) -> No
     assert rows(home / "prefect.db") == ["first"]
 
 
+def test_an_account_that_does_not_exist_yet_is_no_traceback(home: Path) -> None:
+    assert sqlite(home, owner="no-such-account")["path"]
+
+
+def test_another_instances_backup_is_restored_when_asked_for(home: Path) -> None:
+    path = sqlite(home, instance="other")["path"]
+    add(home, "second")
+    sqlite(home, state="restored", restore=path, restore_instance="other")
+    assert rows(home / "prefect.db") == ["first"]
+
+
+def test_the_target_decides_which_version_is_too_new(home: Path) -> None:
+    path = sqlite(home, version="3.8.8")["path"]
+    assert "set prefect_version to 3.8.8" in sqlite(home, state="checked", restore=path, target="3.5.0")["msg"]
+    assert sqlite(home, state="checked", restore=path, version="3.9.1", target="3.8.8")["restored"] == path
+
+
+def test_listed_with_what_is_known_of_each(home: Path) -> None:
+    old = home / "backups/prefect-3.8.7-20260101T000000Z.sqlite"
+    old.parent.mkdir()
+    shutil.copyfile(home / "prefect.db", old)
+    first = Path(sqlite(home)["path"])
+    add(home, "second")
+    last = Path(sqlite(home)["path"])
+    damage(first)
+    safety = Path(sqlite(home, state="restored", restore="latest")["path"])
+    sqlite(home, instance="other")
+    found = sqlite(home, state="listed")
+    assert not found["changed"]
+    shown = [(each["name"], each["checked"], each["latest"], each["safety"]) for each in found["backups"]]
+    assert shown == [
+        (old.name, False, False, False),
+        (first.name, False, False, False),
+        (last.name, True, True, False),
+        (safety.name, True, False, True),
+    ]
+    assert found["backups"][2]["version"] == "3.8.8" and found["backups"][2]["size"] == last.stat().st_size
+    assert "digest" in found["backups"][1]["problem"]
+
+
 def test_no_database_yet(home: Path) -> None:
     (home / "prefect.db").unlink()
     result = sqlite(home)
     assert result["failed"] and "has the server ever run?" in result["msg"]
 
 
-@pytest.fixture
-def programs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The directory of the stand-ins, whose database has Prefect's tables."""
-    directory = tmp_path / "bin"
-    directory.mkdir()
-    for name in ("pg_dump", "pg_restore", "psql"):
-        (directory / name).write_text(textwrap.dedent(PROGRAM).lstrip())
-        (directory / name).chmod(0o755)
-    for name, text in (("tables", "1\n"), ("listed", "TABLE alembic_version\n"), ("restored", "0"), ("refused", "")):
-        (directory / name).write_text(text)
-    monkeypatch.setenv("PATH", f"{directory}:{os.environ['PATH']}")
-    return directory
+@pytest.mark.parametrize("state", ["present", "checked", "listed", "restored", "emptied"])
+@pytest.mark.parametrize("trouble", ["directory is a file", "database is a directory", "database is locked"])
+def test_errors_of_the_system_are_messages(
+    home: Path, monkeypatch: pytest.MonkeyPatch, trouble: str, state: str
+) -> None:
+    path = sqlite(home)["path"]
+    more: dict[str, Any] = {"restore": path} if state in {"checked", "restored"} else {}
+    with contextlib.ExitStack() as stack:
+        if trouble == "directory is a file":
+            (home / "file").touch()
+            more["directory"] = str(home / "file" / "backups")
+        elif trouble == "database is a directory":
+            (home / "prefect.db").unlink()
+            (home / "prefect.db").mkdir()
+        else:
+            monkeypatch.setattr(sqlite_files, "PATIENCE", 0)
+            other = stack.enter_context(contextlib.closing(sqlite3.connect(home / "prefect.db")))
+            other.execute("PRAGMA journal_mode = DELETE")
+            other.execute("BEGIN EXCLUSIVE")
+        result = sqlite(home, state=state, **more)
+    if state in {"present", "restored", "emptied"}:
+        assert result["failed"], result
+        assert "Traceback" not in result["msg"] and "Errno" not in result["msg"], result["msg"]
 
 
-def postgresql(programs: Path, **more: Any) -> dict[str, Any]:
-    directory = str(programs.parent / "backups")
-    result: dict[str, Any] = outcome(backup.main, directory=directory, name="prefect", **{**POSTGRESQL, **more})
-    return result
+RUN = """
+import json, sys
+from ansible.module_utils.testing import patch_module_args
+from ansible_collections.selfhosted.prefect.plugins.modules import backup
+with patch_module_args(json.loads(sys.argv[1])):
+    backup.main()
+"""
 
 
-def test_postgresql_is_dumped_and_its_password_is_nobodys_business(programs: Path) -> None:
-    made = postgresql(programs)
-    assert Path(made["path"]).read_text() == "dumped\n"
-    assert (programs / "environment").read_text().splitlines() == [
-        "PGCONNECT_TIMEOUT=15",
-        "PGDATABASE=prefect",
-        "PGHOST=db.example.com",
-        f"PGPASSWORD={POSTGRESQL['password']}",
-        "PGPORT=5432",
-        "PGSSLMODE=verify-full",
-        "PGSSLROOTCERT=/etc/ca.pem",
-        "PGUSER=prefect",
-    ]
-    assert POSTGRESQL["password"] not in (programs / "calls").read_text()
-
-
-def test_postgresql_is_restored_in_one_transaction(programs: Path) -> None:
-    first = postgresql(programs)["path"]
-    restored = postgresql(programs, state="restored", restore="latest")
-    assert restored["restored"] == first and restored["path"] != first
-    sent = (programs / "input").read_text()
-    assert sent.startswith('SET ROLE "prefect";\n') and sent.endswith("END $$;\ndumped\n")
-    assert "--single-transaction" in (programs / "calls").read_text()
-
-
-def test_half_a_restore_of_postgresql_is_never_committed(programs: Path) -> None:
-    postgresql(programs)
-    (programs / "restored").write_text("1")
-    result = postgresql(programs, state="restored", restore="latest")
-    assert result["failed"] and "pg_restore" in result["msg"]
-    assert not (programs / "committed").exists()
-
-
-def test_what_postgresql_says_is_passed_on(programs: Path) -> None:
-    (programs / "refused").write_text("ERROR:  must be owner of table flow_run\n")
-    result = postgresql(programs, state="emptied")
-    assert result["failed"] and "nothing has changed: ERROR:  must be owner of table flow_run" in result["msg"]
-
-
-@pytest.mark.parametrize(
-    ("state", "failed"), [("present", True), ("emptied", False)], ids=["nothing to back up", "nothing to empty"]
-)
-def test_an_empty_postgresql(programs: Path, state: str, failed: bool) -> None:
-    (programs / "tables").write_text("0\n")
-    result = postgresql(programs, state=state)
-    assert result.get("failed", False) is failed
-    assert "pg_dump" not in (programs / "calls").read_text()
-
-
-def test_no_client_programs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("PATH", str(tmp_path))
-    result = outcome(backup.main, directory=str(tmp_path), name="prefect", **POSTGRESQL)
-    assert result["failed"] and "install postgresql-client" in result["msg"]
+def test_a_restore_that_is_killed_leaves_one_database_or_the_other(home: Path) -> None:
+    """Killed at each point at which it opens, renames or removes a file of the database."""
+    path = sqlite(home)["path"]
+    add(home, "second")
+    keep = (home / "prefect.db").read_bytes()
+    given = {
+        "sqlite": str(home / "prefect.db"),
+        "directory": str(home / "backups"),
+        "instance": "prefect",
+        "server": "one.example.com",
+        "version": "3.8.8",
+        "state": "restored",
+        "restore": path,
+        "safety": False,
+    }
+    environment = os.environ | {"PYTHONPATH": str(Path(__file__).resolve().parents[2] / ".collections")}
+    seen: set[tuple[str, ...]] = set()
+    for step in range(1, 200):
+        (home / "prefect.db").write_bytes(keep)
+        killer = (
+            f"import os, signal, sys\nleft = {step}\n"
+            "def hook(event, arguments):\n"
+            "    global left\n"
+            "    if event in ('os.rename', 'os.remove', 'open', 'os.chmod', 'os.chown', 'sqlite3.connect'):\n"
+            "        if 'prefect.db' in str(arguments):\n"
+            "            left -= 1\n"
+            "            if not left:\n"
+            "                os.kill(os.getpid(), signal.SIGKILL)\n"
+            "sys.addaudithook(hook)\n"
+        )
+        command = [sys.executable, "-c", killer + RUN, json.dumps(given)]
+        ended = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+        found = rows(home / "prefect.db")
+        assert found in (["first"], ["first", "second"]), f"step {step}: {found}"
+        seen.add(tuple(found))
+        if ended.returncode != -signal.SIGKILL:
+            assert ended.returncode == 0, ended.stdout + ended.stderr
+            break
+    assert step > 5 and seen == {("first",), ("first", "second")}
 
 
 def test_what_an_earlier_version_kept_is_moved_and_found(home: Path, tmp_path: Path) -> None:
-    old = Path(sqlite(home)["path"])
+    made = Path(sqlite(home)["path"])
+    Path(f"{made}.json").unlink()
+    old = made.rename(made.with_name("prefect-3.8.8-20260102T000000Z.sqlite"))
     kept, outside = tmp_path / "kept", tmp_path / "outside.sqlite"
     outside.write_text("another owner's")
     (old.parent / "link-20260101T000000Z.sqlite").symlink_to(outside)
     os.link(outside, old.parent / "hard-20260101T000000Z.sqlite")
     options = {"directory": str(kept), "former": str(old.parent), "state": "restored", "restore": "latest"}
-    given = {"sqlite": str(home / "prefect.db"), "name": "prefect-3.8.8"}
+    given = {"sqlite": str(home / "prefect.db"), "instance": "prefect", "server": "one", "version": "3.8.8"}
     assert outcome(backup.main, check_mode=True, **given, **options | {"restore": str(old)})["moved"] == [old.name]
     assert not kept.exists()
     restored = outcome(backup.main, **given, **options)

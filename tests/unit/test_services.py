@@ -91,6 +91,10 @@ class Memory:
         for name in names:
             self.spawn(name)
 
+    def halt(self, name: str) -> None:
+        self.calls.append(f"halt {name}")
+        self.processes.pop(name, None)
+
     def stop(self, name: str) -> None:
         self.calls.append(f"stop {name}")
         self.processes.pop(name, None)
@@ -222,6 +226,8 @@ RUNNING, STOPPED = Status(pid=1, enabled=True), Status()
         (RUNNING, "started", False, "restarted"),
         (RUNNING, "restarted", True, "restarted"),
         (RUNNING, "stopped", True, "stopped"),
+        (RUNNING, "halted", True, "halted"),
+        (Status(enabled=True), "halted", True, "unchanged"),
         (STOPPED, "started", True, "started"),
         (STOPPED, "restarted", True, "started"),
         (STOPPED, "stopped", True, "unchanged"),
@@ -289,6 +295,17 @@ def test_stopped_dry_for_real_and_again(host: Host) -> None:
     assert host.ensure("server", state="stopped")["services"] == {"server": "stopped"}
     assert host.manager.calls == ["stop server"]
     assert host.ensure("server", state="stopped")["changed"] is False
+
+
+def test_halted_and_still_enabled(host: Host) -> None:
+    host.unit("server")
+    host.ensure("server")
+    host.manager.calls.clear()
+    assert host.ensure("server", state="halted", check_mode=True)["services"] == {"server": "halted"}
+    assert host.manager.calls == []
+    assert host.ensure("server", state="halted")["services"] == {"server": "halted"}
+    assert host.manager.calls == ["halt server"] and host.manager.status("server") == Status(enabled=True)
+    assert host.ensure("server", state="halted")["changed"] is False
 
 
 def test_absent_dry_for_real_and_again(host: Host) -> None:

@@ -1,0 +1,250 @@
+"""The backups in a directory: their names, what is known of each, and how one is written so that it is whole or absent.
+
+A backup is named `instance_server_database_version_revision_time`, each part percent-encoded, and has a manifest beside
+it, the same name with `.json`: these parts, the size, the SHA-256 digest and the number of rows of each table. Backups
+that a restore or a reset makes of what it replaces are in the directory `safety`. Earlier versions of this collection
+named a backup `instance-version-time` and wrote no manifest.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import hashlib
+import json
+import os
+import re
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote, unquote
+
+SAFETY = "safety"
+MANIFEST = ".json"
+PARTIAL = ".partial"
+STAMP = r"\d{8}T\d{6}Z"
+CHUNK = 1 << 20
+
+EARLIER = re.compile(rf"(?P<instance>.+)-(?P<version>[^-]+)-(?P<made>{STAMP})")
+
+
+class BackupError(Exception):
+    """A backup that cannot be made or restored; the message says why and what to do."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Origin:
+    """Where a backup is from. An empty text is not known. `server` is the host's name in the inventory."""
+
+    instance: str = ""
+    server: str = ""
+    database: str = ""
+    version: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Contents:
+    """What a backup was seen to hold: the revision of the schema, and the rows of each table."""
+
+    revision: str
+    rows: Mapping[str, int]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Backup:
+    """A backup, as its manifest describes it, or else its name."""
+
+    path: Path
+    origin: Origin = field(default_factory=Origin)
+    revision: str = ""
+    made: str = ""
+    size: int = 0
+    sha256: str = ""
+    rows: Mapping[str, int] = field(default_factory=dict)
+
+    @property
+    def manifest(self) -> Path:
+        return self.path.with_name(self.path.name + MANIFEST)
+
+    def problem(self) -> str:
+        """Return what is wrong with the file, by its size and digest; an empty text where nothing is known to be."""
+        found = self.path.stat().st_size
+        if not found:
+            return "it is empty"
+        if self.sha256 and found != self.size:
+            return f"it has {found} bytes, and had {self.size} when it was made"
+        if self.sha256 and digest(self.path) != self.sha256:
+            return "its SHA-256 digest is not the one that it had when it was made: it was changed or damaged"
+        return ""
+
+
+def digest(path: Path) -> str:
+    """Return the SHA-256 digest of a file."""
+    found = hashlib.sha256()
+    with path.open("rb") as content:
+        while part := content.read(CHUNK):
+            found.update(part)
+    return found.hexdigest()
+
+
+def file_name(origin: Origin, *, revision: str, made: str, suffix: str) -> str:
+    """Return the name of a backup. No two origins have the same."""
+    parts = (origin.instance, origin.server, origin.database, origin.version, revision, made)
+    return "_".join(quote(part, safe=" ").replace("_", "%5F") for part in parts).replace(" ", "%20") + suffix
+
+
+def read(path: Path) -> Backup:
+    """Return what is known of a backup. Raises BackupError where its manifest cannot be read, and OSError."""
+    known = Backup(path=path)
+    if known.manifest.exists():
+        try:
+            found = json.loads(known.manifest.read_text(encoding="utf-8"))
+            return Backup(path=path, origin=Origin(**found.pop("origin")), **found)
+        except (ValueError, TypeError, KeyError, AttributeError) as error:
+            raise BackupError(f"{path}: its manifest {known.manifest} is damaged ({error}); name another") from error
+    parts = [unquote(part) for part in path.stem.split("_")]
+    if len(parts) == 6 and re.fullmatch(STAMP, parts[-1]):
+        origin = Origin(instance=parts[0], server=parts[1], database=parts[2], version=parts[3])
+        return Backup(path=path, origin=origin, revision=parts[4], made=parts[5])
+    if earlier := EARLIER.fullmatch(path.stem):
+        return Backup(
+            path=path, origin=Origin(instance=earlier["instance"], version=earlier["version"]), made=earlier["made"]
+        )
+    return known
+
+
+def own(directory: Path, *, origin: Origin, suffix: str) -> list[Backup]:
+    """Return the backups in a directory that are of an origin's database, in whatever version, the oldest first.
+
+    A SQLite file is one server's; the servers of an instance share a PostgreSQL, whose origin has no server here.
+    """
+    found = []
+    for path in directory.glob(f"*{suffix}"):
+        if path.name.startswith("."):
+            continue
+        try:
+            backup = read(path)
+        except BackupError:
+            continue
+        same = all(
+            not known or not wanted or known == wanted
+            for known, wanted in (
+                (backup.origin.server, origin.server),
+                (backup.origin.database, origin.database),
+            )
+        )
+        if backup.made and backup.origin.instance == origin.instance and same:
+            found.append(backup)
+    return sorted(found, key=lambda backup: (backup.made, backup.path.name))
+
+
+def moment() -> str:
+    """Return the time of now, as it is in a name."""
+    return datetime.now(timezone.utc).strftime("%Y%m%dT%H%M%SZ")
+
+
+def sync(path: Path) -> None:
+    """Have the disk hold a file, or the names in a directory."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+@contextlib.contextmanager
+def held(directory: Path) -> Iterator[None]:
+    """Let no one else write backups into a directory meanwhile, and remove what a killed run left half-written."""
+    directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        for left in directory.glob(f".*{PARTIAL}"):
+            left.unlink(missing_ok=True)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def write(directory: Path, *, origin: Origin, suffix: str, make: Callable[[Path], Contents]) -> Backup:
+    """Have `make` write a backup and see what it holds; it gets its name when all of it is on the disk.
+
+    Raises what `make` raises, and OSError.
+    """
+    with held(directory):
+        made = moment()
+        # Two within a second would have the same name, and one in SAFETY is named without its directory, too.
+        top = directory.parent if directory.name == SAFETY else directory
+        while [*top.glob(f"*{made}{suffix}"), *top.glob(f"{SAFETY}/*{made}{suffix}")]:
+            time.sleep(0.1)
+            made = moment()
+        fresh = directory / f".{made}{suffix}{PARTIAL}"
+        note = directory / f".{made}{MANIFEST}{PARTIAL}"
+        try:
+            os.close(os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600))
+            contents = make(fresh)
+            sync(fresh)
+            path = directory / file_name(origin, revision=contents.revision, made=made, suffix=suffix)
+            backup = Backup(
+                path=path,
+                origin=origin,
+                revision=contents.revision,
+                made=made,
+                size=fresh.stat().st_size,
+                sha256=digest(fresh),
+                rows=contents.rows,
+            )
+            described = {name: value for name, value in asdict(backup).items() if name != "path"}
+            with os.fdopen(os.open(note, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w", encoding="utf-8") as file:
+                json.dump(described, file, indent=1, sort_keys=True)
+                file.flush()
+                os.fsync(file.fileno())
+            # A manifest without a backup is nothing; a backup without its manifest would be one that was not checked.
+            note.replace(backup.manifest)
+            fresh.replace(path)
+            sync(directory)
+        finally:
+            fresh.unlink(missing_ok=True)
+            note.unlink(missing_ok=True)
+    return backup
+
+
+def remove(backup: Backup) -> None:
+    """Remove a backup and its manifest."""
+    backup.path.unlink(missing_ok=True)
+    backup.manifest.unlink(missing_ok=True)
+
+
+def released(version: str) -> tuple[int, ...]:
+    """Return a version's numbers, to compare it with another's."""
+    return tuple(int(number) for number in re.findall(r"\d+", version)[:3])
+
+
+def describe(backup: Backup, *, latest: bool, safety: bool) -> dict[str, Any]:
+    """Return what an operator wants to know of a backup. Reads all of it, to compare its digest."""
+    problem = backup.problem()
+    return {
+        "name": backup.path.name,
+        "made": f"{datetime.strptime(backup.made, '%Y%m%dT%H%M%SZ'):%Y-%m-%d %H:%M:%S} UTC",
+        "size": backup.path.stat().st_size,
+        "version": backup.origin.version,
+        "revision": backup.revision,
+        "checked": bool(backup.sha256) and not problem,
+        "problem": problem,
+        "latest": latest,
+        "safety": safety,
+    }
+
+
+def table(shown: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Return backups that were described as lines for an operator."""
+    lines = []
+    for each in shown:
+        state = "checked" if each["checked"] else each["problem"] or "has no manifest, so only a restore checks it"
+        marks = ["latest"] if each["latest"] else ["made by a restore or reset"] if each["safety"] else []
+        size = f"{each['size'] / (1 << 20):.1f} MiB"
+        lines.append(f"{each['name']}: {', '.join([each['made'], size, 'Prefect ' + each['version'], state, *marks])}")
+    return lines or ["no backups"]
