@@ -47,7 +47,7 @@ TREE = """
 - hosts: localhost
   gather_facts: false
   tasks:
-    - selfhosted.prefect.tree: &call {src: flows, dest: "{{ dir }}/dest"}
+    - selfhosted.prefect.tree: &call {src: flows, dest: "{{ dir }}/dest", state_dir: "{{ dir }}/state"}
       register: dry
       check_mode: true
     - ansible.builtin.assert: {that: "(dir ~ '/dest') is not exists"}
@@ -55,7 +55,7 @@ TREE = """
       register: real
     - selfhosted.prefect.tree: *call
       register: again
-    - selfhosted.prefect.tree: {src: "{{ dir }}/play.yml", dest: "{{ dir }}/dest"}
+    - selfhosted.prefect.tree: {src: "{{ dir }}/play.yml", dest: "{{ dir }}/dest", state_dir: "{{ dir }}/state"}
       register: refused
       ignore_errors: true
     - ansible.builtin.assert:
@@ -71,7 +71,7 @@ def test_tree(tmp_path: Path) -> None:
     put(tmp_path / "files" / "flows", **{"a.py": "a", "b__c__d.py": "d", ".env": "x", "b__x.pyc": "x"})
     play(tmp_path, TREE)
     assert [(tmp_path / "dest" / name).read_text() for name in ("a.py", "b/c/d.py")] == ["a", "d"]
-    assert {path.name for path in (tmp_path / "dest").iterdir()} <= {"a.py", "b", ".selfhosted-prefect.json"}
+    assert {path.name for path in (tmp_path / "dest").iterdir()} == {"a.py", "b"}
     assert list((tmp_path / "tmp").iterdir()) == []
 
 

@@ -45,15 +45,22 @@ def run(directory: Path, playbook: str, second: dict[str, Any], *arguments: str)
     return ended.stdout
 
 
+def plays(said: str) -> list[str]:
+    """Return what Ansible prints of each play that ran a task, but for those that only look at the inventory."""
+    return [
+        play for play in said.split("PLAY [")[1:] if "TASK [" in play and not play.startswith("Check the inventory]")
+    ]
+
+
 @pytest.mark.parametrize("playbook", ["reset", "restore", "rotate", "upgrade"])
 def test_some_of_the_servers_are_refused(tmp_path: Path, playbook: str) -> None:
     said = run(tmp_path, playbook, LOCAL, "--limit", "two")
     assert "two: this run leaves out one, which uses the same database" in " ".join(said.split())
-    assert "failed=1" in said and said.count("PLAY [") == 1
+    assert "failed=1" in said and len(plays(said)) == 1
 
 
 @pytest.mark.parametrize("playbook", ["reset", "restore", "upgrade"])
 def test_the_others_stop_at_a_server_that_is_lost(tmp_path: Path, playbook: str) -> None:
     said = run(tmp_path, playbook, LOST)
-    last = said.rpartition("TASK [")[2]
+    last = plays(said)[-1].rpartition("TASK [")[2]
     assert "unreachable=1" in said and "Read the host]" in last, said
