@@ -268,7 +268,7 @@ def run(only: list[str], *, by_change: bool, keep: bool) -> int:
         fail(str(error))
     if keep:
         os.environ["PREFECT_TEST_KEEP"] = "1"
-    # Whoever ends this run ends it by a signal: hosts are removed all the same.
+    # A run that receives SIGTERM removes its hosts all the same.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     began, used, finished = time.monotonic(), busy(), []
     check = [] if only else [Suite("check")]

@@ -98,7 +98,7 @@ class Directory:
     is_safe: bool
     """Whether only root can put something here, or in the place of a directory above."""
     is_shared: bool = False
-    """Whether everyone can put something here, but take away only their own, as in /tmp."""
+    """Whether every account can create files here but remove only its own, as in /tmp."""
 
     def holds_safely(self, state: os.stat_result) -> bool:
         """Return whether no other account can have put an entry here or replace it."""
@@ -269,7 +269,7 @@ class Directory:
             handle.write(content)
 
     def sweep(self, name: str) -> None:
-        """Remove what runs that were killed have left of a file, for whoever holds the lock of this directory."""
+        """Remove what killed runs left of a file. The caller holds the lock of this directory."""
         # The second is what earlier versions called it.
         left = re.compile(re.escape(temporary_prefix(name)) + r"([0-9a-f]{16}\.new|ansible-new)")
         for found in filter(left.fullmatch, self.names()):

@@ -65,7 +65,7 @@ def divide(home: Path, worker: str = FLOWS, **options: Any) -> dict[str, Any]:
 
 
 def owners(home: Path, *names: str) -> set[str]:
-    """Return the owners of names below a directory, or of all that is there."""
+    """Return the owners of names below a directory, or of everything below it."""
     paths = [home / name for name in names] or [home, *home.rglob("*")]
     return {pwd.getpwuid(path.lstat().st_uid).pw_name for path in paths}
 

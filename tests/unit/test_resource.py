@@ -416,7 +416,7 @@ def test_pages_of_a_server_with_a_lower_limit(fake: FakeApi) -> None:
 
 
 def test_pages_whose_order_changes(fake: FakeApi) -> None:
-    """PostgreSQL orders deployments of one name as it likes, anew for each page."""
+    """PostgreSQL orders deployments of one name as it likes, differently for each page."""
     for number in range(450):
         fake.add_pool(f"pool-{number}")
     order = random.Random(7)
