@@ -86,13 +86,13 @@ test-api test-flows: export PREFECT_TEST_PYTHONS := $(CURDIR)/.cache/release-3.5
 test-api test-flows: env .cache/release-3.5.0/.ready .cache/release-3.8.8/.ready .cache/release-3.9.1/.ready
 
 test-api:
-	@$(RUN) pytest $(or $(TESTS),tests/api)
+	@$(RUN) pytest -vv $(or $(TESTS),tests/api)
 
 test-flows:
-	@$(RUN) pytest $(or $(TESTS),tests/flows)
+	@$(RUN) pytest -vv $(or $(TESTS),tests/flows)
 
 test-preset: env
-	@$(RUN) pytest $(or $(TESTS),tests/preset)
+	@$(RUN) pytest -vv $(or $(TESTS),tests/preset)
 
 .cache/release-%/.ready: roles/prefect/files/locks/%.txt roles/prefect/files/locks/celery/%.txt | env
 	@$(VENV)/bin/uv venv --quiet --clear $(@D)

@@ -26,7 +26,6 @@ import sys
 import tarfile
 import tempfile
 import time
-import xml.etree.ElementTree as ElementTree
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -82,6 +81,8 @@ AFFECTS: tuple[tuple[str, tuple[str, ...]], ...] = (
 )
 """Pattern of a path -> the parts that a change of it can affect; the first row that matches counts."""
 
+COLLECTED = re.compile(r"(collecting \.\.\. )?collected \d+ item")
+TEST = re.compile(r"(tests/\S+\.py::.+?)(?: (PASSED|FAILED|ERROR|SKIPPED|XFAIL)\b.*| (?:make.*)?)?$")
 EXECUTING = re.compile(r"(\w+) ➜ (\w+): Executing")
 EXECUTED = re.compile(r"(\w+) ➜ (\w+): Executed")
 COLOURS = re.compile(r"\x1b\[[0-9;]*m")
@@ -163,28 +164,26 @@ class Suite:
         """Run it, with each line of its output labelled where several suites run."""
         before = hosts_processor_time(self.name)
         started = time.monotonic()
-        with tempfile.TemporaryDirectory() as scratch:
-            report = Path(scratch, "report.xml")
-            process = subprocess.Popen(
-                self.command(keep=keep),
-                cwd=ROOT,
-                env=self.environment(report),
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.STDOUT,
-                text=True,
-                errors="replace",
-            )
-            assert process.stdout
-            lines = []
-            for line in process.stdout:
-                print(f"{self.name} | {line}" if labelled else line, end="", flush=True)
-                lines.append((time.monotonic(), COLOURS.sub("", line)))
-            _, status, usage = os.wait4(process.pid, 0)
-            process.returncode = self.code = os.waitstatus_to_exitcode(status)
-            self.seconds = time.monotonic() - started
-            self.processor = usage.ru_utime + usage.ru_stime
-            self.steps = [*pytest_steps(report), *molecule_steps(lines)]
+        process = subprocess.Popen(
+            self.command(keep=keep),
+            cwd=ROOT,
+            env=self.environment(),
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            errors="replace",
+        )
+        assert process.stdout
+        lines = []
+        for line in process.stdout:
+            print(f"{self.name} | {line}" if labelled else line, end="", flush=True)
+            lines.append((time.monotonic(), COLOURS.sub("", line)))
+        _, status, usage = os.wait4(process.pid, 0)
+        process.returncode = self.code = os.waitstatus_to_exitcode(status)
+        self.seconds = time.monotonic() - started
+        self.processor = usage.ru_utime + usage.ru_stime
+        self.steps = [*pytest_steps(lines), *molecule_steps(lines)]
         after = hosts_processor_time(self.name)
         if after is not None:
             self.hosts = after - (before or 0)
@@ -196,21 +195,23 @@ class Suite:
         targets = [f"TESTS={' '.join(self.targets)}"] if self.targets else []
         return ["make", "--no-print-directory", f"test-{self.name}", *targets, f"KEEP={int(keep)}"]
 
-    def environment(self, report: Path) -> dict[str, str]:
+    def environment(self) -> dict[str, str]:
         # A make that is called here must not take itself for a part of the one that called us.
         inherited = {
             name: value for name, value in os.environ.items() if name not in {"MAKEFLAGS", "MFLAGS", "MAKELEVEL"}
         }
-        pytest = f"{os.environ.get('PYTEST_ADDOPTS', '')} --junitxml={report}".strip()
-        return inherited | {"PYTEST_ADDOPTS": pytest, "PREFECT_TEST_SUITE": self.name, "PYTHONUNBUFFERED": "1"}
+        return inherited | {"PREFECT_TEST_SUITE": self.name, "PYTHONUNBUFFERED": "1"}
 
 
-def pytest_steps(report: Path) -> Iterator[tuple[str, float]]:
-    """Yield each test with its seconds, the fixtures that it was the first to need included."""
-    if report.exists():
-        for case in ElementTree.parse(report).iter("testcase"):
-            place = case.get("classname", "").removeprefix("tests.").replace(".", "/")
-            yield f"{place}::{case.get('name')}", float(case.get("time", 0))
+def pytest_steps(lines: Iterable[tuple[float, str]]) -> Iterator[tuple[str, float]]:
+    """Yield each test with its seconds, its first use of fixtures included; the one that a killed run was at, too."""
+    before = None
+    for moment, line in lines:
+        if (match := TEST.match(line)) and before is not None:
+            place, _, test = match[1].removeprefix("tests/").partition(".py::")
+            yield f"{place}::{test}" + ("" if match[2] else " (unfinished)"), moment - before
+        if match or COLLECTED.match(line):
+            before = moment
 
 
 def molecule_steps(lines: Iterable[tuple[float, str]]) -> Iterator[tuple[str, float]]:

@@ -113,13 +113,31 @@ def test_steps_of_scenarios_are_timed_from_their_lines() -> None:
     assert list(suites.molecule_steps(lines)) == [("molecule/default::create", 3.5), ("molecule/default::verify", 1.0)]
 
 
+def test_tests_are_timed_from_their_lines_even_where_the_run_is_killed() -> None:
+    lines = [
+        (1.0, "collecting ... collected 3 items"),
+        (1.1, ""),
+        (4.0, "tests/system/test_proxy.py::test_it[a b] PASSED [ 33%]"),
+        (4.2, "some output"),
+        (5.0, "tests/system/test_proxy.py::test_other SKIPPED (no) [ 66%]"),
+        (9.0, "tests/system/test_proxy.py::test_last make: *** Error 143"),
+        (9.1, "FAILED tests/system/test_proxy.py::test_it[a b] - AssertionError"),
+    ]
+    assert list(suites.pytest_steps(lines)) == [
+        ("system/test_proxy::test_it[a b]", 3.0),
+        ("system/test_proxy::test_other", 1.0),
+        ("system/test_proxy::test_last (unfinished)", 4.0),
+    ]
+
+
 def test_failed_run_prints_its_table_and_keeps_the_exit_code(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    test = tmp_path / "test_it.py"
+    test = tmp_path / "tests/preset/test_it.py"
+    test.parent.mkdir(parents=True)
     test.write_text("def test_good(): pass\ndef test_bad(): assert False\n")
     monkeypatch.setattr(suites, "TIMES", tmp_path / "times")
-    command = ["sh", "-c", f"python -m pytest -p no:cacheprovider {test}; test $? = 1 && exit 3"]
+    command = ["sh", "-c", f"cd {tmp_path} && python -m pytest -vv -p no:cacheprovider tests; test $? = 1 && exit 3"]
     monkeypatch.setattr(suites.Suite, "command", lambda *_, **__: command)
     for _ in range(2):
         assert suites.run(["preset"], by_change=False, keep=False) == 3
