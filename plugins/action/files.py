@@ -14,6 +14,8 @@ class ActionModule(ActionBase):
     def run(self, tmp: str | None = None, task_vars: dict[str, Any] | None = None) -> dict[str, Any]:
         result: dict[str, Any] = super().run(tmp, task_vars)
         _, arguments = self.validate_argument_spec({"files": FILES})
+        if not arguments["files"]:
+            return result | {"changed": False}
         files, secrets = rendered(self, arguments["files"], task_vars)
         result |= self._execute_module(
             module_name="selfhosted.prefect.files",

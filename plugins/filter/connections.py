@@ -50,6 +50,25 @@ def address(host: str, hostvars: Mapping[str, Any]) -> str:
     return str(known.get("prefect_address") or known.get("ansible_host") or host)
 
 
+def backend_host(hosts: list[str], host: str, hostvars: Mapping[str, Any]) -> str:
+    """Return where `host` reaches the database or Redis that the first of `hosts` runs; empty without any."""
+    if not hosts:
+        return ""
+    return "127.0.0.1" if hosts[0] == host else address(hosts[0], hostvars)
+
+
+def is_backend(
+    hosts: list[str], host: str, hostvars: Mapping[str, Any], url: str, chosen: str, without: str = ""
+) -> bool:
+    """Return whether the database or Redis at `url` or on `chosen` is the one that the first of `hosts` runs.
+
+    Where that host has a value for the variable `without`, it is not.
+    """
+    if not hosts or url or chosen != backend_host(hosts, host, hostvars):
+        return False
+    return not (without and hostvars[hosts[0]].get(without))
+
+
 def values_of(hosts: list[str], hostvars: Mapping[str, Any], variable: str, default: Any) -> list[Any]:
     """Return what the inventory says of a variable for each host of it, and the default where it says nothing."""
     return [hostvars[host].get(variable, default) for host in hosts if host in hostvars]
@@ -252,4 +271,12 @@ def redis_server(parts: Mapping[str, Any], *, databases: list[int]) -> dict[str,
 
 class FilterModule:
     def filters(self) -> dict[str, Callable[..., Any]]:
-        return {"address": address, "database": database, "exposed": exposed, "redis": redis, "values_of": values_of}
+        return {
+            "address": address,
+            "backend_host": backend_host,
+            "database": database,
+            "exposed": exposed,
+            "is_backend": is_backend,
+            "redis": redis,
+            "values_of": values_of,
+        }

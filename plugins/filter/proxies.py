@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -59,6 +60,37 @@ def proxy(hosts: list[str], hostvars: Mapping[str, Any], own: Mapping[str, Any])
     }
 
 
+def default_port(instance: str) -> int:
+    """Return the port of an instance's server: 4200 for prefect, and one from 4300 to 4799, by its name, for others."""
+    if instance == "prefect":
+        return 4200
+    return 4300 + int(hashlib.md5(instance.encode(), usedforsecurity=False).hexdigest()[:6], 16) % 500
+
+
+def api(
+    servers: list[str], hostvars: Mapping[str, Any], host: str, through: Mapping[str, Any], own: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Return the API's `path`, its `url` for programs on `host`, and its `public_url` for a browser.
+
+    `through` is what `proxy` returns. `own` holds the host, port, default_port, address and path of a server on `host`.
+    """
+    path = f"{through['path']}/api" if through["path"] else own["path"]
+    if through["present"]:
+        return {"path": path, "url": through["api_url"], "public_url": through["api_url"]}
+    listens_on, port = own["host"], own["port"]
+    if servers and host not in servers:
+        port = hostvars[servers[0]].get("prefect_server_port") or own["default_port"]
+        reached = public = address(servers[0], hostvars)
+    else:
+        reached = "127.0.0.1" if listens_on in EVERYWHERE else listens_on
+        public = own["address"] if listens_on in EVERYWHERE[1:] else reached
+    return {
+        "path": path,
+        "url": f"http://{bracketed(reached)}:{port}{path}",
+        "public_url": f"http://{bracketed(public)}:{port}{path}",
+    }
+
+
 def upstreams(
     servers: list[str], hostvars: Mapping[str, Any], host: str, listens_on: str, default_port: int
 ) -> list[str]:
@@ -99,9 +131,11 @@ def certbot_names(said: str) -> list[str]:
 class FilterModule:
     def filters(self) -> dict[str, Callable[..., Any]]:
         return {
+            "api": api,
             "base_path": base_path,
             "bracketed": bracketed,
             "certbot_names": certbot_names,
+            "default_port": default_port,
             "nginx_variable": nginx_variable,
             "proxy": proxy,
             "unreachable": unreachable,

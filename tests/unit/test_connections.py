@@ -9,9 +9,11 @@ import pytest
 from ansible.errors import AnsibleFilterError
 from ansible_collections.selfhosted.prefect.plugins.filter.connections import (
     address,
+    backend_host,
     database,
     exposed,
     host_and_port,
+    is_backend,
     redis,
     values_of,
 )
@@ -212,6 +214,29 @@ def test_no_url_of_a_redis() -> None:
 def test_where_others_reach_a_host(known: dict[str, str], wanted: str) -> None:
     assert address("one", {"one": known}) == wanted
     assert address("two", {"one": known}) == "two"
+
+
+def test_where_a_backend_of_the_inventory_is() -> None:
+    hostvars: dict[str, Any] = {"one": {"ansible_host": "10.0.0.1"}, "two": {"certificate": ""}}
+    assert backend_host([], "one", hostvars) == ""
+    assert backend_host(["one", "two"], "one", hostvars) == "127.0.0.1"
+    assert backend_host(["one", "two"], "two", hostvars) == "10.0.0.1"
+
+
+@pytest.mark.parametrize(
+    ("url", "chosen", "certificate", "wanted"),
+    [
+        ("", "10.0.0.1", "", True),
+        ("", "10.0.0.1", "own.pem", False),
+        ("", "db.example", "", False),
+        ("", "", "", False),
+        ("postgresql://db.example/prefect", "10.0.0.1", "", False),
+    ],
+)
+def test_whether_a_backend_is_one_of_the_inventory(url: str, chosen: str, certificate: str, wanted: bool) -> None:
+    hostvars = {"one": {"ansible_host": "10.0.0.1", "certificate": certificate}}
+    assert is_backend(["one"], "two", hostvars, url, chosen, without="certificate") is wanted
+    assert is_backend([], "two", hostvars, url, chosen) is False
 
 
 @pytest.mark.parametrize(

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from hashlib import md5
 from typing import Any
 
 import pytest
 from ansible_collections.selfhosted.prefect.plugins.filter.proxies import (
+    api,
     base_path,
     certbot_names,
+    default_port,
     nginx_variable,
     proxy,
     unreachable,
@@ -46,6 +49,36 @@ def test_where_clients_go(variables: dict[str, Any], own: dict[str, Any], url: s
     found = proxy(["front", "other"], {"front": variables, "other": {}}, own)
     assert (found["api_url"], found["tls"]) == (url, tls)
     assert found["url"] == url.removesuffix("/api")
+
+
+@pytest.mark.parametrize(
+    ("host", "own", "url", "public_url"),
+    [
+        ("api1", {}, "http://127.0.0.1:4200/api", "http://127.0.0.1:4200/api"),
+        ("api1", {"host": "0.0.0.0"}, "http://127.0.0.1:4200/api", "http://here.example:4200/api"),
+        ("api1", {"host": "10.0.0.7", "port": 80}, "http://10.0.0.7:80/api", "http://10.0.0.7:80/api"),
+        ("api1", {"host": "fd00::7"}, "http://[fd00::7]:4200/api", "http://[fd00::7]:4200/api"),
+        ("worker", {"host": "0.0.0.0", "port": 1}, "http://10.0.0.1:4300/api", "http://10.0.0.1:4300/api"),
+        ("api1", {"path": "/p/api"}, "http://127.0.0.1:4200/p/api", "http://127.0.0.1:4200/p/api"),
+    ],
+)
+def test_where_the_api_is(host: str, own: dict[str, Any], url: str, public_url: str) -> None:
+    hostvars = {"api1": {"ansible_host": "10.0.0.1", "prefect_server_port": 4300}, "worker": {}}
+    known = {"host": "", "port": 4200, "default_port": 4200, "address": "here.example", "path": "/api"} | own
+    found = api(["api1"], hostvars, host, proxy([], {}, {}), known)
+    assert (found["url"], found["public_url"]) == (url, public_url)
+
+
+def test_the_api_is_behind_the_proxy() -> None:
+    known = {"host": "", "port": 4200, "default_port": 4200, "address": "here", "path": "/api"}
+    found = api(["api1"], {}, "api1", proxy(["front"], {"front": {"prefect_proxy_base_path": "p"}}, {}), known)
+    assert found == {"path": "/p/api", "url": "https://front/p/api", "public_url": "https://front/p/api"}
+    assert api(["api1"], {}, "api1", proxy(["front"], {"front": {}}, {}), known)["path"] == "/api"
+
+
+def test_each_instance_has_a_port() -> None:
+    assert default_port("prefect") == 4200
+    assert default_port("analytics") == 4300 + int(md5(b"analytics").hexdigest()[:6], 16) % 500
 
 
 def test_the_addresses_that_servers_trust() -> None:
