@@ -219,6 +219,8 @@ def build(params: dict[str, Any], release: Path) -> None:
         # The service user can write no bytecode, and would compile at every start what the probe does not import. Some
         # packages ship files that cannot be compiled, and never are.
         compiler = [python, "-m", "compileall", "-qq", str(release / "lib")]
+        # What was installed runs here for the first time, and the credential of the index is not for it.
+        env.pop("UV_DEFAULT_INDEX", None)
         with subprocess.Popen(compiler, env=env, cwd="/", stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL):
             run([python, "-c", probe], env=env, what=f"Proving the release ({probe})")
     if not params["cache_dir"]:

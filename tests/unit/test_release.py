@@ -167,8 +167,10 @@ def test_what_no_probe_imports_is_compiled_and_what_cannot_be_is_left(host: Host
 
 def test_a_credential_is_on_no_command_line_and_in_no_result(host: Host) -> None:
     index, package = "https://user:hush-1@mirror.example/index", "own @ git+https://hush-2@example.com/own.git"
-    result = host.install(packages=["a", package], index_url=index)
+    probe = ["os; assert 'UV_DEFAULT_INDEX' not in os.environ"]
+    result = host.install(packages=["a", package], index_url=index, probe=probe)
     words, files, environment = host.calls()[2]
+    assert result["built"]
     assert "hush" not in json.dumps([words, result])
     assert words[-1] == "a" and list(files.values())[-1] == f"{package}\n"
     assert environment["UV_DEFAULT_INDEX"] == index
