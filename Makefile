@@ -43,6 +43,9 @@ backups: env ## List the backups: when, how large, of which version, checked or 
 restore: env ## Restore a backup (BACKUP=latest, a name that backups lists, or a file here)
 	@$(RUN) ansible-playbook -i $(INVENTORY) playbooks/restore.yml -e prefect_server_restore=$(BACKUP) $(ARGS)
 
+secrets: env ## Fetch the generated secrets from the hosts, for a controller that has lost them
+	@$(RUN) ansible-playbook -i $(INVENTORY) playbooks/secrets.yml $(ARGS)
+
 check: env ## Lint, types, docs and unit tests: under a minute, without a network
 	@$(MAKE) --no-print-directory --jobs=2 --keep-going --output-sync=target check-unit check-ansible check-types check-python check-yaml
 
@@ -117,4 +120,4 @@ lock: env ## Resolve every lock anew: the controller's and Prefect's
 	  ../$(VENV)/bin/uv pip compile --quiet --upgrade --universal --python-version 3.11 --generate-hashes --no-header --no-annotate $$name.in -o $$name.txt; done
 	@$(RUN) python requirements/locks.py make
 
-.PHONY: help env site absent status backup backups restore check check-ansible check-types check-unit check-python check-yaml test test-times test-count test-unit test-system test-molecule test-api test-preset test-flows faults bench docs lock
+.PHONY: help env site absent status backup backups restore secrets check check-ansible check-types check-unit check-python check-yaml test test-times test-count test-unit test-system test-molecule test-api test-preset test-flows faults bench docs lock

@@ -22,6 +22,10 @@ options:
     description: Directory on the controller. Ansible passes over one that starts with a dot when it reads inventories.
     type: path
     required: true
+  generate:
+    description: Whether a secret that does not exist is generated. If not, a random text stands in its place.
+    type: bool
+    default: true
 """
 
 EXAMPLES = r"""
@@ -54,6 +58,15 @@ LENGTH = 40
 """Letters and digits: 238 bits, and nothing that a shell, a URL or SQL would read something into."""
 
 ALPHABET = string.ascii_letters + string.digits
+
+
+STAND_IN = secrets.token_bytes(32)
+"""Makes a text that stands for a secret one that no one can know, and the same for the length of a task."""
+
+
+def stand_in(name: str) -> str:
+    """Return a text in the place of a secret that does not exist and is not to be generated yet."""
+    return hashlib.sha256(STAND_IN + name.encode()).hexdigest()[:LENGTH]
 
 
 def is_dry(variables: Mapping[str, Any] | None) -> bool:
@@ -104,7 +117,12 @@ class LookupModule(LookupBase):
         self.set_options(var_options=variables, direct=kwargs)
         directory = Path(self.get_option("directory"))
         try:
-            return [secret(directory, term, dry=is_dry(variables)) for term in terms]
+            return [
+                secret(directory, term, dry=is_dry(variables))
+                if self.get_option("generate") or (directory / term).exists()
+                else stand_in(term)
+                for term in terms
+            ]
         except OSError as error:
             raise AnsibleLookupError(f"prefect_secrets_dir: {error}; name a directory that can be written") from error
         except ValueError as error:

@@ -26,6 +26,30 @@ options:
     description: Directory that the program which may hold the ports is in, or is started with.
     type: path
     required: true
+  fingerprints:
+    description: File in which this host remembers the generated secrets that it uses.
+    type: path
+    required: true
+  secrets:
+    description:
+      - Generated secrets that this host uses, to be compared with what it remembers of them. Where the controller has
+        lost one, or holds another, the task fails. Left out, nothing is compared.
+    type: dict
+    suboptions:
+      directory:
+        description: Directory on the controller that keeps the secrets of the instance.
+        type: path
+        required: true
+      names:
+        description: Names of the secrets that this host uses.
+        type: list
+        elements: str
+        required: true
+      replaced:
+        description: Names of secrets that are being replaced on purpose.
+        type: list
+        elements: str
+        required: true
   otherwise:
     description: What to set where this host cannot run it.
     type: str
@@ -42,10 +66,19 @@ EXAMPLES = r"""
     peers: {api1: 10.0.0.11}
     ports: {prefect_redis_port: 6379}
     ours: /etc/prefect-redis
+    fingerprints: /etc/prefect-redis/fingerprints
     otherwise: prefect_redis_url
 """
 
 RETURN = r"""
+fingerprints:
+  description: What the host remembers of the generated secrets that it uses, by file and name of the secret.
+  returned: success
+  type: dict
+secrets_compared:
+  description: That O(secrets) was given and the controller holds what the host remembers.
+  returned: when O(secrets) was given
+  type: bool
 peers:
   description: IP addresses of the peers, as this host resolves them.
   returned: success
@@ -72,6 +105,7 @@ from pathlib import Path
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
+from ansible_collections.selfhosted.prefect.plugins.module_utils.fingerprints import read_all
 from ansible_collections.selfhosted.prefect.plugins.module_utils.ports import taken
 
 
@@ -123,6 +157,7 @@ def main() -> None:
             "peers": {"type": "dict", "default": {}},
             "ports": {"type": "dict", "default": {}},
             "ours": {"type": "path", "required": True},
+            "fingerprints": {"type": "path", "required": True},
             "otherwise": {"type": "str", "required": True},
         },
         supports_check_mode=True,
@@ -133,7 +168,13 @@ def main() -> None:
         module.fail_json(msg="\n".join(found))
     peers = sorted({address for resolved in addresses.values() for address in resolved})
     faces = {face for peer in peers if (face := facing(peer)) and not ipaddress.ip_address(face).is_loopback}
-    module.exit_json(changed=False, peers=peers, facing=sorted(faces), memory_mb=memory_mb())
+    module.exit_json(
+        changed=False,
+        peers=peers,
+        facing=sorted(faces),
+        memory_mb=memory_mb(),
+        fingerprints=read_all([params["fingerprints"]]),
+    )
 
 
 if __name__ == "__main__":

@@ -76,6 +76,26 @@ options:
     type: list
     elements: str
     default: []
+  secrets:
+    description:
+      - Generated secrets that this host uses, to be compared with what it remembers of them. Where the controller has
+        lost one, or holds another, the task fails. Left out, nothing is compared.
+    type: dict
+    suboptions:
+      directory:
+        description: Directory on the controller that keeps the secrets of the instance.
+        type: path
+        required: true
+      names:
+        description: Names of the secrets that this host uses.
+        type: list
+        elements: str
+        required: true
+      replaced:
+        description: Names of secrets that are being replaced on purpose.
+        type: list
+        elements: str
+        required: true
   state:
     description: With V(absent) nothing is demanded of the host.
     type: str
@@ -100,6 +120,14 @@ addresses:
   description: The addresses of each of the names to resolve, an empty list for one that cannot be.
   returned: success
   type: dict
+fingerprints:
+  description: What the host remembers of the generated secrets that it uses, by file and name of the secret.
+  returned: success
+  type: dict
+secrets_compared:
+  description: That O(secrets) was given and the controller holds what the host remembers.
+  returned: when O(secrets) was given
+  type: bool
 instance:
   description: Name of the instance.
   returned: success
@@ -213,6 +241,7 @@ from pathlib import Path
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
+from ansible_collections.selfhosted.prefect.plugins.module_utils import fingerprints
 from ansible_collections.selfhosted.prefect.plugins.module_utils.ports import taken
 from ansible_collections.selfhosted.prefect.plugins.module_utils.safe_files import exposed
 
@@ -592,6 +621,7 @@ def main() -> None:
         "release_present": proven,
         "release_current": proven and Path(dirs["opt"], "current").resolve() == release.resolve(),
         "home_present": Path(dirs["home"]).exists(),
+        "fingerprints": fingerprints.read_all(fingerprints.files(name, dirs["etc"], scope=scope)),
         "addresses": {name: addresses(name) for names in params["resolve"].values() for name in names},
         "python": None,
     }

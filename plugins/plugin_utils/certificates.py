@@ -61,3 +61,8 @@ def problems(certificate: str, key: str, name: str, *, now: datetime, variable: 
     if not any(covers(pattern, name) for pattern in names):
         found.append(f"{variable}: it is for {', '.join(names) or 'no name'}, and prefect_proxy_domain is {name}")
     return found
+
+
+def public_key(certificate: str) -> str:
+    """Return the public key of a certificate in PEM, as hexadecimal DER. Raises ValueError for what is none."""
+    return public_bytes(x509.load_pem_x509_certificate(certificate.encode()).public_key()).hex()

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import re
 import shlex
+import shutil
 import subprocess
 from base64 import b64encode
 from collections.abc import Iterator
@@ -203,7 +204,29 @@ def test_a_secret_of_ones_own_is_not_made_up(several: Several) -> None:
     ended = run.wait()
     (several.secrets / "kept").rename(several.secrets / "prefect" / "redis")
     assert ended.rc != 0
-    assert "prefect_rotate: redis cannot be made up anew" in ended.words
+    assert "prefect_rotate: redis cannot be replaced, because this inventory does not generate it" in ended.words
+
+
+def test_a_controller_without_its_secrets_changes_nothing(several: Several) -> None:
+    """A fresh checkout of the inventory."""
+    kept = several.secrets.rename(several.secrets.with_name("kept"))
+    running = "systemctl show --property=MainPID --value prefect-server prefect-redis postgresql@*"
+    pids = several.host.sh(running)
+    names = "/etc/prefect /etc/prefect-postgres /etc/prefect-redis /etc/nginx/prefect -name '*fingerprints'"
+    assert several.host.sh(f"find {names} -printf '%u %m\n' | sort --unique") == "root 600"
+    try:
+        for limit in ((), ("--limit", NAME)):
+            run = several.host.start("site.yml", several.variables, groups=GROUPS, arguments=limit)
+            ended = run.wait()
+            assert (ended.rc, ended.changed) == (2, 0), ended.output
+            assert (
+                f"{NAME} remembers the secret 'api', the secret 'database', the secret 'redis', the CA" in ended.words
+            )
+            assert not several.secrets.exists()
+        assert several.host.sh(running) == pids
+    finally:
+        shutil.rmtree(several.secrets, ignore_errors=True)
+        kept.rename(several.secrets)
 
 
 @pytest.mark.parametrize(

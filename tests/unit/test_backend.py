@@ -22,7 +22,7 @@ def _suitable(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def look(**options: Any) -> dict[str, Any]:
-    given = {"ours": "/etc/prefect-redis", "otherwise": "prefect_redis_url"}
+    given = {"ours": "/etc/prefect-redis", "otherwise": "prefect_redis_url", "fingerprints": "/nowhere/fingerprints"}
     result: dict[str, Any] = outcome(backend.main, **{**given, **options})
     return result
 

@@ -100,6 +100,7 @@ def test_what_a_good_host_says(home: Path) -> None:
     assert said == {
         "changed": False,
         "addresses": {},
+        "fingerprints": {},
         "instance": "blue",
         "name": "prefect-blue",
         "scope": "user",

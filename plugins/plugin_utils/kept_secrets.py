@@ -1,0 +1,175 @@
+"""The secrets that the controller keeps, compared with what the hosts remember of them."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Collection, Mapping
+from pathlib import Path
+from typing import Any
+
+from ansible.plugins.action import ActionBase
+from ansible_collections.selfhosted.prefect.plugins.lookup.secret import hide_from_git
+from ansible_collections.selfhosted.prefect.plugins.module_utils.fingerprints import matches
+from ansible_collections.selfhosted.prefect.plugins.plugin_utils.certificates import public_key
+
+NAMES = ("api", "database", "redis", "ca")
+"""What is generated. The certificates that the CA signs are generated again whenever they are missing."""
+
+PREVIOUS = ".previous"
+"""What the file of a replaced secret ends in, until all hosts have the new one and beyond."""
+
+
+def file_of(name: str) -> str:
+    """Return the name of the file that tells that a secret is kept: of a CA, that of its certificate."""
+    return "ca.crt" if name == "ca" else name
+
+
+def text_of(name: str, content: str) -> str:
+    """Return what a fingerprint is taken of: a secret, or the public key of a CA, which a renewal does not change.
+
+    Raises ValueError for what is no certificate.
+    """
+    return public_key(content) if name == "ca" else content.rstrip("\n")
+
+
+def kept(directory: Path, name: str) -> list[str]:
+    """Return a secret that the directory of an instance holds, and the one that it replaced, as far as they exist.
+
+    Raises OSError and ValueError.
+    """
+    paths = [directory / file_of(name), directory / f"{file_of(name)}{PREVIOUS}"]
+    return [text_of(name, path.read_text(encoding="utf-8")) for path in paths if path.exists()]
+
+
+def missing(directory: Path, names: Collection[str]) -> list[str]:
+    """Return those of the names that the directory of an instance has no secret for."""
+    return [name for name in names if not (directory / file_of(name)).exists()]
+
+
+def refusals(
+    host: str,
+    directory: Path,
+    names: Collection[str],
+    remembered: Mapping[str, Mapping[str, str]],
+    *,
+    replaced: Collection[str] = (),
+) -> list[str]:
+    """Return an error for the secrets that a host has and the controller lost, and one for those that differ.
+
+    `names` are those that the host uses, `remembered` the fingerprints of its files by path, `replaced` the names of
+    those that are being replaced on purpose. Raises OSError and ValueError.
+    """
+    asked = [name for name in names if name not in replaced]
+    known = {name: [found[name] for found in remembered.values() if name in found] for name in asked}
+    candidates = {name: kept(directory, name) for name in asked if known[name]}
+    odd = [
+        name
+        for name, texts in candidates.items()
+        if not all(any(matches(each, name, text) for text in texts) for each in known[name])
+    ]
+    lost = [name for name in odd if name in missing(directory, odd)]
+    differing = [name for name in odd if name not in lost]
+    found = []
+    if lost:
+        found.append(
+            f"prefect_secrets_dir: {host} remembers {listed(lost)}, generated at an earlier run, and {directory} on "
+            f"this controller does not hold {'it' if len(lost) == 1 else 'them'}. {ways_out(lost)}"
+        )
+    if differing:
+        found.append(
+            f"prefect_secrets_dir: {host} remembers {listed(differing)}, and {directory} on this controller holds "
+            f"{'another one' if len(differing) == 1 else 'others'}: another controller has replaced what this one "
+            f"holds, or this one has generated its own. Move {listed_files(directory, differing)} away first. "
+            f"{ways_out(differing)}"
+        )
+    return found
+
+
+def listed(names: Collection[str]) -> str:
+    """Return names of secrets as a text."""
+    return ", ".join("the CA" if name == "ca" else f"the secret {name!r}" for name in names)
+
+
+def listed_files(directory: Path, names: Collection[str]) -> str:
+    """Return the files of secrets as a text."""
+    return ", ".join(str(directory / (f"{name}.*" if name == "ca" else name)) for name in names)
+
+
+def ways_out(names: Collection[str]) -> str:
+    """Return what to do about secrets that the controller does not hold."""
+    quoted = ", ".join(f'"{name}"' for name in names)
+    ways = ["Copy that directory from the controller that has it"]
+    if fetched := [name for name in names if name != "ca"]:
+        ways.append(f"fetch {listed(fetched)} from the hosts with the playbook secrets (make secrets)")
+    ways.append(f"generate new ones for all hosts with the playbook rotate: -e '{{\"prefect_rotate\": [{quoted}]}}'")
+    said = "; or ".join(ways)
+    return f"{said}. The key of a CA is on no host and cannot be fetched" if "ca" in names else said
+
+
+def replace(directory: Path, names: Collection[str]) -> list[str]:
+    """Put secrets aside, so that new ones are generated; return the names of those that were kept. Raises OSError."""
+    put_aside = []
+    for name in names:
+        path = directory / file_of(name)
+        if name == "ca":
+            for key in ("ca.key", "ca.key.next"):
+                (directory / key).unlink(missing_ok=True)
+        if path.exists():
+            path.replace(path.with_name(f"{path.name}{PREVIOUS}"))
+            put_aside.append(name)
+    return put_aside
+
+
+def store(root: Path, instance: str, fetched: Mapping[str, str], *, dry: bool) -> list[str]:
+    """Write secrets into the directory that keeps them, for its user alone; return the paths of those that it lacked.
+
+    Raises OSError, and ValueError where it holds another one.
+    """
+    written, directory = [], root / instance
+    for name, text in fetched.items():
+        path = directory / name
+        if path.exists():
+            if path.read_text(encoding="utf-8").rstrip("\n") != text:
+                raise ValueError(
+                    f"{path} holds another secret than this host; it is not overwritten. Move it away to have the "
+                    "host's, or generate a new one for all hosts with the playbook rotate"
+                )
+            continue
+        written.append(str(path))
+        if dry:
+            continue
+        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        hide_from_git(root)
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        with os.fdopen(descriptor, "w", encoding="utf-8") as file:
+            file.write(f"{text}\n")
+            file.flush()
+            os.fsync(file.fileno())
+    return written
+
+
+class ReadHost(ActionBase):
+    """Runs the module that reads a host, and fails where the host remembers a secret that the controller lacks."""
+
+    module = ""
+
+    def run(self, tmp: str | None = None, task_vars: dict[str, Any] | None = None) -> dict[str, Any]:
+        result: dict[str, Any] = super().run(tmp, task_vars)
+        arguments = dict(self._task.args)
+        secrets = arguments.pop("secrets", None) or {}
+        result |= self._execute_module(module_name=self.module, module_args=arguments, task_vars=task_vars)
+        if not secrets or result.get("failed"):
+            return result
+        try:
+            found = refusals(
+                (task_vars or {})["inventory_hostname"],
+                Path(secrets["directory"]),
+                secrets["names"],
+                result["fingerprints"],
+                replaced=secrets["replaced"],
+            )
+        except (OSError, ValueError) as error:
+            found = [f"prefect_secrets_dir: {error}; put the file back as it was"]
+        if found:
+            return {"failed": True, "msg": "\n".join(found)}
+        return result | {"secrets_compared": True}
