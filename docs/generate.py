@@ -199,7 +199,7 @@ def pages(root: Path) -> dict[Path, str]:
         autoescape=False,
     )
     environment.filters["cell"] = cell
-    roles = [read_role(path) for path in sorted((root / "roles").glob("*/"))]
+    roles = [read_role(path) for path in sorted((root / "roles").glob("*/")) if (path / "tasks").exists()]
     reference = {
         "modules": [read_module(path) for path in sorted((root / "plugins" / "modules").glob("*.py"))],
         "playbooks": [read_playbook(path) for path in sorted((root / "playbooks").glob("*.yml"))],

@@ -15,7 +15,7 @@ import yaml
 from jinja2 import Environment, nodes
 
 ROOT = Path(__file__).resolve().parents[2]
-PRIVATE_ROLES = {"prefect_common"}
+PRIVATE_ROLES = {"prefect_common", "prefect_vars"}
 ROLES = sorted(path for path in (ROOT / "roles").glob("*/") if path.name not in PRIVATE_ROLES)
 TEMPLATES = sorted(path for path in (ROOT / "templates").rglob("*") if path.is_file())
 MODULES = sorted((ROOT / "plugins" / "modules").glob("*.py"))

@@ -20,7 +20,9 @@ import pytest
 import yaml
 
 ROOT = Path(__file__).resolve().parents[2]
-ROLES = sorted(path.name for path in (ROOT / "roles").glob("*/"))
+ROLES = sorted(path.parent.name for path in (ROOT / "roles").glob("*/tasks"))
+"""Those that run something. prefect_vars is the variables of prefect, for the others."""
+
 PRIVATE_ROLES = {"prefect_common"}
 
 Spec = Mapping[str, Any]
