@@ -11,6 +11,7 @@ MOLECULE := $(RUN) ANSIBLE_HOME=$(CURDIR)/.ansible MOLECULE_COMMAND_BORDERS=fals
 INVENTORY ?= inventories/local
 ARGS ?=
 PURGE ?= 0
+ALL ?= 0
 ONLY ?=
 CHANGED ?= 0
 KEEP ?= 0
@@ -65,8 +66,8 @@ check-python: env
 check-yaml: env
 	@$(RUN) yamllint --strict .
 
-test: env ## Every test, on hosts with a real systemd (root, Debian or Ubuntu); ONLY=system/proxy, CHANGED=1, KEEP=1: see README
-	@$(RUN) tests/suites.py run $(if $(ONLY),--only $(ONLY)) $(if $(filter 1,$(CHANGED)),--changed) $(if $(filter 1,$(KEEP)),--keep)
+test: env ## The tests, on hosts with a real systemd (root, Debian or Ubuntu); ALL=1, ONLY=system/proxy, CHANGED=1, KEEP=1: see README
+	@$(RUN) tests/suites.py run $(if $(filter 1,$(ALL)),--all) $(if $(ONLY),--only $(ONLY)) $(if $(filter 1,$(CHANGED)),--changed) $(if $(filter 1,$(KEEP)),--keep)
 
 test-times: env ## How long the last run of the tests took, by suite and test, beside the run before it
 	@$(RUN) tests/suites.py times

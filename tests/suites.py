@@ -1,7 +1,8 @@
 #!/usr/bin/env python
 """Run the test suites or a part of them, and report how long each of them took.
 
-    tests/suites.py run                      all suites, after `make check`
+    tests/suites.py run                      `make check`, and all suites but for what LONG names
+    tests/suites.py run --all                `make check`, and all suites
     tests/suites.py run --only PART...       SUITE or SUITE/NAME: system, system/proxy, molecule/default, unit/files
     tests/suites.py run --changed            `make check`, and what can be affected by files that differ from the commit
     tests/suites.py times                    the last run beside the one before it
@@ -43,6 +44,9 @@ HOST = ROOT / "tests" / "hosts" / "host"
 
 SUITES = ("system", "molecule", "api", "flows", "preset", "unit")
 """The longest first: two run at a time."""
+
+LONG = ("system/definitions", "system/killed", "molecule/two_hosts")
+"""What only `--all` runs, or one who asks for it by name or by a change: CI ends a run after 90 minutes."""
 
 WITH_HOSTS = {"system", "molecule"}
 SLOWEST = 20
@@ -241,7 +245,14 @@ def busy() -> tuple[float, float]:
     return (sum(numbers) - idle) / ticks, sum(numbers) / ticks
 
 
-def chosen(only: list[str], *, by_change: bool) -> list[Suite]:
+def without_long(known: Iterable[str]) -> list[str]:
+    """Return all suites but unit, which `make check` runs; one of which a part is long, as its other parts."""
+    divided = {part.partition("/")[0] for part in LONG}
+    whole = [suite for suite in SUITES if suite != "unit" and suite not in divided]
+    return whole + [part for part in known if "/" in part and part.partition("/")[0] in divided and part not in LONG]
+
+
+def chosen(only: list[str], *, by_change: bool, everything: bool = False) -> list[Suite]:
     """Return the suites to run, with the targets that were asked for."""
     known = parts()
     if by_change:
@@ -251,7 +262,8 @@ def chosen(only: list[str], *, by_change: bool) -> list[Suite]:
             f"{len(paths)} files differ from the last commit; they can affect: {' '.join(names) or 'nothing but check'}"
         )
     else:
-        names = [canonical(name, known) for name in only] or [suite for suite in SUITES if suite != "unit"]
+        every = [suite for suite in SUITES if suite != "unit"]
+        names = [canonical(name, known) for name in only] or (every if everything else without_long(known))
     targets: dict[str, list[str]] = defaultdict(list)
     whole = {name for name in names if name in SUITES}
     for name in names:
@@ -261,10 +273,10 @@ def chosen(only: list[str], *, by_change: bool) -> list[Suite]:
     return [Suite(suite, targets[suite]) for suite in SUITES if suite in targets]
 
 
-def run(only: list[str], *, by_change: bool, keep: bool) -> int:
+def run(only: list[str], *, by_change: bool, keep: bool, everything: bool = False) -> int:
     """Run the suites and print their times; return the exit code of the first one that failed."""
     try:
-        suites = chosen(only, by_change=by_change)
+        suites = chosen(only, by_change=by_change, everything=everything)
     except ValueError as error:
         fail(str(error))
     if keep:
@@ -411,6 +423,7 @@ def main() -> int:
     running = commands.add_parser("run")
     running.add_argument("--only", nargs="+", default=[], metavar="PART")
     running.add_argument("--changed", action="store_true")
+    running.add_argument("--all", action="store_true")
     running.add_argument("--keep", action="store_true")
     commands.add_parser("times")
     commands.add_parser("count").add_argument("commit", nargs="?")
@@ -421,7 +434,7 @@ def main() -> int:
         return compare(arguments.commit)
     if arguments.only and arguments.changed:
         fail("ONLY and CHANGED exclude each other: set one of them")
-    return run(arguments.only, by_change=arguments.changed, keep=arguments.keep)
+    return run(arguments.only, by_change=arguments.changed, keep=arguments.keep, everything=arguments.all)
 
 
 if __name__ == "__main__":

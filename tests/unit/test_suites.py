@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import subprocess
 from pathlib import Path
+from typing import Any
 
 import pytest
 import suites
@@ -49,6 +50,22 @@ def test_near_miss_lists_what_exists(name: str, says: str) -> None:
     with pytest.raises(ValueError, match=f"^ONLY={name}: ") as refused:
         suites.canonical(name, PARTS)
     assert says in str(refused.value).split()
+
+
+def test_what_takes_longest_is_left_out_unless_it_is_asked_for() -> None:
+    def targets(**how: Any) -> dict[str, list[str]]:
+        return {suite.name: suite.targets for suite in suites.chosen([], by_change=False, **how)}
+
+    assert set(suites.LONG) <= set(PARTS)
+    usual, everything = targets(), targets(everything=True)
+    assert [*usual] == [*everything] == [suite for suite in suites.SUITES if suite != "unit"]
+    assert not any(everything.values())
+    left_out = {part for part in PARTS if "/" in part and usual.get(part.partition("/")[0])} - {
+        part for part, target in PARTS.items() if target and target in usual.get(part.partition("/")[0], [])
+    }
+    assert left_out == set(suites.LONG)
+    (one,) = suites.chosen(["system/killed"], by_change=False)
+    assert one.targets == ["tests/system/test_killed.py"]
 
 
 def test_near_miss_fails_before_anything_runs(capsys: pytest.CaptureFixture[str]) -> None:
