@@ -285,9 +285,9 @@ def test_one_account_becomes_two_and_nothing_is_lost(running: Host) -> None:
         running.sh("cd /var/lib/prefect && readlink note && id --name --groups grace")
         == "worker/note\ngrace prefect-operators"
     )
-    assert attack(running).startswith("COMPLETED")
     again = running.play(variables=VARIABLES)
     assert (again.rc, again.changed) == (0, 0), again.output
+    assert attack(running).startswith("COMPLETED")
     running.sh("userdel grace; rm -r /var/lib/prefect/note /var/lib/prefect/data /var/lib/prefect/worker/.aws")
 
 
