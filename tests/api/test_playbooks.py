@@ -125,9 +125,11 @@ def test_plan_apply_drift_and_back(server: PrefectServer, play: Play, tmp_path: 
             assert time.monotonic() < deadline, "nobody was told of the failure"
             time.sleep(0.5)
 
-        rc, exported = play("export", "-e", f"prefect_resources_export_file={tmp_path}/exported.yml")
-        text = (tmp_path / "exported.yml").read_text()
-        assert (rc, url in text) == (0, True), exported
+        export = ("export", "-e", f"prefect_resources_export_file={tmp_path}/exported.yml")
+        rc, exported = play(*export)
+        assert (rc, url in (tmp_path / "exported.yml").read_text()) == (0, False), exported
+        rc, exported = play(*export, "-e", "prefect_resources_export_secrets=clear")
+        assert (rc, url in (tmp_path / "exported.yml").read_text()) == (0, True), exported
         rc, same = play("apply", "-e", f"@{tmp_path}/exported.yml", "-e", "prefect_resources_prune=false")
         assert (rc, changed(same)) == (0, False), same
 
