@@ -202,6 +202,8 @@ def test_a_certificate_that_is_given_beside_the_site_of_somebody_else(proxied: P
     authority = (pairs["good"].parent / "ca.crt").read_text()
     proxied.host.write("/etc/nginx/sites-enabled/shop", OTHER_SITE % OTHER_TLS)
     proxied.host.sh("systemctl reload-or-restart nginx")
+    # What `ask` writes.
+    proxied.host.write("/srv/proxy/ca.crt", authority)
     before = proxied.host.manifest()
     try:
         added = proxied.play(served(**given(pairs, "good")))
