@@ -61,8 +61,8 @@ class Proxied:
 
     def ask(self, *requests: dict[str, Any], authority: str = "") -> list[dict[str, Any]]:
         """Ask the proxy from the host, trusting one authority alone: that of the controller unless given in PEM."""
-        self.host.write("/srv/proxy/ca.crt", authority or (self.secrets / "prefect" / "ca.crt").read_text())
-        command = f"python3 /srv/proxy/client.py 127.0.0.1 {DOMAIN} /srv/proxy/ca.crt"
+        self.host.write("/run/ask.crt", authority or (self.secrets / "prefect" / "ca.crt").read_text())
+        command = f"python3 /srv/proxy/client.py 127.0.0.1 {DOMAIN} /run/ask.crt"
         answers: list[dict[str, Any]] = json.loads(self.host.sh(command, stdin=json.dumps(requests)))
         return answers
 
@@ -71,7 +71,7 @@ class Proxied:
 def proxied(host: Host, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Proxied]:
     """A host that has no Nginx yet, but what a proxy would pass requests to."""
     made = Proxied(host, secrets=tmp_path_factory.mktemp("secrets"))
-    host.sh("mkdir -p /srv/proxy && touch /srv/proxy/ca.crt && chmod 755 /srv/proxy/ca.crt")
+    host.sh("mkdir -p /srv/proxy")
     for script in HERE.glob("*.py"):
         host.write(f"/srv/proxy/{script.name}", script.read_text())
     for port in PORTS:
@@ -202,8 +202,6 @@ def test_a_certificate_that_is_given_beside_the_site_of_somebody_else(proxied: P
     authority = (pairs["good"].parent / "ca.crt").read_text()
     proxied.host.write("/etc/nginx/sites-enabled/shop", OTHER_SITE % OTHER_TLS)
     proxied.host.sh("systemctl reload-or-restart nginx")
-    # What `ask` writes.
-    proxied.host.write("/srv/proxy/ca.crt", authority)
     before = proxied.host.manifest()
     try:
         added = proxied.play(served(**given(pairs, "good")))
