@@ -10,13 +10,31 @@ import signal
 import sqlite3
 import subprocess
 import sys
+from datetime import datetime, timedelta, timezone
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from ansible_collections.selfhosted.prefect.plugins.module_utils import backups, sqlite_files
 from ansible_collections.selfhosted.prefect.plugins.modules import backup
 from fake_api import outcome
+
+
+@pytest.fixture(autouse=True)
+def _clock(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let the next second come at once to a backup that waits for it, so as to have a name of its own."""
+    ahead = timedelta(0)
+
+    def moment() -> str:
+        return f"{datetime.now(timezone.utc) + ahead:%Y%m%dT%H%M%SZ}"
+
+    def sleep(_: float) -> None:
+        nonlocal ahead
+        ahead += timedelta(seconds=1)
+
+    monkeypatch.setattr(backups, "moment", moment)
+    monkeypatch.setattr(backups, "time", SimpleNamespace(sleep=sleep))
 
 
 def rows(file: Path) -> list[str]:

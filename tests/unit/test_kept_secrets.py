@@ -2,13 +2,8 @@
 
 from __future__ import annotations
 
-import json
-import os
 import stat
-import subprocess
-import sys
 from pathlib import Path
-from typing import Any
 
 import pytest
 from ansible_collections.selfhosted.prefect.plugins.filter.secrets import fingerprints as remembered_by
@@ -144,63 +139,3 @@ def test_what_the_controller_lacks(tmp_path: Path) -> None:
     assert lacking(["api", "ca"], str(tmp_path), "prefect") == ["api", "ca"]
     certificate_for(tmp_path / "prefect" / "ca", [])
     assert lacking(["api", "ca"], str(tmp_path), "prefect") == ["api"]
-
-
-PLAY = """
-- hosts: all
-  gather_facts: false
-  vars:
-    mine: "{{ lookup('selfhosted.prefect.secret', 'prefect/api', directory=root, generate=host is defined) }}"
-  tasks:
-    - ansible.builtin.debug:
-        msg: "{{ mine == mine }} {{ mine | length }}"
-    - selfhosted.prefect.preflight:
-        scope: user
-        etc_dir: "{{ etc }}"
-        state: absent
-        secrets: {directory: "{{ root }}/prefect", names: [api], replaced: "{{ replaced | default([]) }}"}
-      register: host
-    - ansible.builtin.debug:
-        msg: "generated {{ mine }}"
-    - selfhosted.prefect.secrets:
-        state: fetched
-        directory: "{{ other }}"
-        instance: prefect
-        name: prefect-test
-        etc_dir: "{{ etc }}"
-        scope: user
-"""
-
-
-def test_a_run_stops_before_it_generates_what_a_host_has(tmp_path: Path) -> None:
-    """The actions, the lookup and the modules together, as Ansible runs them."""
-    etc, root, other = tmp_path / "etc", tmp_path / ".secrets", tmp_path / "other"
-    (tmp_path / "play.yml").write_text(PLAY)
-
-    def play(**variables: Any) -> tuple[int, str]:
-        places = {"etc": str(etc), "root": str(root), "other": str(other)}
-        given = json.dumps({**places, "ansible_python_interpreter": sys.executable, **variables})
-        done = subprocess.run(
-            [
-                str(Path(sys.executable).with_name("ansible-playbook")),
-                *("-i", "one,", "--connection=local", "-vvv", "-e", given, str(tmp_path / "play.yml")),
-            ],
-            capture_output=True,
-            text=True,
-            check=False,
-            env={**os.environ, "ANSIBLE_COLLECTIONS_PATH": str(ROOT / ".collections")},
-        )
-        return done.returncode, done.stdout + done.stderr
-
-    remember(etc / "fingerprints", {"api": "q" * 40})
-    code, said = play()
-    assert code and "True 40" in said and "one remembers the secret 'api'" in " ".join(said.split())
-    assert not root.exists()
-
-    code, said = play(replaced=["api"])
-    assert not code and f"generated {(root / 'prefect/api').read_text().strip()}" in said
-
-    (etc / "client.env").write_text(f'PREFECT_API_AUTH_STRING="admin:{"q" * 40}"\n')
-    code, said = play(replaced=["api"])
-    assert not code and (other / "prefect/api").read_text() == "q" * 40 + "\n"
-    assert "q" * 40 not in said

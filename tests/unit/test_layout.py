@@ -5,8 +5,6 @@ from __future__ import annotations
 import ast
 import functools
 import re
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -125,24 +123,6 @@ PLAYBOOKS = sorted(path for path in (ROOT / "playbooks").glob("*.yml") if path.s
 @pytest.mark.parametrize("playbook", PLAYBOOKS, ids=lambda path: path.stem)
 def test_a_playbook_checks_the_inventory_first(playbook: Path) -> None:
     assert tasks(playbook)[0]["ansible.builtin.import_playbook"] == "inventory.yml"
-
-
-@pytest.mark.parametrize(
-    "inventory",
-    ["", "[prefect_servers]\none\n", "one\n", "[prefect_server]\n"],
-    ids=["empty", "mistyped", "ungrouped", "group"],
-)
-@pytest.mark.parametrize("target", ["site", "status"])
-def test_an_inventory_without_a_host_fails(tmp_path: Path, inventory: str, target: str) -> None:
-    """What `make site` and `make status` run."""
-    (tmp_path / "hosts").write_text(inventory)
-    playbook = {"site": "site.yml", "status": "playbooks/status.yml"}[target]
-    ansible = [str(Path(sys.executable).with_name("ansible-playbook")), "-i"]
-    done = subprocess.run(
-        [*ansible, str(tmp_path / "hosts"), playbook], cwd=ROOT, capture_output=True, text=True, check=False
-    )
-    assert done.returncode, done.stdout
-    assert "has no host in any of the groups" in done.stdout
 
 
 @pytest.mark.parametrize("module", ["deployment_scripts", "definitions", "flow_run", "tree"])

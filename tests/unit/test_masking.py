@@ -3,16 +3,10 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
-import yaml
-from ansible.parsing.vault import VaultLib, VaultSecret
 from ansible_collections.selfhosted.prefect.plugins.module_utils.masking import (
     HIDDEN,
     Mask,
@@ -202,51 +196,3 @@ def test_a_secret_is_in_no_result(fake: FakeApi) -> None:
     clear = act(fake, wanted, check_mode=True, show_secrets=True)
     assert all(f"hush-{number}" in json.dumps(clear["changes"]) for number in (1, 2, 3, 4, 5, 6, 7))
     assert "hush" not in json.dumps(clear["invocation"])
-
-
-PLAY = """
-- hosts: all
-  gather_facts: false
-  vars:
-    inline: !vault |
-      {inline}
-  tasks:
-    - selfhosted.prefect.resources:
-        api_url: "{url}"
-        prefect_variables:
-          - {{name: a, value: "{{{{ vault_plain }}}}"}}
-          - {{name: b, value: "say {{{{ inline }}}} to {{{{ in_a_file.deep[0] }}}}"}}
-          - {{name: c, value: "shown"}}
-"""
-
-
-@pytest.mark.parametrize("show", [False, True])
-def test_what_was_encrypted_is_hidden(fake: FakeApi, tmp_path: Path, show: bool) -> None:
-    vault = VaultLib([("default", VaultSecret(b"x"))])
-    (tmp_path / "group_vars").mkdir()
-    encrypted = vault.encrypt(yaml.safe_dump({"in_a_file": {"deep": ["canary-file"]}}))
-    (tmp_path / "group_vars/all.yml").write_bytes(encrypted)
-    (tmp_path / "password").write_text("x")
-    (tmp_path / "hosts").write_text(
-        f"localhost ansible_connection=local ansible_python_interpreter={sys.executable} vault_plain=canary-plain\n"
-    )
-    inline = vault.encrypt("canary-inline").decode().replace("\n", "\n      ")
-    play = PLAY.format(url=fake.url, inline=inline)
-    (tmp_path / "play.yml").write_text(play)
-    done = subprocess.run(
-        [
-            Path(sys.executable).parent / "ansible-playbook",
-            *("-i", tmp_path / "hosts", tmp_path / "play.yml", "--vault-password-file", tmp_path / "password"),
-            *("-vvv", "--diff", "-e", json.dumps({"prefect_show_secrets": show})),
-        ],
-        capture_output=True,
-        text=True,
-        check=False,
-        env={**os.environ, "ANSIBLE_COLLECTIONS_PATH": str(ROOT / ".collections"), "ANSIBLE_NOCOLOR": "1"},
-    )
-    said = done.stdout + done.stderr
-    assert done.returncode == 0, said
-    held: dict[str, Any] = {row["name"]: row["value"] for row in fake.objects.of("variables")}
-    assert held["b"] == "say canary-inline to canary-file"
-    assert "shown" in said
-    assert [f"canary-{name}" in said for name in ("plain", "inline", "file")] == [show] * 3

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import os
 import stat
-import subprocess
-import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -63,46 +60,6 @@ def test_a_run_that_is_killed_leaves_no_secret(tmp_path: Path, monkeypatch: pyte
     assert len(secret(tmp_path, "prefect/api")) == LENGTH
 
 
-PLAY = """
-- hosts: all
-  gather_facts: false
-  tasks:
-    - ansible.builtin.debug:
-        msg: "{{ hostvars[inventory_hostname].mine }} {{ mine == hostvars[inventory_hostname].mine }}"
-  vars:
-    secrets: "{{ playbook_dir }}/.secrets"
-    other: "{{ lookup('selfhosted.prefect.certificate', 'prefect/db1', directory=secrets, names=['db1']) }}"
-  post_tasks:
-    - ansible.builtin.debug:
-        msg: "{{ lookup('selfhosted.prefect.secret', 'prefect/api', directory=secrets) }} {{ other.certificate }}"
-"""
-
-
-MINE = "{{ lookup('selfhosted.prefect.secret', 'x', directory='DIR') }}"
-
-
-def test_check_mode_writes_nothing_on_the_controller(tmp_path: Path) -> None:
-    """Ansible says to a lookup whether it is in check mode; this asks Ansible itself."""
-    (tmp_path / "play.yml").write_text(PLAY)
-    root = Path(__file__).resolve().parents[2]
-    for dry in (True, False):
-        before = sorted(tmp_path.rglob("*"))
-        done = subprocess.run(
-            [
-                str(Path(sys.executable).with_name("ansible-playbook")),
-                *("-i", "one,", "--connection=local", str(tmp_path / "play.yml"), *(["--check"] if dry else [])),
-                *("-e", json.dumps({"mine": MINE.replace("DIR", str(tmp_path / ".secrets"))})),
-            ],
-            capture_output=True,
-            text=True,
-            check=False,
-            env={**os.environ, "ANSIBLE_COLLECTIONS_PATH": str(root / ".collections")},
-        )
-        assert done.returncode == 0, done.stdout + done.stderr
-        assert (sorted(tmp_path.rglob("*")) == before) is dry
-    assert {path.name for path in tmp_path.rglob("*")} >= {"x", "api", "ca.key", "db1.crt"}
-
-
 def test_where_they_are(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     one, other = {"inventory_dir": "/srv/one"}, {"inventory_dir": "/srv/other"}
     assert secrets_dir("a", {"a": one}, []) == "/srv/one/.secrets"
@@ -115,18 +72,3 @@ def test_where_they_are(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
         assert secrets_dir("b", inline, ["a"]) == f"{tmp_path}/.local/share/selfhosted.prefect/a"
     monkeypatch.setenv("XDG_DATA_HOME", "/data")
     assert secrets_dir("a", inline, []) == "/data/selfhosted.prefect/a"
-
-
-def test_an_inline_inventory_has_the_same_secrets_in_every_directory(tmp_path: Path) -> None:
-    """What Ansible says of the directory of an inventory that is no file, asked of Ansible itself."""
-    root, seen = Path(__file__).resolve().parents[2], set()
-    for place in ("one", "other"):
-        (tmp_path / place).mkdir()
-        command = [
-            *(str(Path(sys.executable).with_name("ansible")), "all", "-i", "a,", "--connection=local", "-m", "debug"),
-            *("-a", "msg={{ inventory_hostname | selfhosted.prefect.secrets_dir(hostvars, []) }}"),
-        ]
-        environment = {**os.environ, "ANSIBLE_COLLECTIONS_PATH": str(root / ".collections")}
-        seen.add(subprocess.check_output(command, text=True, cwd=tmp_path / place, env=environment))
-    (said,) = seen
-    assert "/selfhosted.prefect/a" in said
