@@ -141,7 +141,7 @@ def play(
             "children": {name: {"hosts": {host: {} for host in members}} for name, members in groups.items()},
         }
     }
-    # Secrets that are made up come beside the inventory.
+    # Secrets that are generated come beside the inventory.
     with tempfile.TemporaryDirectory() as directory:
         file = Path(directory, "hosts.json")
         file.write_text(json.dumps(inventory))

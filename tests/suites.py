@@ -89,6 +89,10 @@ COLLECTED = re.compile(r"(collecting \.\.\. )?collected \d+ item")
 TEST = re.compile(r"(tests/\S+\.py::.+?)(?: (PASSED|FAILED|ERROR|SKIPPED|XFAIL)\b.*| (?:make.*)?)?$")
 EXECUTING = re.compile(r"(\w+) ➜ (\w+): Executing")
 EXECUTED = re.compile(r"(\w+) ➜ (\w+): Executed")
+TASK = re.compile(r"TASK \[(.+?)\]")
+FATAL = re.compile(r"(fatal|failed): \[")
+SUMMARY = re.compile(r"(?:FAILED|ERROR) (tests/\S+\.py.*)")
+WIDTH = 200
 COLOURS = re.compile(r"\x1b\[[0-9;]*m")
 
 
@@ -163,6 +167,7 @@ class Suite:
     hosts: float | None = None
     code: int = 0
     steps: list[tuple[str, float]] = field(default_factory=list)
+    failures: list[str] = field(default_factory=list)
 
     def run(self, *, labelled: bool, keep: bool) -> None:
         """Run it, with each line of its output labelled where several suites run."""
@@ -188,6 +193,7 @@ class Suite:
         self.seconds = time.monotonic() - started
         self.processor = usage.ru_utime + usage.ru_stime
         self.steps = [*pytest_steps(lines), *molecule_steps(lines)]
+        self.failures = [*pytest_failures(line for _, line in lines), *molecule_failures(line for _, line in lines)]
         after = hosts_processor_time(self.name)
         if after is not None:
             self.hosts = after - (before or 0)
@@ -227,6 +233,28 @@ def molecule_steps(lines: Iterable[tuple[float, str]]) -> Iterator[tuple[str, fl
         elif began and EXECUTED.search(line):
             yield began[0], moment - began[1]
             began = None
+
+
+def pytest_failures(lines: Iterable[str]) -> Iterator[str]:
+    """Yield what pytest's summary says of each test that failed: its name and the first line of its error."""
+    for line in lines:
+        if match := SUMMARY.match(line):
+            yield match[1].removeprefix("tests/")[:WIDTH]
+
+
+def molecule_failures(lines: Iterable[str]) -> Iterator[str]:
+    """Yield each step of a scenario that failed, with the last task that failed in it."""
+    task, failed, found = "", "", set()
+    for line in lines:
+        if match := TASK.search(line):
+            task = match[1]
+        elif FATAL.search(line):
+            failed = task
+        elif EXECUTING.search(line):
+            failed = ""
+        elif (match := EXECUTED.search(line)) and ": Failed" in line and match[0] not in found:
+            found.add(match[0])
+            yield f"molecule/{match[1]}::{match[2]} - {failed}"[:WIDTH]
 
 
 def hosts_processor_time(suite: str) -> float | None:
@@ -339,6 +367,11 @@ def table(record: dict[str, Any], before: dict[str, Any] | None = None) -> Itera
     yield f"\nThe {SLOWEST} slowest tests and scenario steps, in minutes"
     for name, seconds in sorted(steps, key=lambda step: -step[1])[:SLOWEST]:
         yield f"{minutes(seconds):>6}{difference(seconds, earlier.get(name)):>10}  {name}"
+    # Last, because a CI service may show only the end of a long log.
+    failures = [failure for suite in record["suites"] for failure in suite.get("failures", ())]
+    if failures:
+        yield f"\n{len(failures)} failed"
+        yield from (f"  {failure}" for failure in failures)
 
 
 def minutes(seconds: float) -> str:

@@ -156,7 +156,7 @@ def refused_credential(auth: str) -> list[str]:
 def refused_secrets(secrets: Mapping[str, str]) -> list[str]:
     """Return a complaint, without the secret, for each variable that holds one that everybody knows."""
     return [
-        f"{variable}: that password is known to everybody; choose another, or leave the variable out: one is made up"
+        f"{variable}: that password is known to everybody; choose another, or leave the variable out: one is generated"
         for variable, value in secrets.items()
         if KNOWN_SECRETS.fullmatch(value)
     ]

@@ -31,7 +31,7 @@ def matches(known: str, name: str, secret: str) -> bool:
 def read(path: str | os.PathLike[str]) -> dict[str, str]:
     """Return the fingerprints in a file by the names of the secrets; none where it does not exist.
 
-    Neither is there any below what is no directory, which preflight refuses. Raises OSError.
+    A file below something that is not a directory does not exist either; preflight refuses that path. Raises OSError.
     """
     try:
         text = safe_files.read(path).decode(errors="replace")

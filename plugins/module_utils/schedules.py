@@ -216,7 +216,7 @@ def _iso(text: Any) -> str:
 
 
 def _same_rule(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
-    """Whether two rules say the same, but for a start that the server made up for the one that has none."""
+    """Whether two rules say the same, but for a start that the server chose for the one that has none."""
     wanted, present = str(one["rrule"]).strip(), str(other["rrule"])
     if "DTSTART" not in wanted:
         present = re.sub(r"^DTSTART[^\n]*\n", "", present)

@@ -13,6 +13,7 @@ description:
   - Reports every obstacle at once, each with the variable to change, before anything is written.
 version_added: 0.2.0
 author: The selfhosted.prefect maintainers
+extends_documentation_fragment: selfhosted.prefect.secrets
 options:
   peers:
     description: Addresses of the hosts that need it, by their names in the inventory. The host itself is none of them.
@@ -30,26 +31,6 @@ options:
     description: File in which this host remembers the generated secrets that it uses.
     type: path
     required: true
-  secrets:
-    description:
-      - Generated secrets that this host uses, to be compared with what it remembers of them. Where the controller has
-        lost one, or holds another, the task fails. Left out, nothing is compared.
-    type: dict
-    suboptions:
-      directory:
-        description: Directory on the controller that keeps the secrets of the instance.
-        type: path
-        required: true
-      names:
-        description: Names of the secrets that this host uses.
-        type: list
-        elements: str
-        required: true
-      replaced:
-        description: Names of secrets that are being replaced on purpose.
-        type: list
-        elements: str
-        required: true
   otherwise:
     description: What to set where this host cannot run it.
     type: str

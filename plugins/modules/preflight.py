@@ -13,6 +13,7 @@ description:
   - Reports every obstacle at once, each with the variable to change, before anything is written.
 version_added: 0.1.0
 author: The selfhosted.prefect maintainers
+extends_documentation_fragment: selfhosted.prefect.secrets
 options:
   instance:
     description: Name of the instance. Every path, user and unit derives from it.
@@ -76,26 +77,6 @@ options:
     type: list
     elements: str
     default: []
-  secrets:
-    description:
-      - Generated secrets that this host uses, to be compared with what it remembers of them. Where the controller has
-        lost one, or holds another, the task fails. Left out, nothing is compared.
-    type: dict
-    suboptions:
-      directory:
-        description: Directory on the controller that keeps the secrets of the instance.
-        type: path
-        required: true
-      names:
-        description: Names of the secrets that this host uses.
-        type: list
-        elements: str
-        required: true
-      replaced:
-        description: Names of secrets that are being replaced on purpose.
-        type: list
-        elements: str
-        required: true
   state:
     description: With V(absent) nothing is demanded of the host.
     type: str

@@ -130,6 +130,33 @@ def test_steps_of_scenarios_are_timed_from_their_lines() -> None:
     assert list(suites.molecule_steps(lines)) == [("molecule/default::create", 3.5), ("molecule/default::verify", 1.0)]
 
 
+def test_failures_are_named_with_what_failed_in_them() -> None:
+    scenario = [
+        "INFO     default ➜ create: Executing",
+        "  TASK [Allowed to fail]",
+        "fatal: [one]: FAILED!",
+        "INFO     default ➜ create: Executed: Successful",
+        "INFO     default ➜ verify: Executing",
+        "TASK [selfhosted.prefect.prefect : Compare] ***",
+        "fatal: [one]: FAILED!",
+        "TASK [Clean up]",
+        "ERROR    default ➜ verify: Executed: Failed",
+        "default ➜ verify: Executed: Failed (Ansible return code was 2)",
+    ]
+    assert list(suites.molecule_failures(scenario)) == [
+        "molecule/default::verify - selfhosted.prefect.prefect : Compare"
+    ]
+    summary = [
+        "tests/system/test_proxy.py::test_it FAILED [ 33%]",
+        "= short test summary info =",
+        "FAILED tests/system/test_proxy.py::test_it[a b] - AssertionError: one",
+        "ERROR tests/system/test_proxy.py::test_other - " + "long " * 100,
+    ]
+    one, other = suites.pytest_failures(summary)
+    assert one == "system/test_proxy.py::test_it[a b] - AssertionError: one"
+    assert len(other) == suites.WIDTH
+
+
 def test_tests_are_timed_from_their_lines_even_where_the_run_is_killed() -> None:
     lines = [
         (1.0, "collecting ... collected 3 items"),
@@ -162,6 +189,7 @@ def test_failed_run_prints_its_table_and_keeps_the_exit_code(
     assert "1 failed, 1 passed" in written
     assert re.search(r"^preset +0\.\d +0\.\d +- +failed \(3\)$", written, re.MULTILINE)
     assert re.search(r"^ +0\.\d  .*test_it::test_bad$", written, re.MULTILINE)
+    assert written.endswith("\n1 failed\n  preset/test_it.py::test_bad - assert False\n")
     assert suites.times() == 0
     compared = capsys.readouterr().out
     assert "compared with " in compared
