@@ -95,6 +95,9 @@ test-api:
 test-flows:
 	@$(RUN) pytest -vv $(or $(TESTS),tests/flows)
 
+test-local: env
+	@$(RUN) pytest -vv $(or $(TESTS),tests/local)
+
 test-preset: env
 	@$(RUN) pytest -vv $(or $(TESTS),tests/preset)
 
@@ -121,4 +124,4 @@ lock: env ## Resolve every lock anew: the controller's and Prefect's
 	  ../$(VENV)/bin/uv pip compile --quiet --upgrade --universal --python-version 3.11 --generate-hashes --no-header --no-annotate $$name.in -o $$name.txt; done
 	@$(RUN) python requirements/locks.py make
 
-.PHONY: help env site absent status backup backups restore secrets check check-ansible check-types check-unit check-python check-yaml test test-times test-count test-unit test-system test-molecule test-api test-preset test-flows faults bench docs lock
+.PHONY: help env site absent status backup backups restore secrets check check-ansible check-types check-unit check-python check-yaml test test-times test-count test-unit test-system test-molecule test-api test-local test-preset test-flows faults bench docs lock

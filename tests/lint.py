@@ -22,12 +22,15 @@ from ansiblelint import file_utils, skip_utils, utils
 from ansiblelint.__main__ import main
 from ansiblelint.errors import MatchError
 from ansiblelint.file_utils import Lintable
+from ansiblelint.rules import AnsibleLintRule
 from ansiblelint.rules.yaml_rule import YamllintRule
 from ansiblelint.runner import Runner
+from wcmatch import _wcparse
 
 each_alone = Runner._map_syntax_check_workers
 read_comments = skip_utils.append_skipped_rules
 copy_task = utils._sanitize_task
+match_lines = AnsibleLintRule.matchlines
 copies: dict[int, tuple[Any, Any]] = {}
 
 
@@ -64,6 +67,11 @@ def read_where_needed(pyyaml_data: Any, lintable: Lintable) -> Any:
     return read_comments(pyyaml_data, lintable) if "noqa" in lintable.content else pyyaml_data
 
 
+def lines_where_needed(rule: AnsibleLintRule, file: Lintable) -> list[MatchError]:
+    """What a rule finds in the lines of a file: nothing where it has no `match`, which is asked for each line."""
+    return [] if type(rule).match is AnsibleLintRule.match else match_lines(rule, file)
+
+
 def left_to_yamllint(rule: YamllintRule, file: Lintable) -> list[MatchError]:
     """What yamllint finds in a file."""
     return []
@@ -72,9 +80,12 @@ def left_to_yamllint(rule: YamllintRule, file: Lintable) -> list[MatchError]:
 Runner._map_syntax_check_workers = all_at_once  # type: ignore[assignment, method-assign]
 Runtime.has_playbook = has_playbook  # type: ignore[assignment, method-assign]
 YamllintRule.matchyaml = left_to_yamllint  # type: ignore[assignment, method-assign]
+AnsibleLintRule.matchlines = lines_where_needed  # type: ignore[method-assign]
 utils._sanitize_task = copied_once
 skip_utils.append_skipped_rules = read_where_needed
 file_utils.kind_from_path = functools.cache(file_utils.kind_from_path)
+# The patterns of a kind are compiled again for each file.
+_wcparse.compile = functools.cache(_wcparse.compile)
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -42,7 +42,7 @@ TIMES = ROOT / ".cache" / "times"
 PREPARE = ROOT / "tests" / "hosts" / "prepare"
 HOST = ROOT / "tests" / "hosts" / "host"
 
-SUITES = ("system", "molecule", "api", "flows", "preset", "unit")
+SUITES = ("system", "molecule", "api", "flows", "preset", "local", "unit")
 """The longest first: two run at a time."""
 
 LONG = ("system/definitions", "system/killed", "molecule/two_hosts")
@@ -51,15 +51,16 @@ LONG = ("system/definitions", "system/killed", "molecule/two_hosts")
 WITH_HOSTS = {"system", "molecule"}
 SLOWEST = 20
 
+ALL_BUT_UNIT = tuple(suite for suite in SUITES if suite != "unit")
 PROXY = ("system/alerts", "system/browser", "system/inventories", "system/proxy", "system/several", "molecule/platform")
-DEFINITIONS = ("flows", "system/definitions", "system/inventories")
+DEFINITIONS = ("flows", "local/definitions_module", "system/definitions", "system/inventories")
 OBJECTS = ("api", "flows/examples", "system", "molecule")
 
 AFFECTS: tuple[tuple[str, tuple[str, ...]], ...] = (
-    (r"tests/(system|api|flows|preset)/test_(\w+)\.py", (r"\1/\2",)),
+    (r"tests/(system|api|flows|preset|local)/test_(\w+)\.py", (r"\1/\2",)),
     (r"tests/system/proxy/.*", ("system/proxy",)),
     (r"tests/system/browser\.py", ("system/browser",)),
-    (r"tests/(system|api|flows|preset)/.*", (r"\1",)),
+    (r"tests/(system|api|flows|preset|local)/.*", (r"\1",)),
     (r"tests/hosts/.*|\.config/.*", ("system", "molecule")),
     (r"tests/local_servers\.py", ("api", "flows")),
     (r"molecule/shared/manifest\.py", ("system", "molecule")),
@@ -74,11 +75,12 @@ AFFECTS: tuple[tuple[str, tuple[str, ...]], ...] = (
     (r"plugins/(action/nginx|modules/nginx|filter/proxies|lookup/certificate|plugin_utils/certificates)\.py", PROXY),
     (r"roles/prefect_flows/.*", ("flows/examples", "system", "molecule")),
     (r"roles/prefect_resources/.*", ("api", "system/operations", "system/definitions", "system/inventories")),
-    (r"plugins/(action|filter|lookup)/.*", ("api", "preset", "system", "molecule")),
-    (r"plugins/(modules|module_utils|doc_fragments|plugin_utils)/.*", ("preset", *OBJECTS)),
-    (r"roles/.*|templates/.*|playbooks/.*|site\.yml|meta/.*", ("api", "flows", "preset", "system", "molecule")),
+    (r"plugins/(action|filter|lookup)/.*", ("api", "local", "preset", "system", "molecule")),
+    (r"plugins/(modules|module_utils|doc_fragments|plugin_utils)/.*", ("local", "preset", *OBJECTS)),
+    (r"roles/.*|templates/.*|playbooks/.*|site\.yml|meta/.*", ALL_BUT_UNIT),
     (r"ansible\.cfg|galaxy\.yml|pyproject\.toml|requirements/.*|Makefile", SUITES),
     # What `make check` covers, which always runs first.
+    (r"tests/unit/fake_\w+\.py|tests/conftest\.py", ("local",)),
     (r"tests/unit/.*|tests/(lint|suites)\.py", ()),
     (r"docs/[^/]+|docs/templates/.*|README\.md|changelogs/.*|benchmarks/.*|LICENSE", ()),
     (r"\.(ansible-lint|yamllint|gitignore)|\.(ci|github|collections)/.*", ()),

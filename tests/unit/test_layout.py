@@ -106,7 +106,8 @@ def test_module_is_documented(module: Path) -> None:
 
 @each_module
 def test_module_is_tested(module: Path) -> None:
-    tests = {*ROOT.glob("tests/unit/test_*.py"), *ROOT.glob("tests/preset/test_*.py")} - {Path(__file__).resolve()}
+    suites = ("unit", "local", "preset")
+    tests = {path for suite in suites for path in ROOT.glob(f"tests/{suite}/test_*.py")} - {Path(__file__).resolve()}
     assert any(module.stem in names_used(test) for test in tests)
 
 
