@@ -1,4 +1,4 @@
-"""Playbooks that must not go on with some of the servers, run by a real `ansible-playbook` on this machine."""
+"""Playbooks that must not go on with some of the servers, or show a secret, run by a real `ansible-playbook` here."""
 
 from __future__ import annotations
 
@@ -6,10 +6,16 @@ import json
 import os
 import subprocess
 import sys
+import uuid
+from base64 import b64encode
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
+from ansible_collections.selfhosted.prefect.plugins.lookup.certificate import certificate_for
+from ansible_collections.selfhosted.prefect.plugins.module_utils.masking import is_secret_name
 
 ROOT = Path(__file__).resolve().parents[2]
 LOCAL = {"ansible_connection": "local", "ansible_python_interpreter": sys.executable}
@@ -64,3 +70,137 @@ def test_the_others_stop_at_a_server_that_is_lost(tmp_path: Path, playbook: str)
     said = run(tmp_path, playbook, LOST)
     last = plays(said)[-1].rpartition("TASK [")[2]
     assert "unreachable=1" in said and "Read the host]" in last, said
+
+
+MARK = "PREFECT_TEST_CANARIES"
+
+SAID_ELSEWHERE = {
+    "prefect_flows_source": "its token is tried in tests/unit/test_checkout.py",
+    "prefect_secrets_dir": "a path",
+    "prefect_show_secrets": "a switch",
+    "prefect_resources_export_secrets": "a choice",
+    "prefect_api_url": "shown to everyone who runs a flow",
+    "prefect_server_ui_api_url": "shown to every browser",
+    "prefect_postgres_settings": "PostgreSQL's own, none of which is a secret",
+}
+"""Variables that look as if they held a secret, and do not, or not here."""
+
+
+def secret_variables() -> Iterator[str]:
+    """Name every variable of the roles that holds a secret, by its spec or by what it is called."""
+    for path in ROOT.glob("roles/*/meta/argument_specs.yml"):
+        for spec in yaml.safe_load(path.read_text(encoding="utf-8"))["argument_specs"].values():
+            for name, option in spec.get("options", {}).items():
+                looks = name.endswith(("_environment", "_settings", "_url", "_source"))
+                if option.get("no_log") or looks or is_secret_name(name.removeprefix("prefect_")):
+                    yield name
+
+
+def with_canaries(directory: Path) -> tuple[dict[str, Any], set[str]]:
+    """Return a value with a canary for each variable that holds a secret, and what to look for."""
+    names = sorted({*secret_variables()} - SAID_ELSEWHERE.keys())
+    text = {name: f"canary{uuid.uuid4().hex}" for name in names}
+    pair = certificate_for(directory / "own", ["proxy.example.com"])
+    text["prefect_proxy_certificate_key"] = pair["key"].splitlines()[1]
+
+    def url(name: str, rest: str) -> str:
+        return rest.replace("@", f"{text[name]}@", 1)
+
+    variables: dict[str, Any] = {
+        name: url(name, rest)
+        for name, rest in {
+            "prefect_celery_broker_url": "redis://flows:@127.0.0.1:1/7",
+            "prefect_celery_result_backend": "redis://flows:@127.0.0.1:1/8",
+            "prefect_database_url": "postgresql://prefect:@127.0.0.1:1/prefect",
+            "prefect_definitions_load_into": "postgresql://prefect:@127.0.0.1:1/prefect",
+            "prefect_definitions_source": "postgresql://prefect:@127.0.0.1:1/prefect",
+            "prefect_index_url": "https://user:@127.0.0.1:1/simple",
+            "prefect_redis_url": "redis://:@127.0.0.1:1/0",
+        }.items()
+    }
+    for name in ("prefect_server_settings", "prefect_settings", "prefect_worker_settings"):
+        variables[name] = {"PREFECT_CLIENT_CUSTOM_HEADERS": json.dumps({"X-Canary": text[name]})}
+    for name in ("prefect_celery_environment", "prefect_definitions_environment", "prefect_flows_environment"):
+        variables[name] = {"OF_THE_USER": text[name]}
+    for name in ("prefect_database_password", "prefect_redis_password"):
+        variables[name] = text[name]
+    variables["prefect_api_auth"] = f"admin:{text['prefect_api_auth']}"
+    variables["prefect_proxy_certificate_key"] = pair["key"]
+    assert variables.keys() == text.keys(), (
+        "give each variable that holds a secret its canary, or say where it is tried"
+    )
+    header = b64encode(f"admin:{text['prefect_api_auth']}".encode()).decode()
+    return variables | {"prefect_proxy_certificate": pair["certificate"]}, {*text.values(), header}
+
+
+def processes(mark: str) -> Iterator[tuple[Path, bytes]]:
+    """Yield the processes of a run, each with its command line and its environment."""
+    for process in Path("/proc").glob("[0-9]*"):
+        try:
+            environment = (process / "environ").read_bytes()
+            if mark.encode() in environment:
+                yield process, (process / "cmdline").read_bytes() + environment
+        except OSError:
+            # It has ended, or is another user's.
+            continue
+
+
+@pytest.mark.parametrize("reached", [False, True], ids=["fails", "passes"])
+def test_no_canary_in_what_ansible_says_and_starts(tmp_path: Path, reached: bool) -> None:
+    """Every role that needs no root, in check mode at -vvv, with a secret in each variable that holds one."""
+    variables, canaries = with_canaries(tmp_path / "pair")
+    stocks = ROOT / "docs" / "examples" / "stocks"
+    variables |= {f"prefect_{name}_dir": str(tmp_path / name) for name in ("etc", "opt", "secrets")}
+    variables |= {
+        "prefect_home": str(tmp_path / "data"),
+        "prefect_instance": "canaries",
+        "prefect_scope": "user",
+        "prefect_service_manager": "none",
+        "prefect_flows_source": str(stocks / "flows"),
+        "prefect_flows_deployment_scripts": [{"name": "any", "content": "pass"}],
+        "prefect_celery_app": "stocks",
+        "prefect_packages": ["celery"],
+    }
+    if reached:
+        # Nothing listens there, which the servers find out.
+        for name in ("prefect_database_url", "prefect_redis_url"):
+            del variables[name]
+        variables["prefect_definitions_source"] = str(stocks / "definitions.yml")
+    groups: dict[str, Any] = {
+        f"prefect_{name}": {"hosts": {"one": {}}} for name in ("server", "worker", "flows", "celery", "definitions")
+    }
+    inventory = tmp_path / "hosts.json"
+    inventory.write_text(json.dumps({"all": {"hosts": {"one": LOCAL | variables}, "children": groups}}))
+    for name in ("facts", "home", "tmp"):
+        (tmp_path / name).mkdir()
+    mark = f"{MARK}={uuid.uuid4().hex}"
+    given = os.environ | {
+        "ANSIBLE_CONFIG": str(ROOT / "ansible.cfg"),
+        "ANSIBLE_HOME": str(tmp_path / "home"),
+        "ANSIBLE_CACHE_PLUGIN": "jsonfile",
+        "ANSIBLE_CACHE_PLUGIN_CONNECTION": str(tmp_path / "facts"),
+        "TMPDIR": str(tmp_path / "tmp"),
+        MARK: mark.partition("=")[2],
+    }
+    command = [str(Path(sys.executable).with_name("ansible-playbook")), "-i", str(inventory)]
+    shown, looks = set(), 0
+    with (tmp_path / "said").open("w") as output:
+        run = subprocess.Popen(
+            [*command, "--check", "--diff", "-vvv", str(ROOT / "site.yml")],
+            env=given,
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+        )
+        while run.poll() is None:
+            for process, text in processes(mark):
+                looks += 1
+                shown |= {(process.name, canary) for canary in canaries if canary.encode() in text}
+    said = (tmp_path / "said").read_text()
+    assert (run.returncode == 0) is reached, said
+    assert looks > 100
+    assert reached or "nothing listens at 127.0.0.1:1" in said
+    assert shown == set()
+    assert {canary for canary in canaries if canary in said} == set()
+    left = [path for name in ("facts", "home", "tmp") for path in (tmp_path / name).rglob("*") if path.is_file()]
+    assert [path for path in left if any(canary.encode() in path.read_bytes() for canary in canaries)] == []
