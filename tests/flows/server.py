@@ -42,7 +42,7 @@ class Api:
         request = urllib.request.Request(self.url + path, data, headers, method=method)
         for _ in range(10):
             try:
-                with urllib.request.urlopen(request, timeout=30) as response:
+                with urllib.request.urlopen(request, timeout=SECONDS) as response:
                     text = response.read()
                 return json.loads(text) if text else None
             except urllib.error.HTTPError as error:

@@ -44,7 +44,7 @@ for word in shlex.split(settings.read_text(), comments=True) if settings.exists(
 request = urllib.request.Request(f"http://127.0.0.1:4200/api{path}", data, headers, method=method)
 for left in reversed(range(10)):
     try:
-        with urllib.request.urlopen(request, timeout=30) as answer:
+        with urllib.request.urlopen(request, timeout=180) as answer:
             print(answer.read().decode() or "null")
         break
     except urllib.error.HTTPError as error:
