@@ -80,7 +80,7 @@ def left_to_yamllint(rule: YamllintRule, file: Lintable) -> list[MatchError]:
 Runner._map_syntax_check_workers = all_at_once  # type: ignore[assignment, method-assign]
 Runtime.has_playbook = has_playbook  # type: ignore[assignment, method-assign]
 YamllintRule.matchyaml = left_to_yamllint  # type: ignore[assignment, method-assign]
-AnsibleLintRule.matchlines = lines_where_needed  # type: ignore[method-assign]
+AnsibleLintRule.matchlines = lines_where_needed  # type: ignore[assignment, method-assign]
 utils._sanitize_task = copied_once
 skip_utils.append_skipped_rules = read_where_needed
 file_utils.kind_from_path = functools.cache(file_utils.kind_from_path)

@@ -80,7 +80,8 @@ AFFECTS: tuple[tuple[str, tuple[str, ...]], ...] = (
     (r"roles/.*|templates/.*|playbooks/.*|site\.yml|meta/.*", ALL_BUT_UNIT),
     (r"ansible\.cfg|galaxy\.yml|pyproject\.toml|requirements/.*|Makefile", SUITES),
     # What `make check` covers, which always runs first.
-    (r"tests/unit/fake_\w+\.py|tests/conftest\.py", ("local",)),
+    (r"tests/unit/(fake_\w+|matrix)\.py", ("api", "local")),
+    (r"tests/conftest\.py", ALL_BUT_UNIT),
     (r"tests/unit/.*|tests/(lint|suites)\.py", ()),
     (r"docs/[^/]+|docs/templates/.*|README\.md|changelogs/.*|benchmarks/.*|LICENSE", ()),
     (r"\.(ansible-lint|yamllint|gitignore)|\.(ci|github|collections)/.*", ()),
