@@ -8,6 +8,7 @@ from collections.abc import Iterator
 
 import pytest
 from ansible.module_utils.common import warnings
+from fake_api import FakeApi
 
 
 def pytest_collection_finish() -> None:
@@ -28,3 +29,10 @@ def _umask() -> Iterator[None]:
 def _warnings(monkeypatch: pytest.MonkeyPatch) -> None:
     """Ansible collects the warnings of a module in its process, which in a unit test is everyone's."""
     monkeypatch.setattr(warnings, "_global_warnings", {})
+
+
+@pytest.fixture
+def fake() -> Iterator[FakeApi]:
+    """Provide an API in memory that holds nothing."""
+    with FakeApi() as api:
+        yield api

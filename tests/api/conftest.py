@@ -7,16 +7,12 @@ SQLite and, where this machine has PostgreSQL, one with that.
 from __future__ import annotations
 
 import os
-import sys
 from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "unit"))
-
 from ansible_collections.selfhosted.prefect.plugins.module_utils.api import Api
 from local_servers import POSTGRES, new_database, postgres, prefect_server
 

@@ -56,15 +56,20 @@ def home(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def sqlite(home: Path, *, check_mode: bool = False, **more: Any) -> dict[str, Any]:
-    given = {
+def options_of(home: Path, **more: Any) -> dict[str, Any]:
+    """Return the options that name a home's database, and more."""
+    return {
         "sqlite": str(home / "prefect.db"),
         "directory": str(home / "backups"),
         "instance": "prefect",
         "server": "one.example.com",
         "version": "3.8.8",
+        **more,
     }
-    result: dict[str, Any] = outcome(backup.main, check_mode=check_mode, **{**given, **more})
+
+
+def sqlite(home: Path, *, check_mode: bool = False, **more: Any) -> dict[str, Any]:
+    result: dict[str, Any] = outcome(backup.main, check_mode=check_mode, **options_of(home, **more))
     return result
 
 
@@ -329,16 +334,7 @@ def test_a_restore_that_is_killed_leaves_one_database_or_the_other(home: Path) -
     path = sqlite(home)["path"]
     add(home, "second")
     keep = (home / "prefect.db").read_bytes()
-    given = {
-        "sqlite": str(home / "prefect.db"),
-        "directory": str(home / "backups"),
-        "instance": "prefect",
-        "server": "one.example.com",
-        "version": "3.8.8",
-        "state": "restored",
-        "restore": path,
-        "safety": False,
-    }
+    given = options_of(home, state="restored", restore=path, safety=False)
     environment = os.environ | {"PYTHONPATH": str(Path(__file__).resolve().parents[2] / ".collections")}
     seen: set[tuple[str, ...]] = set()
     for step in range(1, 200):

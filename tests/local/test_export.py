@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import copy
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import pytest
 from ansible.parsing.dataloader import DataLoader
 from ansible.template import Templar
 from ansible_collections.selfhosted.prefect.plugins.filter.export import inventory_yaml
@@ -28,12 +26,6 @@ MORE: dict[str, list[dict[str, Any]]] = {
     ],
     "prefect_work_queues": [*ALL["prefect_work_queues"], {"work_pool": "main", "name": "default", "is_paused": True}],
 }
-
-
-@pytest.fixture
-def fake() -> Iterator[FakeApi]:
-    with FakeApi() as api:
-        yield api
 
 
 def exported(fake: FakeApi, **options: Any) -> dict[str, Any]:

@@ -3,21 +3,13 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator
 from typing import Any
 
-import pytest
 from ansible_collections.selfhosted.prefect.plugins.module_utils.api import Api
 from ansible_collections.selfhosted.prefect.plugins.module_utils.reconcile import Wish, reconcile
 from fake_api import FakeApi
 
 Wanted = dict[str, list[dict[str, Any]]]
-
-
-@pytest.fixture
-def fake() -> Iterator[FakeApi]:
-    with FakeApi() as api:
-        yield api
 
 
 def test_two_thousand_objects(fake: FakeApi) -> None:

@@ -18,9 +18,6 @@ import pytest
 import yaml
 from ansible.parsing.vault import VaultLib, VaultSecret
 from ansible_collections.selfhosted.prefect.plugins.filter.secrets import fingerprints
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "unit"))
-
 from fake_api import FakeApi
 
 ROOT = Path(__file__).resolve().parents[2]

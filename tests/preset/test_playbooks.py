@@ -75,7 +75,7 @@ def test_the_others_stop_at_a_server_that_is_lost(tmp_path: Path, playbook: str)
 MARK = "PREFECT_TEST_CANARIES"
 
 SAID_ELSEWHERE = {
-    "prefect_flows_source": "its token is tried in tests/unit/test_checkout.py",
+    "prefect_flows_source": "its token is tried in test_controller.py",
     "prefect_secrets_dir": "a path",
     "prefect_show_secrets": "a switch",
     "prefect_resources_export_secrets": "a choice",

@@ -8,7 +8,6 @@ from __future__ import annotations
 import json
 import shutil
 import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator
 from datetime import datetime
@@ -17,11 +16,8 @@ from typing import Any
 
 import pytest
 import yaml
-from real_host import IMAGE, NAME, ROOT, Ended, Host, Variables
-
-sys.path.insert(0, str(ROOT / "tests" / "unit"))
-
 from generated import generated
+from real_host import IMAGE, NAME, ROOT, Ended, Host, Variables
 
 EXAMPLE = ROOT / "docs" / "examples" / "stocks"
 SECOND = "second13"

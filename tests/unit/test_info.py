@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from types import ModuleType
 from typing import Any
 
@@ -28,12 +27,6 @@ from ansible_collections.selfhosted.prefect.plugins.modules import (
     work_queue,
 )
 from fake_api import SETTINGS, FakeApi, Fault, outcome
-
-
-@pytest.fixture
-def fake() -> Iterator[FakeApi]:
-    with FakeApi() as api:
-        yield api
 
 
 def look(fake: FakeApi, **options: Any) -> dict[str, Any]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import random
 import time
-from collections.abc import Iterator
 from datetime import datetime, timedelta, timezone
 from typing import Any
 
@@ -56,12 +55,6 @@ TABLE: list[tuple[dict[str, Any] | None, dict[str, Any], list[str]]] = [
     ({"base_job_template": TEMPLATE}, {"base_job_template": OTHER_TEMPLATE}, [UPDATE]),
     ({"concurrency_limit": 3, "description": "d"}, {"concurrency_limit": 4, "is_paused": True}, [UPDATE]),
 ]
-
-
-@pytest.fixture
-def fake() -> Iterator[FakeApi]:
-    with FakeApi() as api:
-        yield api
 
 
 def pool(fake: FakeApi, *, check_mode: bool = False, **options: Any) -> dict[str, Any]:

@@ -7,7 +7,6 @@ import json
 import random
 import threading
 import time
-from collections.abc import Iterator
 from datetime import datetime, timedelta, timezone
 from typing import Any
 
@@ -65,12 +64,6 @@ ALL: Wanted = {
     ],
 }
 NOTHING: Wanted = {name: [] for name in ALL}
-
-
-@pytest.fixture
-def fake() -> Iterator[FakeApi]:
-    with FakeApi() as api:
-        yield api
 
 
 def act(fake: FakeApi, wanted: Wanted, *, check_mode: bool = False, **options: Any) -> dict[str, Any]:
