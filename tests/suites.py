@@ -196,7 +196,10 @@ class Suite:
         self.seconds = time.monotonic() - started
         self.processor = usage.ru_utime + usage.ru_stime
         self.steps = [*pytest_steps(lines), *molecule_steps(lines)]
-        self.failures = [*pytest_failures(line for _, line in lines), *molecule_failures(line for _, line in lines)]
+        said = [line for _, line in lines]
+        self.failures = [*pytest_failures(said), *molecule_failures(said)]
+        if self.code and not self.failures:
+            self.failures = [f"{self.name} - {last_words(said)}"]
         after = hosts_processor_time(self.name)
         if after is not None:
             self.hosts = after - (before or 0)
@@ -258,6 +261,12 @@ def molecule_failures(lines: Iterable[str]) -> Iterator[str]:
         elif (match := EXECUTED.search(line)) and ": Failed" in line and match[0] not in found:
             found.add(match[0])
             yield f"molecule/{match[1]}::{match[2]} - {failed}"[:WIDTH]
+
+
+def last_words(lines: Iterable[str]) -> str:
+    """Return the last line of a suite that failed before any test did, without what make adds."""
+    words = [line.strip() for line in lines if line.strip() and not line.startswith("make")]
+    return words[-1][:WIDTH] if words else "it said nothing"
 
 
 def hosts_processor_time(suite: str) -> float | None:

@@ -196,6 +196,16 @@ def test_failed_run_prints_its_table_and_keeps_the_exit_code(
     assert re.search(r"^ +0\.\d +\([+-]0\.\d\)  .*test_it::test_good$", compared, re.MULTILINE)
 
 
+def test_suite_that_fails_before_its_tests_says_why(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(suites, "TIMES", tmp_path / "times")
+    command = ["sh", "-c", "echo; echo no such index; echo; echo 'make: *** [x] Error 1'; exit 2"]
+    monkeypatch.setattr(suites.Suite, "command", lambda *_, **__: command)
+    assert suites.run(["preset"], by_change=False, keep=False) == 2
+    assert capsys.readouterr().out.endswith("\n1 failed\n  preset - no such index\n")
+
+
 def test_conditions_and_asserts_are_counted(tmp_path: Path) -> None:
     play = tmp_path / "play.yml"
     play.write_text(
