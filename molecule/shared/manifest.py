@@ -17,6 +17,7 @@ import json
 import os
 import pwd
 import re
+import shutil
 import stat
 import subprocess
 import sys
@@ -47,8 +48,12 @@ VOLATILE = re.compile(
 )
 
 
+DIGESTED = ("/etc/", "/home/", "/opt/", "/root/", "/srv/", "/usr/local/", "/var/spool/cron/", "/var/www/")
+"""Where people keep files of their own: a digest of what they hold is in the manifest."""
+
+
 def files() -> Iterator[tuple[str, str]]:
-    """Yield each file with its type, owner and mode; below /etc, /srv and cron's spool with a digest of its content."""
+    """Yield each file with its type, owner and mode, where people keep theirs with a digest of its content."""
     for directory, names, others in os.walk("/"):
         names[:] = [name for name in names if not VOLATILE.fullmatch(str(Path(directory, name)))]
         for path in (Path(directory, name) for name in names + others):
@@ -59,7 +64,7 @@ def files() -> Iterator[tuple[str, str]]:
                 facts = [stat.filemode(status.st_mode), owner(status)]
                 if path.is_symlink():
                     facts.append(f"-> {path.readlink()}")
-                elif path.is_file() and str(path).startswith(("/etc/", "/srv/", "/var/spool/cron/")):
+                elif path.is_file() and str(path).startswith(DIGESTED):
                     facts.append(hashlib.sha256(path.read_bytes()).hexdigest()[:12])
                 yield f"file {path}", " ".join(facts)
 
@@ -95,6 +100,32 @@ def ports() -> Iterator[tuple[str, str]]:
         yield f"port {line.split()[3]}", "open"
 
 
+def postgres() -> Iterator[tuple[str, str]]:
+    """Yield roles with their passwords, and databases with a digest of a dump, of each PostgreSQL that runs."""
+    if not shutil.which("pg_lsclusters"):
+        return
+    listed = subprocess.run(["pg_lsclusters", "--no-header"], capture_output=True, text=True, check=True)
+    for version, name, port, status, *_ in (line.split() for line in listed.stdout.splitlines()):
+        yield f"cluster {version}/{name}", f"{port} {status}"
+        if status != "online":
+            continue
+
+        def ask(*command: str, port: str = port) -> str:
+            given = ["runuser", "--user", "postgres", "--", command[0], f"--port={port}", *command[1:]]
+            return subprocess.run(given, cwd="/", capture_output=True, text=True, check=True).stdout
+
+        query = ("psql", "--no-psqlrc", "--no-align", "--tuples-only", "--command")
+        for line in ask(*query, "select rolname, rolpassword, rolcanlogin from pg_authid").splitlines():
+            yield f"role {version}/{name} {line.partition('|')[0]}", line
+        for line in ask(
+            *query, "select datname, datdba::regrole from pg_database where not datistemplate"
+        ).splitlines():
+            database = line.partition("|")[0]
+            # Newer versions of pg_dump write a random word.
+            text = re.sub(r"^\\(un)?restrict .*$", "", ask("pg_dump", database), flags=re.MULTILINE)
+            yield f"database {version}/{name} {database}", f"{line} {hashlib.sha256(text.encode()).hexdigest()[:12]}"
+
+
 def orphans() -> Iterator[tuple[str, str]]:
     """Yield the processes that outlived their program or their directory."""
     for process in Path("/proc").glob("[0-9]*"):
@@ -114,6 +145,7 @@ def manifest() -> dict[str, str]:
         listing("failed", *systemctl, "--failed"),
         listing("package", "dpkg-query", "--show", "--showformat", "${Package} ${Version} ${Status}\n"),
         ports(),
+        postgres(),
         orphans(),
     )
     return dict(sorted(entry for part in parts for entry in part))

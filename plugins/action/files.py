@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from ansible.plugins.action import ActionBase
-from ansible_collections.selfhosted.prefect.plugins.plugin_utils.rendered import FILES, rendered
+from ansible_collections.selfhosted.prefect.plugins.plugin_utils.rendered import FILES, LEDGER, rendered
 
 
 class ActionModule(ActionBase):
@@ -13,13 +13,13 @@ class ActionModule(ActionBase):
 
     def run(self, tmp: str | None = None, task_vars: dict[str, Any] | None = None) -> dict[str, Any]:
         result: dict[str, Any] = super().run(tmp, task_vars)
-        _, arguments = self.validate_argument_spec({"files": FILES})
+        _, arguments = self.validate_argument_spec({"files": FILES, "ledger": LEDGER})
         if not arguments["files"]:
             return result | {"changed": False}
         files, secrets = rendered(self, arguments["files"], task_vars)
         result |= self._execute_module(
             module_name="selfhosted.prefect.files",
-            module_args={"files": files, "secrets": secrets},
+            module_args={"files": files, "secrets": secrets, "ledger": arguments["ledger"]},
             task_vars=task_vars,
         )
         # Whole files would drown everything else that `-vvv` prints; what was written is in `written` and in the diff.

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from ansible.plugins.action import ActionBase
-from ansible_collections.selfhosted.prefect.plugins.plugin_utils.rendered import FILES, rendered
+from ansible_collections.selfhosted.prefect.plugins.plugin_utils.rendered import FILES, LEDGER, rendered
 
 
 class ActionModule(ActionBase):
@@ -18,6 +18,8 @@ class ActionModule(ActionBase):
                 "state": {"type": "str", "choices": ["probed", "present", "absent"], "default": "present"},
                 "ports": {"type": "dict"},
                 "files": FILES | {"required": False, "default": []},
+                "ledger": LEDGER,
+                "unwanted": {"type": "list", "elements": "str"},
                 "site": {"type": "dict"},
                 "started": {"type": "bool"},
                 "timeout": {"type": "int"},

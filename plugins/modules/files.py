@@ -14,7 +14,9 @@ description:
   - A file is replaced as a whole, with its owner and mode, or not at all.
 version_added: 0.1.0
 author: The selfhosted.prefect maintainers
-extends_documentation_fragment: selfhosted.prefect.files
+extends_documentation_fragment:
+  - selfhosted.prefect.files
+  - selfhosted.prefect.ledger
 attributes:
   check_mode:
     description: Says what would be written.
@@ -45,17 +47,22 @@ written:
 """
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.selfhosted.prefect.plugins.module_utils.files import FILES, SECRETS, FileError, ensure_all
+from ansible_collections.selfhosted.prefect.plugins.module_utils.files import FILES, SECRETS, FileError
+from ansible_collections.selfhosted.prefect.plugins.module_utils.ledger import LEDGER, LedgerError, ensure_files, opened
 from ansible_collections.selfhosted.prefect.plugins.module_utils.results import conceal
 
 
 def main() -> None:
-    module = AnsibleModule(argument_spec={"files": FILES, "secrets": SECRETS}, supports_check_mode=True)
+    module = AnsibleModule(
+        argument_spec={"files": FILES, "secrets": SECRETS, "ledger": LEDGER}, supports_check_mode=True
+    )
+    params = module.params
     try:
-        written, diff = ensure_all(
-            module.params["files"], module.params["secrets"], dry=module.check_mode, warn=module.warn
-        )
-    except FileError as error:
+        with opened(params["ledger"], dry=module.check_mode) as ledger:
+            written, diff = ensure_files(
+                ledger, params["files"], params["secrets"], dry=module.check_mode, warn=module.warn
+            )
+    except (FileError, LedgerError) as error:
         module.fail_json(msg=str(error))
     module.exit_json(**conceal(module, {"changed": bool(written), "written": written, "diff": diff}))
 

@@ -14,6 +14,7 @@ description:
   - The host itself always reaches its ports.
 version_added: 0.2.0
 author: The selfhosted.prefect maintainers
+extends_documentation_fragment: selfhosted.prefect.ledger
 options:
   name:
     description: Name of the table, with underscores for hyphens, and with C(-firewall) behind it of the unit.
@@ -75,7 +76,15 @@ from pathlib import Path
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.selfhosted.prefect.plugins.module_utils.files import FileError, ensure_all
+from ansible_collections.selfhosted.prefect.plugins.module_utils.files import FileError
+from ansible_collections.selfhosted.prefect.plugins.module_utils.ledger import (
+    LEDGER,
+    Ledger,
+    LedgerError,
+    ensure_files,
+    opened,
+    recognizable,
+)
 
 RULES = """\
 # Ansible managed
@@ -191,6 +200,13 @@ def files(name: str, content: str, *, nft: str, params: dict[str, Any]) -> list[
     return [shared | wanted for wanted in found]
 
 
+def is_ours(ledger: Ledger | None, unit: Path) -> bool:
+    """Return whether a unit exists and this instance, or an earlier version, created it."""
+    if ledger is None or not unit.exists():
+        return unit.exists()
+    return ledger.knows(unit) is not None or recognizable(ledger, "file", unit)
+
+
 def main() -> None:
     module = AnsibleModule(
         argument_spec={
@@ -200,6 +216,7 @@ def main() -> None:
             "state": {"type": "str", "choices": ["present", "absent"], "default": "present"},
             "rules_dir": {"type": "path", "default": "/etc/nftables.d"},
             "units_dir": {"type": "path", "default": "/etc/systemd/system"},
+            "ledger": LEDGER,
         },
         required_if=[("state", "present", ["ports"])],
         supports_check_mode=True,
@@ -216,19 +233,19 @@ def main() -> None:
             if nft is None and not module.check_mode:
                 raise FirewallError("prefect_firewall: there is no nft on this host; install nftables")
         loaded = nft is not None and run(nft, "list", "table", "inet", table, check=False)
-        if not present and not module.check_mode and Path(params["units_dir"], unit).exists():
-            run("systemctl", "disable", "--quiet", "--now", unit)
-        written, diff = ensure_all(
-            files(name, content, nft=nft or "/usr/sbin/nft", params=params), [], dry=module.check_mode
-        )
-        changed = bool(written) or present != loaded
+        wanted = files(name, content, nft=nft or "/usr/sbin/nft", params=params)
+        with opened(params["ledger"], dry=module.check_mode) as ledger:
+            if not present and not module.check_mode and is_ours(ledger, Path(params["units_dir"], unit)):
+                run("systemctl", "disable", "--quiet", "--now", unit)
+            written, diff = ensure_files(ledger, wanted, [], dry=module.check_mode)
+        changed = bool(written) or (present and not loaded)
         if changed and not module.check_mode:
             run("systemctl", "daemon-reload")
             if present:
                 run("systemctl", "enable", "--quiet", unit)
                 # Reloading replaces the table in one step: at no time is a port open to everybody.
                 run("systemctl", "reload-or-restart", unit)
-    except (FirewallError, FileError) as error:
+    except (FirewallError, FileError, LedgerError) as error:
         module.fail_json(msg=str(error))
     module.exit_json(changed=changed, sources=[str(network) for network in allowed], diff=diff)
 

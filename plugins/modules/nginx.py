@@ -15,7 +15,9 @@ description:
     So a run that was cut off before the reload is finished by the next one.
 version_added: 0.1.0
 author: The selfhosted.prefect maintainers
-extends_documentation_fragment: selfhosted.prefect.files
+extends_documentation_fragment:
+  - selfhosted.prefect.files
+  - selfhosted.prefect.ledger
 options:
   state:
     description:
@@ -32,6 +34,11 @@ options:
   files:
     description: The directories and files, in the order in which they are made.
     required: false
+    default: []
+  unwanted:
+    description: Files to remove that are not in the ledger, such as the default site of a package just installed.
+    type: list
+    elements: path
     default: []
   site:
     description:
@@ -134,8 +141,13 @@ from ansible_collections.selfhosted.prefect.plugins.module_utils.files import (
     FILES,
     SECRETS,
     FileError,
-    ensure_all,
     write,
+)
+from ansible_collections.selfhosted.prefect.plugins.module_utils.ledger import (
+    LEDGER,
+    LedgerError,
+    ensure_files,
+    opened,
 )
 from ansible_collections.selfhosted.prefect.plugins.module_utils.ports import held
 from ansible_collections.selfhosted.prefect.plugins.module_utils.processes import clean_environment
@@ -315,14 +327,26 @@ def wait(question: Callable[[], str | None], *, timeout: float, otherwise: str) 
         time.sleep(POLL)
 
 
+def write_all(params: dict[str, Any], *, dry: bool) -> tuple[list[str], list[dict[str, str]]]:
+    """Write the files, with what is created in the ledger, and remove what is unwanted."""
+    unwanted = [
+        {"path": path, "state": "absent", "content": None, "secret": False, "recurse": False}
+        for path in params["unwanted"]
+    ]
+    with opened(params["ledger"], dry=dry) as ledger:
+        written, diff = ensure_files(ledger, params["files"], params["secrets"], dry=dry)
+        more, shown = ensure_files(None, unwanted, [], dry=dry)
+    return written + more, diff + shown
+
+
 def apply(nginx: Nginx, params: dict[str, Any]) -> tuple[list[str], list[dict[str, str]]]:
     """Write the files; where Nginx then refuses its configuration, put back what was there and raise NginxError."""
-    kept = [Kept.of(Path(file["path"])) for file in params["files"]]
+    kept = [Kept.of(Path(path)) for path in [*(file["path"] for file in params["files"]), *params["unwanted"]]]
     try:
-        written, diff = ensure_all(params["files"], params["secrets"], dry=False)
+        written, diff = write_all(params, dry=False)
         if nginx.program and written:
             nginx.test((params["site"] or {}).get("name", ""))
-    except (NginxError, FileError) as error:
+    except (NginxError, FileError, LedgerError) as error:
         for before in reversed(kept):
             before.put_back()
         raise NginxError(f"{error}\nWhat was there before has been put back.") from error
@@ -355,6 +379,8 @@ def main() -> None:
             "ports": {"type": "dict", "default": {}},
             "files": FILES | {"required": False, "default": []},
             "secrets": SECRETS,
+            "ledger": LEDGER,
+            "unwanted": {"type": "list", "elements": "path", "default": []},
             "site": {
                 "type": "dict",
                 "options": {
@@ -379,7 +405,7 @@ def main() -> None:
         module.fail_json(msg="\n".join(complaints))
     try:
         if params["state"] != "probed" and module.check_mode:
-            written, diff = ensure_all(params["files"], params["secrets"], dry=True)
+            written, diff = write_all(params, dry=True)
         elif params["state"] != "probed":
             written, diff = apply(nginx, params)
             if nginx.program and params["started"]:
@@ -394,7 +420,7 @@ def main() -> None:
                     timeout=params["timeout"],
                     otherwise=f"https://{site['name']}:{site['port']} does not answer as it should",
                 )
-    except (NginxError, FileError) as error:
+    except (NginxError, FileError, LedgerError) as error:
         module.fail_json(msg=str(error))
     module.exit_json(
         changed=bool(written or reloaded or enabled),

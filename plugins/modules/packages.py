@@ -171,7 +171,7 @@ def remove_accounts(names: Collection[str]) -> None:
 
 
 @contextlib.contextmanager
-def locked(path: Path, *, dry: bool) -> Iterator[None]:
+def held(path: Path, *, dry: bool) -> Iterator[None]:
     """Keep other runs away from the record while it is read and written."""
     if dry:
         yield
@@ -258,18 +258,22 @@ def main() -> None:
     installed: list[str] = []
     removed: list[str] = []
     try:
-        with locked(path, dry=dry):
-            record: dict[str, Any] = {"owners": {}, "came": [], "accounts": [], "masked": []}
+        with held(path, dry=dry):
+            record: dict[str, Any] = {"owners": {}, "came": [], "accounts": [], "masked": [], "ledgers": []}
             if known:
                 record |= json.loads(safe_files.read(path))
             before = json.dumps(record, sort_keys=True)
             if params["state"] == "present":
+                if params["owner"] not in record["owners"]:
+                    # By what is missing here, the ledger recognizes a host of a version that kept none.
+                    record["ledgers"] = sorted({*record["ledgers"], params["owner"]})
                 record["owners"][params["owner"]] = sorted(params["names"])
                 if missing := set(params["names"]) - present(params["names"]):
                     installed = sorted(missing) if dry else install(params, record, missing=missing)
             elif params["owner"] in record["owners"]:
                 removed = [] if params["keep"] else removable(record, params["owner"])
                 del record["owners"][params["owner"]]
+                record["ledgers"] = [owner for owner in record["ledgers"] if owner != params["owner"]]
                 if not dry:
                     purge(record, removed)
             changed = bool(installed or removed) or json.dumps(record, sort_keys=True) != before

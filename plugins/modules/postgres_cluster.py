@@ -15,6 +15,7 @@ description:
     its certificate and its addresses, to which ours are added, and is never dropped.
 version_added: 0.2.0
 author: The selfhosted.prefect maintainers
+extends_documentation_fragment: selfhosted.prefect.ledger
 options:
   name:
     description: Name of our settings file and our block.
@@ -60,14 +61,20 @@ options:
     type: str
   purge:
     description:
-      - Whether V(absent) drops the database, and the cluster if it came with us and holds nothing else. A cluster that
-        does not run cannot be looked into, and is not dropped.
+      - Whether V(absent) drops the database and the role that are in the ledger as created, and the cluster if it came
+        with us and holds nothing else. A cluster that does not run cannot be looked into, and is not dropped.
     type: bool
     default: false
-  state:
-    description: Whether the cluster serves Prefect.
+  backup_dir:
+    description: Directory in which a database is dumped before it is dropped; none where it is empty.
     type: str
-    choices: [present, absent]
+    default: ''
+  state:
+    description:
+      - Whether the cluster serves Prefect. V(probed) changes nothing, and refuses a role or a database of these names
+        that is not in the ledger.
+    type: str
+    choices: [probed, present, absent]
     default: present
   record:
     description: File in which M(selfhosted.prefect.packages) remembers what came with us.
@@ -119,6 +126,16 @@ in_use:
   description: Whether others have a database there, or may have one because the cluster does not run.
   returned: success
   type: bool
+adopted:
+  description: What existed and is used as it is, of role and database.
+  returned: success
+  type: list
+  elements: str
+dumps:
+  description: Files in which databases were dumped before they were dropped.
+  returned: success
+  type: list
+  elements: str
 """
 
 import contextlib
@@ -132,11 +149,13 @@ import stat
 import subprocess
 import time
 from dataclasses import dataclass
+from dataclasses import replace as replaced
 from pathlib import Path
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.selfhosted.prefect.plugins.module_utils import safe_files
+from ansible_collections.selfhosted.prefect.plugins.module_utils.ledger import LEDGER, Ledger, LedgerError, opened
 from ansible_collections.selfhosted.prefect.plugins.module_utils.safe_files import beside, followed, reach
 
 UNCHOSEN = {"", "server.crt", "/etc/ssl/certs/ssl-cert-snakeoil.pem"}
@@ -391,10 +410,10 @@ def apply(cluster: Cluster, files: dict[Path, str | None], *, port: int, timeout
     return True
 
 
-def strangers(cluster: Cluster, params: dict[str, Any]) -> list[str]:
-    """Return the databases of others, those of other instances of Prefect among them."""
+def strangers(cluster: Cluster, params: dict[str, Any], *, dropped: bool) -> list[str]:
+    """Return the databases of others, those of other instances among them; ours is one where it is not dropped."""
     names = cluster.sql("select datname from pg_database where not datistemplate and datname <> 'postgres'")
-    return [name for name in names.splitlines() if name != params["database"]]
+    return [name for name in names.splitlines() if name != params["database"] or not dropped]
 
 
 def literal(name: str) -> str:
@@ -405,24 +424,131 @@ def identifier(name: str) -> str:
     return '"' + name.replace('"', '""') + '"'
 
 
-def drop(cluster: Cluster, params: dict[str, Any], *, dry: bool) -> bool:
-    """Drop our database and our role; return whether they were there."""
-    there = cluster.sql(
-        f"select exists (select from pg_database where datname = {literal(params['database'])})"
-        f" or exists (select from pg_roles where rolname = {literal(params['role'])})"
-    )
-    if there == "t" and not dry:
-        cluster.sql(f"drop database if exists {identifier(params['database'])} with (force)")
-        cluster.sql(f"drop role if exists {identifier(params['role'])}")
-    return there == "t"
+def exists(cluster: Cluster, kind: str, name: str) -> bool:
+    """Return whether a cluster has a role or a database of a name."""
+    catalog, column = {"database": ("pg_database", "datname"), "role": ("pg_roles", "rolname")}[kind]
+    return cluster.sql(f"select exists (select from {catalog} where {column} = {literal(name)})") == "t"
 
 
-def ensure_present(params: dict[str, Any], *, dry: bool) -> dict[str, Any]:
+def key(cluster: Cluster, name: str) -> str:
+    """Return the name that the ledger has for something in a cluster."""
+    return f"{cluster.version}/{cluster.name} {name}"
+
+
+def configured_before(ledger: Ledger, cluster: Cluster, params: dict[str, Any]) -> bool:
+    """Return whether an earlier version, which kept no ledger, configured a cluster for this instance."""
+    return ledger.recognized and (cluster.config / "conf.d" / f"{params['name']}.conf").exists()
+
+
+def entry_of(ledger: Ledger, cluster: Cluster, params: dict[str, Any], kind: str) -> dict[str, Any] | None:
+    """Return the entry of the role or the database, that of an earlier version's as well; None for one of others."""
+    name = params[kind]
+    if known := ledger.get(kind, key(cluster, name)):
+        return known
+    fresh = {"kind": kind, "name": key(cluster, name), "origin": "created"}
+    if not exists(cluster, kind, name) or configured_before(ledger, cluster, params):
+        return fresh
+    return fresh | {"origin": "adopted"} if "database" in ledger.adopt else None
+
+
+def expect_database(ledger: Ledger | None, cluster: Cluster, params: dict[str, Any], *, write: bool) -> list[str]:
+    """Record the role and the database before they are created; return which of them exist and are used as they are.
+
+    Raises LedgerError where one exists, is not in the ledger and may not be adopted.
+    """
+    if ledger is None or not params["database"] or not cluster.running:
+        return []
+    entries, refused = [], []
+    for kind in ("role", "database"):
+        entry = entry_of(ledger, cluster, params, kind)
+        if entry is not None:
+            entries.append(entry)
+            continue
+        variable = {"role": "prefect_database_user", "database": "prefect_database_name"}[kind]
+        refused.append(
+            f"{variable}: PostgreSQL {cluster.version}/{cluster.name} has a {kind} {params[kind]}, and this collection "
+            f"did not create it; choose another name, or add database to prefect_adopt and set "
+            "prefect_database_password to the role's: both stay as they are, also when Prefect is removed"
+        )
+    if refused:
+        raise LedgerError("\n".join(refused))
+    if write:
+        ledger.record(entries)
+    return [entry["kind"] for entry in entries if entry["origin"] == "adopted"]
+
+
+def dump(cluster: Cluster, database: str, directory: str) -> str:
+    """Dump a database into a file of a directory that root alone reads; return the file."""
+    Path(directory).mkdir(mode=0o700, parents=True, exist_ok=True)
+    path = Path(directory, f"purged-{database}-{time.strftime('%Y%m%dT%H%M%SZ', time.gmtime())}.dump")
+    account = pwd.getpwnam("postgres")
+    command = ["pg_dump", "--format=custom", f"--host={cluster.socket}", f"--port={cluster.port}", database]
+    with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
+        done = subprocess.run(
+            command,
+            stdout=file,
+            stderr=subprocess.PIPE,
+            user=account.pw_uid,
+            group=account.pw_gid,
+            extra_groups=[],
+            cwd="/",
+            check=False,
+        )
+        os.fsync(file.fileno())
+    if done.returncode:
+        path.unlink()
+        raise ClusterError(
+            f"The database {database} cannot be dumped, and is not dropped: "
+            f"{done.stderr.decode(errors='replace').strip()}; set prefect_purge_backup to false to drop it anyway"
+        )
+    return str(path)
+
+
+def drop(cluster: Cluster, params: dict[str, Any], ledger: Ledger | None, *, dry: bool) -> tuple[bool, list[str]]:
+    """Drop the database and the role that this collection created; return whether there were any, and the dumps."""
+
+    def ours(kind: str) -> bool:
+        entry = None if ledger is None else ledger.get(kind, key(cluster, params[kind]))
+        created = ledger is None or (
+            entry["origin"] == "created" if entry else configured_before(ledger, cluster, params)
+        )
+        return created and exists(cluster, kind, params[kind])
+
+    doomed = [kind for kind in ("database", "role") if ours(kind)]
+    dumps: list[str] = []
+    if dry:
+        return bool(doomed), dumps
+    if "database" in doomed:
+        dumps += [dump(cluster, params["database"], params["backup_dir"])] if params["backup_dir"] else []
+        cluster.sql(f"drop database {identifier(params['database'])} with (force)")
+    if "role" in doomed:
+        cluster.sql(f"drop role {identifier(params['role'])}")
+    for kind in ("database", "role"):
+        if ledger is not None:
+            ledger.forget(kind, key(cluster, params[kind]))
+    return bool(doomed), dumps
+
+
+def ensure_probed(params: dict[str, Any], ledger: Ledger | None, *, dry: bool) -> dict[str, Any]:
+    """Refuse what belongs to others, in the cluster of the port as far as there is one."""
+    adopted: list[str] = []
+    for cluster in clusters():
+        if cluster.port == params["port"]:
+            adopted = expect_database(ledger, cluster, params, write=False)
+    return {"changed": False, "cluster": "", "ours": False, "restarted": False, "socket": "", "adopted": adopted}
+
+
+def ensure_present(params: dict[str, Any], ledger: Ledger | None, *, dry: bool) -> dict[str, Any]:
     found = clusters()
     if dry and not found:
         return {"changed": True, "cluster": "", "ours": True, "restarted": False, "socket": "", "certificate": ""}
     cluster = choose(found, params)
     check_certificate(params if not dry else params | {"certificate": None})
+    if not cluster.running and not dry:
+        systemctl("start", cluster.unit)
+        wait_until(cluster, "select true", timeout=params["timeout"])
+        cluster = replaced(cluster, running=True)
+    adopted = expect_database(ledger, cluster, params, write=True)
     ours = came_with_us(cluster, Path(params["record"]))
     drop_in = cluster.config / "conf.d" / f"{params['name']}.conf"
     wanted = wanted_settings(cluster, params, ours=ours, drop_in=drop_in)
@@ -436,6 +562,7 @@ def ensure_present(params: dict[str, Any], *, dry: bool) -> dict[str, Any]:
     return {
         **result,
         "ours": ours,
+        "adopted": adopted,
         "certificate": str(wanted.get("ssl_cert_file") or others_settings(cluster, drop_in).get("ssl_cert_file", "")),
     }
 
@@ -459,9 +586,9 @@ def serve(cluster: Cluster, files: dict[Path, str | None], *, dry: bool, params:
     }
 
 
-def ensure_absent(params: dict[str, Any], *, dry: bool) -> dict[str, Any]:
+def ensure_absent(params: dict[str, Any], ledger: Ledger | None, *, dry: bool) -> dict[str, Any]:
     result: dict[str, Any] = {"changed": False, "cluster": "", "ours": False, "in_use": False, "restarted": False}
-    result |= {"socket": "", "certificate": "", "diff": [], "warnings": []}
+    result |= {"socket": "", "certificate": "", "dumps": [], "diff": [], "warnings": []}
     for cluster in clusters():
         drop_in = cluster.config / "conf.d" / f"{params['name']}.conf"
         hba = text_of(cluster.hba) or ""
@@ -471,9 +598,12 @@ def ensure_absent(params: dict[str, Any], *, dry: bool) -> dict[str, Any]:
             result["in_use"] = True
             continue
         ours = came_with_us(cluster, Path(params["record"]))
-        dropped = params["purge"] and cluster.running and drop(cluster, params, dry=dry)
+        dropped = False
+        if params["purge"] and cluster.running:
+            dropped, dumps = drop(cluster, params, ledger, dry=dry)
+            result["dumps"] += dumps
         # What cannot be looked into may hold anything.
-        in_use = not cluster.running or bool(strangers(cluster, params))
+        in_use = not cluster.running or bool(strangers(cluster, params, dropped=dropped))
         if params["purge"] and not cluster.running:
             result["warnings"].append(
                 f"PostgreSQL {cluster.version}/{cluster.name} does not run: what it holds is not known, and nothing "
@@ -499,6 +629,12 @@ def ensure_absent(params: dict[str, Any], *, dry: bool) -> dict[str, Any]:
             left = {"port": 5432} if ours else {"port": cluster.port}
             result |= serve(cluster, files, dry=dry, params=params | left)
         result["changed"] = result["changed"] or dropped
+    if params["purge"] and ledger is not None:
+        # What went with its cluster, in whatever way.
+        here = {f"{cluster.version}/{cluster.name}" for cluster in clusters()}
+        for entry in [entry for entry in ledger.entries.values() if entry["kind"] in ("role", "database")]:
+            if entry["name"].split()[0] not in here and not dry:
+                ledger.forget(entry["kind"], entry["name"])
     return result
 
 
@@ -518,7 +654,9 @@ def main() -> None:
             "database": {"type": "str"},
             "role": {"type": "str"},
             "purge": {"type": "bool", "default": False},
-            "state": {"type": "str", "choices": ["present", "absent"], "default": "present"},
+            "backup_dir": {"type": "str", "default": ""},
+            "ledger": LEDGER,
+            "state": {"type": "str", "choices": ["probed", "present", "absent"], "default": "present"},
             "record": {"type": "path", "default": "/var/lib/selfhosted-prefect/packages.json"},
             "timeout": {"type": "int", "default": 120},
         },
@@ -527,17 +665,20 @@ def main() -> None:
         supports_check_mode=True,
     )
     os.umask(0o022)
-    ensure = ensure_present if module.params["state"] == "present" else ensure_absent
+    params = module.params
+    ensure = {"probed": ensure_probed, "present": ensure_present, "absent": ensure_absent}[params["state"]]
     # Two instances of a host write one pg_hba.conf.
     alone = contextlib.nullcontext() if module.check_mode else safe_files.locked("postgresql")
     try:
-        with alone:
-            result = ensure(module.params, dry=module.check_mode)
-    except (ClusterError, OSError, subprocess.CalledProcessError) as error:
+        with alone, opened(params["ledger"], dry=module.check_mode or params["state"] == "probed") as ledger:
+            result = ensure(params, ledger, dry=module.check_mode)
+            if ledger is not None:
+                ledger.write()
+    except (ClusterError, LedgerError, OSError, subprocess.CalledProcessError) as error:
         module.fail_json(msg=str(error))
     for warning in result.pop("warnings", []):
         module.warn(warning)
-    module.exit_json(**({"in_use": False} | result))
+    module.exit_json(**({"in_use": False, "adopted": [], "dumps": []} | result))
 
 
 if __name__ == "__main__":

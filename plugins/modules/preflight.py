@@ -77,6 +77,11 @@ options:
     type: list
     elements: str
     default: []
+  adopt:
+    description: What of others may be taken over. With C(user), the account may have another home.
+    type: list
+    elements: str
+    default: []
   state:
     description: With V(absent) nothing is demanded of the host.
     type: str
@@ -223,6 +228,13 @@ from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.selfhosted.prefect.plugins.module_utils import fingerprints
+from ansible_collections.selfhosted.prefect.plugins.module_utils.ledger import (
+    COMMENT,
+    Ledger,
+    LedgerError,
+    keeps_owner,
+    path_of,
+)
 from ansible_collections.selfhosted.prefect.plugins.module_utils.ports import taken
 from ansible_collections.selfhosted.prefect.plugins.module_utils.safe_files import exposed
 
@@ -328,6 +340,10 @@ def is_settled(host: dict[str, Any]) -> bool:
         return False
     if not all(host["operators"] in groups_of(user) for user in users):
         return False
+    # A home of others keeps its owner and is not divided.
+    with contextlib.suppress(LedgerError):
+        if keeps_owner(Ledger.read(path_of(host["name"])).get("data", host["dirs"]["home"])):
+            return True
     owners = {host["dirs"]["home"]: host["user"]}
     if host["separate"]:
         owners = {host["dirs"]["home"]: "root", host["dirs"]["worker"]: host["worker_user"]}
@@ -457,6 +473,13 @@ def find_peers(peers: list[str]) -> tuple[dict[str, Any], list[str]]:
     return found, problems
 
 
+def is_adopted(params: dict[str, Any], user: str) -> bool:
+    """Return whether an account exists that this collection did not create, and that may be used."""
+    with contextlib.suppress(KeyError):
+        return "user" in params.get("adopt", []) and not pwd.getpwnam(user).pw_gecos.startswith(COMMENT)
+    return False
+
+
 def unfit_accounts(params: dict[str, Any], host: dict[str, Any]) -> list[str]:
     """Return an obstacle for each account that cannot run the services."""
     if host["scope"] == "user":
@@ -482,7 +505,13 @@ def unfit_accounts(params: dict[str, Any], host: dict[str, Any]) -> list[str]:
             account = pwd.getpwnam(user)
             if variable == "prefect_worker_user" and not host["separate"]:
                 continue
-            if account.pw_dir != home:
+            if is_adopted(params, user):
+                if not has_account(user, group=user):
+                    found.append(
+                        f"{variable}: the primary group of {user} is {grp.getgrgid(account.pw_gid).gr_name}, whose "
+                        f"members could read the settings; name a user whose primary group is its own, called {user}"
+                    )
+            elif account.pw_dir != home:
                 found.append(
                     f"{variable}: {user} exists with the home {account.pw_dir}, not {home}; "
                     f"{way_out.get(variable, 'name another user')}"
@@ -554,6 +583,7 @@ def main() -> None:
             "ports": {"type": "dict", "default": {}},
             "resolve": {"type": "dict", "default": {}},
             "peers": {"type": "list", "elements": "str", "default": []},
+            "adopt": {"type": "list", "elements": "str", "default": []},
             "state": {"type": "str", "choices": ["present", "absent"], "default": "present"},
         },
         supports_check_mode=True,

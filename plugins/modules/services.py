@@ -15,6 +15,7 @@ description:
   - A service that does not become healthy fails the task with the end of its log.
 version_added: 0.1.0
 author: The selfhosted.prefect maintainers
+extends_documentation_fragment: selfhosted.prefect.ledger
 options:
   services:
     description: The services.
@@ -183,6 +184,14 @@ from ansible_collections.selfhosted.prefect.plugins.module_utils.api import (
     ApiError,
     Failure,
     worker_online_since,
+)
+from ansible_collections.selfhosted.prefect.plugins.module_utils.ledger import (
+    LEDGER,
+    Ledger,
+    LedgerError,
+    opened,
+    put_back,
+    recognizable,
 )
 from ansible_collections.selfhosted.prefect.plugins.module_utils.ports import taken
 from ansible_collections.selfhosted.prefect.plugins.module_utils.processes import clean_environment
@@ -623,20 +632,26 @@ def start(
     wait(manager, checks, timeout=timeout, proven=remember)
 
 
-def remove(manager: Manager, doomed: dict[str, list[Path]], *, state_dir: Path) -> None:
-    """Stop services, remove their files and what remembers them."""
+def remove(manager: Manager, doomed: dict[str, list[Path]], *, state_dir: Path, ledger: Ledger | None = None) -> None:
+    """Stop services, remove their files and what remembers them; what they replaced is put back."""
     for name in doomed:
         manager.stop(name)
     for name, files in doomed.items():
         for path in files:
-            if not path.is_dir():
+            if ledger is not None and ledger.get("file", path):
+                put_back(ledger, path)
+            elif not path.is_dir():
                 path.unlink(missing_ok=True)
             drop_ins = path if path.is_dir() else path.parent
             if drop_ins.name.endswith(".service.d"):
                 # Somebody else's drop-in keeps the directory.
                 with contextlib.suppress(OSError):
                     drop_ins.rmdir()
+                    if ledger is not None:
+                        ledger.forget("directory", drop_ins)
         safe_files.remove(state_dir / f"{name}.healthy")
+    if ledger is not None:
+        ledger.write()
     if doomed:
         manager.forget(list(doomed))
 
@@ -649,17 +664,40 @@ def manager_of(params: dict[str, Any]) -> Manager:
     return Supervisord(directory=Path(params["supervisor"])) if params["manager"] == "supervisord" else Nothing()
 
 
+def created(ledger: Ledger | None, path: Path) -> bool:
+    """Return whether this instance wrote a file of a service, as far as there is a ledger to say so."""
+    if ledger is None or path.is_dir():
+        return True
+    return bool(ledger.get("file", path)) or ledger.holds(path) or recognizable(ledger, "file", path)
+
+
 def surplus(
-    manager: Manager, services: dict[str, dict[str, Any]], *, patterns: list[str], absent: bool
+    manager: Manager,
+    services: dict[str, dict[str, Any]],
+    *,
+    patterns: list[str],
+    absent: bool,
+    ledger: Ledger | None = None,
 ) -> dict[str, list[Path]]:
-    """Return the services to remove and their files: all that are known, or those that nobody listed."""
-    known = {name: files for pattern in patterns for name, files in manager.known(pattern).items()}
+    """Return the services to remove and their files: all that are known, or those that are not listed.
+
+    A service of others that has such a name is none of them.
+    """
+    found = {name: files for pattern in patterns for name, files in manager.known(pattern).items()}
+    others = {name for name, files in found.items() if not all(created(ledger, path) for path in files)}
+    # An instance is its template's.
+    known = {
+        name: files
+        for name, files in found.items()
+        if name not in others and f"{name.partition('@')[0]}@" not in others
+    }
     if not absent:
         return {name: files for name, files in known.items() if name not in services and not name.endswith("@")}
     for name, service in services.items():
         files = [path for path in map(Path, service["files"]) if path.exists()]
-        if files or manager.status(name).running:
-            known[name] = files
+        ours = [path for path in files if created(ledger, path)]
+        if ours or (not files and manager.status(name).running):
+            known[name] = ours
     return known
 
 
@@ -716,6 +754,7 @@ def main() -> None:
             "api_auth": {"type": "str", "no_log": True},
             "api_ca": {"type": "path"},
             "timeout": {"type": "int", "default": 180},
+            "ledger": LEDGER,
         },
         required_if=[("manager", "systemd", ["units_dir"]), ("manager", "supervisord", ["supervisor"])],
         supports_check_mode=True,
@@ -730,7 +769,9 @@ def main() -> None:
         # Only who starts something waits. A bare host, and one half taken away, has no certificate authority to trust.
         waits = params["state"] in {"started", "restarted"} and not module.check_mode
         api = Api(url, auth=auth, ca=ca) if url and waits else None
-        doomed = surplus(manager, services, patterns=params["prune"], absent=params["state"] == "absent")
+        absent = params["state"] == "absent"
+        with opened(params["ledger"], dry=True) as ledger:
+            doomed = surplus(manager, services, patterns=params["prune"], absent=absent, ledger=ledger)
         digests = {name: digest([*service["files"], *service["watch"]]) for name, service in services.items()}
         actions = dict.fromkeys(services, "unchanged") | dict.fromkeys(doomed, "removed")
         if params["manager"] != "none" and params["state"] != "absent":
@@ -744,7 +785,8 @@ def main() -> None:
         if refused := [said for service in touched for said in taken(service["ports"], ours=str(state_dir.parent))]:
             raise ServiceError("\n".join(refused))
         if not module.check_mode:
-            remove(manager, doomed, state_dir=state_dir)
+            with opened(params["ledger"] if doomed else None, dry=False) as ledger:
+                remove(manager, doomed, state_dir=state_dir, ledger=ledger)
             for name, action in actions.items():
                 if action == "halted":
                     manager.halt(name)
@@ -760,7 +802,7 @@ def main() -> None:
             )
             if ends:
                 manager.shutdown()
-    except (ServiceError, Failure) as error:
+    except (ServiceError, LedgerError, Failure) as error:
         module.fail_json(msg=str(error), services=actions)
     module.exit_json(changed=changed, services=actions)
 

@@ -27,6 +27,9 @@ FILES: dict[str, Any] = {
 }
 """Option of an action: the files that are wanted, those with a template being no directories."""
 
+LEDGER: dict[str, Any] = {"type": "dict"}
+"""Option of an action: the ledger, as the module wants it."""
+
 
 def rendered(
     action: ActionBase, files: list[dict[str, Any]], task_vars: dict[str, Any] | None

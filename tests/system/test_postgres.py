@@ -32,8 +32,12 @@ def sqlite(sqlite: Host) -> Iterator[Host]:
     """The host with an instance on SQLite that has run something; afterwards, without any."""
     sqlite.api("/variables/", {"name": "odd", "value": {"a": [1.5, None, "ü\n\\N\t"]}, "tags": ["x"]})
     yield sqlite
-    ended = sqlite.play("playbooks/absent.yml", {"prefect_purge": True}, groups=WITH_POSTGRES)
+    ended = sqlite.play(
+        "playbooks/absent.yml", {"prefect_purge": True, "prefect_purge_backup": True}, groups=WITH_POSTGRES
+    )
     assert ended.rc == 0, ended.output
+    assert "The database was dumped to /var/backups/prefect/purged-prefect-" in ended.words
+    assert sqlite.sh("head --bytes 5 /var/backups/prefect/purged-prefect-*.dump; rm -r /var/backups/prefect") == "PGDMP"
     assert sqlite.sh("ls -d /etc/postgresql /var/lib/postgresql /var/lib/selfhosted-prefect 2>/dev/null || true") == ""
 
 
@@ -113,3 +117,13 @@ def test_no_secret_is_where_it_does_not_belong(sqlite: Host) -> None:
         "cat > /run/secret; grep -rlF -f /run/secret /etc /var/lib/prefect /var/log /opt/prefect/state; rm /run/secret"
     )
     assert sqlite.sh(files, stdin=password) == "/etc/prefect/server.env"
+
+
+def test_a_cluster_that_does_not_run_is_not_dropped(sqlite: Host) -> None:
+    sqlite.sh("cd / && runuser --user postgres -- createdb theirs && systemctl stop prefect-server 'postgresql@*'")
+    ended = sqlite.play("playbooks/absent.yml", {"prefect_purge": True}, groups=WITH_POSTGRES)
+    assert ended.rc == 0, ended.output
+    assert "does not run: what it holds is not known, and nothing of it was dropped" in ended.words
+    databases = "runuser --user postgres -- psql --no-align --tuples-only --command 'select datname from pg_database'"
+    found = sqlite.sh(f"cd / && systemctl start postgresql && {databases} && runuser --user postgres -- dropdb theirs")
+    assert {"prefect", "theirs"} <= set(found.split())

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 from ansible_collections.selfhosted.prefect.plugins.filter.backends import hba_lines, postgres_tuning, redis_word
+from ansible_collections.selfhosted.prefect.plugins.module_utils.ledger import Ledger
 from ansible_collections.selfhosted.prefect.plugins.modules import postgres_cluster
 from ansible_collections.selfhosted.prefect.plugins.modules.postgres_cluster import (
     Cluster,
@@ -179,3 +180,16 @@ def test_a_second_cluster_keeps_the_package(
     second = replace(cluster, name="second", port=5433, running=False, config=tmp_path / "second")
     monkeypatch.setattr(postgres_cluster, "clusters", lambda: [second])
     assert outcome(postgres_cluster.main, **stopped)["in_use"]
+
+
+@pytest.mark.parametrize("configured", [False, True])
+def test_a_role_of_others_is_ours_only_where_an_earlier_version_configured_the_cluster(
+    cluster: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, configured: bool
+) -> None:
+    """Prefect was installed on the host, but perhaps with SQLite."""
+    monkeypatch.setattr(postgres_cluster, "exists", lambda *_: True)
+    if configured:
+        (cluster.config / "conf.d/prefect.conf").write_text("")
+    ledger = Ledger(tmp_path / "prefect.json", recognized=True)
+    entry = postgres_cluster.entry_of(ledger, cluster, {"name": "prefect", "role": "prefect"}, "role")
+    assert entry == ({"kind": "role", "name": "15/main prefect", "origin": "created"} if configured else None)

@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 from ansible_collections.selfhosted.prefect.plugins.module_utils import ports
+from ansible_collections.selfhosted.prefect.plugins.module_utils.ledger import opened
 from ansible_collections.selfhosted.prefect.plugins.modules import preflight
 from ansible_collections.selfhosted.prefect.plugins.modules.preflight import (
     accounts,
@@ -455,6 +456,7 @@ def test_when_a_home_is_divided(tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
         shutil.chown(home, "daemon" if mode == "one account" else "root")
         shutil.chown(home / "worker", "bin" if mode == "worker of another" else "mail")
     named = {"scope": "system", "operators": "ops", "separate": True, "user": "daemon", "group": "daemon"}
+    named |= {"name": str(tmp_path / "ledger.json")}
     dirs = {"home": str(home), "worker": str(home / "worker")}
     assert is_settled(named | {"worker_user": "mail", "worker_group": "mail", "dirs": dirs}) is settled
     one = {
@@ -464,6 +466,31 @@ def test_when_a_home_is_divided(tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
         "dirs": {"home": str(home), "worker": str(home)},
     }
     assert is_settled(named | one) is (mode == "one account")
+
+
+@as_root
+@pytest.mark.parametrize("more", [{}, {"empty": True}])
+def test_a_home_of_others_is_not_divided(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, more: dict[str, Any]) -> None:
+    monkeypatch.setattr(grp, "getgrall", lambda: [grp.struct_group(("ops", "x", 999, ["daemon", "mail"]))])
+    with opened(
+        {"name": str(tmp_path / "ledger.json"), "part": "prefect", "adopt": [], "opt": None}, dry=False
+    ) as book:
+        assert book is not None
+        book.record([{"kind": "data", "name": str(tmp_path), "origin": "adopted", **more}])
+    dirs = {"home": str(tmp_path), "worker": str(tmp_path / "worker")}
+    named = {"scope": "system", "operators": "ops", "separate": True, "user": "daemon", "group": "daemon", "dirs": dirs}
+    named |= {"worker_user": "mail", "worker_group": "mail", "name": str(tmp_path / "ledger.json")}
+    assert is_settled(named) is not more.get("empty", False)
+
+
+@as_root
+@pytest.mark.parametrize(("user", "good"), [("daemon", True), ("sync", False)])
+def test_an_account_of_others_has_a_group_of_its_own(user: str, *, good: bool) -> None:
+    host = accounts(name="prefect", user=user, worker_user="auto", home="/var/lib/prefect")
+    host |= {"scope": "system", "dirs": {"home": "/var/lib/prefect", "worker": "/var/lib/prefect/worker"}}
+    found = unfit_accounts({"worker_user": "auto", "adopt": ["user"]}, host)
+    assert found == ([] if good else [said for said in found if f"the primary group of {user} is nogroup" in said])
+    assert len(found) == (not good)
 
 
 def test_one_account_in_the_user_scope(home: Path) -> None:

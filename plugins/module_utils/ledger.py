@@ -1,0 +1,766 @@
+"""The ledger: what an instance creates on this host, recorded before each creation and kept until its removal.
+
+One JSON file an instance, in a directory that only root (or, without root, the user) can enter. An entry is known by
+its kind and its name, and says which part of the platform made it (`part`), whether it existed before (`origin`:
+``created`` or ``adopted``), and for what existed the owner, group and mode that it had (`was`).
+
+| kind | name | what `absent` does |
+|---|---|---|
+| ``file`` | path of a file or link | removes it; adopted: puts back the copy that was kept beside it |
+| ``tree`` | path of a directory that only we write | removes it with all that is in it |
+| ``data`` | path of a directory in which an account writes | with purge: removes what belongs to the account |
+| ``content`` | path in a directory of data of others | with purge: the same |
+| ``directory`` | path | removes it when it is empty; adopted: restores owner, group and mode |
+| ``user``, ``group`` | name of an account | removes it; adopted: nothing |
+| ``role``, ``database`` | cluster and name in PostgreSQL | with purge: drops it; adopted: nothing |
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import functools
+import grp
+import json
+import os
+import pwd
+import stat
+import subprocess
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from ansible_collections.selfhosted.prefect.plugins.module_utils import safe_files
+from ansible_collections.selfhosted.prefect.plugins.module_utils.files import ensure_all, is_empty
+
+FORMAT = 1
+"""Version of the file's format. A newer one is refused, not guessed at."""
+
+ADOPTABLE = ("user", "directories", "units", "files", "database")
+"""Values of `prefect_adopt`: what of others may be taken over."""
+
+KEPT = ".selfhosted-prefect.bak"
+"""Suffix of the copy of a file of others. systemd, Nginx, cron and logrotate ignore files that are named so."""
+
+TRACES = (b"Ansible managed", b"/current/bin/", b"/etc/nginx/prefect/")
+"""What files of this collection hold: the first unless the user has set another text, the others in units and sites."""
+
+LEDGER: dict[str, Any] = {
+    "type": "dict",
+    "options": {
+        "name": {"type": "str", "required": True},
+        "part": {"type": "str", "default": "prefect"},
+        "adopt": {"type": "list", "elements": "str", "choices": list(ADOPTABLE), "default": []},
+        "opt": {"type": "path"},
+    },
+}
+"""Module option: the ledger in which a module records what it creates."""
+
+COMMENT = ("Prefect (", "Prefect flows (")
+"""How the comments of the accounts begin that this collection creates."""
+
+BACKUPS = Path("/var/backups")
+"""Where only root puts something, and an instance has directories of its name."""
+
+LEFT = {"prefect.db", "storage", "memo_store.toml", "flows", "appendonlydir", "dump.rdb"}
+"""What tells a directory of data that an earlier version left for root alone from one of others."""
+
+
+class LedgerError(Exception):
+    """Something that belongs to others, or a ledger that cannot be read; the message says what to do."""
+
+
+def home_of_ledgers() -> Path:
+    """Return the directory of the ledgers: the host's for root, otherwise the user's."""
+    if os.geteuid() == 0:
+        return Path("/var/lib/selfhosted-prefect")
+    return Path(pwd.getpwuid(os.geteuid()).pw_dir, ".local/state/selfhosted-prefect")
+
+
+def path_of(name: str) -> Path:
+    """Return the file of an instance's ledger, by the instance's name or an absolute path."""
+    return Path(name) if name.startswith("/") else home_of_ledgers() / f"{name}.json"
+
+
+def missing_above(path: Path) -> list[Path]:
+    """Return the directories above a path that do not exist, the topmost first."""
+    return [step for step in reversed(path.parents) if not os.path.lexists(step)]
+
+
+@contextlib.contextmanager
+def locked(directory: Path) -> Iterator[None]:
+    """Hold the lock of the directory of the ledgers, which is created, and removed when it ends up empty."""
+    while True:
+        above = missing_above(directory)
+        for step in above:
+            step.mkdir(mode=0o755, exist_ok=True)
+        with contextlib.suppress(FileExistsError):
+            directory.mkdir(mode=0o700)
+        descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        # Whoever held it before may have removed it.
+        with contextlib.suppress(FileNotFoundError):
+            if os.fstat(descriptor).st_ino == directory.stat().st_ino:
+                break
+        os.close(descriptor)
+    try:
+        yield
+    finally:
+        with contextlib.suppress(OSError):
+            for step in (directory, *reversed(above)):
+                step.rmdir()
+        os.close(descriptor)
+
+
+def installed_before(path: Path, opt: str | None) -> bool:
+    """Return whether a version of this collection that kept no ledger installed an instance on this host.
+
+    A run of it that was killed left no release, but accounts or the status command's code.
+    """
+    name, programs = path.stem, Path(opt or f"/opt/{path.stem}")
+    if any(programs.glob("releases/*/.proven")) or any(programs.glob("lib/prefect_info/*.py")):
+        return True
+    instances = {name, name.removeprefix("prefect-")}
+    comments = {f"{comment}{instance})" for comment in COMMENT for instance in instances}
+    if os.geteuid() == 0 and any(account.pw_gecos in comments for account in pwd.getpwall()):
+        return True
+    owners = {f"{name}{part}" for part in ("-proxy", "-postgres", "-redis", "-server-firewall", "-postgres-firewall")}
+    with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
+        record = json.loads(path.with_name("packages.json").read_text())
+        return bool(owners & set(record["owners"]) - set(record.get("ledgers", [])))
+    return False
+
+
+def facts(path: Path) -> dict[str, Any]:
+    """Return the owner, group and mode of a path itself, a link not followed."""
+    found = path.lstat()
+    return {"uid": found.st_uid, "gid": found.st_gid, "mode": oct(stat.S_IMODE(found.st_mode))}
+
+
+def owner_name(uid: int) -> str:
+    """Return the name of a user id, or the number where no account has it."""
+    with contextlib.suppress(KeyError):
+        return pwd.getpwuid(uid).pw_name
+    return str(uid)
+
+
+def described(path: Path) -> str:
+    """Return what a path is, for a message: its type, owner and mode."""
+    found = path.lstat()
+    kind = "link" if stat.S_ISLNK(found.st_mode) else "directory" if stat.S_ISDIR(found.st_mode) else "file"
+    return f"a {kind} of {owner_name(found.st_uid)}, mode {stat.S_IMODE(found.st_mode):04o}"
+
+
+@dataclass
+class Ledger:
+    """The entries of one instance, in the order in which they were recorded."""
+
+    path: Path
+    part: str = "prefect"
+    adopt: Collection[str] = ()
+    dry: bool = False
+    recognized: bool = False
+    """Whether an earlier version, which kept no ledger, installed this host."""
+    parents: list[str] = field(default_factory=list)
+    """Directories that were created for the ledger itself."""
+    entries: dict[str, dict[str, Any]] = field(default_factory=dict)
+    on_disk: str = ""
+    """What the file holds."""
+
+    @classmethod
+    def read(cls, path: Path, *, opt: str | None = None, **given: Any) -> Ledger:
+        """Return the ledger of a file, empty where there is none. Raises LedgerError.
+
+        `opt` is the directory of the releases, where a release shows that an earlier version installed the host.
+        """
+        try:
+            text = path.read_text()
+            found = json.loads(text)
+        except FileNotFoundError:
+            return cls(path, recognized=installed_before(path, opt), **given)
+        except (OSError, ValueError) as error:
+            raise LedgerError(
+                f"{path} cannot be read: {error}; it records what was created on this host, restore it from a backup"
+            ) from error
+        if found["format"] != FORMAT:
+            raise LedgerError(
+                f"{path} has the format {found['format']} of another version of this collection, which reads format "
+                f"{FORMAT}; use the version that wrote it, or a newer one"
+            )
+        known = {name: found[name] for name in ("recognized", "parents", "entries")}
+        ledger = cls(path, on_disk=text, **known, **given)
+        # Another part, such as Redis, may have begun the ledger on a host where this one was installed before.
+        if ledger.part == cls.part and not any(entry["part"] == cls.part for entry in ledger.entries.values()):
+            ledger.recognized = ledger.recognized or installed_before(path, opt)
+        return ledger
+
+    def get(self, kind: str, name: Path | str) -> dict[str, Any] | None:
+        return self.entries.get(f"{kind} {name}")
+
+    def knows(self, path: Path | str) -> dict[str, Any] | None:
+        """Return the entry of a path, whatever its kind."""
+        found = (self.get(kind, path) for kind in ("file", "directory", "tree", "data"))
+        return next((entry for entry in found if entry is not None), None)
+
+    def holds(self, path: Path | str) -> bool:
+        """Return whether a path is below a directory that this instance created."""
+        above = (self.knows(step) for step in Path(path).parents)
+        return any(entry is not None and entry["origin"] == "created" for entry in above)
+
+    def record(self, wanted: Iterable[dict[str, Any]]) -> None:
+        """Add entries that are not known yet, and write all of them at once."""
+        fresh = {f"{entry['kind']} {entry['name']}": {"part": self.part} | entry for entry in wanted}
+        fresh = {key: entry for key, entry in fresh.items() if key not in self.entries}
+        if fresh:
+            self.entries |= fresh
+            self.write()
+
+    def forget(self, kind: str, name: Path | str) -> None:
+        self.entries.pop(f"{kind} {name}", None)
+
+    def write(self) -> None:
+        """Write the file where it differs, or remove it where it holds nothing."""
+        if self.dry:
+            return
+        if not self.entries:
+            safe_files.remove(self.path)
+            self.on_disk = ""
+            return
+        content = {"format": FORMAT, "recognized": self.recognized, "parents": self.parents, "entries": self.entries}
+        text = json.dumps(content, indent=1) + "\n"
+        if text != self.on_disk:
+            # It survives a power cut. The caller holds the lock.
+            safe_files.write(self.path, text.encode(), owner=os.geteuid(), group=os.getegid(), mode=0o600)
+            self.on_disk = text
+
+    def shared(self, path: Path | str) -> bool:
+        """Return whether another instance of this host created a path too, such as the directory of all its sites."""
+        return str(path) in self.others
+
+    @functools.cached_property
+    def others(self) -> frozenset[str]:
+        """The paths that other instances of this host created."""
+        books = [Ledger.read(other) for other in self.path.parent.glob("*.json") if is_other(other, self.path)]
+        entries = [entry for book in books for entry in book.entries.values()]
+        return frozenset(entry["name"] for entry in entries if entry["origin"] == "created")
+
+    def in_adopt(self, kind: str, path: Path) -> bool:
+        word = "units" if path.suffix == ".service" else {"directory": "directories", "data": "directories"}.get(kind)
+        return (word or "files") in self.adopt
+
+
+def keeps_owner(entry: dict[str, Any] | None) -> bool:
+    """Return whether an entry is that of others, who need it as it is; an empty directory is needed by no one."""
+    return entry is not None and entry.get("origin") == "adopted" and not entry.get("empty")
+
+
+def is_other(found: Path, own: Path) -> bool:
+    """Return whether a file is the ledger of another instance."""
+    return found.name not in (own.name, "packages.json")
+
+
+@contextlib.contextmanager
+def opened(given: dict[str, Any] | None, *, dry: bool) -> Iterator[Ledger | None]:
+    """Hold the ledger that a module's option names, locked unless in check mode; None where it names none."""
+    if given is None:
+        yield None
+        return
+    path = path_of(given["name"])
+    more = {"part": given["part"], "adopt": given["adopt"], "opt": given["opt"], "dry": dry}
+    if dry:
+        yield Ledger.read(path, **more)
+        return
+    above = [] if path.parent.exists() else [str(step) for step in [*missing_above(path.parent), path.parent]]
+    with locked(path.parent):
+        ledger = Ledger.read(path, **more)
+        ledger.parents = ledger.parents or above
+        yield ledger
+        # Those above the ledger's own directory go with the last ledger.
+        if not ledger.entries and not any(path.parent.iterdir()):
+            with contextlib.suppress(OSError):
+                for step in sorted(ledger.parents, key=len, reverse=True):
+                    Path(step).rmdir()
+
+
+def adoption(ledger: Ledger, kind: str, path: Path, variable: str) -> dict[str, Any]:
+    """Return the entry of a path that exists and is not in the ledger. Raises LedgerError where it is not allowed."""
+    entry = {"kind": kind, "name": str(path), "was": facts(path)}
+    if ledger.holds(path) or ledger.shared(path) or recognizable(ledger, kind, path):
+        return entry | {"origin": "created"}
+    if kind == "data" and left_before(path):
+        return entry | {"origin": "created", "uids": sorted({below.lstat().st_uid for below in left_before(path)})}
+    if is_empty(path):
+        return entry | {"origin": "adopted", "empty": True}
+    if kind == "tree":
+        raise LedgerError(
+            f"{variable}: {path} is {described(path)} that this collection did not create, and it needs this name for "
+            "itself; name another directory"
+        )
+    # What an earlier version used is used on, and stays: it may have belonged to others before.
+    if not ledger.in_adopt(kind, path) and (kind == "file" or not ledger.recognized):
+        word = "units" if path.suffix == ".service" else "files" if kind == "file" else "directories"
+        raise LedgerError(
+            f"{variable}: {path} is {described(path)}, and this collection did not create it; choose another name, or "
+            f"add {word} to prefect_adopt to use it: what it is now is restored when Prefect is removed"
+        )
+    return entry | {"origin": "adopted"}
+
+
+def left_before(path: Path) -> list[Path]:
+    """Return what shows that an earlier version, removed without a purge, left a directory of data to root."""
+    if os.geteuid() or facts(path) != {"uid": 0, "gid": 0, "mode": "0o700"}:
+        return []
+    if path.parent == BACKUPS:
+        return inside(path)
+    return [below for below in inside(path) if below.name in LEFT]
+
+
+def recognizable(ledger: Ledger, kind: str, path: Path) -> bool:
+    """Return whether an earlier version, which kept no ledger, created a path on this host."""
+    if not ledger.recognized or any(keeps_owner(ledger.knows(step)) for step in path.parents):
+        return False
+    if kind == "data":
+        # A home that existed before is the home of an account that we did not create.
+        return path.name.startswith(ledger.path.stem) or account_comment(path.stat().st_uid).startswith(COMMENT)
+    if kind != "file" or path.is_symlink():
+        return True
+    with contextlib.suppress(OSError):
+        content = safe_files.read(path)
+        return any(trace in content for trace in TRACES)
+    return False
+
+
+def account_comment(uid: int) -> str:
+    """Return the comment of an account, empty where there is none."""
+    with contextlib.suppress(KeyError):
+        return pwd.getpwuid(uid).pw_gecos
+    return ""
+
+
+def keep_aside(ledger: Ledger, entry: dict[str, Any]) -> None:
+    """Copy a file of others to beside it, before it is overwritten, and what systemd knows of it where it is a unit."""
+    if ledger.dry:
+        return
+    was = entry["was"]
+    with safe_files.beside(entry["name"]) as (directory, name):
+        found = directory.state(name)
+        if found is None or directory.state(name + KEPT) is not None:
+            return
+        if stat.S_ISLNK(found.st_mode):
+            target = os.readlink(name, dir_fd=directory.descriptor)
+            os.symlink(target, name + KEPT, dir_fd=directory.descriptor)
+            os.chown(name + KEPT, was["uid"], was["gid"], dir_fd=directory.descriptor, follow_symlinks=False)
+            directory.sync()
+            return
+        mode = int(was["mode"], 8)
+        directory.write(name + KEPT, directory.read(name), owner=was["uid"], group=was["gid"], mode=mode)
+
+
+def unit_state(path: Path) -> dict[str, Any]:
+    """Return whether a unit runs at boot and runs now."""
+    scope = "--system" if str(path).startswith("/etc/") else "--user"
+
+    def says(question: str) -> bool:
+        return not subprocess.run(["systemctl", scope, "--quiet", question, path.name], check=False).returncode
+
+    return {"enabled": says("is-enabled"), "active": says("is-active")}
+
+
+def expected(
+    ledger: Ledger, kind: str, path: Path, variable: str, content: Collection[str] = ()
+) -> list[dict[str, Any]]:
+    """Return the entries for a path that is about to be created, with the directories above it that are missing.
+
+    `content` names what will be created in a directory of data, in case it is a directory of others.
+    """
+    if ledger.knows(path):
+        return []
+    if os.path.lexists(path):
+        entry = adoption(ledger, kind, path, variable)
+        if kind == "data" and entry["origin"] == "adopted":
+            # Directories such as `backups` may be those of others also where an earlier version was.
+            ours = [
+                below
+                for below in (path / name for name in content)
+                if not os.path.lexists(below) or (ledger.recognized and not below.is_dir())
+            ]
+            return [entry, *({"kind": "content", "name": str(below), "origin": "created"} for below in ours)]
+        if kind == "directory" and ledger.recognized:
+            files = [below for below in inside(path) if not below.is_dir() and not ledger.knows(below)]
+            ours = [below for below in files if recognizable(ledger, "file", below) and not below.is_symlink()]
+            return [entry, *({"kind": "file", "name": str(below), "origin": "created"} for below in ours)]
+        if kind == "file" and entry["origin"] == "adopted" and path.suffix == ".service":
+            entry |= unit_state(path)
+        return [entry]
+    above = [
+        {"kind": "directory", "name": str(step), "origin": "created"}
+        for step in reversed(path.parents)
+        if not ledger.knows(step) and (not os.path.lexists(step) or ledger.shared(step))
+    ]
+    return [*above, {"kind": kind, "name": str(path), "origin": "created"}]
+
+
+def expect(
+    ledger: Ledger,
+    wanted: Iterable[tuple[str, str, str]],
+    *,
+    content: Mapping[str, Collection[str]] | None = None,
+    accounts: Iterable[dict[str, Any]] = (),
+) -> None:
+    """Record paths (kind, path, variable) that are about to be created, and the entries of accounts: all or nothing.
+
+    Raises LedgerError with all that is refused. `content` maps directories of data to the names that will be created in
+    them.
+    """
+    found: list[dict[str, Any]] = []
+    refused = []
+    # What is in a directory that an earlier entry names is judged by that one.
+    trial = replace(ledger, dry=True, entries=dict(ledger.entries))
+    for kind, path, variable in wanted:
+        try:
+            fresh = expected(trial, kind, Path(path), variable, (content or {}).get(path, ()))
+        except LedgerError as error:
+            refused.append(str(error))
+            continue
+        trial.record(fresh)
+        found += fresh
+    if refused:
+        raise LedgerError("\n".join(refused))
+    for entry in found:
+        if entry["kind"] == "file" and entry["origin"] == "adopted":
+            keep_aside(ledger, entry)
+    ledger.record([*accounts, *found])
+
+
+def ensure_files(
+    ledger: Ledger | None,
+    files: list[dict[str, Any]],
+    secrets: list[str],
+    *,
+    dry: bool,
+    warn: Callable[[str], None] = lambda said: None,
+) -> tuple[list[str], list[dict[str, str]]]:
+    """Make files as `ensure_all` does, with all that is created in the ledger, and only that removed.
+
+    Raises FileError and LedgerError.
+    """
+    if ledger is None:
+        return ensure_all(files, secrets, dry=dry, warn=warn)
+    present = [file for file in files if file["state"] == "present"]
+    expect(
+        ledger,
+        [
+            ("file" if file["content"] is not None or file["secret"] else "directory", file["path"], "prefect_adopt")
+            for file in present
+        ],
+    )
+    written: list[str] = []
+    diff: list[dict[str, str]] = []
+    hidden = iter(secrets)
+    for file in files:
+        secret = [next(hidden)] if file["secret"] else []
+        path, entry = Path(file["path"]), ledger.knows(file["path"])
+        if file["state"] in ("absent", "unused"):
+            done, shown = remove_file(ledger, file, dry=dry)
+        elif entry and entry["kind"] in ("directory", "data") and keeps_owner(entry):
+            done, shown = secure(path, entry, dry=dry), []
+        else:
+            done, shown = ensure_all([file], secret, dry=dry, warn=warn)
+        written += done
+        diff += shown
+    ledger.write()
+    return written, diff
+
+
+def remove_file(ledger: Ledger, file: dict[str, Any], *, dry: bool) -> tuple[list[str], list[dict[str, str]]]:
+    """Remove a file or a directory where it is in the ledger, and put back what it replaced."""
+    path, entry = Path(file["path"]), ledger.knows(file["path"])
+    if entry is not None and entry["kind"] == "file":
+        changed = put_back(ledger, path)
+        return ([str(path)], [{"prepared": f"remove {path}\n"}]) if changed else ([], [])
+    ours = entry is not None and entry["origin"] == "created"
+    kind = "directory" if path.is_dir() and not path.is_symlink() else "file"
+    if not ours and not ledger.holds(path) and not (os.path.lexists(path) and recognizable(ledger, kind, path)):
+        return [], []
+    result = ensure_all([file | {"secret": False}], [], dry=dry)
+    if entry is not None and (not os.path.lexists(path) or ledger.shared(path)):
+        ledger.forget(entry["kind"], path)
+    return result
+
+
+def secure(path: Path, entry: dict[str, Any], *, dry: bool) -> list[str]:
+    """Take from all others the right to write in a directory of theirs in which root's files are; data stays theirs."""
+    found = path.stat()
+    mode = stat.S_IMODE(found.st_mode) & ~0o022
+    if entry["kind"] == "data" or (found.st_uid, stat.S_IMODE(found.st_mode)) == (os.geteuid(), mode):
+        return []
+    if not dry:
+        own(path, uid=os.geteuid(), gid=-1, mode=mode)
+    return [str(path)]
+
+
+def resume(path: Path, entry: dict[str, Any]) -> None:
+    """Enable and start a unit of others that was put back, where it was enabled and ran."""
+    if not {"enabled", "active"} & {name for name, value in entry.items() if value is True}:
+        return
+    scope = "--system" if str(path).startswith("/etc/") else "--user"
+    subprocess.run(["systemctl", scope, "daemon-reload"], check=False)
+    for state, action in (("enabled", "enable"), ("active", "start")):
+        if entry.get(state):
+            subprocess.run(["systemctl", scope, "--quiet", action, path.name], capture_output=True, check=False)
+
+
+def put_back(ledger: Ledger, path: Path) -> bool:
+    """Remove a recorded file, or put back what it replaced; return whether something changed. Forgets the entry."""
+    entry = ledger.get("file", path)
+    if entry is None:
+        return False
+    kept = path.with_name(path.name + KEPT)
+    changed = os.path.lexists(path) if entry["origin"] == "created" else os.path.lexists(kept)
+    if not ledger.dry and changed:
+        if entry["origin"] == "created":
+            safe_files.remove(path)
+        else:
+            with safe_files.beside(path) as (directory, name):
+                here = directory.descriptor
+                os.replace(kept.name, name, src_dir_fd=here, dst_dir_fd=here)
+            resume(path, entry)
+    ledger.forget("file", path)
+    return changed
+
+
+def own(path: Path, *, uid: int, gid: int, mode: int) -> None:
+    """Give a directory an owner, a group and a mode; a link in its place is an OSError."""
+    with safe_files.beside(path) as (directory, name):
+        flags = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW
+        descriptor = os.open(name, flags, dir_fd=directory.descriptor)
+        try:
+            os.fchown(descriptor, uid, gid)
+            os.fchmod(descriptor, mode)
+        finally:
+            os.close(descriptor)
+
+
+def settle(ledger: Ledger, path: Path) -> bool:
+    """Remove a recorded directory where it is empty, or give it back; return whether something changed."""
+    entry = ledger.get("directory", path) or ledger.get("data", path)
+    if entry is None or not path.is_dir():
+        return False
+    if entry["origin"] == "adopted":
+        was = entry["was"]
+        differs = bool(facts(path) != was)
+        if differs and not ledger.dry:
+            own(path, uid=was["uid"], gid=was["gid"], mode=int(was["mode"], 8))
+        return differs
+    return is_empty(path) if ledger.dry else remove_empty(path)
+
+
+def remove_empty(path: Path) -> bool:
+    """Remove a directory where it is empty; return whether it was."""
+    with contextlib.suppress(OSError), safe_files.beside(path) as (directory, name):
+        os.rmdir(name, dir_fd=directory.descriptor)
+        return True
+    return False
+
+
+def inside(path: Path) -> list[Path]:
+    """Return the paths in a directory, in order; none where it does not exist."""
+    with contextlib.suppress(FileNotFoundError), safe_files.reach(path) as directory:
+        return [path / name for name in directory.names()]
+    return []
+
+
+def sweep(ledger: Ledger, directory: Path, *, owners: Collection[int]) -> bool:
+    """Remove below a directory what belongs to some user ids, links never followed; return whether something did."""
+    changed = False
+    with safe_files.reach(directory) as top:
+        for place, names, files, descriptor in os.fwalk(".", topdown=False, dir_fd=top.descriptor):
+            for name in [*files, *names]:
+                found = os.stat(name, dir_fd=descriptor, follow_symlinks=False)
+                if found.st_uid not in owners or ledger.knows(Path(directory, place, name)) is not None:
+                    continue
+                changed = True
+                if not ledger.dry:
+                    # A directory that holds what belongs to others stays.
+                    with contextlib.suppress(OSError):
+                        (os.rmdir if stat.S_ISDIR(found.st_mode) else os.unlink)(name, dir_fd=descriptor)
+    return changed
+
+
+def foreign(directory: Path, *, spare: Collection[Path] = ()) -> list[str]:
+    """Return what keeps a directory from being removed: the topmost paths in it, at most ten."""
+    return [str(path) for path in inside(directory) if path not in spare][:10]
+
+
+def member_ids(entry: dict[str, Any]) -> set[int]:
+    """Return the user ids of the accounts that write in a directory of data, and of those that did and are gone."""
+    found = {uid for uid in entry.get("uids", []) if safe_files.is_lost(uid)}
+    for name in entry.get("owners", []):
+        with contextlib.suppress(KeyError):
+            found.add(pwd.getpwnam(name).pw_uid)
+    return found
+
+
+def remember_ids(ledger: Ledger, users: Collection[str]) -> None:
+    """Write down the user ids of accounts that are about to go, by which data that they wrote is known later."""
+    for entry in ledger.entries.values():
+        if entry["kind"] == "data" and set(users) & set(entry.get("owners", [])):
+            entry["uids"] = sorted({*entry.get("uids", []), *member_ids(entry)})
+    ledger.write()
+
+
+def remove_account(kind: str, name: str) -> str:
+    """Remove a user or a group that exists; return what kept it from going, or nothing."""
+    try:
+        pwd.getpwnam(name) if kind == "user" else grp.getgrnam(name)
+    except KeyError:
+        return ""
+    command = ["userdel", "--force", name] if kind == "user" else ["groupdel", name]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    # userdel takes the user's own group along, and warns where a process of the user is left.
+    if kind == "group" and done.returncode == 6:
+        return ""
+    return f"{kind} {name}: {done.stderr.strip()}" if done.returncode else ""
+
+
+def exists(kind: str, name: str) -> bool:
+    """Return whether an account exists."""
+    with contextlib.suppress(KeyError):
+        pwd.getpwnam(name) if kind == "user" else grp.getgrnam(name)
+        return True
+    return False
+
+
+@dataclass
+class Removal:
+    """What the removal of a part did: what it removed, and what of others it left."""
+
+    removed: list[str] = field(default_factory=list)
+    left: list[str] = field(default_factory=list)
+
+
+def remove_part(ledger: Ledger, part: str, *, purge: bool) -> Removal:
+    """Remove what a part has in the ledger and nothing else; data only with `purge`."""
+    result = Removal()
+    mine = {key: dict(entry) for key, entry in ledger.entries.items() if entry["part"] == part}
+
+    def names(*kinds: str) -> list[str]:
+        # The deepest first.
+        found = [entry["name"] for entry in mine.values() if entry["kind"] in kinds]
+        return sorted(found, key=lambda name: name.count("/"), reverse=True)
+
+    for name in names("file"):
+        if put_back(ledger, Path(name)):
+            result.removed.append(name)
+    for name in names("tree"):
+        entry = mine[f"tree {name}"]
+        path = Path(name)
+        if path.is_dir() and not path.is_symlink():
+            if not ledger.dry:
+                safe_files.remove(path)
+                if entry["origin"] == "adopted":
+                    was = entry["was"]
+                    with safe_files.beside(path) as (directory, last):
+                        directory.make(last, owner=was["uid"], group=was["gid"], mode=int(was["mode"], 8))
+            result.removed.append(name)
+        ledger.forget("tree", name)
+    for name in names("content"):
+        above = ledger.get("data", Path(name).parent) or {}
+        goes = purge or above.get("disposable", False)
+        remove_content(ledger, Path(name), purge=goes, owners=member_ids(above), result=result)
+    stays: set[Path] = set()
+    for name in names("data"):
+        if not remove_data(ledger, mine[f"data {name}"], purge=purge, result=result):
+            stays.add(Path(name))
+    for name in names("directory"):
+        path = Path(name)
+        if stays.intersection(path.parents):
+            # A part of the data.
+            continue
+        if settle(ledger, path):
+            result.removed.append(name)
+        elif path.is_dir() and mine[f"directory {name}"]["origin"] == "created" and not ledger.shared(path):
+            result.left += foreign(path, spare=stays)
+            stays.add(path)
+            continue
+        ledger.forget("directory", name)
+    remember_ids(ledger, names("user"))
+    for kind in ("user", "group"):
+        for name in names(kind):
+            ours = mine[f"{kind} {name}"]["origin"] == "created" and not ledger.shared(name)
+            if ours and exists(kind, name):
+                said = "" if ledger.dry else remove_account(kind, name)
+                if said:
+                    result.left.append(said)
+                    continue
+                result.removed.append(f"{kind} {name}")
+            ledger.forget(kind, name)
+    ledger.write()
+    return result
+
+
+def remove_data(ledger: Ledger, entry: dict[str, Any], *, purge: bool, result: Removal) -> bool:
+    """Remove a directory of data and what belongs to its accounts; return whether it is done with.
+
+    Data that stays is root's, because the number of its account, which goes, may become another's.
+    """
+    path = Path(entry["name"])
+    owners = member_ids(entry)
+    if not path.is_dir() or path.is_symlink():
+        ledger.forget("data", path)
+        return True
+    if not purge and not entry.get("disposable"):
+        if entry["origin"] == "created" and not is_empty(path):
+            wanted: dict[str, Any] = (
+                {"uid": 0, "gid": 0, "mode": "0o700"} if os.geteuid() == 0 else facts(path) | {"mode": "0o700"}
+            )
+            if facts(path) != wanted:
+                # An account of a package goes with it.
+                noted = ledger.entries[f"data {path}"]
+                noted["uids"] = sorted({*noted.get("uids", []), *owners})
+                result.removed.append(f"access to {path}")
+                if not ledger.dry:
+                    ledger.write()
+                    own(path, uid=wanted["uid"], gid=wanted["gid"], mode=0o700)
+            return False
+        if entry["origin"] == "adopted":
+            settle(ledger, path)
+            return False
+    if entry["origin"] == "created":
+        known = [path / name for name in entry.get("content", []) if os.path.lexists(path / name)]
+        known += links_to_worker(path)
+        for below in known if not ledger.dry else []:
+            safe_files.remove(below)
+        if sweep(ledger, path, owners=owners) or known:
+            result.removed.append(f"data in {path}")
+    if settle(ledger, path):
+        result.removed.append(str(path))
+    elif entry["origin"] == "created" and not ledger.dry:
+        result.left += foreign(path)
+        return False
+    ledger.forget("data", path)
+    return True
+
+
+def links_to_worker(home: Path) -> list[Path]:
+    """Return root's links to what `accounts` moved to the home of the flows' account."""
+    with safe_files.reach(home) as directory:
+        states = {name: directory.state(name) for name in directory.names()}
+        links = [name for name, found in states.items() if found and stat.S_ISLNK(found.st_mode) and not found.st_uid]
+        return [home / name for name in links if os.readlink(name, dir_fd=directory.descriptor).startswith("worker/")]
+
+
+def remove_content(ledger: Ledger, path: Path, *, purge: bool, owners: Collection[int], result: Removal) -> None:
+    """Remove what Prefect created in a home of others."""
+    if os.path.lexists(path) and path.lstat().st_uid in owners:
+        if not purge:
+            return
+        if path.is_dir() and not path.is_symlink():
+            sweep(ledger, path, owners=owners)
+            if not ledger.dry:
+                remove_empty(path)
+        elif not ledger.dry:
+            safe_files.remove(path)
+        result.removed.append(str(path))
+    ledger.forget("content", path)

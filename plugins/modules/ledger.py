@@ -1,0 +1,378 @@
+#!/usr/bin/python
+# Copyright: The selfhosted.prefect maintainers
+# Apache License 2.0 (see LICENSE or https://www.apache.org/licenses/LICENSE-2.0)
+"""Record what an instance is about to create on a host, and remove what it created and nothing else."""
+
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+module: ledger
+short_description: Record what an instance creates on a host, and remove exactly that
+description:
+  - With V(present), writes entries to the instance's ledger before anything is created, and fails without a change
+    where something of that name exists and is not in the ledger. What may be taken over is in O(ledger.adopt).
+  - With V(absent), removes what one part of the instance has in the ledger. A directory goes when it is empty; what
+    keeps it is in RV(left) and in a warning. What existed before gets the owner and mode that it had.
+  - A host that a version without a ledger installed is recognized by its releases and by what
+    M(selfhosted.prefect.packages) recorded.
+version_added: 0.3.0
+author: The selfhosted.prefect maintainers
+extends_documentation_fragment: selfhosted.prefect.ledger
+options:
+  ledger:
+    required: true
+  entries:
+    description: What is about to be created.
+    type: list
+    elements: dict
+    default: []
+    suboptions:
+      kind:
+        description:
+          - V(tree) is a directory that only this collection writes, V(data) one in which O(entries[].owners) write.
+        type: str
+        choices: [file, directory, tree, data, user, group]
+        required: true
+      name:
+        description: Absolute path, or name of the account.
+        type: str
+        required: true
+      variable:
+        description: Variable that chose the name, for the error message.
+        type: str
+        default: prefect_instance
+      owners:
+        description: Accounts whose files in a V(data) directory are the instance's.
+        type: list
+        elements: str
+        default: []
+      content:
+        description: What will be created in a V(data) directory, by which it is found again in a directory of others.
+        type: list
+        elements: str
+        default: []
+      disposable:
+        description: Whether a V(data) directory is removed without a purge.
+        type: bool
+        default: false
+  probes:
+    description: Files that later tasks may create, and that must not be another's. They are not recorded.
+    type: list
+    elements: path
+    default: []
+  state:
+    description: Whether the entries are recorded, or all entries of the part are removed.
+    type: str
+    choices: [present, absent]
+    default: present
+  purge:
+    description: Whether V(absent) removes data.
+    type: bool
+    default: false
+  backup_dir:
+    description: Directory to which SQLite databases in V(data) directories are copied before a purge; empty for none.
+    type: str
+    default: ''
+attributes:
+  check_mode:
+    description: Says what would be recorded or removed.
+    support: full
+"""
+
+EXAMPLES = r"""
+- name: Record what this instance creates
+  selfhosted.prefect.ledger:
+    ledger: {name: prefect}
+    entries:
+      - {kind: user, name: prefect, variable: prefect_user}
+      - {kind: data, name: /var/lib/prefect, variable: prefect_home, owners: [prefect]}
+
+- name: Remove what this instance created
+  selfhosted.prefect.ledger:
+    ledger: {name: prefect}
+    state: absent
+"""
+
+RETURN = r"""
+recognized:
+  description: Whether a version that kept no ledger installed this host.
+  returned: success
+  type: bool
+adopted:
+  description: What existed and was taken over, as kind and name, without directories that were empty.
+  returned: success
+  type: list
+  elements: str
+removed:
+  description: What was removed.
+  returned: when O(state=absent)
+  type: list
+  elements: str
+copies:
+  description: Copies of databases that were made before they were removed.
+  returned: when O(state=absent)
+  type: list
+  elements: str
+left:
+  description: What of others keeps a directory of the instance from being removed.
+  returned: when O(state=absent)
+  type: list
+  elements: str
+"""
+
+import contextlib
+import grp
+import json
+import os
+import pwd
+import stat
+import time
+from collections.abc import Collection, Iterator
+from pathlib import Path
+from typing import Any
+
+from ansible.module_utils.basic import AnsibleModule
+from ansible_collections.selfhosted.prefect.plugins.module_utils import safe_files, sqlite_files
+from ansible_collections.selfhosted.prefect.plugins.module_utils.files import FileError, is_empty
+from ansible_collections.selfhosted.prefect.plugins.module_utils.ledger import (
+    ADOPTABLE,
+    COMMENT,
+    LEDGER,
+    Ledger,
+    LedgerError,
+    adoption,
+    described,
+    exists,
+    expect,
+    keeps_owner,
+    member_ids,
+    opened,
+    own,
+    recognizable,
+    remove_part,
+)
+
+ACCOUNTS = ("user", "group")
+
+
+def made_here(ledger: Ledger, kind: str, name: str) -> bool:
+    """Return whether this collection created an account, or a group the accounts of which it created."""
+    if kind == "user":
+        return pwd.getpwnam(name).pw_gecos.startswith(COMMENT)
+    primary = primary_users(name)
+    return all(user.pw_gecos.startswith(COMMENT) for user in primary) if primary else ledger.recognized
+
+
+def primary_users(group: str) -> list[pwd.struct_passwd]:
+    """Return the accounts that have a group as their own."""
+    return [user for user in pwd.getpwall() if user.pw_gid == grp.getgrnam(group).gr_gid]
+
+
+def unused(kind: str, name: str) -> bool:
+    """Return whether a group has no account, so that its use gives no other account anything."""
+    return kind == "group" and not grp.getgrnam(name).gr_mem and not primary_users(name)
+
+
+def expect_account(ledger: Ledger, entry: dict[str, Any]) -> dict[str, Any] | None:
+    """Return the entry of an account that is about to be created. Raises LedgerError for one of others."""
+    kind, name = entry["kind"], entry["name"]
+    if ledger.get(kind, name):
+        return None
+    fresh = {"kind": kind, "name": name, "origin": "created"}
+    if not exists(kind, name) or made_here(ledger, kind, name):
+        return fresh
+    # What an earlier version used is used on, and stays: it may have belonged to others before.
+    if "user" not in ledger.adopt and not ledger.recognized and not unused(kind, name):
+        found = f"the group {name} exists"
+        if kind == "user":
+            account = pwd.getpwnam(name)
+            found = f"the user {name} exists (uid {account.pw_uid}, home {account.pw_dir}, shell {account.pw_shell})"
+        raise LedgerError(
+            f"{entry['variable']}: {found}, and this collection did not create it; name another user, or add user to "
+            "prefect_adopt to run Prefect as this one, which stays when Prefect is removed"
+        )
+    return fresh | {"origin": "adopted"}
+
+
+def may(account: str, path: Path, *, bits: int) -> bool:
+    """Return whether an account has some permissions (as of `others`) on a path. One that does not exist is others."""
+    found = path.stat()
+    groups: set[int] = set()
+    uid = -1
+    if exists("user", account):
+        user = pwd.getpwnam(account)
+        uid, groups = user.pw_uid, set(os.getgrouplist(account, user.pw_gid))
+    shift = 6 if uid == found.st_uid else 3 if found.st_gid in groups else 0
+    return (found.st_mode >> shift) & bits == bits
+
+
+def unusable(ledger: Ledger, entry: dict[str, Any], *, account: str) -> str:
+    """Return why a directory of others cannot be used as it is, and it is left as it is; empty where it can."""
+    path = Path(entry["name"])
+    if ledger.knows(path) or ledger.recognized or not path.is_dir() or is_empty(path):
+        return ""
+    if entry["kind"] not in ("data", "directory") or adoption(ledger, entry["kind"], path, "")["origin"] == "created":
+        return ""
+    verb, bits = ("write", 0o7) if entry["kind"] == "data" else ("enter", 0o1)
+    if may(account, path, bits=bits):
+        return ""
+    return (
+        f"{entry['variable']}: {path} is {described(path)}, where the account {account} cannot {verb}; allow it, or "
+        "name another directory"
+    )
+
+
+def exists_now(entry: dict[str, Any]) -> bool:
+    """Return whether an account or a path exists."""
+    return exists(entry["kind"], entry["name"]) if entry["kind"] in ACCOUNTS else os.path.lexists(entry["name"])
+
+
+def refuse(ledger: Ledger, entries: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Return the entries of accounts. Raises LedgerError with all that stands in the way, before anything changes."""
+    found, refused = [], []
+    accounts = [entry["name"] for entry in entries if entry["kind"] == "user"]
+    trial = Ledger(ledger.path, dry=True, part=ledger.part, adopt=ledger.adopt, recognized=ledger.recognized)
+    trial.entries = dict(ledger.entries)
+    seen = set()
+    for entry in entries:
+        # One account may be that of the server and of the flows.
+        if (entry["kind"], entry["name"]) in seen:
+            continue
+        seen.add((entry["kind"], entry["name"]))
+        try:
+            if entry["kind"] in ACCOUNTS:
+                fresh = expect_account(trial, entry)
+                found += [fresh] if fresh else []
+                trial.record([fresh] if fresh else [])
+                continue
+            owners = entry["owners"] or accounts
+            if os.path.lexists(entry["name"]):
+                expect(trial, [(entry["kind"], entry["name"], entry["variable"])])
+            if owners and (reason := unusable(ledger, entry, account=owners[0])):
+                refused.append(reason)
+        except LedgerError as error:
+            refused.append(str(error))
+    if refused:
+        raise LedgerError("\n".join(dict.fromkeys(refused)))
+    return found
+
+
+def record(ledger: Ledger, entries: list[dict[str, Any]], probes: list[str]) -> None:
+    """Write entries to the ledger. Raises LedgerError for what belongs to others, with nothing changed."""
+    probed = [{"kind": "file", "name": path, "variable": "prefect_instance", "owners": []} for path in probes]
+    accounts = refuse(ledger, entries + probed)
+    paths = [entry for entry in entries if entry["kind"] not in ACCOUNTS]
+    wanted = [(entry["kind"], entry["name"], entry["variable"]) for entry in paths]
+    content = {entry["name"]: entry["content"] for entry in paths}
+    expect(ledger, wanted, content=content, accounts=accounts)
+    for entry in paths:
+        known = ledger.get(entry["kind"], entry["name"])
+        if known is not None and entry["kind"] == "data":
+            known |= {name: entry[name] for name in ("owners", "content", "disposable")}
+    ledger.write()
+
+
+@contextlib.contextmanager
+def reachable(file: Path, owners: Collection[int]) -> Iterator[None]:
+    """Let the account of a database, as whom it is read, reach it where an earlier removal left it to root.
+
+    Raises LedgerError where the number of that account, which was removed, is another's by now.
+    """
+    home, (uid, gid) = file.parent, sqlite_files.account(file)
+    before = home.stat()
+    if uid == 0 or (before.st_uid, stat.S_IMODE(before.st_mode)) != (0, 0o700):
+        yield
+        return
+    if not safe_files.is_lost(uid) and uid not in owners:
+        raise LedgerError(
+            f"prefect_purge_backup: {file} belongs to {safe_files.account_name(uid)}, which has the number of an "
+            "account that was removed, so it cannot be copied safely; copy it yourself and set prefect_purge_backup to "
+            "false"
+        )
+    own(home, uid=uid, gid=gid, mode=0o700)
+    try:
+        yield
+    finally:
+        own(home, uid=0, gid=before.st_gid, mode=0o700)
+
+
+def back_up(ledger: Ledger, directory: Path) -> list[str]:
+    """Copy the SQLite databases that a purge is about to remove; their server has ended. Return the copies."""
+    homes = [entry for entry in ledger.entries.values() if entry["part"] == ledger.part and entry["kind"] == "data"]
+    copies = []
+    moment = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime())
+    for home in homes:
+        file = Path(home["name"], "prefect.db")
+        if sqlite_files.exists(file):
+            copy = directory / f"purged-{moment}.db"
+            with safe_files.beside(directory, make=True) as (above, name):
+                above.make(name, owner=os.geteuid(), group=os.getegid(), mode=0o700)
+            with reachable(file, member_ids(home)):
+                sqlite_files.copy(file, copy)
+            copies.append(str(copy))
+    return copies
+
+
+def main() -> None:
+    strings: dict[str, Any] = {"type": "list", "elements": "str", "default": []}
+    module = AnsibleModule(
+        argument_spec={
+            "ledger": LEDGER | {"required": True},
+            "entries": {
+                "type": "list",
+                "elements": "dict",
+                "default": [],
+                "options": {
+                    "kind": {
+                        "type": "str",
+                        "choices": ["file", "directory", "tree", "data", "user", "group"],
+                        "required": True,
+                    },
+                    "name": {"type": "str", "required": True},
+                    "variable": {"type": "str", "default": "prefect_instance"},
+                    "owners": strings,
+                    "content": strings,
+                    "disposable": {"type": "bool", "default": False},
+                },
+            },
+            "probes": {"type": "list", "elements": "path", "default": []},
+            "state": {"type": "str", "choices": ["present", "absent"], "default": "present"},
+            "purge": {"type": "bool", "default": False},
+            "backup_dir": {"type": "str", "default": ""},
+        },
+        supports_check_mode=True,
+    )
+    params = module.params
+    result: dict[str, Any] = {}
+    os.umask(0o022)
+    try:
+        with opened(params["ledger"], dry=module.check_mode) as ledger:
+            if ledger is None:
+                raise LedgerError("ledger: name the ledger")
+            before = json.dumps(ledger.entries, sort_keys=True)
+            if params["state"] == "present":
+                record(ledger, params["entries"], params["probes"])
+                result["changed"] = json.dumps(ledger.entries, sort_keys=True) != before
+            else:
+                if ledger.recognized and not any(entry["part"] == ledger.part for entry in ledger.entries.values()):
+                    # What cannot be recognized as ours is left as it is.
+                    ledger.adopt = ADOPTABLE
+                    record(ledger, [entry for entry in params["entries"] if exists_now(entry)], [])
+                    probed = [("file", path, "") for path in params["probes"] if os.path.lexists(path)]
+                    expect(ledger, [probe for probe in probed if recognizable(ledger, "file", Path(probe[1]))])
+                copies = []
+                if params["purge"] and params["backup_dir"] and not module.check_mode:
+                    copies = back_up(ledger, Path(params["backup_dir"]))
+                done = remove_part(ledger, ledger.part, purge=params["purge"])
+                result = {"changed": bool(done.removed), "removed": done.removed, "left": done.left, "copies": copies}
+                if done.left:
+                    module.warn("Left in place, because this collection did not create it: " + ", ".join(done.left))
+            result["recognized"] = ledger.recognized
+            result["adopted"] = [key for key, entry in ledger.entries.items() if keeps_owner(entry)]
+    except (LedgerError, FileError, safe_files.AccountError, OSError) as error:
+        module.fail_json(msg=str(error))
+    module.exit_json(**result)
+
+
+if __name__ == "__main__":
+    main()
