@@ -76,6 +76,8 @@ class Life:
 
     def __init__(self, host: Host) -> None:
         self.host = host
+        # Prefect's CLI creates this for the person who runs it, here below.
+        host.sh("mkdir --parents --mode=700 /root/.prefect")
         host.sh(f"set -e\n{DEPLOY}\n{SERVICES}\n{HANDMADE}")
         self.before = host.manifest()
 
