@@ -126,6 +126,10 @@ in_use:
   description: Whether others have a database there, or may have one because the cluster does not run.
   returned: success
   type: bool
+unknown:
+  description: Whether a cluster does not run, so that a later purge has to finish this one.
+  returned: success
+  type: bool
 adopted:
   description: What existed and is used as it is, of role and database.
   returned: success
@@ -605,6 +609,7 @@ def ensure_absent(params: dict[str, Any], ledger: Ledger | None, *, dry: bool) -
         # What cannot be looked into may hold anything.
         in_use = not cluster.running or bool(strangers(cluster, params, dropped=dropped))
         if params["purge"] and not cluster.running:
+            result["unknown"] = True
             result["warnings"].append(
                 f"PostgreSQL {cluster.version}/{cluster.name} does not run: what it holds is not known, and nothing "
                 "of it was dropped. Start it and run this again to purge it."
@@ -678,7 +683,7 @@ def main() -> None:
         module.fail_json(msg=str(error))
     for warning in result.pop("warnings", []):
         module.warn(warning)
-    module.exit_json(**({"in_use": False, "adopted": [], "dumps": []} | result))
+    module.exit_json(**({"in_use": False, "unknown": False, "adopted": [], "dumps": []} | result))
 
 
 if __name__ == "__main__":

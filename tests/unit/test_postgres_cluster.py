@@ -167,6 +167,7 @@ def test_a_cluster_that_cannot_be_looked_into_is_not_dropped(
     monkeypatch.setattr(postgres_cluster, "clusters", lambda: [replace(cluster, running=False)])
     result = outcome(postgres_cluster.main, **stopped)
     assert result["in_use"], "its package must stay"
+    assert result["unknown"], "and be known to have come with Prefect when the purge is repeated"
     assert result["cluster"] == "15/main"
     assert not (cluster.config / "conf.d/prefect.conf").exists()
     assert cluster.hba.exists()
@@ -179,7 +180,8 @@ def test_a_second_cluster_keeps_the_package(
     (tmp_path / "second/pg_hba.conf").write_text(HBA)
     second = replace(cluster, name="second", port=5433, running=False, config=tmp_path / "second")
     monkeypatch.setattr(postgres_cluster, "clusters", lambda: [second])
-    assert outcome(postgres_cluster.main, **stopped)["in_use"]
+    result = outcome(postgres_cluster.main, **stopped)
+    assert (result["in_use"], result["unknown"]) == (True, False)
 
 
 @pytest.mark.parametrize("configured", [False, True])
