@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 import uuid
 from base64 import b64encode
 from collections.abc import Iterator
@@ -133,6 +134,22 @@ def with_canaries(directory: Path) -> tuple[dict[str, Any], set[str]]:
     return variables | {"prefect_proxy_certificate": pair["certificate"]}, {*text.values(), header}
 
 
+WATCH = """
+import os, sys
+
+STARTS = {"os.exec": 1, "os.posix_spawn": 1, "os.system": 0, "subprocess.Popen": 1}
+
+def look(event, details):
+    if event in STARTS:
+        environment = details[-1] if event != "os.system" else None
+        with open(os.environ["WATCHED"], "a", encoding="utf-8", errors="backslashreplace") as watched:
+            print(event, details[STARTS[event]], dict(environment or os.environ), file=watched)
+
+sys.addaudithook(look)
+"""
+"""A sitecustomize of each Python that a run starts: it writes down what this Python starts, however short it lives."""
+
+
 def processes(mark: str) -> Iterator[tuple[Path, bytes]]:
     """Yield the processes of a run, each with its command line and its environment."""
     for process in Path("/proc").glob("[0-9]*"):
@@ -173,13 +190,17 @@ def test_no_canary_in_what_ansible_says_and_starts(tmp_path: Path, reached: bool
     inventory.write_text(json.dumps({"all": {"hosts": {"one": LOCAL | variables}, "children": groups}}))
     for name in ("facts", "home", "tmp"):
         (tmp_path / name).mkdir()
+    (tmp_path / "watch").mkdir()
+    (tmp_path / "watch" / "sitecustomize.py").write_text(WATCH)
     mark = f"{MARK}={uuid.uuid4().hex}"
     given = os.environ | {
         "ANSIBLE_CONFIG": str(ROOT / "ansible.cfg"),
         "ANSIBLE_HOME": str(tmp_path / "home"),
         "ANSIBLE_CACHE_PLUGIN": "jsonfile",
         "ANSIBLE_CACHE_PLUGIN_CONNECTION": str(tmp_path / "facts"),
+        "PYTHONPATH": str(tmp_path / "watch"),
         "TMPDIR": str(tmp_path / "tmp"),
+        "WATCHED": str(tmp_path / "watched"),
         MARK: mark.partition("=")[2],
     }
     command = [str(Path(sys.executable).with_name("ansible-playbook")), "-i", str(inventory)]
@@ -196,9 +217,12 @@ def test_no_canary_in_what_ansible_says_and_starts(tmp_path: Path, reached: bool
             for process, text in processes(mark):
                 looks += 1
                 shown |= {(process.name, canary) for canary in canaries if canary.encode() in text}
+            time.sleep(0.05)
     said = (tmp_path / "said").read_text()
     assert (run.returncode == 0) is reached, said
-    assert looks > 100
+    watched = (tmp_path / "watched").read_text()
+    assert looks > 100 and "subprocess.Popen" in watched
+    assert {canary for canary in canaries if canary in watched} == set()
     assert reached or "nothing listens at 127.0.0.1:1" in said
     assert shown == set()
     assert {canary for canary in canaries if canary in said} == set()
