@@ -55,5 +55,6 @@ def test_inventory(name: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", INVENTORIES)
 def test_every_group_has_its_play(name: str) -> None:
     groups = yaml.safe_load((ROOT / "inventories" / name / "hosts.yml").read_text())["all"]["children"]
-    plays = yaml.safe_load((ROOT / "playbooks/site.yml").read_text())
-    assert set(groups) <= {play["hosts"] for play in plays if "hosts" in play}
+    for playbook in ("present", "absent"):
+        plays = yaml.safe_load((ROOT / "playbooks" / f"{playbook}.yml").read_text())
+        assert set(groups) <= {play["hosts"] for play in plays if "hosts" in play}
