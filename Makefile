@@ -18,7 +18,7 @@ KEEP ?= 0
 BACKUP ?= latest
 
 help: ## Show this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^##@ / {printf "\n%s\n", substr($$0, 5)} /^[a-z_-]+:.*## / {printf "  make %-20s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 env: $(VENV)/.ready ## Install the locked Python environment of the controller into .venv
 
@@ -26,27 +26,45 @@ $(VENV)/.ready: requirements/controller.txt requirements/uv.txt requirements/env
 	@PYTHON="$(PYTHON)" requirements/env.sh $(VENV)
 	@touch $@
 
-site: env ## Put a complete Prefect on the inventory's hosts (INVENTORY=..., ARGS=...)
-	@$(RUN) ansible-playbook -i $(INVENTORY) site.yml $(ARGS)
+##@ Install and remove (INVENTORY=inventories/local, ARGS="--limit one.example.com")
+site: ## Install what the inventory describes
+absent: ## Remove it; PURGE=1: its data as well
+upgrade: ## Upgrade to another version, one host at a time (ARGS="-e prefect_version=...")
+shortname: ## Make the task name `preset` known to all playbooks of this user
 
-absent: env ## Take it away again (PURGE=1: the data too)
-	@$(RUN) ansible-playbook -i $(INVENTORY) playbooks/absent.yml -e '{"prefect_purge": $(if $(filter 1,$(PURGE)),true,false)}' $(ARGS)
+##@ Operate
+status: ## Check every host, and exit with an error if anything is wrong (ARGS="-e prefect_status_file=status.json")
+restart: ## Restart every service, and wait until each is healthy
+maintenance: ## Let clients wait during maintenance (ARGS="-e prefect_proxy_maintenance=true", then false)
+rotate: ## Replace generated secrets on every host: docs/operations.md
+secrets: ## Fetch the generated secrets from the hosts, for a controller that has lost them
 
-status: env ## Ask every host how it is; exit code 0 when all is well (ARGS="-e prefect_status_file=status.json": as JSON)
-	@$(RUN) ansible-playbook -i $(INVENTORY) playbooks/status.yml $(ARGS)
+##@ Data
+backup: ## Back up the database while it is in use
+backups: ## List the backups: when, how large, of which version, checked or not, which one is latest
+restore: ## Restore a backup (BACKUP=latest, a name that backups lists, or a file here)
+reset: ## Start with an empty database; the old one is backed up (ARGS="-e prefect_server_reset=prefect")
+sqlite_to_postgres: ## Move from SQLite to the PostgreSQL that the inventory names
 
-backup: env ## Back up the database while it is in use
-	@$(RUN) ansible-playbook -i $(INVENTORY) playbooks/backup.yml $(ARGS)
+##@ Prefect objects and flow runs
+plan: ## Show what differs between Prefect and the inventory
+apply: ## Apply the Prefect objects in the inventory
+export: ## Write all Prefect objects to a file for an inventory
+run: ## Run a deployment and wait for its end (ARGS="-e prefect_resources_run=flow/deployment")
+pause: ## Pause a deployment or a work pool (ARGS="-e prefect_resources_pause=flow/deployment")
+resume: ## Resume it, or a flow run that waits (ARGS="-e prefect_resources_resume=flow/deployment")
+definitions: ## Apply flows that are defined as data
+definitions_load: ## Load definitions from files into a database
 
-backups: env ## List the backups: when, how large, of which version, checked or not, which one is latest
-	@$(RUN) ansible-playbook -i $(INVENTORY) playbooks/backups.yml $(ARGS)
+PLAYBOOKS := $(filter-out inventory present,$(basename $(notdir $(wildcard playbooks/*.yml))))
 
-restore: env ## Restore a backup (BACKUP=latest, a name that backups lists, or a file here)
-	@$(RUN) ansible-playbook -i $(INVENTORY) playbooks/restore.yml -e prefect_server_restore=$(BACKUP) $(ARGS)
+absent: OWN = -e '{"prefect_purge": $(if $(filter 1,$(PURGE)),true,false)}'
+restore: OWN = -e prefect_server_restore=$(BACKUP)
 
-secrets: env ## Fetch the generated secrets from the hosts, for a controller that has lost them
-	@$(RUN) ansible-playbook -i $(INVENTORY) playbooks/secrets.yml $(ARGS)
+$(PLAYBOOKS): env
+	@$(RUN) ansible-playbook -i $(INVENTORY) $(if $(filter site,$@),,playbooks/)$@.yml $(OWN) $(ARGS)
 
+##@ Develop
 check: env ## Lint, types, docs and unit tests: under a minute, without a network
 	@$(MAKE) --no-print-directory --jobs=2 --keep-going --output-sync=target check-unit check-ansible check-types check-python check-yaml
 
@@ -66,7 +84,7 @@ check-python: env
 check-yaml: env
 	@$(RUN) yamllint --strict .
 
-test: env ## The tests, on hosts with a real systemd (root, Debian or Ubuntu); ALL=1, ONLY=system/proxy, CHANGED=1, KEEP=1: see README
+test: env ## The tests, on hosts with a real systemd (root, Debian or Ubuntu); ALL=1, ONLY=system/proxy, CHANGED=1, KEEP=1: see docs/development.md
 	@$(RUN) tests/suites.py run $(if $(filter 1,$(ALL)),--all) $(if $(ONLY),--only $(ONLY)) $(if $(filter 1,$(CHANGED)),--changed) $(if $(filter 1,$(KEEP)),--keep)
 
 test-times: env ## How long the last run of the tests took, by suite and test, beside the run before it
@@ -110,18 +128,18 @@ faults: env ## What happens to a platform on four hosts when a part of it fails
 	@trap 'tests/hosts/host end' EXIT; tests/hosts/prepare; \
 	for action in destroy create prepare converge side-effect destroy; do $(MOLECULE) $$action -s platform; done
 
-bench: env .cache/release-3.8.8/.ready ## Measure ourselves against the way by hand and against the floor
+bench: env .cache/release-3.8.8/.ready ## Compare with an installation by hand, and with the floor
 	@tests/hosts/prepare
 	@$(RUN) python benchmarks/bench.py $(ARGS)
 	@.cache/release-3.8.8/bin/python benchmarks/flows_as_data.py
 	@$(RUN) python benchmarks/resources.py .cache/release-3.8.8/bin/python
 
-docs: env ## Write the generated pages anew
+docs: env ## Write the generated pages
 	@$(RUN) python docs/generate.py
 
-lock: env ## Resolve every lock anew: the controller's and Prefect's
+lock: env ## Resolve every lock again: the controller's and Prefect's
 	@cd requirements && for name in uv controller; do \
 	  ../$(VENV)/bin/uv pip compile --quiet --upgrade --universal --python-version 3.11 --generate-hashes --no-header --no-annotate $$name.in -o $$name.txt; done
 	@$(RUN) python requirements/locks.py make
 
-.PHONY: help env site absent status backup backups restore secrets check check-ansible check-types check-unit check-python check-yaml test test-times test-count test-unit test-system test-molecule test-api test-local test-preset test-flows faults bench docs lock
+.PHONY: help env $(PLAYBOOKS) check check-ansible check-types check-unit check-python check-yaml test test-times test-count test-unit test-system test-molecule test-api test-local test-preset test-flows faults bench docs lock

@@ -102,7 +102,13 @@ def test_every_example_is_shown() -> None:
 @each_page
 def test_make_targets_on_a_page_exist(page: Path) -> None:
     makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
-    targets = set(re.findall(r"^([a-z-]+):", makefile, re.MULTILINE))
+    targets = set(re.findall(r"^([a-z_-]+):", makefile, re.MULTILINE))
     commands = "\n".join(block.text for block in blocks(page) if block.language in {"sh", "bash", "console"})
-    named = set(re.findall(r"^(?:\$ )?make ([a-z-]+)", commands, re.MULTILINE))
+    named = set(re.findall(r"^(?:\$ )?make ([a-z_-]+)", commands, re.MULTILINE))
     assert named - targets == set()
+
+
+def test_each_playbook_is_a_make_target_with_help() -> None:
+    helped = set(re.findall(r"^([a-z_]+): ## .", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE))
+    imported = {"inventory", "present"}
+    assert {path.stem for path in (ROOT / "playbooks").glob("*.yml")} - imported == helped - {"help"}
