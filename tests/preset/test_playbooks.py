@@ -70,7 +70,7 @@ def test_some_of_the_servers_are_refused(tmp_path: Path, playbook: str) -> None:
 def test_the_others_stop_at_a_server_that_is_lost(tmp_path: Path, playbook: str) -> None:
     said = run(tmp_path, playbook, LOST)
     last = plays(said)[-1].rpartition("TASK [")[2]
-    assert "unreachable=1" in said and "Read the host]" in last, said
+    assert "unreachable=1" in said and "Gather the facts of the host]" in last, said
 
 
 MARK = "PREFECT_TEST_CANARIES"

@@ -60,7 +60,7 @@ def while_installing(host: Host, run: Run) -> None:
 def before_the_restart(host: Host, run: Run) -> None:
     """Wait until the settings are written, and the server still runs with the old ones."""
     pid = host.server_pid()
-    run.wait_for_task("Make the services")
+    run.wait_for_task("Ensure the services are")
     host.cut(run)
     assert "INFO" in host.sh("grep LOGGING_LEVEL /etc/prefect/server.env"), "killed before the settings were written"
     assert host.server_pid() == pid, "killed too late"
@@ -69,7 +69,7 @@ def before_the_restart(host: Host, run: Run) -> None:
 def while_the_server_starts(host: Host, run: Run) -> None:
     """Wait until there is a new server, which does not answer yet."""
     pid = host.server_pid()
-    run.wait_for_task("Make the services")
+    run.wait_for_task("Ensure the services are")
     run.wait_until(lambda: host.server_pid() not in (0, pid), what="the server has been restarted")
     host.cut(run)
     assert not host.sh("ls /opt/prefect/state/prefect-server.healthy", check=False), "killed too late"

@@ -59,7 +59,7 @@ def test_data_is_not_left_behind(sqlite: Host) -> None:
 def test_a_move_that_was_cut_is_finished_by_the_next(sqlite: Host) -> None:
     before = count(sqlite)
     run = sqlite.start(MOVE, SMALL, groups=WITH_POSTGRES)
-    run.wait_for_task("Copy it, and compare")
+    run.wait_for_task("Copy the database and compare all rows")
     sqlite.cut(run)
     ended = sqlite.play(MOVE, SMALL, groups=WITH_POSTGRES)
     assert ended.rc == 0, ended.output

@@ -136,9 +136,9 @@ def test_a_module_for_flows_is_used_by_a_role(module: str) -> None:
 @pytest.mark.parametrize(
     ("path", "names"),
     [
-        ("prefect_flows/tasks/present.yml", {"Send the flows", "Run the deployment scripts", "Serve"}),
-        ("prefect_definitions/tasks/present.yml", {"Register them", "Serve and follow them"}),
-        ("prefect_definitions/tasks/load.yml", {"Make the database hold them"}),
+        ("prefect_flows/tasks/present.yml", {"Copy the flows", "Run the deployment scripts", "Run the serve processes"}),
+        ("prefect_definitions/tasks/present.yml", {"Register the definitions", "Run the processes that serve and follow definitions"}),
+        ("prefect_definitions/tasks/load.yml", {"Load the definitions into the database"}),
     ],
 )
 def test_a_role_does_all_that_it_is_for(path: str, names: set[str]) -> None:
