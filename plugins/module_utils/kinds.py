@@ -12,8 +12,9 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from . import automations, schedules
-from .client import Failure, quoted
+from .client import PAGE, Failure, quoted
 from .masking import Mask, hidden_texts, is_secret_name, reference_to, texts
+from .recreations import Recreation
 from .resource import Field, Kind, Plan, Row, Server, Values, run, same
 
 NAME = r"[^/%&<>]+"
@@ -22,6 +23,9 @@ REGISTRY = "ansible_owner_"
 
 TEMPLATE = ("job_configuration", "variables")
 """What the job template of a work pool has."""
+
+QUEUE = ("name", "description", "is_paused", "concurrency_limit", "priority")
+"""What a queue of a recreated pool gets back."""
 
 TEXT, INT, BOOL, DICT = {"type": "str"}, {"type": "int"}, {"type": "bool"}, {"type": "dict"}
 LIST = {"type": "list", "elements": "str"}
@@ -76,7 +80,7 @@ def rename(entry: Values, **words: str) -> Values:
 
 
 class WorkPool(Kind):
-    """A pool. With another type it is made anew, and so are its queues; its deployments are brought back to it."""
+    """A pool. With another type it is recreated, and so are its queues; its deployments are linked to it again."""
 
     def is_system(self, row: Mapping[str, Any]) -> bool:
         return str(row["name"]).lower().startswith("prefect")
@@ -110,25 +114,39 @@ class WorkPool(Kind):
         for name in sorted({name for name in used if not name.startswith("prefect.")} - known.keys()):
             yield f"base_job_template.job_configuration uses {name}, which variables lack{choice(name, known)}"
 
-    def recreate(self, server: Server, todo: Plan) -> Row:
-        pool = quoted(todo.key)
-        queues = list(server.api.pages(f"/work_pools/{pool}/queues/filter"))
-        inside = {"work_pools": {"name": {"any_": [todo.key]}}}
-        deployments = list(server.api.pages("/deployments/filter", inside))
-        row = super().recreate(server, todo)
-        fields = ("name", "description", "is_paused", "concurrency_limit", "priority")
-        for queue in sorted(queues, key=lambda queue: queue["priority"] or 0):
-            body = {name: queue[name] for name in fields if queue.get(name) is not None}
-            if queue["name"] == "default":
-                server.api.call("PATCH", f"/work_pools/{pool}/queues/default", body)
-                server.again("work_queue", f"{todo.key}/default")
-            else:
-                made = server.api.post(f"/work_pools/{pool}/queues", body)
-                server.put("work_queue", f"{todo.key}/{queue['name']}", made)
-        for deployment in deployments:
-            place = {"work_pool_name": todo.key, "work_queue_name": deployment["work_queue_name"]}
-            server.api.call("PATCH", f"/deployments/{deployment['id']}", place)
-        return row
+    def attached(self, server: Server, key: str) -> Row:
+        """Return a pool's queues, and by queue the ids of the deployments that are linked to it."""
+        queues = list(server.api.pages(f"/work_pools/{quoted(key)}/queues/filter"))
+        inside = {"work_pools": {"name": {"any_": [key]}}}
+        links: dict[str, list[str]] = {}
+        for deployment in server.api.pages("/deployments/filter", inside):
+            links.setdefault(deployment["work_queue_name"] or "default", []).append(deployment["id"])
+        kept = ("id", *QUEUE)
+        return {"queues": [{name: queue[name] for name in kept} for queue in queues], "deployments": links}
+
+    def restore(self, server: Server, key: str, attached: Mapping[str, Any]) -> None:
+        path = f"/work_pools/{quoted(key)}/queues"
+        present = {queue["name"]: queue for queue in server.api.pages(f"{path}/filter")}
+        for queue in sorted(attached["queues"], key=lambda queue: queue["priority"] or 0):
+            body = {name: queue[name] for name in QUEUE if queue.get(name) is not None}
+            name = queue["name"]
+            made = present.get(name) or server.api.post(path, body)
+            if any(made[word] != queue[word] for word in QUEUE):
+                server.api.call("PATCH", f"{path}/{quoted(name)}", body)
+            server.put("work_queue", f"{key}/{name}", {**made, **body})
+            if made["id"] != queue["id"]:
+                server.replaced.append(("work_queue", queue["id"], made["id"]))
+        for name, ids in attached["deployments"].items():
+            for at in range(0, len(ids), PAGE):
+                linked = {"deployments": {"id": {"any_": ids[at : at + PAGE]}}}
+                for deployment in list(server.api.pages("/deployments/filter", linked)):
+                    # One that a person has given another pool meanwhile stays there.
+                    if deployment["work_pool_name"] is None:
+                        place = {"work_pool_name": key, "work_queue_name": name}
+                        server.api.call("PATCH", f"/deployments/{deployment['id']}", place)
+
+    def restored(self, noted: Recreation) -> Iterator[tuple[str, str]]:
+        yield from (("work_queue", f"{noted.key}/{queue['name']}") for queue in noted.restored["queues"])
 
 
 class WorkQueue(Kind):

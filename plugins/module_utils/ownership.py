@@ -62,15 +62,18 @@ class Ownership:
         self.owner = owner
         self.marks: set[str] = set()
         self.others: dict[str, str] = {}
+        self.rest: list[dict[str, Any]] = []
+        """The variables of the registry that hold no marks."""
         self._promises: dict[str, tuple[datetime, dict[str, str]]] = {}
         self._rows: dict[str, tuple[str, set[str]]] = {}
 
     def read(self, api: Api) -> None:
         """Read the marks. Raises ApiError."""
-        self._rows, self._promises, self.others, self.marks = {}, {}, {}, set()
+        self._rows, self._promises, self.others, self.marks, self.rest = {}, {}, {}, set(), []
         for row in api.pages("/variables/filter", {"variables": {"name": {"like_": REGISTRY}}}):
             found = re.fullmatch(rf"{REGISTRY}([a-z0-9-]+)_(promise-)?[0-9a-f]+", row["name"])
             if found is None or not isinstance(row["value"], dict):
+                self.rest.append(row)
                 continue
             owner, promised, value = found[1], found[2], row["value"]
             if promised:

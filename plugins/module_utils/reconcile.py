@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from . import recreations
 from .client import Api, ApiError, Failure
 from .kinds import KINDS, Automation, is_off, load_schemas
 from .masking import Mask
@@ -139,6 +140,8 @@ def reconcile(
     version(api)
     ownership = Ownership(wish.owner)
     ownership.read(api)
+    begun, useless = recreations.read(ownership.rest, KINDS)
+    server.note(*begun)
     entries += implied(server, entries, ownership)
     report, complaints = Report(concurrency=wish.concurrency), []
     todos: list[Plan] = []
@@ -155,6 +158,7 @@ def reconcile(
     todos = pointed_anew(todos)
     proven = [todo for todo in todos if made_before(todo, ownership)]
     report.kept = [f"{todo.label}: {kept}" for todo in todos for kept in todo.kept]
+    report.kept += list(forgotten(server, entries))
     report.unchanged = sum(todo.action == "nothing" for todo in todos)
     todos = [todo for todo in todos if todo.action != "nothing"]
     gone = own_duplicates(server, entries, ownership)
@@ -174,6 +178,7 @@ def reconcile(
     ]
     report.adopted = len(adopted)
     if not wish.check_mode:
+        recreations.forget(api, useless)
         carry_all_out(server, report, entries, ownership, proven, adopted)
     report.requests = server.sent
     return report, server
@@ -197,6 +202,17 @@ def made_before(todo: Plan, ownership: Ownership) -> bool:
     return ownership.proves(todo.kind.name, todo.key, todo.wanted, todo.row) and not any(
         before.get(name) for name in todo.changes
     )
+
+
+def forgotten(server: Server, entries: Iterable[Entry]) -> Iterator[str]:
+    """Yield which objects an interrupted run has deleted in order to recreate them, and are not described any more."""
+    described = {(entry.kind.name, entry.key) for entry in entries}
+    for name, key in server.recreations.keys() - described:
+        if server.begun(name, key, server.find(name, key)):
+            yield (
+                f"{KINDS[name].label} {key}: a run that was to recreate it was interrupted; describe it again to have "
+                "back what went with it"
+            )
 
 
 def read(wanted: Mapping[str, Any], wish: Wish) -> tuple[list[Kind], list[Entry]]:
@@ -348,6 +364,12 @@ def objections(server: Server, todos: Sequence[Plan], entries: Sequence[Entry]) 
     """Return what is wrong with the plan, as far as the server's state tells."""
     places = {(entry.kind.name, entry.key): entry.place for entry in entries}
     coming = {(entry.kind.name, entry.key) for entry in entries if entry.state == "present"}
+    coming |= {
+        each
+        for todo in todos
+        for noted in server.recreations.get((todo.kind.name, todo.key), ())
+        for each in (todo.kind.restored(noted) if todo.begun and todo.state == "present" else ())
+    }
     going = {(entry.kind.name, entry.key) for entry in entries if entry.state == "absent"}
     changing = {(todo.kind.name, todo.key) for todo in todos if todo.action != "nothing"}
     found: list[tuple[Plan, str]] = []
@@ -533,7 +555,7 @@ def carry_all_out(
 
     def marks(todos: Iterable[Plan]) -> list[str]:
         rows = [(todo, server.find(todo.kind.name, todo.key)) for todo in todos]
-        return [
+        return [mark(name, now) for name, before, now in server.replaced if ownership.has(name, before)] + [
             mark(IMPLIED[todo.kind.name] if (todo.kind.name, todo.key) in implied_keys else todo.kind.name, row["id"])
             for todo, row in rows
             if row is not None
@@ -545,6 +567,10 @@ def carry_all_out(
     try:
         for group in groups(report.plans):
             run_all(server, group, gate, begun.append, done.append)
+            # Before anything else is written: what a recreation brings back is brought back until it is forgotten.
+            if recreated := [todo for todo in done if (todo.kind.name, todo.key) in server.recreations]:
+                ownership.change(api, add=marks(recreated))
+                server.finish(recreated)
         single(server, [todo.key for todo in created if todo.kind.name == "automation"])
     except Failure as failure:
         failure.details.update(changed=bool(done), done=[line(server, todo) for todo in done])
@@ -554,10 +580,10 @@ def carry_all_out(
     deleted = [
         mark(name, todo.row["id"])
         for todo in report.plans
-        if todo.action == "delete" and todo.row
+        if todo.action in {"delete", "recreate"} and todo.row
         for name in (todo.kind.name, IMPLIED.get(todo.kind.name, ""))
     ]
-    adopted = list(adopted)
+    deleted += [mark(name, before) for name, before, _ in server.replaced]
     ownership.change(api, add=[*marks(created), *marks(proven)], drop=deleted, take=adopted)
     present = {
         promise(entry.kind.name, entry.key, {})[0] for entry in entries if server.find(entry.kind.name, entry.key)
@@ -586,6 +612,7 @@ def settle(
         if row is not None and ownership.proves(todo.kind.name, todo.key, todo.wanted, row):
             made.append(todo)
     ownership.change(server.api, add=marks(made))
+    server.finish(done)
     ownership.redeem(server.api)
 
 

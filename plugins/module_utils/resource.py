@@ -10,11 +10,13 @@ import difflib
 import json
 import threading
 from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
+from . import recreations
 from .client import NOT_A_NUMBER, Api, ApiError, Failure, quoted
 from .masking import SURE, Mask, hidden_texts, marked
+from .recreations import Recreation
 
 Action = Literal["nothing", "create", "update", "recreate", "delete"]
 Row = dict[str, Any]
@@ -162,9 +164,45 @@ class Kind:
         server.api.call("DELETE", self.item_path(row, key))
 
     def recreate(self, server: Server, todo: Plan) -> Row:
+        """Delete an object and create it again, or finish what a run began that was interrupted in between.
+
+        What goes with it is remembered on the server first, and until `Server.finish`.
+        """
         assert todo.row is not None
-        self.delete(server, todo.row, todo.key)
-        return self.create(server, todo.key, todo.after)
+        if todo.begun:
+            row = self._resumed(server, todo)
+        else:
+            server.note(recreations.write(server.api, self.name, todo.key, todo.row, self.attached(server, todo.key)))
+            self.delete(server, todo.row, todo.key)
+            row = self.create(server, todo.key, todo.after)
+        for noted in server.recreations[self.name, todo.key]:
+            self.restore(server, todo.key, noted.restored)
+        return row
+
+    def _resumed(self, server: Server, todo: Plan) -> Row:
+        """Return an object as it is to be, where it may have been created again already, or half of it."""
+        present = self.find(server, todo.key)
+        if present is None:
+            return self.create(server, todo.key, todo.after)
+        before = self.shape(present, server)
+        changes = {name: value for name, value in todo.after.items() if not same(value, before[name])}
+        if any(self.fields[name].immutable for name in changes):
+            self.delete(server, present, todo.key)
+            return self.create(server, todo.key, todo.after)
+        if changes:
+            self.update(server, replace(todo, row=present, wanted=todo.after, changes=changes))
+        return present
+
+    def attached(self, server: Server, key: str) -> Row:
+        """Return what goes when an object is deleted, and what `restore` needs to bring it back."""
+        return {}
+
+    def restore(self, server: Server, key: str, attached: Mapping[str, Any]) -> None:
+        """Bring back what went with an object, as far as it is not there."""
+
+    def restored(self, noted: Recreation) -> Iterable[tuple[str, str]]:
+        """Yield kind and key of every other object that a recreation brings back."""
+        return ()
 
     def shown(self, values: Mapping[str, Any], server: Server, key: str) -> Values:
         """Return fields fit for a person's eyes. Names are never hidden."""
@@ -201,6 +239,8 @@ class Plan:
     kept: list[str] = field(default_factory=list)
     recreate: bool = False
     keep: bool = False
+    begun: bool = False
+    """Whether an earlier run has deleted the object in order to recreate it; `row` is what it was."""
 
     @property
     def label(self) -> str:
@@ -220,6 +260,10 @@ class Server:
         """Objects that share kind and key with an older one."""
         self.schemas: dict[str, list[Row]] = {}
         """Schemas of a block type by its slug, the newest first."""
+        self.recreations: dict[tuple[str, str], list[Recreation]] = {}
+        """Recreations that were begun, by this run or an earlier one, by kind and key."""
+        self.replaced: list[tuple[str, str, str]] = []
+        """Kind, former id and id of objects that went with another one and were brought back."""
         self._first, self._before = api, api.sent
         self._local = threading.local()
         self._local.api = api
@@ -267,6 +311,22 @@ class Server:
                 self.put(name, key, row)
             self._loaded.add(name)
         return dict(self._rows[name])
+
+    def note(self, *noted: Recreation) -> None:
+        """Take note of recreations that were begun."""
+        for each in noted:
+            self.recreations.setdefault((each.kind, each.key), []).append(each)
+
+    def begun(self, name: str, key: str, row: Row | None) -> list[Recreation]:
+        """Return the recreations of an object, which now is `row`, that have got as far as its deletion."""
+        known = self.recreations.get((name, key), ())
+        return [each for each in known if row is None or each.row["id"] != row["id"]]
+
+    def finish(self, done: Iterable[Plan]) -> None:
+        """Forget the recreations of objects that are as they should be. Raises ApiError."""
+        for todo in done:
+            for each in self.recreations.pop((todo.kind.name, todo.key), ()):
+                recreations.forget(self.api, each.names)
 
     def put(self, name: str, key: str, row: Row | None) -> None:
         """Take note of an object, or of its absence."""
@@ -343,7 +403,11 @@ def plan(
     `recreate` does not allow it.
     """
     values = kind.canonical(wanted, server)
+    begun = server.begun(kind.name, key, row)
+    if begun and (row is None or state == "present"):
+        row = begun[-1].row
     basis: dict[str, Any] = {"kind": kind, "key": key, "state": state, "row": row, "recreate": recreate, "keep": keep}
+    basis["begun"] = bool(begun)
     before = None if row is None else kind.shape(row, server)
     if state == "absent":
         diff = _diff(server, kind, key, before or {}, {})
@@ -356,11 +420,11 @@ def plan(
         return Plan(**basis, action="create", after=after, changes=after, diff=diff)
     changes = {name: value for name, value in after.items() if not same(value, before[name])}
     stuck = [name for name in changes if kind.fields[name].immutable]
-    if stuck and not (recreate and kind.recreatable):
+    if stuck and not begun and not (recreate and kind.recreatable):
         raise Failure(_stuck(server, kind, key, before, after, stuck), immutable=stuck)
     diff = _diff(server, kind, key, {name: before[name] for name in after}, after)
     whole = {**before, **after}
-    action: Action = "recreate" if stuck else "update" if changes else "nothing"
+    action: Action = "recreate" if stuck or begun else "update" if changes else "nothing"
     return Plan(**basis, action=action, after=whole, changes=changes, diff=diff)
 
 
@@ -400,7 +464,9 @@ def _write(server: Server, todo: Plan) -> None:
     kind = todo.kind
     if todo.action == "delete":
         assert todo.row is not None
-        kind.delete(server, todo.row, todo.key)
+        row = kind.find(server, todo.key) if todo.begun else todo.row
+        if row is not None:
+            kind.delete(server, row, todo.key)
         server.gone(kind.name, todo.key, todo.row)
     elif todo.action == "create":
         server.put(kind.name, todo.key, kind.create(server, todo.key, todo.after))
@@ -430,6 +496,9 @@ def ensure(
     if complaints:
         raise Failure(f"{kind.label} {key}: {'; '.join(complaints)}")
     row = server.again(kind.name, key)
+    if kind.recreatable and (recreate or state == "absent"):
+        named = {"variables": {"name": {"like_": recreations.prefix(kind.name, key)}}}
+        server.note(*recreations.read(server.api.pages("/variables/filter", named), [kind.name])[0])
     todo = plan(server, kind, key=key, wanted=wanted, state=state, row=row, recreate=recreate, keep=keep)
     if todo.action in {"create", "update", "recreate"}:
         missing = missing_fields(kind, wanted) if row is None else []
@@ -440,6 +509,7 @@ def ensure(
     changed = todo.action != "nothing"
     if changed and not check_mode:
         changed = carry_out(server, todo)
+        server.finish([todo])
         row = None if state == "absent" else server.again(kind.name, key)
     elif changed and check_mode:
         row = None if state == "absent" else row

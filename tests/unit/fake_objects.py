@@ -402,7 +402,9 @@ def shown(api: Any, each: Row) -> Row:
 
 def filter_deployments(api: Any, body: Any) -> Reply:
     pools = ((body.get("work_pools") or {}).get("name") or {}).get("any_")
+    keys = ((body.get("deployments") or {}).get("id") or {}).get("any_")
     rows = [each for each in api.deployments.values() if pools is None or each["work_pool_name"] in pools]
+    rows = [each for each in rows if keys is None or each["id"] in keys]
     return page([shown(api, each) for each in rows], body)
 
 
