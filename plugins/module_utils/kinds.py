@@ -361,7 +361,8 @@ class Block(Kind):
             document = reference.get("block_document") or {}
             if document.get("name"):
                 data[name] = {"$ref": f"{document['block_type']['slug']}/{document['name']}"}
-        return {"data": data}
+        # The server resolves references in the fields themselves. Deeper ones it keeps as they are sent.
+        return {"data": _named_refs(data, server)}
 
     def canonical(self, values: Mapping[str, Any], server: Server) -> Values:
         data = values.get("data")

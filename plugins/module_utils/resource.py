@@ -7,7 +7,7 @@ A `Kind` says what is to be known about a kind of object, `Server` knows the obj
 from __future__ import annotations
 
 import difflib
-import json
+import math
 import threading
 from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -525,13 +525,20 @@ def ensure(
 
 def not_json(wanted: Mapping[str, Any]) -> list[str]:
     """Return a complaint for each field that holds a number that JSON does not have. It would never be read back."""
-    found = []
-    for name, value in wanted.items():
-        try:
-            json.dumps(value, allow_nan=False, default=str)
-        except ValueError:
-            found.append(f"{name}: {NOT_A_NUMBER}")
-    return found
+    found = {name: list(_not_finite(value, name)) for name, value in wanted.items()}
+    return [f"{name}: {NOT_A_NUMBER} ({', '.join(paths)})" for name, paths in found.items() if paths]
+
+
+def _not_finite(value: Any, path: str) -> Iterator[str]:
+    """Yield the paths of NaN and the infinities in a value."""
+    if isinstance(value, Mapping):
+        for name, each in value.items():
+            yield from _not_finite(each, f"{path}.{name}")
+    elif isinstance(value, list):
+        for index, each in enumerate(value):
+            yield from _not_finite(each, f"{path}[{index}]")
+    elif isinstance(value, float) and not math.isfinite(value):
+        yield path
 
 
 def missing_fields(kind: Kind, wanted: Mapping[str, Any]) -> list[str]:

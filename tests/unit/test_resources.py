@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import json
 import random
+import re
 import threading
 import time
 from datetime import datetime, timedelta, timezone
@@ -211,11 +212,38 @@ def test_what_json_cannot_say(fake: FakeApi, number: float) -> None:
             {"prefect_variables": [{"name": "shop", "value": {"limits": [number]}}]},
             {"prefect_deployments": [{"flow": "stock", "name": "daily", "parameters": {"x": number}}]},
         ):
-            with pytest.raises(Failure, match=r"(value|parameters): JSON has no NaN or Infinity"):
+            with pytest.raises(Failure, match=r"(value|parameters): JSON has no NaN or Infinity") as raised:
                 reconcile(api, wanted, Wish())
+            assert re.search(r"\((value\.limits\[0\]|parameters\.x)\)", str(raised.value))
         with pytest.raises(Failure, match="JSON has no NaN"):
             api.post("/deployments/1/create_flow_run", {"parameters": {"x": number}})
     assert fake.requests == []
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        {"others": [{"$ref": "secret/one"}, {"deeper": [{"$ref": "secret/two"}]}]},
+        {"other": {"$ref": "secret/one"}, "others": {"first": {"$ref": "secret/two"}}},
+    ],
+)
+def test_other_blocks_at_any_depth_of_a_block(fake: FakeApi, data: Any) -> None:
+    wanted: Wanted = {
+        "prefect_block_types": [{"slug": "account", "schema": {"properties": {"other": {}, "others": {}}}}],
+        "prefect_blocks": [
+            {"block_type": "secret", "name": "one", "data": {"value": "x"}},
+            {"block_type": "secret", "name": "two", "data": {"value": "y"}},
+            {"block_type": "account", "name": "shop", "data": data},
+        ],
+    }
+    assert act(fake, wanted)["changed"] is True
+    assert act(fake, wanted)["plan"] == []
+    secret = fake.objects.first("block_documents", name="two")
+    assert secret
+    assert act(fake, {"prefect_blocks": wanted["prefect_blocks"][2:]}, prune=True)["kept"]
+    with Api(fake.url) as api:
+        exported = listed(Server(api, KINDS, bulk=True), KINDS, secrets=True)
+    assert act(fake, exported)["plan"] == []
 
 
 def test_everything_that_is_wrong_is_said_at_once(fake: FakeApi) -> None:
