@@ -8,9 +8,13 @@ from typing import Any
 from ansible.errors import AnsibleFilterError
 from ansible_collections.selfhosted.prefect.plugins.filter.definitions import definitions
 from ansible_collections.selfhosted.prefect.plugins.module_utils.kinds import KINDS
+from ansible_collections.selfhosted.prefect.plugins.plugin_utils.inventory import merged
 
 DATA = ("prefect_tasks", "prefect_runners")
 """What only flows that are data have."""
+
+PROJECTS = "prefect_resources_projects"
+"""The variable that describes deployments by `prefect.yaml` files."""
 
 Lists = dict[str, list[Any]]
 
@@ -31,6 +35,25 @@ def resources(described: Mapping[str, list[Any]], hosts: Collection[str], kinds:
         for name in nothing(kinds)
         if name in described
     }
+
+
+def unapplied(hostvars: Mapping[str, Mapping[str, Any]], groups: Mapping[str, list[str]]) -> list[str]:
+    """Return the variables of the first host that has some which describe objects, where no host applies them.
+
+    Flows that are data are applied by the hosts that run them. Raises AnsibleFilterError where there is none of those.
+    """
+    if groups.get("prefect_server") or groups.get("prefect_resources"):
+        return []
+    for host in groups.get("all", []):
+        variables = hostvars[host]
+        described = resources(
+            merged(variables, variables.__getitem__, {}), groups.get("prefect_definitions") or [], kinds=[]
+        )
+        found = [name for name, entries in described.items() if entries]
+        found += [PROJECTS] if variables.get(PROJECTS) else []
+        if found:
+            return sorted(found)
+    return []
 
 
 def nothing(kinds: Collection[str]) -> Lists:
@@ -61,4 +84,10 @@ def plan_text(done: Mapping[str, Any]) -> str:
 
 class FilterModule:
     def filters(self) -> dict[str, Callable[..., Any]]:
-        return {"answers": answers, "nothing": nothing, "plan_text": plan_text, "resources": resources}
+        return {
+            "answers": answers,
+            "nothing": nothing,
+            "plan_text": plan_text,
+            "resources": resources,
+            "unapplied": unapplied,
+        }

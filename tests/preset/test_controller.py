@@ -64,6 +64,17 @@ def test_an_inventory_without_a_host_fails(tmp_path: Path, inventory: str, playb
     assert "has no host in any of the groups" in said
 
 
+@pytest.mark.parametrize(
+    ("playbook", "words"),
+    [("run", "groups prefect_server, prefect_resources"), ("site", "describes prefect_variables, and has no host")],
+)
+def test_an_inventory_whose_server_is_elsewhere_fails(tmp_path: Path, playbook: str, words: str) -> None:
+    (tmp_path / "hosts").write_text('[prefect_worker]\none prefect_variables=\'[{"name": "a", "value": 1}]\'\n')
+    code, said = ansible("ansible-playbook", "-i", tmp_path / "hosts", f"playbooks/{playbook}.yml")
+    assert code, said
+    assert words in " ".join(said.split())
+
+
 LOOKUPS = """
 - hosts: all
   gather_facts: false

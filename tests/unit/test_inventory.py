@@ -9,7 +9,13 @@ from ansible.errors import AnsibleError, AnsibleFilterError
 from ansible.parsing.dataloader import DataLoader
 from ansible.template import Templar, trust_as_template
 from ansible_collections.selfhosted.prefect.plugins.action.validate import unknown_variables
-from ansible_collections.selfhosted.prefect.plugins.filter.resources import answers, nothing, plan_text, resources
+from ansible_collections.selfhosted.prefect.plugins.filter.resources import (
+    answers,
+    nothing,
+    plan_text,
+    resources,
+    unapplied,
+)
 from ansible_collections.selfhosted.prefect.plugins.plugin_utils.inventory import merged
 
 Variables = dict[str, Any]
@@ -207,3 +213,20 @@ def test_the_plan_ends_with_its_sum() -> None:
         "+ a\n- b\n- c\n1 new, 2 gone, 3 as described"
     )
     assert plan_text({"plan": [], "summary": dict.fromkeys(counts, 0)}) == "0 as described"
+
+
+@pytest.mark.parametrize(
+    ("groups", "variables", "found"),
+    [
+        ({"prefect_worker": ["one"]}, {"prefect_variables": [{"name": "a", "value": 1}]}, ["prefect_variables"]),
+        ({"prefect_worker": ["one"]}, {"prefect_blocks__prod": [{"name": "a"}]}, ["prefect_blocks"]),
+        ({"prefect_worker": ["one"]}, {"prefect_resources_projects": ["p"]}, ["prefect_resources_projects"]),
+        ({"prefect_worker": ["one"]}, {"prefect_variables": [], "prefect_version": "3.9.1"}, []),
+        ({"prefect_server": ["one"]}, {"prefect_variables": [{"name": "a", "value": 1}]}, []),
+        ({"prefect_resources": ["one"]}, {"prefect_variables": [{"name": "a", "value": 1}]}, []),
+        ({"prefect_resources": []}, {"prefect_variables": [{"name": "a", "value": 1}]}, ["prefect_variables"]),
+        ({"prefect_definitions": ["one"]}, {"prefect_runners": [{"id": "a", "pipe": {"use": "x"}}]}, []),
+    ],
+)
+def test_what_no_host_applies(groups: dict[str, list[str]], variables: Variables, found: list[str]) -> None:
+    assert unapplied({"other": {}, "one": variables}, {"all": ["other", "one"], **groups}) == found
