@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
+from pathlib import PurePosixPath
 from typing import Any
 
 from ansible.errors import AnsibleFilterError
@@ -12,6 +13,8 @@ from ansible_collections.selfhosted.prefect.plugins.plugin_utils.inventory impor
 
 DATA = ("prefect_tasks", "prefect_runners")
 """What only flows that are data have."""
+
+DEPLOYMENTS = KINDS["deployment"].list_name
 
 PROJECTS = "prefect_resources_projects"
 """The variable that describes deployments by `prefect.yaml` files."""
@@ -56,6 +59,58 @@ def unapplied(hostvars: Mapping[str, Mapping[str, Any]], groups: Mapping[str, li
     return []
 
 
+def entrypoints(hostvars: Mapping[str, Mapping[str, Any]], hosts: Sequence[str], directory: str) -> dict[str, Any]:
+    """Return by deployment the `entrypoint` and `directory` below another one of what `hosts` are to register.
+
+    Left out is what has a schema of its parameters, or other code than what is put into the directory.
+    """
+    found: dict[str, Any] = {}
+    for host in hosts:
+        variables = hostvars[host]
+        names = [name for name in variables if name.startswith(DEPLOYMENTS)]
+        for entry in merged(names, variables.__getitem__, {}).get(DEPLOYMENTS, []):
+            key, given = without_schema(entry)
+            place = PurePosixPath(directory, code_of(given)) if key and given.get("entrypoint") else None
+            if place is not None and place.is_relative_to(directory) and ".." not in place.parts:
+                below = str(place.relative_to(directory))
+                found.setdefault(key, {"directory": below, "entrypoint": str(given["entrypoint"])})
+    return found
+
+
+def without_schema(entry: Any) -> tuple[str, Mapping[str, Any]]:
+    """Return key and fields of a deployment that is wanted without a schema; an empty key for any other entry."""
+    given = KINDS["deployment"].renamed(dict(entry)) if isinstance(entry, Mapping) else {}
+    wanted = given.get("state", "present") == "present" and given.get("parameter_openapi_schema") is None
+    return (f"{given['flow']}/{given['name']}" if wanted and given.get("flow") and given.get("name") else ""), given
+
+
+def code_of(deployment: Mapping[str, Any]) -> str:
+    """Return the directory that a deployment runs in, or / where that is only known once its pull steps have run."""
+    steps = deployment.get("pull_steps")
+    if not steps:
+        return str(deployment.get("path") or ".")
+    step = steps[0] if isinstance(steps, list) and len(steps) == 1 and isinstance(steps[0], Mapping) else {}
+    place = step.get("prefect.deployments.steps.set_working_directory")
+    return str(place["directory"]) if isinstance(place, Mapping) and place.get("directory") else "/"
+
+
+def with_parameters(lists: Lists, hostvars: Mapping[str, Mapping[str, Any]], hosts: Sequence[str]) -> Lists:
+    """Return lists with the schemas of parameters that `hosts` have read from the code of their flows in this run."""
+    deployments = lists.get(DEPLOYMENTS) or []
+    if not any(without_schema(entry)[0] for entry in deployments):
+        return lists
+    known: dict[str, Any] = {}
+    for host in reversed(hosts):
+        known |= (hostvars[host].get("__prefect_flows_parameters") or {}).get("schemas") or {}
+    return {
+        **lists,
+        DEPLOYMENTS: [
+            {**entry, "parameter_openapi_schema": known[key]} if (key := without_schema(entry)[0]) in known else entry
+            for entry in deployments
+        ],
+    }
+
+
 def nothing(kinds: Collection[str]) -> Lists:
     """Return a list without an object for each of some `kinds`, or of all. Raises AnsibleFilterError for no kind."""
     if unknown := set(kinds) - KINDS.keys():
@@ -86,8 +141,10 @@ class FilterModule:
     def filters(self) -> dict[str, Callable[..., Any]]:
         return {
             "answers": answers,
+            "entrypoints": entrypoints,
             "nothing": nothing,
             "plan_text": plan_text,
             "resources": resources,
             "unapplied": unapplied,
+            "with_parameters": with_parameters,
         }

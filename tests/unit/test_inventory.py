@@ -11,10 +11,12 @@ from ansible.template import Templar, trust_as_template
 from ansible_collections.selfhosted.prefect.plugins.action.validate import unknown_variables
 from ansible_collections.selfhosted.prefect.plugins.filter.resources import (
     answers,
+    entrypoints,
     nothing,
     plan_text,
     resources,
     unapplied,
+    with_parameters,
 )
 from ansible_collections.selfhosted.prefect.plugins.plugin_utils.inventory import merged
 
@@ -230,3 +232,45 @@ def test_the_plan_ends_with_its_sum() -> None:
 )
 def test_what_no_host_applies(groups: dict[str, list[str]], variables: Variables, found: list[str]) -> None:
     assert unapplied({"other": {}, "one": variables}, {"all": ["other", "one"], **groups}) == found
+
+
+FLOWS = "/var/lib/prefect/flows"
+STEP = "prefect.deployments.steps.set_working_directory"
+
+
+@pytest.mark.parametrize(
+    ("deployment", "below"),
+    [
+        ({}, "."),
+        ({"path": FLOWS}, "."),
+        ({"path": f"{FLOWS}/shop"}, "shop"),
+        ({"path": "shop"}, "shop"),
+        ({"pull_steps": [{STEP: {"directory": f"{FLOWS}/shop"}}]}, "shop"),
+        ({"path": "/srv/other"}, None),
+        ({"path": f"{FLOWS}/../other"}, None),
+        ({"pull_steps": [{"prefect.deployments.steps.git_clone": {"repository": "x"}}]}, None),
+        ({"pull_steps": [{STEP: {"directory": FLOWS}}, {"x.y": {}}]}, None),
+        ({"parameter_openapi_schema": {}}, None),
+        ({"state": "absent"}, None),
+        ({"entrypoint": None}, None),
+    ],
+)
+def test_code_whose_parameters_are_read(deployment: Variables, below: str | None) -> None:
+    entry = {"flow_name": "f", "name": "d", "entrypoint": "f.py:f", **deployment}
+    found = entrypoints({"one": {"prefect_deployments": [entry], "x": 1}}, ["one"], FLOWS)
+    assert found == ({} if below is None else {"f/d": {"directory": below, "entrypoint": "f.py:f"}})
+
+
+def test_parameters_are_those_of_the_first_host_that_has_the_code() -> None:
+    one: Any = {"properties": {"a": {}}}
+    two: Any = {"properties": {"b": {}}}
+    read: Any = {
+        host: {"__prefect_flows_parameters": said}
+        for host, said in (("0", {"skipped": True}), ("1", {"schemas": {"f/d": one}}), ("2", {"schemas": {"f/d": two}}))
+    }
+    daily, other = {"flow": "f", "name": "d"}, {"flow": "f", "name": "e"}
+    given: Any = {"prefect_deployments": [daily, other], "prefect_flows": []}
+    after = with_parameters(given, read, ["0", "1", "2"])
+    assert after == {**given, "prefect_deployments": [{**daily, "parameter_openapi_schema": one}, other]}
+    own: Any = {"prefect_deployments": [{**daily, "parameter_openapi_schema": {}}]}
+    assert with_parameters(own, read, ["1"]) == own

@@ -126,7 +126,7 @@ def test_a_playbook_checks_the_inventory_first(playbook: Path) -> None:
     assert tasks(playbook)[0]["ansible.builtin.import_playbook"] == "inventory.yml"
 
 
-@pytest.mark.parametrize("module", ["deployment_scripts", "definitions", "flow_run", "tree"])
+@pytest.mark.parametrize("module", ["deployment_scripts", "definitions", "flow_parameters", "flow_run", "tree"])
 def test_a_module_for_flows_is_used_by_a_role(module: str) -> None:
     """Two task files once lost their ends in a merge, and what was left of them was valid."""
     used = {key for path in (ROOT / "roles").glob("*/tasks/*.yml") for task in tasks(path) for key in task}
@@ -136,8 +136,19 @@ def test_a_module_for_flows_is_used_by_a_role(module: str) -> None:
 @pytest.mark.parametrize(
     ("path", "names"),
     [
-        ("prefect_flows/tasks/present.yml", {"Copy the flows", "Run the deployment scripts", "Run the serve processes"}),
-        ("prefect_definitions/tasks/present.yml", {"Register the definitions", "Run the processes that serve and follow definitions"}),
+        (
+            "prefect_flows/tasks/present.yml",
+            {
+                "Copy the flows",
+                "Read the parameters of the flows",
+                "Run the deployment scripts",
+                "Run the serve processes",
+            },
+        ),
+        (
+            "prefect_definitions/tasks/present.yml",
+            {"Register the definitions", "Run the processes that serve and follow definitions"},
+        ),
         ("prefect_definitions/tasks/load.yml", {"Load the definitions into the database"}),
     ],
 )
