@@ -71,6 +71,12 @@ options:
     description: Names that the host has to resolve, as a mapping of the variables that they come from to lists.
     type: dict
     default: {}
+  needs:
+    description:
+      - Further paths that services have to reach, by the option that names their account, C(user) or C(worker_user), as
+        mappings of the variables that they come from to paths. Empty paths are passed over.
+    type: dict
+    default: {}
   peers:
     description:
       - Names or addresses of hosts that reach a service of this one. Each has to be known here.
@@ -124,6 +130,12 @@ name:
   type: str
 dirs:
   description: Absolute directories of the instance, by purpose (opt, etc, home, worker, bin, units, log).
+  returned: success
+  type: dict
+confinement:
+  description:
+    - Options of the units that show them what they need below C(/home), which they do not see otherwise. Empty where
+      they need nothing there.
   returned: success
   type: dict
 user:
@@ -223,6 +235,7 @@ import shutil
 import socket
 import stat
 import subprocess
+from collections.abc import Collection, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -236,11 +249,20 @@ from ansible_collections.selfhosted.prefect.plugins.module_utils.ledger import (
     path_of,
 )
 from ansible_collections.selfhosted.prefect.plugins.module_utils.ports import taken
-from ansible_collections.selfhosted.prefect.plugins.module_utils.safe_files import exposed
+from ansible_collections.selfhosted.prefect.plugins.module_utils.safe_files import exposed, read
 
 MIN_PYTHON = (3, 10)
 NAME_LENGTH = 32
 """Characters of the name of an account or a group: useradd(8)."""
+
+VARIABLES = {"opt": "prefect_opt_dir", "etc": "prefect_etc_dir", "home": "prefect_home"}
+"""The directories of an instance that have a variable, by purpose."""
+
+HOMES = ("/home", "/root", "/run/user")
+"""What ProtectHome= hides from a unit."""
+
+TEMPORARY = ("/tmp", "/var/tmp")
+"""What PrivateTmp= replaces in a unit."""
 
 RELEASE_MB = 700
 """Megabytes: uv (55), a release with bytecode (260), uv's unpacking beside it, and the first data."""
@@ -372,6 +394,94 @@ def has_account(user: str, *, group: str) -> bool:
     with contextlib.suppress(KeyError):
         return grp.getgrgid(pwd.getpwnam(user).pw_gid).gr_name == group
     return False
+
+
+def below(path: str | Path, directories: Iterable[str]) -> str:
+    """Return which of some directories a path is in, wherever symbolic links lead; empty where it is in none."""
+    real = Path(os.path.realpath(path))
+    return next((top for top in directories if real.is_relative_to(os.path.realpath(top))), "")
+
+
+def enters(user: str, directory: os.stat_result) -> bool:
+    """Return whether an account may enter a directory. One that is still to be created is like any other account."""
+    with contextlib.suppress(KeyError):
+        account = pwd.getpwnam(user)
+        if account.pw_uid in (0, directory.st_uid):
+            return account.pw_uid == 0 or bool(directory.st_mode & stat.S_IXUSR)
+        if directory.st_gid in os.getgrouplist(user, account.pw_gid):
+            return bool(directory.st_mode & stat.S_IXGRP)
+    return bool(directory.st_mode & stat.S_IXOTH)
+
+
+def closed_to(user: str, path: str, *, own: Collection[str]) -> str:
+    """Return the first directory above a path that an account may not enter, or an empty string.
+
+    The modes of the instance's own directories, and of what is below them, are set later.
+    """
+    for step in reversed(Path(os.path.realpath(path)).parents):
+        if str(step) in own:
+            return ""
+        try:
+            if not enters(user, step.stat()):
+                return str(step)
+        except OSError:
+            return ""
+    return ""
+
+
+def base_python(release: Path) -> str:
+    """Return the directory of the Python that a release was built on, or an empty string."""
+    with contextlib.suppress(OSError):
+        found = re.search(r"^home *= *(/.+?)/bin *$", read(release / "pyvenv.cfg").decode(), re.MULTILINE)
+        return found[1] if found else ""
+    return ""
+
+
+def confinement(host: dict[str, Any], needs: dict[str, dict[str, str]], python: str) -> dict[str, str]:
+    """Return the options that let the units see what they need below `HOMES`, and nothing else there.
+
+    `python` is the directory of the interpreter. Empty where nothing that they need is there.
+    """
+    if host["scope"] != "system" or host["service_manager"] != "systemd":
+        return {}
+    dirs = host["dirs"]
+    others = [dirs["opt"], dirs["etc"], python, *(path for paths in needs.values() for path in paths.values())]
+    written = [os.path.realpath(dirs["home"])] if below(dirs["home"], HOMES) else []
+    seen: list[str] = []
+    for path in sorted(os.path.realpath(path) for path in others if path and below(path, HOMES)):
+        if not any(Path(path).is_relative_to(shown) for shown in [*written, *seen]):
+            seen.append(path)
+    if not written and not seen:
+        return {}
+    # What does not exist yet is passed over. An empty option would take back what the other one says.
+    options = {"BindPaths": written, "BindReadOnlyPaths": seen}
+    bound = {name: " ".join(f"-{path}" for path in paths) for name, paths in options.items() if paths}
+    return {"ProtectHome": "tmpfs", **bound}
+
+
+def unseen(host: dict[str, Any], needs: dict[str, dict[str, str]]) -> list[str]:
+    """Return an obstacle for each path that a service needs and cannot reach, as its account and in its unit."""
+    if host["scope"] != "system":
+        return []
+    shared = {variable: host["dirs"][purpose] for purpose, variable in VARIABLES.items()}
+    shared["prefect_python"] = host["python"]["path"] if host["python"] else ""
+    own = {os.path.realpath(host["dirs"][purpose]) for purpose in VARIABLES}
+    found: dict[str, None] = {}
+    for role, paths in (("user", shared), ("worker_user", shared), *needs.items()):
+        for variable, path in paths.items():
+            if not path:
+                continue
+            if host["service_manager"] == "systemd" and (top := below(path, TEMPORARY)):
+                found[
+                    f"{variable}: {path} is in {top}, and each service has a {top} of its own (PrivateTmp), so none "
+                    "finds it; name another place"
+                ] = None
+            elif closed := closed_to(host[role], path, own=own):
+                found[
+                    f"{variable}: {host[role]} has to reach {path} and may not enter {closed}; name another place, or "
+                    "let the account enter that directory"
+                ] = None
+    return list(found)
 
 
 def reachable_by_others(path: Path) -> bool:
@@ -523,7 +633,7 @@ def obstacles(params: dict[str, Any], host: dict[str, Any]) -> list[str]:
     """Return everything about the host that would make the installation fail."""
     found = []
     dirs: dict[str, str] = host["dirs"]
-    for purpose, variable in (("opt", "prefect_opt_dir"), ("etc", "prefect_etc_dir"), ("home", "prefect_home")):
+    for purpose, variable in VARIABLES.items():
         blocked = unwritable(dirs[purpose])
         if blocked:
             found.append(
@@ -558,6 +668,7 @@ def obstacles(params: dict[str, Any], host: dict[str, Any]) -> list[str]:
                 f"prefect_instance: {path} is there already and is not ours; remove it or choose another name "
                 "for the instance"
             )
+    found += unseen(host, params["needs"])
     found += unresolved(params["resolve"], host["addresses"])
     return found + taken(params["ports"], ours=dirs["opt"])
 
@@ -582,6 +693,7 @@ def main() -> None:
             "release": text,
             "ports": {"type": "dict", "default": {}},
             "resolve": {"type": "dict", "default": {}},
+            "needs": {"type": "dict", "default": {}},
             "peers": {"type": "list", "elements": "str", "default": []},
             "adopt": {"type": "list", "elements": "str", "default": []},
             "state": {"type": "str", "choices": ["present", "absent"], "default": "present"},
@@ -644,9 +756,12 @@ def main() -> None:
     host["settled"] = is_settled(host)
     host["user_groups"] = [name for name in groups_of(host["user"]) if name != host["operators"]]
     host["members"] = members_of(host["group"])
+    if params["state"] == "present" and not host["release_present"]:
+        host["python"], host["pythons_seen"] = find_python(params["python"], for_others=scope == "system")
+    # The interpreter of the release that is to be used, or of the one that is.
+    interpreter = str(Path(host["python"]["path"]).parent.parent) if host["python"] else ""
+    host["confinement"] = confinement(host, params["needs"], interpreter or base_python(release if proven else current))
     if params["state"] == "present":
-        if not host["release_present"]:
-            host["python"], host["pythons_seen"] = find_python(params["python"], for_others=scope == "system")
         problems = obstacles(params, host) + lost
         if problems:
             module.fail_json(msg="\n".join(problems), obstacles=problems, **host)

@@ -113,6 +113,7 @@ def test_what_a_good_host_says(home: Path) -> None:
         "operators": said["group"],
         "separate": False,
         "settled": True,
+        "confinement": {},
         "accounts": [pwd.getpwuid(os.getuid()).pw_name],
         "user_groups": said["user_groups"],
         "members": said["members"],
@@ -591,3 +592,97 @@ def test_what_root_trusts_is_where_only_root_can_replace_it(home: Path, name: st
     wanted = str(home / "apps" / "deep" / "prefect")
     refused = f"prefect_{name}: another account can write {home / 'apps'}"
     assert any(found.startswith(refused) for found in obstacles(scope="system", **{name: wanted})) is (owner == 1)
+
+
+def host_in(home: str, **different: Any) -> dict[str, Any]:
+    dirs = {"home": home, "opt": "/opt/prefect", "etc": "/etc/prefect"} | different.pop("dirs", {})
+    named = {"user": "prefect-of-tests", "worker_user": "prefect-of-tests-worker", "python": None}
+    return {"scope": "system", "service_manager": "systemd", "dirs": dirs, **named, **different}
+
+
+@pytest.fixture
+def homes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A directory that every account may enter, which stands for /home, with one of deploy in it."""
+    for directory in (tmp_path, *tmp_path.parents[:-2]):
+        directory.chmod(0o755)
+    (tmp_path / "real" / "deploy").mkdir(parents=True)
+    (tmp_path / "home").symlink_to("real")
+    monkeypatch.setattr(preflight, "HOMES", (str(tmp_path / "home"),))
+    monkeypatch.setattr(preflight, "TEMPORARY", (str(tmp_path / "tmp"),))
+    return tmp_path
+
+
+@pytest.mark.parametrize("different", [{}, {"service_manager": "supervisord"}, {"scope": "user"}])
+def test_a_unit_sees_what_it_needs_below_home(homes: Path, different: dict[str, str]) -> None:
+    real = homes / "real" / "deploy"
+    (homes / "data").symlink_to(real / "data")
+    dirs = {"opt": str(homes / "home/deploy/opt")}
+    needs = {
+        "user": {"prefect_database_ca": "", "prefect_redis_ca": "/etc/ssl/ca.pem"},
+        "worker_user": {
+            "prefect_flows_dir": f"{homes}/data/flows",
+            "prefect_api_ca": str(homes / "home/deploy/ca.pem"),
+        },
+    }
+    found = preflight.confinement(host_in(str(homes / "data"), dirs=dirs, **different), needs, str(real / "opt/py"))
+    shown = {
+        "ProtectHome": "tmpfs",
+        "BindPaths": f"-{real}/data",
+        "BindReadOnlyPaths": f"-{real}/ca.pem -{real}/opt",
+    }
+    assert found == ({} if different else shown)
+
+
+def test_a_unit_that_needs_nothing_below_home_sees_nothing_there(homes: Path) -> None:
+    needs = {"user": {}, "worker_user": {"prefect_flows_dir": "/srv/flows", "prefect_api_ca": ""}}
+    assert preflight.confinement(host_in("/var/lib/prefect"), needs, "/usr") == {}
+    assert preflight.confinement(host_in("/var/lib/prefect"), needs, str(homes / "home/deploy/py")) == {
+        "ProtectHome": "tmpfs",
+        "BindReadOnlyPaths": f"-{homes}/real/deploy/py",
+    }
+
+
+@as_root
+def test_the_python_below_home_is_seen_before_and_after_the_release_is_built(home: Path, homes: Path) -> None:
+    path = homes / "home/deploy/py/bin/python3.12"
+    path.parent.mkdir(parents=True)
+    given = {"scope": "system", "service_manager": "systemd", "python": python(path, "3 12 0"), "release": "1"}
+    given |= {"opt_dir": str(home / "opt"), "home": "/var/lib/prefect"}
+    wanted = f"-{homes}/home/deploy/py".replace("/home/", "/real/")
+    assert look(**given)["confinement"]["BindReadOnlyPaths"] == wanted
+    release = home / "opt/releases/1"
+    release.mkdir(parents=True)
+    (release / "pyvenv.cfg").write_text(f"home = {path.parent}\nimplementation = CPython\nuv = 0.9\n")
+    (release / ".proven").touch()
+    assert look(**given)["confinement"]["BindReadOnlyPaths"] == wanted
+    (home / "opt/current").symlink_to("releases/1")
+    assert look(**given | {"release": "", "state": "absent"})["confinement"]["BindReadOnlyPaths"] == wanted
+
+
+@as_root
+def test_paths_that_a_service_cannot_reach(homes: Path) -> None:
+    closed = homes / "real" / "alice"
+    closed.mkdir(mode=0o700)
+    needs: dict[str, dict[str, str]] = {"user": {}, "worker_user": {"prefect_flows_dir": f"{homes}/tmp/flows"}}
+    assert preflight.unseen(host_in(f"{homes}/home/alice/data"), needs) == [
+        f"prefect_home: prefect-of-tests has to reach {homes}/home/alice/data and may not enter {closed}; name another "
+        "place, or let the account enter that directory",
+        f"prefect_home: prefect-of-tests-worker has to reach {homes}/home/alice/data and may not enter {closed}; name "
+        "another place, or let the account enter that directory",
+        f"prefect_flows_dir: {homes}/tmp/flows is in {homes}/tmp, and each service has a {homes}/tmp of its own "
+        "(PrivateTmp), so none finds it; name another place",
+    ]
+    both = {"user": "daemon", "worker_user": "daemon", "service_manager": "supervisord"}
+    assert len(preflight.unseen(host_in(f"{closed}/data", **both), needs)) == 1
+    os.chown(closed, pwd.getpwnam("daemon").pw_uid, 0)
+    assert preflight.unseen(host_in(f"{closed}/data", **both), needs) == []
+    assert preflight.unseen(host_in(f"{closed}/data"), needs | {"worker_user": {}})
+    os.chown(closed, 0, pwd.getpwnam("daemon").pw_gid)
+    assert len(preflight.unseen(host_in(f"{closed}/data", **both), needs)) == 1
+    closed.chmod(0o750)
+    assert preflight.unseen(host_in(f"{closed}/data", **both), needs) == []
+    closed.chmod(0o700)
+    inside = {"worker_user": {"prefect_flows_dir": f"{closed}/flows"}}
+    assert preflight.unseen(host_in(str(closed)), inside) == []
+    tmp = host_in("/var/lib/prefect", python={"path": f"{homes}/tmp/bin/python", "version": "3.12.0"})
+    assert [said.split(":")[0] for said in preflight.unseen(tmp, {})] == ["prefect_python"]
