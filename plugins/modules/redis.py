@@ -10,6 +10,8 @@ module: redis
 short_description: Refuse a Redis that cannot serve Prefect
 description:
   - Logs in from the host on which it runs, as Prefect will, and selects the databases that Prefect will use.
+  - Writes a key there and removes it, except in check mode. A replica, or a Redis that removes keys when its memory is
+    full, is refused.
   - Fails with one message that names the variable to change. It needs no client on the host.
 version_added: 0.2.0
 author: The selfhosted.prefect maintainers
@@ -74,6 +76,9 @@ encrypted:
   type: bool
 """
 
+import contextlib
+import os
+import re
 import socket
 import ssl
 from typing import Any
@@ -82,6 +87,21 @@ from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.selfhosted.prefect.plugins.module_utils.ports import unreachable
 
 TIMEOUT = 10
+
+KEEPS = "noeviction"
+"""The one maxmemory-policy with which a Redis keeps all that is written to it."""
+
+UNFIT = {
+    "READONLY": "is a replica, which can only be read; name the primary",
+    "EVICTS": "removes keys when its memory is full, and Prefect loses events and locks; set its maxmemory-policy to "
+    f"{KEEPS}",
+    "OOM": "has no memory left for what Prefect writes; raise its maxmemory",
+    "MISCONF": "takes no writes because it cannot save its data; free its disk, or see its log",
+    "NOREPLICAS": "takes no writes because too few of its replicas are connected; start them, or lower its "
+    "min-replicas-to-write",
+    "NOPERM": "does not let this user write; give it the commands and keys that Prefect uses, or name another user",
+}
+"""What a Redis answers to who writes, by its first word, and what to do."""
 
 
 class RedisError(Exception):
@@ -110,35 +130,67 @@ def connect(params: dict[str, Any]) -> socket.socket:
 
 
 def ask(connection: socket.socket, *words: str) -> str:
-    """Return what a Redis answers to a command, in one line. Raises RedisError where it refuses."""
+    """Return what a Redis answers to a command: a line, a number or a text. Raises RedisError where it refuses."""
     parts = b"".join(b"$%d\r\n%s\r\n" % (len(word.encode()), word.encode()) for word in words)
     connection.sendall(b"*%d\r\n%s" % (len(words), parts))
     answer = b""
-    while not answer.endswith(b"\r\n"):
-        try:
-            part = connection.recv(4096)
-        except ConnectionResetError:
-            part = b""
-        if not part:
-            raise RedisError("it closed the connection; is it a Redis, or does it want TLS?")
-        answer += part
-    line = answer.decode(errors="replace").splitlines()[0]
+    while b"\r\n" not in answer:
+        answer += received(connection)
+    head, _, rest = answer.partition(b"\r\n")
+    line = head.decode(errors="replace")
     # What is still reading its data is there, and will answer.
     if line.startswith("-") and not line.startswith("-LOADING"):
         raise RedisError(line.removeprefix("-"))
-    if not line.startswith(("+", "-")):
+    if re.fullmatch(r"\$\d+", line):
+        while len(rest) < int(line[1:]) + 2:
+            rest += received(connection)
+        return rest.decode(errors="replace")
+    if not line.startswith(("+", "-", ":", "$")):
         raise RedisError("what answers there is no Redis")
     return line
 
 
-def look(params: dict[str, Any]) -> None:
-    """Log in and select each database. Raises RedisError, or OSError."""
+def received(connection: socket.socket) -> bytes:
+    """Return what comes next. Raises RedisError where the connection has ended."""
+    part = b""
+    with contextlib.suppress(ConnectionResetError):
+        part = connection.recv(4096)
+    if not part:
+        raise RedisError("it closed the connection; is it a Redis, or does it want TLS?")
+    return part
+
+
+def look(params: dict[str, Any], *, write: bool) -> None:
+    """Log in, select each database and `write` a key there for a moment. Raises RedisError, or OSError."""
     with connect(params) as connection:
         if params["password"]:
             ask(connection, "AUTH", *([params["user"]] if params["user"] else []), params["password"])
         ask(connection, "PING")
+        said = ""
+        # A user need not be allowed to ask for it.
+        with contextlib.suppress(RedisError):
+            said = ask(connection, "INFO")
+        facts = dict(line.split(":", 1) for line in said.splitlines() if ":" in line)
+        if facts.get("role") == "slave" and facts.get("slave_read_only", "1") == "1":
+            raise RedisError("READONLY it is a replica")
+        if facts.get("maxmemory_policy", KEEPS) != KEEPS:
+            raise RedisError(f"EVICTS its maxmemory-policy is {facts['maxmemory_policy']}")
         for number in params["databases"]:
             ask(connection, "SELECT", str(number))
+            if write:
+                leave_a_trace(connection)
+
+
+def leave_a_trace(connection: socket.socket) -> None:
+    """Write a key of a name that no one else uses and remove it; it expires by itself. Raises RedisError."""
+    key = f"prefect-preflight-{os.urandom(8).hex()}"
+    try:
+        ask(connection, "SET", key, "", "PX", "10000")
+        ask(connection, "DEL", key)
+    except RedisError as error:
+        # A user may be kept to the names that Prefect uses.
+        if not re.match(r"NOPERM .*\bkeys?\b", str(error)):
+            raise
 
 
 def explain(error: Exception, params: dict[str, Any]) -> str:
@@ -152,6 +204,9 @@ def explain(error: Exception, params: dict[str, Any]) -> str:
         if "DB index" in str(error) or str(error).startswith("ERR SELECT"):
             numbers = " and ".join(map(str, params["databases"]))
             return f"{variable}: {where} has not the databases {numbers}, which Prefect needs ({error})"
+        for sign, reason in UNFIT.items():
+            if str(error).startswith(sign):
+                return f"{variable}: {where} {reason} ({error})"
         return f"{variable}: {where}: {error}"
     if isinstance(error, ssl.SSLCertVerificationError):
         return (
@@ -185,7 +240,7 @@ def main() -> None:
         supports_check_mode=True,
     )
     try:
-        look(module.params)
+        look(module.params, write=not module.check_mode)
     except (RedisError, OSError) as error:
         module.fail_json(msg=explain(error, module.params))
     module.exit_json(changed=False, encrypted=module.params["tls"])
