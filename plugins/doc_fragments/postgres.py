@@ -7,7 +7,7 @@ class ModuleDocFragment:
     DOCUMENTATION = r"""
 options:
   host:
-    description: Host of the database.
+    description: Host of the database, or the directory on this host that holds its socket.
     type: str
     required: true
   port:
@@ -47,4 +47,9 @@ options:
     description: Whether the server's certificate has to name O(host).
     type: bool
     default: true
+  account:
+    description:
+      - Account of this host to open a socket as, if it exists and root may. PostgreSQL may take it for the user.
+    type: str
+    default: ''
 """

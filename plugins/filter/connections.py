@@ -32,6 +32,14 @@ PARAMETERS = {
 }
 """Parameters of a PostgreSQL's URL that asyncpg would not take from there, and the settings that do the same."""
 
+EXAMPLES = {
+    "prefect_database_url": "postgresql://user:password@host:5432/database, "
+    "postgresql://user@/database?host=/run/postgresql for a socket of the host, or sqlite+aiosqlite:////directory/file",
+    "prefect_redis_url": "redis://user:password@host:6379/0, rediss://... for TLS, or redis+sentinel://:password@host:"
+    "26379/master",
+}
+"""What the URL of a variable looks like, for messages."""
+
 DRIVER_PARAMETERS = frozenset({"ssl", "target_session_attrs", "default_transaction_isolation"})
 """Those that it does."""
 
@@ -85,17 +93,21 @@ def split_url(url: str, *, variable: str, schemes: re.Pattern[str]) -> dict[str,
 
     A password may stand in it percent-encoded or as it is, whatever it holds: the last `@` that a host follows ends
     the credentials, the first `:` of them the user, and what no encoder would have left there was not encoded.
+    The host is empty where the query has one, which PostgreSQL's URLs may have for a directory with a socket.
     Raises AnsibleFilterError, without the URL, where it is none of the schemes or names no host.
     """
     scheme, separator, rest = url.strip().partition("://")
     if not separator or not schemes.fullmatch(scheme):
-        raise AnsibleFilterError(f"{variable}: it has to be a URL of the kind {schemes.pattern}://user:password@host")
+        raise AnsibleFilterError(f"{variable}: it is no URL that can be used here; write {EXAMPLES[variable]}")
     credentials, tail = "", TAIL.fullmatch(rest)
     for at in (match.start() for match in re.finditer("@", rest)):
         if found := TAIL.fullmatch(rest, at + 1):
             credentials, tail = rest[:at], found
-    if tail is None or not tail["hosts"]:
-        raise AnsibleFilterError(f"{variable}: it names no host, or one that cannot be told from the password")
+    query = dict(parse_qsl((tail and tail["query"]) or "", keep_blank_values=True))
+    if tail is None or not (tail["hosts"] or query.get("host")):
+        raise AnsibleFilterError(
+            f"{variable}: it names no host, or one that cannot be told from the password; write {EXAMPLES[variable]}"
+        )
     user, _, password = credentials.partition(":")
     return {
         "scheme": scheme,
@@ -103,7 +115,7 @@ def split_url(url: str, *, variable: str, schemes: re.Pattern[str]) -> dict[str,
         "password": decoded(password),
         "hosts": tail["hosts"],
         "path": unquote(tail["path"] or ""),
-        "query": dict(parse_qsl(tail["query"] or "", keep_blank_values=True)),
+        "query": query,
     }
 
 
@@ -140,7 +152,7 @@ def database(given: Mapping[str, Any]) -> dict[str, Any]:
     if url:
         parts = split_url(url, variable="prefect_database_url", schemes=POSTGRESQL)
         query = parts["query"]
-        found["host"], found["port"] = host_and_port(parts["hosts"], variable="prefect_database_url", default=5432)
+        found["host"], found["port"] = database_place(parts["hosts"], query)
         # What a URL leaves out is not guessed: the generated password belongs to the database of the inventory.
         found |= {"user": parts["user"], "password": parts["password"], "name": parts["path"] or parts["user"]}
         if (mode := query.pop("sslmode", "")) in SSL_MODES:
@@ -156,18 +168,51 @@ def database(given: Mapping[str, Any]) -> dict[str, Any]:
             found[file] = query.pop(option, "") or found[file]
         if not found["user"]:
             raise AnsibleFilterError("prefect_database_url: it names no user")
+    if found["host"].startswith("/") and found["tls"]:
+        raise AnsibleFilterError(
+            f"prefect_database_tls: the PostgreSQL is reached by a socket in {found['host']}, which has no TLS; leave "
+            "prefect_database_tls and sslmode out"
+        )
     return {"kind": "postgresql", "query": query, **found, "settings": settings | database_settings(found, query)}
 
 
+def database_place(hosts: str, query: dict[str, str]) -> tuple[str, int]:
+    """Return host and port of a PostgreSQL's URL; a host that begins with a slash is a directory with its socket.
+
+    Both may stand in the query, from where they are taken. Raises AnsibleFilterError for any other host there.
+    """
+    variable = "prefect_database_url"
+    if not hosts:
+        hosts = query.pop("host")
+        if not hosts.startswith("/"):
+            raise AnsibleFilterError(f"{variable}: {hosts} stands behind the database; write {EXAMPLES[variable]}")
+        port = query.pop("port", "") or "5432"
+    elif hosts.lower().startswith("%2f"):
+        hosts, _, port = hosts.partition(":")
+        port = port or query.pop("port", "") or "5432"
+    else:
+        return host_and_port(hosts, variable=variable, default=5432)
+    if not port.isdecimal():
+        raise AnsibleFilterError(f"{variable}: {port!r} is no port")
+    return unquote(hosts), int(port)
+
+
 def database_settings(found: Mapping[str, Any], query: Mapping[str, str]) -> dict[str, Any]:
-    """Return the settings of a PostgreSQL: in parts, which need no quoting, unless its URL holds parameters."""
+    """Return the settings of a PostgreSQL: in parts, which need no quoting, unless its URL holds parameters.
+
+    SQLAlchemy takes the directory of a socket from the query alone.
+    """
     settings: dict[str, Any] = {}
-    if query:
+    by_socket = found["host"].startswith("/")
+    if query or by_socket:
         host = f"[{found['host']}]" if ":" in found["host"] else found["host"]
         credentials = f"{quote(found['user'], safe='')}:{quote(found['password'], safe='')}"
+        place = f"{host}:{found['port']}"
+        if by_socket:
+            place, query = "", {"host": found["host"], "port": str(found["port"]), **query}
+            credentials = credentials.removesuffix(":")
         settings["PREFECT_SERVER_DATABASE_CONNECTION_URL"] = (
-            f"postgresql+asyncpg://{credentials}@{host}:{found['port']}/{quote(found['name'], safe='')}"
-            f"?{urlencode(query)}"
+            f"postgresql+asyncpg://{credentials}@{place}/{quote(found['name'], safe='')}?{urlencode(query, safe='/')}"
         )
     else:
         settings["PREFECT_SERVER_DATABASE_DRIVER"] = "postgresql+asyncpg"

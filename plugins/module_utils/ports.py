@@ -56,7 +56,7 @@ def unreachable(error: Exception, *, variable: str, host: str, port: int, servic
     where = f"{host}:{port}"
     if isinstance(error, socket.gaierror):
         return f"{variable}: this host cannot resolve {host}: {error.strerror}"
-    if isinstance(error, ConnectionRefusedError):
+    if isinstance(error, (ConnectionRefusedError, FileNotFoundError)):
         return f"{variable}: nothing listens at {where}; start {service} there, or correct the host or the port"
     if isinstance(error, TimeoutError):
         return f"{variable}: {where} does not answer; {silent}"

@@ -10,6 +10,7 @@ import contextlib
 import hashlib
 import hmac
 import os
+import pwd
 import re
 import socket
 import ssl
@@ -52,6 +53,7 @@ LOGIN: dict[str, Any] = {
     # A path, and no secret.
     "key": {"type": "str", "default": "", "no_log": False},
     "check_hostname": {"type": "bool", "default": True},
+    "account": {"type": "str", "default": ""},
 }
 """Argument spec of what `connect` and `explain` take. Its documentation is the fragment `postgres`."""
 
@@ -129,6 +131,41 @@ def copied(field: str) -> str | None:
     return re.sub(r"\\(.)", lambda found: UNESCAPES.get(found[1], found[1]), field) if "\\" in field else field
 
 
+def opened(host: str, port: int, timeout: float) -> socket.socket:
+    """Return a connection to a host, or to the socket in a directory of this one. Raises OSError."""
+    if not host.startswith("/"):
+        # A host may have an address that nobody answers at before one that somebody does.
+        return socket.create_connection((host, port), timeout)
+    local = socket.socket(socket.AF_UNIX)
+    try:
+        local.settimeout(timeout)
+        local.connect(f"{host}/.s.PGSQL.{port}")
+    except BaseException:
+        local.close()
+        raise
+    return local
+
+
+@contextlib.contextmanager
+def acting_as(account: str) -> Iterator[None]:
+    """Be another account of this host for as long as a connection is opened, where root may and the account exists.
+
+    PostgreSQL may take the account at the other end of its socket for the user (peer authentication).
+    """
+    user = None
+    if account and os.geteuid() == 0:
+        with contextlib.suppress(KeyError):
+            user = pwd.getpwnam(account).pw_uid
+    if user is None:
+        yield
+        return
+    os.seteuid(user)
+    try:
+        yield
+    finally:
+        os.seteuid(0)
+
+
 class Connection:
     """A session with a PostgreSQL, logged in. Raises DatabaseError, or OSError where the network fails."""
 
@@ -147,8 +184,7 @@ class Connection:
         self.parameters: dict[str, str] = {}
         self.encrypted = False
         self._user, self._password = user, password
-        # A host may have an address that nobody answers at before one that somebody does.
-        self._socket: socket.socket = socket.create_connection((host, port), timeout)
+        self._socket: socket.socket = opened(host, port, timeout)
         try:
             if tls is not None:
                 self._start_tls(tls, host=host, required=tls_required)
@@ -340,24 +376,29 @@ def connect(given: dict[str, Any], *, timeout: float) -> Connection:
     """Return a session with a database given as host, port, name, user, password, tls, ca, cert, key, check_hostname.
 
     Without `tls`, TLS is taken where the server has it and nobody has to prove anything, as libpq and asyncpg do it.
+    A host that begins with a slash is a directory with a socket, which is opened as the `account`, without TLS.
     """
-    context = tls_context(
-        ca=given["ca"] if given["tls"] else "",
-        cert=given["cert"],
-        key=given["key"],
-        check_hostname=given["check_hostname"],
-        verify=given["tls"],
-    )
-    return Connection(
-        host=given["host"],
-        port=given["port"],
-        user=given["user"],
-        password=given["password"],
-        database=given["name"],
-        tls=context,
-        tls_required=given["tls"],
-        timeout=timeout,
-    )
+    by_socket = given["host"].startswith("/")
+    context = None
+    if not by_socket:
+        context = tls_context(
+            ca=given["ca"] if given["tls"] else "",
+            cert=given["cert"],
+            key=given["key"],
+            check_hostname=given["check_hostname"],
+            verify=given["tls"],
+        )
+    with acting_as(given.get("account", "") if by_socket else ""):
+        return Connection(
+            host=given["host"],
+            port=given["port"],
+            user=given["user"],
+            password=given["password"],
+            database=given["name"],
+            tls=context,
+            tls_required=given["tls"],
+            timeout=timeout,
+        )
 
 
 def explain(error: Exception, params: dict[str, Any]) -> str:

@@ -396,6 +396,9 @@ class Postgresql:
         self.name = given["database"]
         self.user = given["user"]
         self.superuser = given["superuser"]
+        # PostgreSQL may take the account at the other end of its socket for the user.
+        by_socket = (given["host"] or "").startswith("/") and os.geteuid() == 0
+        self.account = self.superuser or (given["owner"] if by_socket else None)
         wanted = {
             "PGHOST": given["host"],
             "PGPORT": str(given["port"]),
@@ -624,7 +627,7 @@ class Postgresql:
 
     def _as_user(self, words: list[str]) -> list[str]:
         # Nothing of root's environment but libpq's variables is needed, and `runuser` keeps them.
-        return ["runuser", "--user", self.superuser, "--", *words] if self.superuser else words
+        return ["runuser", "--user", self.account, "--", *words] if self.account else words
 
     def _call(self, words: list[str], **streams: Any) -> subprocess.CompletedProcess[bytes]:
         # A directory that the superuser may enter.

@@ -80,6 +80,8 @@ schema:
   type: str
 """
 
+import os
+import pwd
 import re
 import ssl
 import time
@@ -123,6 +125,18 @@ def transient(error: Exception) -> bool:
     return isinstance(error, OSError) and not isinstance(error, ssl.SSLError)
 
 
+def is_unknown(error: Exception, params: dict[str, Any]) -> bool:
+    """Return whether a database refuses the caller of its socket where the service's account is still to be created."""
+    refused = isinstance(error, DatabaseError) and error.code == "28000" and params["host"].startswith("/")
+    if not refused or os.geteuid() != 0:
+        return False
+    try:
+        pwd.getpwnam(params["account"])
+    except KeyError:
+        return bool(params["account"])
+    return False
+
+
 def look(session: Connection) -> dict[str, Any]:
     """Return what a database says of itself."""
     (row,) = session.query(FACTS)
@@ -140,7 +154,8 @@ def look(session: Connection) -> dict[str, Any]:
         "standby": text[3] == "t",
         "trigram": text[4] == "t",
         "trigram_available": text[5] == "t",
-        "may_create": text[6] == "t" and text[7] == "t",
+        "may_extend": text[6] == "t",
+        "may_create": text[7] == "t",
         "encoding": text[8],
         "schema": (schema[0][0] or "") if schema else "",
         "encrypted": session.encrypted,
@@ -168,8 +183,13 @@ def obstacles(found: dict[str, Any], params: dict[str, Any]) -> list[str]:
         complaints.append(f"{variable}: {where} has no extension pg_trgm; install PostgreSQL's contrib package there")
     if not found["may_create"]:
         complaints.append(
-            f"prefect_database_user: {params['user']} may not create tables and extensions in {params['name']}; "
-            "make it the owner of the database"
+            f"prefect_database_user: {params['user']} may not create tables in {params['name']} on {where}; make it "
+            "the owner of the database, or grant it all on its schema"
+        )
+    if not found["trigram"] and found["trigram_available"] and not found["may_extend"]:
+        complaints.append(
+            f"prefect_database_user: {params['name']} on {where} has no extension pg_trgm yet, and {params['user']} "
+            "may not create it; run create extension pg_trgm there as an administrator, or make the user the owner"
         )
     if params["sqlite"] and not found["used"] and Path(params["sqlite"]).exists():
         complaints.append(
@@ -204,6 +224,14 @@ def main() -> None:
                 found = look(session)
             break
         except (DatabaseError, OSError, ValueError) as error:
+            if is_unknown(error, params):
+                module.exit_json(
+                    changed=False,
+                    warnings=[
+                        f"{params['variable']}: the PostgreSQL at {params['host']} may know {params['user']} by its "
+                        f"account {params['account']}, which does not exist on this host yet; it was not looked at"
+                    ],
+                )
             if not transient(error) or time.monotonic() > deadline:
                 module.fail_json(msg=explain(error, params))
             time.sleep(0.25)

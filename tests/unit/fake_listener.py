@@ -10,18 +10,29 @@ from collections.abc import Callable
 
 
 class Listener:
-    """Use it as a context manager; `port` is where it listens. What a client does wrong ends its session alone."""
+    """Use it as a context manager; `port` is where it listens, or the end of the `path` of its socket.
 
-    def __init__(self, session: Callable[[socket.socket], None]) -> None:
+    What a client does wrong ends its session alone.
+    """
+
+    def __init__(self, session: Callable[[socket.socket], None], *, path: str = "") -> None:
         self._session = session
+        self._path = path
 
     def __enter__(self) -> Listener:
-        self._listener = socket.create_server(("127.0.0.1", 0))
-        self.port: int = self._listener.getsockname()[1]
+        if self._path:
+            self._listener = socket.create_server(self._path, family=socket.AF_UNIX)
+            self.port = int(self._path.rpartition(".")[2])
+        else:
+            self._listener = socket.create_server(("127.0.0.1", 0))
+            self.port = self._listener.getsockname()[1]
         threading.Thread(target=self._serve, daemon=True).start()
         return self
 
     def __exit__(self, *_: object) -> None:
+        # Closed alone, its number may become another listener's while the thread still waits for a client of it.
+        with contextlib.suppress(OSError):
+            self._listener.shutdown(socket.SHUT_RDWR)
         self._listener.close()
 
     def _serve(self) -> None:

@@ -24,10 +24,15 @@ class FakePostgres:
     rows: dict[str, list[str | None]] = field(default_factory=dict)
     failure: tuple[str, str] | None = None
     tls: ssl.SSLContext | None = None
+    socket_directory: str = ""
+    """Where it has a socket, in place of a port."""
     encrypted: list[bool] = field(default_factory=list)
+    callers: list[int] = field(default_factory=list)
+    """Numbers of the accounts that opened that socket."""
 
     def __enter__(self) -> FakePostgres:
-        self._listener = Listener(self._session).__enter__()
+        path = f"{self.socket_directory}/.s.PGSQL.5433" if self.socket_directory else ""
+        self._listener = Listener(self._session, path=path).__enter__()
         self.port: int = self._listener.port
         return self
 
@@ -36,8 +41,12 @@ class FakePostgres:
 
     def _session(self, client: socket.socket) -> None:
         encrypted = False
+        if self.socket_directory:
+            credential = client.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12)
+            self.callers.append(struct.unpack("3i", credential)[1])
         (length, code) = struct.unpack("!II", client.recv(8, socket.MSG_WAITALL))
         if code == 80877103:
+            assert not self.socket_directory, "a socket has no TLS"
             client.sendall(b"S" if self.tls else b"N")
             if self.tls:
                 client, encrypted = self.tls.wrap_socket(client, server_side=True), True

@@ -85,6 +85,40 @@ def test_parameters_need_a_url_again() -> None:
     }
 
 
+@pytest.mark.parametrize(
+    ("given", "port", "password"),
+    [
+        ({"url": "postgresql+asyncpg://u@/d%20e?host=/run/postgresql"}, 5432, ""),
+        ({"url": "postgresql://u@/d%20e?host=%2Frun%2Fpostgresql&port=5433"}, 5433, ""),
+        ({"url": "postgresql://u@%2Frun%2Fpostgresql/d%20e"}, 5432, ""),
+        ({"url": f"postgres://u:{NASTY}@%2frun%2fpostgresql:5433/d%20e"}, 5433, NASTY),
+        ({"host": "/run/postgresql", "port": 5433, "name": "d e", "user": "u", "password": NASTY}, 5433, NASTY),
+    ],
+)
+def test_a_socket_of_the_host(given: dict[str, Any], port: int, password: str) -> None:
+    found = database(given)
+    assert (found["host"], found["port"], found["name"], found["user"]) == ("/run/postgresql", port, "d e", "u")
+    assert (found["password"], found["query"]) == (password, {})
+    credential = f"u:{quote(password, safe='')}" if password else "u"
+    assert found["settings"] == {
+        "PREFECT_SERVER_DATABASE_CONNECTION_URL": (
+            f"postgresql+asyncpg://{credential}@/d%20e?host=/run/postgresql&port={port}"
+        )
+    }
+
+
+def test_a_socket_with_more_parameters() -> None:
+    found = database({"url": "postgresql://u@/d?host=/run/postgresql&application_name=x&target_session_attrs=any"})
+    assert found["settings"]["PREFECT_SERVER_DATABASE_CONNECTION_URL"].endswith(
+        "@/d?host=/run/postgresql&port=5432&target_session_attrs=any"
+    )
+
+
+def test_a_socket_has_no_tls() -> None:
+    with pytest.raises(AnsibleFilterError, match="prefect_database_tls: the PostgreSQL is reached by a socket in /run"):
+        database({"url": "postgresql://u@/d?host=/run/postgresql&sslmode=verify-full"})
+
+
 def test_parameters_that_are_settings() -> None:
     settings = database({"url": "postgresql://u:p@h/d?application_name=prefect&statement_cache_size=0"})["settings"]
     connect = "PREFECT_SERVER_DATABASE_SQLALCHEMY_CONNECT_ARGS"
@@ -108,12 +142,14 @@ def test_a_database_that_proves_who_it_is() -> None:
     "url",
     ["mysql://u:s3cret@h/d", "u:s3cret@h", "postgresql://u:s3cret@", "postgresql://:s3cret@h/d", "postgresql://h1/d",
      "postgresql://u:s3cret@h:http/d", "postgresql://u:s3cret@h1,h2/d",
-     "postgresql://u:s3cret@h/d?options=-c%20a=b"],
+     "postgresql://u:s3cret@h/d?options=-c%20a=b", "postgresql://u:s3cret@/d", "postgresql://u:s3cret@/d?host=h2",
+     "postgresql://u:s3cret@/d?host=/run/postgresql&port=five", "postgresql//u:s3cret@h/d"],
 )  # fmt: skip
 def test_no_url_of_a_postgresql(url: str) -> None:
     with pytest.raises(AnsibleFilterError, match="prefect_database_url: ") as raised:
         database({"url": url})
     assert "s3cret" not in str(raised.value)
+    assert not set("()[]|*\\") & set(str(raised.value))
 
 
 def test_hosts_and_ports() -> None:
@@ -205,6 +241,7 @@ def test_no_url_of_a_redis() -> None:
     with pytest.raises(AnsibleFilterError, match="prefect_redis_url: ") as raised:
         redis({"url": "redis+cluster://:s3cret@h"})
     assert "s3cret" not in str(raised.value)
+    assert not set("()[]|*\\") & set(str(raised.value))
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import pwd
 import socket
 import ssl
 from pathlib import Path
@@ -59,6 +61,45 @@ def test_a_good_database(password: str) -> None:
     assert (found["schema"], found["encrypted"], found["changed"]) == ("abc123", False, False)
 
 
+@pytest.fixture
+def sockets(tmp_path: Path) -> Path:
+    """A directory that every account may enter."""
+    for directory in (tmp_path, *tmp_path.parents[:-2]):
+        directory.chmod(0o755)
+    return tmp_path
+
+
+@pytest.mark.parametrize("account", ["", "daemon"])
+def test_a_socket_is_opened_as_the_account_of_the_service(sockets: Path, account: str) -> None:
+    with FakePostgres(rows=rows(), socket_directory=str(sockets)) as server:
+        (sockets / ".s.PGSQL.5433").chmod(0o777)
+        found = check(server, host=str(sockets), account=account)
+    assert not found.get("failed"), found["msg"]
+    assert found["encrypted"] is False
+    as_another = account and os.geteuid() == 0
+    assert server.callers == [pwd.getpwnam(account).pw_uid if as_another else os.geteuid()]
+    assert os.geteuid() == os.getuid()
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="another account may only open a socket as itself")
+@pytest.mark.parametrize(
+    ("account", "says"), [("nobody-yet", ""), ("daemon", "prefect_database_user: "), ("", "not let")]
+)
+def test_an_account_that_is_still_to_be_created_is_no_obstacle(sockets: Path, account: str, says: str) -> None:
+    refused = ("28000", 'Peer authentication failed for user "prefect"')
+    with FakePostgres(failure=refused, socket_directory=str(sockets)) as server:
+        (sockets / ".s.PGSQL.5433").chmod(0o777)
+        found = check(server, host=str(sockets), account=account)
+    assert bool(found.get("failed")) is bool(says)
+    assert says in str(found.get("msg"))
+    assert bool(says) or "which does not exist on this host yet; it was not looked at" in found["warnings"][0]
+
+
+def test_a_socket_that_is_not_there(sockets: Path) -> None:
+    found: dict[str, Any] = outcome(database.main, host=str(sockets), port=5433, name="x", user="x")
+    assert f"nothing listens at {sockets}:5433; start PostgreSQL there" in found["msg"]
+
+
 def test_saslprep() -> None:
     assert saslprep("I\u00adX") == "IX"
     assert saslprep("\u2168") == "IX"
@@ -75,6 +116,8 @@ def test_saslprep() -> None:
         ({"encoding": "SQL_ASCII"}, {}, "prefect_database_name: prefect on 127.0.0.1"),
         ({"trigram": "f", "available": "f"}, {}, "has no extension pg_trgm"),
         ({"schema": "f"}, {}, "prefect_database_user: prefect may not create"),
+        ({"trigram": "f", "database": "f"}, {}, "prefect_database_user: prefect on 127.0.0.1"),
+        ({"trigram": "f", "database": "f"}, {}, "run create extension pg_trgm there as an administrator"),
         ({}, {"connections": 95}, "opens up to 95 connections"),
         ({"role limit": "10"}, {"connections": 11}, "of the 10 that"),
     ],
@@ -85,6 +128,14 @@ def test_a_database_that_cannot_serve(different: dict[str, str], options: dict[s
     assert found["failed"]
     assert said in found["msg"]
     assert "\n" not in found["msg"]
+
+
+@pytest.mark.parametrize("different", [{"database": "f"}, {"trigram": "f"}])
+def test_a_user_with_what_the_migration_needs(different: dict[str, str]) -> None:
+    """CREATE on the database is for the extension: where an administrator has created that, the schema's is enough."""
+    with FakePostgres(rows=rows(**different)) as server:
+        found = check(server)
+    assert not found.get("failed"), found["msg"]
 
 
 def test_data_that_would_be_left_behind(tmp_path: Path) -> None:
