@@ -12,6 +12,7 @@ import copy
 import http.client
 import itertools
 import json
+import os
 import random
 import re
 import ssl
@@ -26,7 +27,7 @@ from email.utils import parsedate_to_datetime
 from pathlib import Path
 from types import TracebackType
 from typing import Any
-from urllib.parse import quote, unquote, urlsplit
+from urllib.parse import SplitResult, quote, unquote, urlsplit
 
 PAGE = 200
 """Objects a page: Prefect's default for PREFECT_SERVER_API_DEFAULT_LIMIT.
@@ -149,6 +150,7 @@ class Api:
     dropped connection, and while a proxy says `Prefect-Maintenance: true`. A server that has never answered is not
     waited for: that is a wrong address more often than a restart, and `services` waits for restarts.
     Not for several threads at once: give each its own, by `twin`.
+    `direct` passes by the proxies of the environment, for a server on this host.
     `busy` is called whenever the server could not cope with a request, `sent` counts the requests that went out.
     """
 
@@ -164,6 +166,7 @@ class Api:
         headers: Mapping[str, str] | None = None,
         patience: float = 20.0,
         maintenance: float = 300.0,
+        direct: bool = False,
     ) -> None:
         self.url = url.strip().rstrip("/")
         split = urlsplit(self.url)
@@ -187,6 +190,9 @@ class Api:
         self._csrf_headers: dict[str, str] = {}
         self._connection: http.client.HTTPConnection | None = None
         self._answered = False
+        self._direct = direct
+        self._via = ""
+        """The proxy that requests go through and the variable that names it; empty without one."""
         self.ahead = timedelta(0)
         """How far the server's clock is ahead of ours, by its last answer; 0 below 2 s, which is no measure of it."""
 
@@ -334,8 +340,13 @@ class Api:
             time.sleep(pause)
         raise AssertionError("unreachable")
 
-    def _failure(self, method: str, path: str, **answer: Any) -> ApiError:
-        return ApiError(method=method, url=self.url, path=path, **answer)
+    def _failure(
+        self, method: str, path: str, *, status: int | None, body: Any, hint: str = "", **answer: Any
+    ) -> ApiError:
+        # Prefect says in JSON what it refuses and why; what else comes through a proxy may be the proxy's own.
+        if self._via and not (isinstance(body, dict) and body.keys() & {"detail", "exception_message"}):
+            hint = "; ".join(part for part in (hint, self._via) if part)
+        return ApiError(method=method, url=self.url, path=path, status=status, body=body, hint=hint, **answer)
 
     def _exchange(self, method: str, path: str, body: Any) -> Answer:
         """Send one request once. Raises OSError or HTTPException when no whole answer comes back."""
@@ -373,8 +384,10 @@ class Api:
         """Return a connection to the server, or to the proxy that the environment names for it."""
         host, port = self._split.hostname or "", self._split.port
         secure = self._split.scheme == "https"
-        proxy = None if urllib.request.proxy_bypass(host) else urllib.request.getproxies().get(self._split.scheme)
+        passed_by = self._direct or urllib.request.proxy_bypass(host)
+        proxy = None if passed_by else urllib.request.getproxies().get(self._split.scheme)
         via = urlsplit(proxy if "//" in proxy else f"http://{proxy}") if proxy else None
+        self._via = _through(via, scheme=self._split.scheme, host=host) if via else ""
         first = (via.hostname or "", via.port) if via else (host, port)
         identity = {}
         if via and via.username:
@@ -482,6 +495,17 @@ def moment(text: str) -> datetime:
 
 def _basic(auth: str) -> str:
     return "Basic " + base64.b64encode(auth.encode()).decode()
+
+
+def _through(proxy: SplitResult, *, scheme: str, host: str) -> str:
+    """Return what to say of an answer that came through a proxy of the environment, without its credential."""
+    # As urllib does it: the name in lower case counts, where both are set.
+    names = [name for name in (f"{scheme}_proxy", f"{scheme}_proxy".upper()) if os.environ.get(name)]
+    address = f"{proxy.hostname}:{proxy.port}" if proxy.port else proxy.hostname
+    return (
+        f"the request went through the proxy {address}, which {names[0] if names else 'the system'} names in the "
+        f"environment; if this host reaches {host} without it, add {host} to no_proxy"
+    )
 
 
 def _backoff(sent: int) -> float:

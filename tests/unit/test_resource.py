@@ -328,6 +328,45 @@ def test_no_proxy(fake: FakeApi, monkeypatch: pytest.MonkeyPatch) -> None:
     assert pool(fake)["changed"] is True
 
 
+@pytest.mark.parametrize("variable", ["http_proxy", "HTTP_PROXY"])
+@pytest.mark.parametrize(
+    "fault",
+    [
+        Fault(status=403, body=b"<html>Access denied</html>"),
+        Fault(status=407, body=b""),
+        Fault(status=200, body=b"<html>Please log in</html>"),
+        Fault(status=200, body={"message": "blocked"}),
+    ],
+)
+def test_an_answer_of_a_proxy_names_it(
+    fake: FakeApi, monkeypatch: pytest.MonkeyPatch, variable: str, fault: Fault
+) -> None:
+    address = fake.root.removeprefix("http://")
+    monkeypatch.setenv(variable, f"http://me:s3cret@{address}")
+    fake.faults.append(fault)
+    said = pool(fake, api_url="http://prefect.example.org/api")["msg"]
+    assert f"the request went through the proxy {address}, which {variable} names in the environment" in said
+    assert said.endswith("add prefect.example.org to no_proxy")
+    assert "s3cret" not in said
+    # Prefect's own refusal came through it as well, and is not the proxy's.
+    fake.faults.append(Fault(status=409, body={"detail": "no"}))
+    assert "proxy" not in pool(fake, api_url="http://prefect.example.org/api")["msg"]
+    assert "proxy" not in pool(fake, api_url="ftp://prefect.example.org/api")["msg"]
+
+
+@pytest.mark.parametrize("scheme", ["http", "https"])
+def test_a_proxy_that_is_away_is_named(fake: FakeApi, monkeypatch: pytest.MonkeyPatch, scheme: str) -> None:
+    monkeypatch.setenv(f"{scheme}_proxy", "127.0.0.1:1")
+    said = pool(fake, api_url=f"{scheme}://prefect.example.org/api")["msg"]
+    assert f"the request went through the proxy 127.0.0.1:1, which {scheme}_proxy names" in said
+
+
+def test_a_server_of_this_host_is_asked_without_a_proxy(fake: FakeApi, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("http_proxy", "http://127.0.0.1:1")
+    with Api(fake.url, direct=True) as api:
+        assert api.get("/admin/version")
+
+
 def test_a_wrong_address_is_not_absence(fake: FakeApi) -> None:
     result = pool(fake, api_url=fake.root, state="absent")
     assert result["failed"]
