@@ -64,6 +64,7 @@ options:
         description:
           - How the service is known to be healthy. C(url) answers 200; C(worker) of C(pool) is online at
             C(api_url) since it was started; or C(command) ends with 0. Left out, it is enough that it runs.
+          - With C(api), the API at that address also has to answer a request with O(api_auth).
         type: dict
         default: {}
         suboptions:
@@ -71,6 +72,9 @@ options:
             description: Command line, run as the service's account, to which the number of its process is added.
             type: list
             elements: str
+          api:
+            description: Address of the API that the service is, on this host, ending in C(/api).
+            type: str
           url:
             description: Address that answers 200 once the service is healthy.
             type: str
@@ -549,11 +553,24 @@ def prepare(services: list[dict[str, Any]]) -> None:
             raise ServiceError(f"{' '.join(command)}: exit code {done.returncode}\n{said}")
 
 
-def health_check(manager: Manager, service: dict[str, Any], *, api: Api | None, since: datetime) -> Callable[[], bool]:
+def logs_in(url: str, auth: str | None) -> bool:
+    """Return whether the API of this host answers a request that only someone with its credential may make.
+
+    Its other addresses answer anyone, so they do not show that clients can work. Raises ApiError with what it says.
+    """
+    with Api(url, auth=auth, direct=True, timeout=5) as api:
+        return bool(api.call("GET", "/admin/version", patience=0))
+
+
+def health_check(
+    manager: Manager, service: dict[str, Any], *, api: Api | None, since: datetime, auth: str | None = None
+) -> Callable[[], bool]:
     """Return a question to ask until it says yes: is the service healthy?"""
     health = service["health"] or {}
     if health.get("command"):
         return lambda: run_for(service, [*health["command"], str(manager.status(service["name"]).pid)]).returncode == 0
+    if health.get("api"):
+        return lambda: answers(health["url"]) and logs_in(health["api"], auth)
     if health.get("url"):
         return lambda: answers(health["url"])
     if health.get("worker") and api is not None:
@@ -610,6 +627,7 @@ def start(
     digests: dict[str, str],
     state_dir: Path,
     api: Api | None,
+    auth: str | None,
     timeout: int,
 ) -> None:
     """(Re)start services together and wait for them; each that is healthy is remembered, so that none starts twice."""
@@ -622,7 +640,7 @@ def start(
     since = datetime.now(timezone.utc)
     manager.reload(names)
     manager.start(names)
-    checks = {service["name"]: health_check(manager, service, api=api, since=since) for service in services}
+    checks = {service["name"]: health_check(manager, service, api=api, since=since, auth=auth) for service in services}
 
     def remember(name: str) -> None:
         remembering = state_dir / f"{name}.healthy"
@@ -732,7 +750,7 @@ def main() -> None:
                     "health": {
                         "type": "dict",
                         "default": {},
-                        "options": {"url": text, "pool": text, "worker": text, "command": command},
+                        "options": {"api": text, "url": text, "pool": text, "worker": text, "command": command},
                     },
                 },
             },
@@ -798,6 +816,7 @@ def main() -> None:
                 digests=digests,
                 state_dir=state_dir,
                 api=api,
+                auth=auth,
                 timeout=params["timeout"],
             )
             if ends:

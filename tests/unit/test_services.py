@@ -536,6 +536,23 @@ def test_no_proxy_is_asked_how_a_service_is(site: Site, monkeypatch: pytest.Monk
     assert services.answers(site.url)
 
 
+@pytest.mark.parametrize(("auth", "healthy"), [("admin:s3cret", True), ("admin:other", False), (None, False)])
+def test_a_server_is_healthy_when_it_answers_with_the_credential(
+    host: Host, monkeypatch: pytest.MonkeyPatch, auth: str | None, healthy: bool
+) -> None:
+    """`/ready` answers anyone, also where each request of a client fails."""
+    monkeypatch.setenv("http_proxy", "http://127.0.0.1:1")
+    with FakeApi() as api:
+        api.auth = "admin:s3cret"
+        monkeypatch.setattr(services, "answers", lambda url: url == f"{api.url}/ready")
+        server = {"name": "server", "files": [str(host.directory / "units" / "server")]}
+        server["health"] = {"url": f"{api.url}/ready", "api": api.url}
+        said = host.ensure(services=[server], timeout=0, api_auth=auth)
+        assert bool(said.get("failed")) is not healthy
+        assert healthy or f"The API said: GET {api.url}/admin/version: 401 Unauthorized" in said["msg"]
+        assert "s3cret" not in str(said.get("msg"))
+
+
 def test_nobody_listens() -> None:
     assert not services.answers(f"http://127.0.0.1:{free_port()}/")
 
