@@ -146,10 +146,38 @@ def refused_settings(variable: str, settings: dict[str, Any]) -> list[str]:
     return complaints
 
 
+def refused_version(version: str, shipped: Collection[str]) -> list[str]:
+    """Return a complaint where a version is none of Prefect 3 that can be installed; `shipped` have a lock here."""
+    if not version:
+        return []
+    known = ", ".join(sorted(shipped, key=numbers))
+    if not re.fullmatch(r"\d+\.\d+\.\d+((a|b|rc|\.dev)\d+)?", version):
+        return [
+            f"prefect_version: {version} is no exact version; name one with three numbers, such as {known}, so that "
+            "each run installs the same"
+        ]
+    if numbers(version)[0] != 3:
+        return [f"prefect_version: {version} is not supported; name a version of Prefect 3, such as {known}"]
+    return []
+
+
+def numbers(version: str) -> tuple[int, ...]:
+    """Return a version as numbers that can be compared."""
+    return tuple(map(int, re.findall(r"\d+", version)))
+
+
 def refused_credential(auth: str) -> list[str]:
-    """Return a complaint, without the secret, where a credential is not `user:password`."""
+    """Return a complaint, without the secret, where a credential is not `user:password`, or none that Prefect takes.
+
+    The server compares it as text with `secrets.compare_digest`, which raises an error for other letters.
+    """
     if auth and not all(auth.partition(":")):
         return ["prefect_api_auth: it has to be user:password"]
+    if not auth.isascii():
+        return [
+            "prefect_api_auth: it holds a letter beyond ASCII, such as an umlaut, with which Prefect's server answers "
+            "500 to every request; choose another user or password"
+        ]
     return []
 
 
@@ -265,6 +293,7 @@ class ActionModule(ActionBase):
             {
                 "settings": {"type": "dict", "default": {}},
                 "api_auth": {"type": "str", "default": ""},
+                "version": {"type": "str", "default": ""},
                 "server": {"type": "dict", "default": {}},
                 "proxy": {"type": "dict", "default": {}},
                 "secrets": {"type": "dict", "default": {}},
@@ -280,6 +309,8 @@ class ActionModule(ActionBase):
         )
         for variable, settings in arguments["settings"].items():
             complaints += refused_settings(variable, settings)
+        shipped = [path.stem for path in (ROLES / "prefect" / "files" / "locks").glob("[0-9]*.txt")]
+        complaints += refused_version(arguments["version"], shipped)
         auth = arguments["api_auth"]
         complaints += refused_credential(auth) + refused_server(arguments["server"])
         complaints += refused_secrets({"prefect_api_auth": auth.partition(":")[2]} | arguments["secrets"])

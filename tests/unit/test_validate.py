@@ -19,6 +19,7 @@ from ansible_collections.selfhosted.prefect.plugins.action.validate import (
     refused_server,
     refused_settings,
     refused_topology,
+    refused_version,
     unknown_variables,
 )
 
@@ -93,9 +94,41 @@ def test_who_owns_a_setting_exists() -> None:
         assert not advice.startswith("set ") or advice.removeprefix("set ") in known
 
 
+@pytest.mark.parametrize("version", ["", "3.8.8", "3.9.1", "3.5.0", "3.10.0rc1", "3.9.2.dev1"])
+def test_versions(version: str) -> None:
+    assert refused_version(version, ["3.8.8"]) == []
+
+
+@pytest.mark.parametrize(
+    ("version", "says"),
+    [
+        ("latest", "latest is no exact version; name one with three numbers, such as 3.5.0, 3.8.8, 3.10.1, so that"),
+        ("3", "3 is no exact version"),
+        ("3.9", "3.9 is no exact version"),
+        (">=3.8", ">=3.8 is no exact version"),
+        ("3.8.8-0123", "3.8.8-0123 is no exact version"),
+        ("v3.8.8", "v3.8.8 is no exact version"),
+        ("2.20.3", "2.20.3 is not supported; name a version of Prefect 3"),
+    ],
+)
+def test_versions_that_cannot_be_installed(version: str, says: str) -> None:
+    (said,) = refused_version(version, ["3.8.8", "3.10.1", "3.5.0"])
+    assert said.startswith(f"prefect_version: {says}")
+
+
 @pytest.mark.parametrize(
     ("auth", "refused"),
-    [("", False), ("admin:s3cret", False), ("a:b:c", False), ("s3cret", True), (":s3cret", True), ("s3cret:", True)],
+    [
+        ("", False),
+        ("admin:s3cret", False),
+        ("a:b:c", False),
+        ("s3cret", True),
+        (":s3cret", True),
+        ("s3cret:", True),
+        ("admin:s3cretß", True),
+        ("jürgen:s3cret", True),
+        ("admin:~!@#$%^&*()[]{}'s3cret", False),
+    ],
 )
 def test_credential(auth: str, refused: bool) -> None:
     found = refused_credential(auth)
