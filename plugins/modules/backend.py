@@ -87,6 +87,7 @@ from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.selfhosted.prefect.plugins.module_utils.fingerprints import read_all
+from ansible_collections.selfhosted.prefect.plugins.module_utils.interpreter import too_old
 from ansible_collections.selfhosted.prefect.plugins.module_utils.ports import taken
 
 
@@ -117,7 +118,7 @@ def memory_mb() -> int:
 def obstacles(params: dict[str, Any], addresses: dict[str, list[str]]) -> list[str]:
     """Return everything about the host that would make the installation fail."""
     instead = f"set {params['otherwise']} to one that runs elsewhere"
-    found = []
+    found = [old] if (old := too_old()) else []
     if os.geteuid() != 0:
         found.append("become: installing it needs root; use become")
     if not Path("/run/systemd/system").is_dir():

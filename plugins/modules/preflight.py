@@ -63,6 +63,27 @@ options:
     description: Name of the release that is wanted.
     type: str
     default: ''
+  version:
+    description: Version of Prefect in that release, which says what Python it needs.
+    type: str
+    default: ''
+  locked:
+    description: Whether a lock names what is installed. Otherwise the package index is asked whether it has O(version).
+    type: bool
+    default: true
+  index_url:
+    description: Package index to use in place of uv's default.
+    type: str
+    default: ''
+  ca_bundle:
+    description: File of the certificate authorities to trust when that is asked. Empty trusts the host's own.
+    type: str
+    default: ''
+  uv:
+    description:
+      - Path on the controller of the uv to install a release with. Empty is the controller's own. Given, it is an
+        obstacle where the host needs a release and the controller has no such uv.
+    type: str
   ports:
     description: TCP ports to be free on the host, or held by this instance, as a mapping of variable names to ports.
     type: dict
@@ -227,6 +248,7 @@ version:
 import contextlib
 import grp
 import hashlib
+import http.client
 import os
 import platform
 import pwd
@@ -240,7 +262,10 @@ from pathlib import Path
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
+from ansible.module_utils.urls import ConnectionError as IndexUnreachable
+from ansible.module_utils.urls import open_url
 from ansible_collections.selfhosted.prefect.plugins.module_utils import fingerprints
+from ansible_collections.selfhosted.prefect.plugins.module_utils.interpreter import MIN_PYTHON, too_old
 from ansible_collections.selfhosted.prefect.plugins.module_utils.ledger import (
     COMMENT,
     Ledger,
@@ -251,7 +276,8 @@ from ansible_collections.selfhosted.prefect.plugins.module_utils.ledger import (
 from ansible_collections.selfhosted.prefect.plugins.module_utils.ports import taken
 from ansible_collections.selfhosted.prefect.plugins.module_utils.safe_files import exposed, read
 
-MIN_PYTHON = (3, 10)
+PYTHONS = {(3, 9): ((3, 11), (3, 16)), (0, 0): (MIN_PYTHON, (3, 15))}
+"""The oldest Python and the first that is too new, by the version of Prefect from which on that is so."""
 NAME_LENGTH = 32
 """Characters of the name of an account or a group: useradd(8)."""
 
@@ -489,11 +515,20 @@ def reachable_by_others(path: Path) -> bool:
     return all(step.stat().st_mode & stat.S_IXOTH for step in [path, *path.parents])
 
 
-def find_python(wanted: str, *, for_others: bool) -> tuple[dict[str, str] | None, list[str]]:
-    """Return the interpreter for a release and, where there is none, what was looked at.
+def pythons_for(version: str) -> tuple[tuple[int, int], tuple[int, int]]:
+    """Return the oldest Python that a version of Prefect runs on, and the first that is too new."""
+    numbers = tuple(int(part) for part in re.findall(r"\d+", version)[:2])
+    if not numbers:
+        return MIN_PYTHON, (99, 0)
+    return next(pythons for since, pythons in PYTHONS.items() if numbers >= since)
+
+
+def find_python(wanted: str, *, for_others: bool, version: str = "") -> tuple[dict[str, str] | None, list[str]]:
+    """Return the interpreter for a release of a version and, where there is none, what was looked at.
 
     ``for_others`` passes over interpreters in somebody's home directory, which a service user cannot execute.
     """
+    oldest, end = pythons_for(version)
     names = [wanted] if wanted else [f"/usr/bin/python3.{minor}" for minor in (13, 12, 11, 10)]
     if not wanted:
         names += [
@@ -512,13 +547,15 @@ def find_python(wanted: str, *, for_others: bool) -> tuple[dict[str, str] | None
                 seen.append(f"{name} (cannot be run)")
             continue
         major, minor, micro, path = answer.stdout.split(maxsplit=3)
-        version = f"{major}.{minor}.{micro}"
-        if (int(major), int(minor)) < MIN_PYTHON:
-            seen.append(f"{name} (Python {version} is too old)")
+        found = f"{major}.{minor}.{micro}"
+        if (int(major), int(minor)) < oldest:
+            seen.append(f"{name} (Python {found} is too old)")
+        elif (int(major), int(minor)) >= end:
+            seen.append(f"{name} (Python {found} is too new)")
         elif for_others and not reachable_by_others(Path(path.strip())):
             seen.append(f"{name} (only its owner may execute {path.strip()})")
         else:
-            return {"path": path.strip(), "version": version}, seen
+            return {"path": path.strip(), "version": found}, seen
     return None, seen
 
 
@@ -581,6 +618,27 @@ def find_peers(peers: list[str]) -> tuple[dict[str, Any], list[str]]:
                 "prefect_address to an address"
             )
     return found, problems
+
+
+def unserved(version: str, *, index_url: str, ca_bundle: str) -> list[str]:
+    """Return an obstacle where the package index that uv will use has no such version of Prefect.
+
+    An index that cannot be read says nothing here: uv may reach it by other ways, and says what is wrong.
+    """
+    fallback = os.environ.get("UV_DEFAULT_INDEX") or os.environ.get("UV_INDEX_URL") or "https://pypi.org/simple"
+    url = f"{(index_url or fallback).rstrip('/')}/prefect/"
+    accepted = {"Accept": "application/vnd.pypi.simple.v1+json, text/html;q=0.5"}
+    try:
+        with open_url(url, headers=accepted, ca_path=ca_bundle or None, timeout=10) as answer:
+            text = answer.read().decode(errors="replace")
+    except (OSError, ValueError, http.client.HTTPException, IndexUnreachable):
+        return []
+    known = set(re.findall(r"\bprefect-(\d[\w.]*?)(?:-py|\.tar\.gz)", text))
+    stable = [found for found in known if re.fullmatch(r"\d+(\.\d+)+", found)]
+    if not stable or version in known:
+        return []
+    newest = max(stable, key=lambda found: [int(part) for part in found.split(".")])
+    return [f"prefect_version: the package index has no Prefect {version}; its newest is {newest} (prefect_index_url)"]
 
 
 def is_adopted(params: dict[str, Any], user: str) -> bool:
@@ -654,12 +712,17 @@ def obstacles(params: dict[str, Any], host: dict[str, Any]) -> list[str]:
                 f"prefect_opt_dir: {dirs['opt']} has {free} MB left and a release needs {RELEASE_MB} MB; "
                 "free some or name another directory"
             )
+        if params["version"] and not params["locked"]:
+            found += unserved(params["version"], index_url=params["index_url"], ca_bundle=params["ca_bundle"])
         if host["python"] is None:
             looked = "; ".join(host["pythons_seen"]) or "none found"
-            found.append(
-                f"prefect_python: no Python {MIN_PYTHON[0]}.{MIN_PYTHON[1]} or newer on this host ({looked}); "
-                "install one or name it"
-            )
+            oldest, end = pythons_for(params["version"])
+            wanted = f"Python {oldest[0]}.{oldest[1]} or newer"
+            needs = ""
+            if params["version"]:
+                wanted += f" and older than {end[0]}.{end[1]}"
+                needs = f", which Prefect {params['version']} needs (prefect_version)"
+            found.append(f"prefect_python: no {wanted} on this host ({looked}); install one or name it{needs}")
     found += unfit_accounts(params, host)
     for command in (host["name"], f"{host['name']}-info"):
         path = Path(dirs["bin"], command)
@@ -691,6 +754,10 @@ def main() -> None:
             "etc_dir": text,
             "python": text,
             "release": text,
+            "version": text,
+            "locked": {"type": "bool", "default": True},
+            "index_url": {"type": "str", "default": "", "no_log": True},
+            "ca_bundle": text,
             "ports": {"type": "dict", "default": {}},
             "resolve": {"type": "dict", "default": {}},
             "needs": {"type": "dict", "default": {}},
@@ -701,6 +768,8 @@ def main() -> None:
         supports_check_mode=True,
     )
     params = module.params
+    if params["state"] == "present" and (old := too_old()):
+        module.fail_json(msg=old, obstacles=[old])
     account = pwd.getpwuid(os.getuid())
     scope = params["scope"]
     if scope == "auto":
@@ -757,7 +826,9 @@ def main() -> None:
     host["user_groups"] = [name for name in groups_of(host["user"]) if name != host["operators"]]
     host["members"] = members_of(host["group"])
     if params["state"] == "present" and not host["release_present"]:
-        host["python"], host["pythons_seen"] = find_python(params["python"], for_others=scope == "system")
+        host["python"], host["pythons_seen"] = find_python(
+            params["python"], for_others=scope == "system", version=params["version"]
+        )
     # The interpreter of the release that is to be used, or of the one that is.
     interpreter = str(Path(host["python"]["path"]).parent.parent) if host["python"] else ""
     host["confinement"] = confinement(host, params["needs"], interpreter or base_python(release if proven else current))

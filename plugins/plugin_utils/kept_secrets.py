@@ -148,17 +148,44 @@ def store(root: Path, instance: str, fetched: Mapping[str, str], *, dry: bool) -
     return written
 
 
+SIGNS = {
+    "must have a tty to run sudo": (
+        "ansible_pipelining: sudo on this host asks for a terminal (requiretty in its sudoers), which Ansible's "
+        "pipelining does not have; set ansible_pipelining to false for this host, or remove requiretty there"
+    ),
+}
+"""What a host says that runs no module at all, and what to do."""
+
+
+def explained(result: dict[str, Any]) -> dict[str, Any]:
+    """Return the result of a module, with what to do in front of the message where the reason of a failure is known."""
+    said = " ".join(str(result.get(name, "")) for name in ("msg", "module_stdout", "module_stderr"))
+    advice = next((advice for sign, advice in SIGNS.items() if sign in said), "")
+    if not advice or not (result.get("failed") or result.get("unreachable")):
+        return result
+    return result | {"msg": f"{advice}\n{result.get('msg', '')}".rstrip()}
+
+
 class ReadHost(ActionBase):
-    """Runs the module that reads a host, and fails where the host remembers a secret that the controller lacks."""
+    """Runs the module that reads a host, and fails where the controller lacks what the host needs or remembers."""
 
     module = ""
+
+    def missing(self, result: dict[str, Any], uv: str) -> list[str]:
+        """Return what the controller lacks to install what was asked for, given the `uv` that it should have."""
+        return []
 
     def run(self, tmp: str | None = None, task_vars: dict[str, Any] | None = None) -> dict[str, Any]:
         result: dict[str, Any] = super().run(tmp, task_vars)
         arguments = dict(self._task.args)
-        secrets = arguments.pop("secrets", None) or {}
-        result |= self._execute_module(module_name=self.module, module_args=arguments, task_vars=task_vars)
-        if not secrets or result.get("failed"):
+        secrets, uv = arguments.pop("secrets", None) or {}, arguments.pop("uv", None)
+        read = self._execute_module(module_name=self.module, module_args=arguments, task_vars=task_vars)
+        result |= explained(read)
+        if result.get("failed"):
+            return result
+        if uv is not None and (lacks := self.missing(result, uv)):
+            return {"failed": True, "msg": "\n".join(lacks)}
+        if not secrets:
             return result
         try:
             found = refusals(

@@ -12,7 +12,7 @@ from ansible_collections.selfhosted.prefect.plugins.lookup.certificate import ce
 from ansible_collections.selfhosted.prefect.plugins.lookup.secret import secret
 from ansible_collections.selfhosted.prefect.plugins.module_utils import fingerprints
 from ansible_collections.selfhosted.prefect.plugins.modules import secrets
-from ansible_collections.selfhosted.prefect.plugins.plugin_utils.kept_secrets import refusals, replace, store
+from ansible_collections.selfhosted.prefect.plugins.plugin_utils.kept_secrets import explained, refusals, replace, store
 from fake_api import outcome
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -139,3 +139,12 @@ def test_what_the_controller_lacks(tmp_path: Path) -> None:
     assert lacking(["api", "ca"], str(tmp_path), "prefect") == ["api", "ca"]
     certificate_for(tmp_path / "prefect" / "ca", [])
     assert lacking(["api", "ca"], str(tmp_path), "prefect") == ["api"]
+
+
+@pytest.mark.parametrize("where", ["msg", "module_stdout", "module_stderr"])
+def test_a_sudo_that_asks_for_a_terminal_is_explained(where: str) -> None:
+    said = explained({"failed": True, where: "sudo: sorry, you must have a tty to run sudo\n"})["msg"]
+    assert said.startswith("ansible_pipelining: sudo on this host asks for a terminal (requiretty in its sudoers)")
+    assert "set ansible_pipelining to false for this host" in said
+    other = {"failed": True, "msg": "no space left"}
+    assert explained(other) == other

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import ast
 import grp
+import io
 import os
 import pwd
 import shutil
@@ -10,12 +12,13 @@ import socket
 import subprocess
 import sys
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pytest
-from ansible_collections.selfhosted.prefect.plugins.module_utils import ports
+from ansible_collections.selfhosted.prefect.plugins.module_utils import interpreter, ports
 from ansible_collections.selfhosted.prefect.plugins.module_utils.ledger import opened
-from ansible_collections.selfhosted.prefect.plugins.modules import preflight
+from ansible_collections.selfhosted.prefect.plugins.modules import backend, preflight
 from ansible_collections.selfhosted.prefect.plugins.modules.preflight import (
     accounts,
     base_name,
@@ -265,6 +268,104 @@ def test_the_age_of_python(home: Path, version: str, good: bool) -> None:
             f"prefect_python: no Python 3.10 or newer on this host ({named} (Python {dotted} is too old)); "
             "install one or name it"
         )
+
+
+@pytest.mark.parametrize(
+    ("version", "release", "says"),
+    [
+        (
+            "3 10 12",
+            "3.9.1",
+            "no Python 3.11 or newer and older than 3.16 on this host ({} (Python 3.10.12 is too old));",
+        ),
+        ("3 10 12", "3.10.0rc1", "no Python 3.11 or newer"),
+        ("3 10 12", "3.8.8", ""),
+        ("3 11 2", "3.9.1", ""),
+        (
+            "3 15 0",
+            "3.8.8",
+            "no Python 3.10 or newer and older than 3.15 on this host ({} (Python 3.15.0 is too new));",
+        ),
+        ("3 15 0", "3.9.1", ""),
+        ("3 16 0", "3.9.1", "no Python 3.11 or newer"),
+    ],
+)
+def test_the_python_of_a_version(home: Path, version: str, release: str, says: str) -> None:
+    named = python(home / "python", version)
+    said = look(python=named, version=release)
+    assert bool(said.get("failed")) is bool(says)
+    if says:
+        assert said["msg"].startswith(f"prefect_python: {says.format(named)}")
+        assert f"which Prefect {release} needs (prefect_version)" in said["msg"]
+
+
+PAGE = (
+    '<a href="x">prefect-3.8.8-py3-none-any.whl</a> prefect-3.10.0.tar.gz prefect-3.9.1-py3-none prefect-3.11.0rc1-py3'
+)
+
+
+@pytest.mark.parametrize(
+    ("version", "page", "says"),
+    [
+        ("3.99.0", PAGE, "prefect_version: the package index has no Prefect 3.99.0; its newest is 3.10.0"),
+        ("3.8.7", PAGE, "prefect_version: the package index has no Prefect 3.8.7"),
+        ("3.8.8", PAGE, ""),
+        ("3.11.0rc1", PAGE, ""),
+        ("3.99.0", '{"files": [{"filename": "prefect-3.8.8.tar.gz"}]}', "prefect_version: the package index has no"),
+        ("3.99.0", "<html>please log in</html>", ""),
+        ("3.99.0", None, ""),
+    ],
+)
+def test_a_version_that_the_index_does_not_have(
+    home: Path, monkeypatch: pytest.MonkeyPatch, version: str, page: str | None, says: str
+) -> None:
+    asked: list[str] = []
+
+    def open_url(url: str, **options: Any) -> Any:
+        asked.append(url)
+        if page is None:
+            raise OSError("no way there")
+        return io.BytesIO(page.encode())
+
+    monkeypatch.setattr(preflight, "open_url", open_url)
+    given = {"version": version, "locked": False, "index_url": "https://index.example/simple/"}
+    found = obstacles(**given)
+    assert [said.startswith(says) for said in found] == ([True] if says else [])
+    assert asked == ["https://index.example/simple/prefect/"]
+    assert obstacles(**given | {"locked": True}) == [] and len(asked) == 1
+
+
+@pytest.mark.parametrize("module", [preflight, backend])
+def test_an_interpreter_that_is_too_old_for_the_modules(
+    home: Path, monkeypatch: pytest.MonkeyPatch, module: ModuleType
+) -> None:
+    monkeypatch.setattr(module, "too_old", lambda: interpreter.too_old((3, 9, 18)))
+    given = {"ours": "/x", "otherwise": "x", "fingerprints": "/nowhere/x"} if module is backend else {}
+    said = outcome(module.main, **given)
+    assert said["failed"]
+    assert said["msg"].startswith("ansible_python_interpreter: Ansible runs Python 3.9.18 on this host (")
+    assert interpreter.too_old((3, 10, 0)) == interpreter.too_old() == ""
+
+
+def test_what_reads_a_host_first_can_be_imported_by_an_old_python() -> None:
+    """A Python that cannot import it says nothing that helps. 3.9 is the oldest that ansible-core still runs on."""
+    plugins = Path(preflight.__file__).parents[1]
+    waiting, seen = ["modules.preflight", "modules.backend"], set[str]()
+    while waiting:
+        name = waiting.pop()
+        seen.add(name)
+        tree = ast.parse((plugins / f"{name.replace('.', '/')}.py").read_text(), feature_version=(3, 9))
+        for node in ast.walk(tree):
+            if isinstance(node, ast.ImportFrom) and "plugins.module_utils" in (node.module or ""):
+                below = (node.module or "").partition("plugins.")[2]
+                names = [below] if "." in below else [f"{below}.{alias.name}" for alias in node.names]
+                waiting += [found for found in names if found not in seen]
+            if isinstance(node, ast.ImportFrom) and node.level == 1 and node.module:
+                waiting += [f"module_utils.{node.module}"] * (f"module_utils.{node.module}" not in seen)
+            words = [keyword.arg for keyword in node.keywords] if isinstance(node, ast.Call) else []
+            called = getattr(getattr(node, "func", None), "id", "")
+            assert called != "dataclass" or not {"kw_only", "slots"} & {*words}, f"{name}: {ast.unparse(node)}"
+    assert {"module_utils.ledger", "module_utils.safe_files", "module_utils.ports"} <= seen
 
 
 @pytest.mark.parametrize("kind", ["missing", "broken", "directory"])

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 from ansible.errors import AnsibleError
+from ansible_collections.selfhosted.prefect.plugins.action.preflight import ActionModule
 from ansible_collections.selfhosted.prefect.plugins.lookup import uv as lookup
 
 
@@ -55,3 +56,32 @@ def test_uv_for_another_machine(on_the_path: Path, monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(platform, "machine", lambda: machine)
     with pytest.raises(AnsibleError, match=f"the controller's uv is for {system} on {machine}; name a uv for x86_64"):
         lookup.uv_for("x86_64")
+
+
+@pytest.mark.parametrize(
+    ("present", "given", "says"),
+    [
+        (False, "", "prefect_uv: the controller has no uv; install it"),
+        (False, "/nowhere/uv", "prefect_uv: /nowhere/uv does not exist on the controller"),
+        (False, "/dev", "prefect_uv: /dev is no file on the controller"),
+        (False, "/bin/sh", ""),
+        (True, "", ""),
+        (True, "/nowhere/uv", ""),
+    ],
+)
+def test_a_host_that_needs_a_release_needs_a_uv(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, present: bool, given: str, says: str
+) -> None:
+    """It is known when the host has been read, before anything is changed there."""
+    monkeypatch.setitem(sys.modules, "uv", None)
+    monkeypatch.setenv("PATH", str(tmp_path))
+
+    def find(directory: str, name: str) -> str:
+        if not Path(name).exists():
+            raise AnsibleError(f"Could not find or access {name}")
+        return name
+
+    action = object.__new__(ActionModule)
+    action._find_needle = find
+    found = action.missing({"release_present": present, "architecture": platform.machine()}, given)
+    assert [line.startswith(says) for line in found] == ([True] if says else [])
