@@ -262,7 +262,7 @@ def start(api: Api, params: Mapping[str, Any], check_mode: bool) -> tuple[bool, 
     """Create a run of the deployment; return whether it is new, and the run (empty where check mode creates none)."""
     deployment = find(api, params["deployment"])
     if check_mode:
-        known = started(api, deployment["id"], params["idempotency_key"])
+        known = started(api, deployment["flow_id"], params["idempotency_key"])
         return not known, known
     body = {option: params[option] for option in ("name", "parameters", "job_variables", "tags") if params[option]}
     # With a key, a request that is sent again because its answer was lost starts no second run.
@@ -280,11 +280,14 @@ def after(key: str, failed: Mapping[str, Any]) -> str:
     return f"{key} {failed['id']}"
 
 
-def started(api: Api, deployment: str, key: str | None) -> dict[str, Any]:
-    """Return the run that a start with an idempotency key takes, or an empty mapping where it creates one."""
+def started(api: Api, flow: str, key: str | None) -> dict[str, Any]:
+    """Return the run that a start with an idempotency key takes, or an empty mapping where it creates one.
+
+    The server knows a key by its flow: a run of a deployment that was deleted since then is taken, too.
+    """
     wanted = key
     while wanted:
-        body = {"deployments": {"id": {"any_": [deployment]}}, "flow_runs": {"idempotency_key": {"any_": [wanted]}}}
+        body = {"flows": {"id": {"any_": [flow]}}, "flow_runs": {"idempotency_key": {"any_": [wanted]}}}
         run = next(api.pages("/flow_runs/filter", body, most=1), None)
         if run is None or run["state_type"] not in ENDS - {"COMPLETED"}:
             return run or {}

@@ -246,11 +246,12 @@ def read_deployment(api: FakeApi, flow: str, name: str, body: Any) -> Reply:
 
 
 def create_run(api: FakeApi, deployment: str, body: Any) -> Reply:
+    # A key is unique in its flow, whatever the deployment.
+    pool, flow = (api.deployments[deployment][name] for name in ("work_pool_name", "flow_id"))
     for run in api.runs.values():
-        if run["idempotency_key"] == body["idempotency_key"]:
+        if (run.get("flow_id"), run["idempotency_key"]) == (flow, body["idempotency_key"]):
             return 200, run
-    pool = api.deployments[deployment]["work_pool_name"]
-    return 201, api.add_run(work_pool_name=pool, deployment_id=deployment, **body)
+    return 201, api.add_run(work_pool_name=pool, deployment_id=deployment, flow_id=flow, **body)
 
 
 def read_run(api: FakeApi, run_id: str, body: Any) -> Reply:

@@ -111,6 +111,18 @@ def test_check_mode_knows_the_run_of_a_key(fake: FakeApi) -> None:
     assert run(fake, check_mode=True, deployment="other/default", idempotency_key="release-42")["changed"], other
 
 
+def test_check_mode_knows_the_run_of_a_deployment_that_was_recreated(fake: FakeApi) -> None:
+    """A key is the flow's: where the server returns a run that exists, check mode predicts none."""
+    done = run(fake, idempotency_key="release-42")
+    before = next(each for each in fake.deployments.values() if each["name"] == "default")
+    del fake.deployments[before["id"]]
+    fake.add_deployment("hello", "default", pool="main")
+    again = run(fake, idempotency_key="release-42")
+    dry = run(fake, check_mode=True, idempotency_key="release-42")
+    assert (again["changed"], dry["changed"]) == (False, False)
+    assert done["id"] == again["id"] == dry["id"]
+
+
 def test_an_answer_that_was_lost_starts_no_second_run(fake: FakeApi) -> None:
     def lose(request: str) -> None:
         if request.endswith(CREATE) and not fake.runs:
