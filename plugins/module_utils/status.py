@@ -164,7 +164,7 @@ def server_checks(given: Mapping[str, str]) -> Iterator[Check]:
     if not host or url == given.get("PREFECT_API_URL"):
         return
     try:
-        with Api(url, timeout=TIMEOUT, patience=0.0) as api:
+        with Api(url, timeout=TIMEOUT, patience=0.0, direct=True) as api:
             api.call("GET", "/health", patience=0)
         yield Check("server", True, url)
     except ApiError as error:

@@ -23,6 +23,7 @@ from ansible_collections.selfhosted.prefect.plugins.module_utils.status import (
     Instance,
     main,
     read,
+    server_checks,
     settings,
     text,
 )
@@ -184,6 +185,19 @@ def test_requests_do_not_grow_with_history(api: FakeApi, instance: Instance) -> 
         api.add_run(kind="COMPLETED", name="Completed", end_time=ago(days=1))
     read(instance)
     assert len(api.requests) == 2 * before
+
+
+def test_a_proxy_of_the_environment_is_named_and_not_asked_for_a_server_of_this_host(
+    api: FakeApi, instance: Instance, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("http_proxy", "http://127.0.0.1:1")
+    for name in ("no_proxy", "NO_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+    given = {"PREFECT_SERVER_API_HOST": "127.0.0.1", "PREFECT_SERVER_API_PORT": str(urlsplit(api.url).port)}
+    assert [check.healthy for check in server_checks(given)] == [True]
+    (found,) = [check for check in read(instance)["checks"] if check["name"] == "api"]
+    assert not found["healthy"]
+    assert "the request went through the proxy 127.0.0.1:1, which http_proxy names" in found["detail"]
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "0.0.0.0"])
