@@ -70,6 +70,11 @@ REFUSED_BEFORE_ANYTHING_CHANGED = [
     ),
     Bad("credential without a colon", {"prefect_api_auth": "s3cret"}, ("prefect_api_auth", "user:password")),
     Bad(
+        "credential and version that Prefect cannot take",
+        {"prefect_api_auth": "admin:s3cretß", "prefect_version": "latest"},
+        ("prefect_api_auth: it holds a letter beyond ASCII", "prefect_version: latest is no exact version"),
+    ),
+    Bad(
         "server on another host that nobody can reach",
         {"prefect_servers": ["elsewhere"]},
         ("prefect_server_host", "prefect_api_auth", "elsewhere", "127.0.0.1"),
@@ -114,6 +119,16 @@ REFUSED_BEFORE_ANYTHING_CHANGED = [
         before="mkdir /srv/readonly && mount --bind /srv/readonly /srv/readonly && "
         "mount -o remount,bind,ro /srv/readonly",
         after="umount /srv/readonly && rmdir /srv/readonly",
+    ),
+    Bad(
+        "directories that no unit sees and no account of a service enters",
+        {"prefect_home": "/tmp/prefect", "prefect_opt_dir": "/srv/closed/prefect"},
+        (
+            "prefect_home: /tmp/prefect is in /tmp",
+            "prefect has to reach /srv/closed/prefect and may not enter /srv/closed",
+        ),
+        before="mkdir --mode=700 /srv/closed",
+        after="rmdir /srv/closed",
     ),
     Bad(
         "service user with another home",
