@@ -204,9 +204,9 @@ def explain(error: Exception, params: dict[str, Any]) -> str:
         if "DB index" in str(error) or str(error).startswith("ERR SELECT"):
             numbers = " and ".join(map(str, params["databases"]))
             return f"{variable}: {where} has not the databases {numbers}, which Prefect needs ({error})"
-        for sign, reason in UNFIT.items():
+        for sign, advice in UNFIT.items():
             if str(error).startswith(sign):
-                return f"{variable}: {where} {reason} ({error})"
+                return f"{variable}: {where} {advice} ({error})"
         return f"{variable}: {where}: {error}"
     if isinstance(error, ssl.SSLCertVerificationError):
         return (

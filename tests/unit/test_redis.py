@@ -57,9 +57,11 @@ class FakeRedis:
     def _session(self, client: socket.socket) -> None:
         with client.makefile("rb") as lines:
             while count := lines.readline():
-                self.commands.append(
-                    [lines.readline() and lines.readline().decode().strip() for _ in range(int(count[1:]))]
-                )
+                words = []
+                for _ in range(int(count[1:])):
+                    lines.readline()
+                    words.append(lines.readline().decode().strip())
+                self.commands.append(words)
                 answer = self.answers.get(self.commands[-1][0], "-ERR unknown command").encode()
                 # In two parts, as a long answer comes.
                 client.sendall(answer[:9])

@@ -545,8 +545,8 @@ def test_a_server_is_healthy_when_it_answers_with_the_credential(
     with FakeApi() as api:
         api.auth = "admin:s3cret"
         monkeypatch.setattr(services, "answers", lambda url: url == f"{api.url}/ready")
-        server = {"name": "server", "files": [str(host.directory / "units" / "server")]}
-        server["health"] = {"url": f"{api.url}/ready", "api": api.url}
+        health = {"url": f"{api.url}/ready", "api": api.url}
+        server = {"name": "server", "files": [str(host.directory / "units" / "server")], "health": health}
         said = host.ensure(services=[server], timeout=0, api_auth=auth)
         assert bool(said.get("failed")) is not healthy
         assert healthy or f"The API said: GET {api.url}/admin/version: 401 Unauthorized" in said["msg"]
