@@ -17,6 +17,7 @@ class ActionModule(ActionBase):
             {
                 "state": {"type": "str", "choices": ["probed", "present", "absent"], "default": "present"},
                 "ports": {"type": "dict"},
+                "servers": {"type": "list", "elements": "str"},
                 "files": FILES | {"required": False, "default": []},
                 "ledger": LEDGER,
                 "unwanted": {"type": "list", "elements": "str"},

@@ -258,7 +258,8 @@ def refused_domain(domain: str) -> list[str]:
 def refused_proxy(proxy: dict[str, Any]) -> list[str]:
     """Return what is wrong with the proxies of the inventory; nothing where there are none.
 
-    `servers` and `unreachable` are hosts, the latter those of the servers that no proxy can reach.
+    `servers` and `unreachable` are hosts, the latter those of the servers that no proxy can reach. `listen` is what the
+    host that asks listens on, where it is a proxy.
     """
     if not proxy.get("present"):
         return []
@@ -272,6 +273,12 @@ def refused_proxy(proxy: dict[str, Any]) -> list[str]:
         f"prefect_server_host: the server on {server} was told to listen on its loopback alone, and the proxy is on "
         f"{', '.join(proxy['hosts'])}; leave prefect_server_host out, or set it to an address that the proxy reaches"
         for server in proxy["unreachable"]
+    ]
+    found += [
+        f"prefect_proxy_listen: {address} is not an address, and Nginx does not start with a name that it cannot "
+        "resolve; list addresses of this host, IPv6 ones in brackets"
+        for address in proxy.get("listen", [])
+        if not is_address(address.removeprefix("[").removesuffix("]"))
     ]
     if bool(proxy["certificate"]) != bool(proxy["certificate_key"]):
         found.append("prefect_proxy_certificate: it comes with prefect_proxy_certificate_key, or without it not at all")

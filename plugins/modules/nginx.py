@@ -9,8 +9,9 @@ DOCUMENTATION = r"""
 module: nginx
 short_description: Add a site to Nginx, or take it away, and leave all others as they are
 description:
-  - Writes or removes files, lets Nginx test what they make of its configuration, and puts back what was there where
-    Nginx refuses it.
+  - Lets Nginx test a copy of its configuration with the change, and writes or removes files only where it passes. What
+    Nginx refuses nevertheless is rolled back.
+  - Fails before any change where Nginx refuses its configuration because of files that are not this instance's.
   - Nginx reloads when one of the files, or the directory that one was removed from, is newer than its worker processes.
     So a run that was cut off before the reload is finished by the next one.
 version_added: 0.1.0
@@ -21,7 +22,8 @@ extends_documentation_fragment:
 options:
   state:
     description:
-      - V(probed) changes nothing, tells what is there, and refuses ports that somebody else holds.
+      - V(probed) changes nothing, tells what is there, resolves O(servers), and refuses ports that somebody else holds
+        and a configuration that Nginx would not start with even without O(files).
       - V(present) starts Nginx where it is not running and waits until the site answers.
       - V(absent) leaves Nginx running, or not.
     type: str
@@ -31,6 +33,12 @@ options:
     description: TCP ports that have to be free or Nginx's own, as a mapping of variable names to ports.
     type: dict
     default: {}
+  servers:
+    description:
+      - API servers as host:port, for V(probed). Names are resolved on this host; one that has no address is refused.
+    type: list
+    elements: str
+    default: []
   files:
     description: The directories and files, in the order in which they are made.
     required: false
@@ -94,7 +102,7 @@ EXAMPLES = r"""
       name: prefect.example.com
       port: 443
       path: /api/ready
-      certificate: /etc/nginx/prefect/prefect.crt
+      certificate: /etc/nginx/prefect/prefect.pem
 """
 
 RETURN = r"""
@@ -111,6 +119,11 @@ sites:
   returned: success
   type: list
   elements: str
+servers:
+  description: The API servers with addresses in the place of names, IPv4 first; one for each address of a name.
+  returned: success
+  type: list
+  elements: str
 written:
   description: Paths that were made, written, removed, or given another owner or mode.
   returned: success
@@ -124,19 +137,22 @@ reloaded:
 
 import contextlib
 import http.client
+import ipaddress
 import os
+import re
 import shutil
 import socket
 import ssl
 import stat
 import subprocess
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
+from ansible_collections.selfhosted.prefect.plugins.module_utils import nginx_trial
 from ansible_collections.selfhosted.prefect.plugins.module_utils.files import (
     FILES,
     SECRETS,
@@ -151,6 +167,7 @@ from ansible_collections.selfhosted.prefect.plugins.module_utils.ledger import (
 )
 from ansible_collections.selfhosted.prefect.plugins.module_utils.ports import held
 from ansible_collections.selfhosted.prefect.plugins.module_utils.processes import clean_environment
+from ansible_collections.selfhosted.prefect.plugins.module_utils.safe_files import locked
 
 CONFIGURATION = Path("/etc/nginx")
 DEFAULT_SITE = "default"
@@ -220,14 +237,16 @@ class Nginx:
     def test(self, name: str) -> None:
         """Raise NginxError with what Nginx says where it refuses its configuration, or ignores `name` in it."""
         tested = run(self.program or "nginx", "-t")
-        ignored = [line for line in tested.stderr.splitlines() if f'conflicting server name "{name}"' in line]
-        if ignored:
-            raise NginxError(
-                f"prefect_proxy_domain: this Nginx serves {name} already, in {', '.join(sites())}; choose another "
-                f"domain, or name the instance that has it in prefect_proxy_site\n{ignored[0]}"
-            )
-        if tested.returncode:
-            raise NginxError(f"Nginx refuses the configuration:\n{tested.stderr.strip()}")
+        refuse(tested.returncode, tested.stderr, name)
+
+    def try_out(self, changes: Mapping[Path, bytes | None]) -> tuple[int, str]:
+        """Have Nginx test a copy of its configuration with other contents of files, or without them (None).
+
+        Return its exit code and what it says, which names the live files.
+        """
+        with nginx_trial.trial(CONFIGURATION, changes) as copy:
+            tested = run(self.program or "nginx", "-t", "-c", str(copy / nginx_trial.MAIN))
+            return tested.returncode, tested.stderr.replace(str(copy), str(CONFIGURATION))
 
     def main_process(self) -> int:
         """Return the id of its main process, 0 where it does not run."""
@@ -264,6 +283,90 @@ class Nginx:
         told = run(*command)
         if told.returncode:
             raise NginxError(f"Nginx does not reload: {told.stderr.strip()}")
+
+
+def refuse(code: int, said: str, name: str) -> None:
+    """Raise NginxError where a test has failed, or Nginx ignores `name` in its configuration."""
+    ignored = [line for line in said.splitlines() if f'conflicting server name "{name}"' in line]
+    if ignored:
+        raise NginxError(
+            f"prefect_proxy_domain: this Nginx serves {name} already, in {', '.join(sites())}; choose another "
+            f"domain, or name the instance that has it in prefect_proxy_site\n{ignored[0]}"
+        )
+    if code:
+        raise NginxError(f"Nginx refuses the configuration:\n{said.strip()}")
+
+
+def require_foundation(nginx: Nginx, paths: list[str]) -> None:
+    """Raise NginxError where Nginx refuses its live configuration because of other files than those of `paths`."""
+    if not nginx.try_out({})[0]:
+        return
+    code, said = nginx.try_out({Path(path): None for path in paths})
+    if code:
+        raise NginxError(
+            "This Nginx refuses its configuration even without the files of this instance, so it would not start again "
+            "and serve no site. Nothing was changed. Correct the file that it names, then run this again:\n"
+            f"{said.strip()}"
+        )
+
+
+def changes_of(params: dict[str, Any]) -> dict[Path, bytes | None]:
+    """Return what the files are to hold that differ, and None for those that are to be removed."""
+    hidden = iter(params["secrets"])
+    wanted: dict[Path, bytes | None] = dict.fromkeys(map(Path, params["unwanted"]))
+    for file in params["files"]:
+        content = next(hidden) if file["secret"] else file["content"]
+        if content is not None or file["state"] == "absent":
+            wanted[Path(file["path"])] = None if file["state"] == "absent" else content.encode()
+    return {path: content for path, content in wanted.items() if Kept.of(path).content != content}
+
+
+def require_change(nginx: Nginx, params: dict[str, Any]) -> None:
+    """Raise NginxError, before anything is changed, where Nginx would refuse its configuration with the change."""
+    changes = changes_of(params)
+    if not nginx.program or not changes:
+        return
+    nginx_trial.sweep()
+    code, said = nginx.try_out(changes)
+    if code:
+        require_foundation(nginx, [file["path"] for file in params["files"]])
+    try:
+        refuse(code, said, (params["site"] or {}).get("name", ""))
+    except NginxError as error:
+        raise NginxError(f"{error}\nNothing was changed.") from error
+
+
+def addresses(name: str) -> list[str]:
+    """Return the addresses of a name, as Nginx writes them, IPv4 first. Raises OSError where it has none."""
+    found = socket.getaddrinfo(name, None, type=socket.SOCK_STREAM, flags=socket.AI_ADDRCONFIG)
+    unique = {ipaddress.ip_address(str(entry[4][0]).partition("%")[0]) for entry in found}
+    ordered = sorted(unique, key=lambda address: (address.version, int(address)))
+    return [f"[{address}]" if address.version == 6 else str(address) for address in ordered]
+
+
+def resolved(servers: list[str]) -> list[str]:
+    """Return servers (host:port, maybe with parameters) with addresses in the place of names.
+
+    Raises NginxError with all names that have none.
+    """
+    found, unknown = [], []
+    for server in servers:
+        # Not a name: an address in brackets, a socket (`unix:`), an IPv4 address.
+        named = re.match(r"(?!unix:|\[|[\d.]+(?:[:\s]|$))([^:\s]+)", server)
+        if not named:
+            found.append(server)
+            continue
+        try:
+            found += [f"{address}{server[named.end() :]}" for address in addresses(named[1])]
+        except (OSError, UnicodeError) as error:
+            unknown.append(
+                f"prefect_proxy_servers: {named[1]} has no address on {socket.gethostname()}: {error}. Nginx does not "
+                "start with a name that it cannot resolve, and would serve none of its sites; correct the name there "
+                "or in prefect_address of the server's host, or add it to the DNS or to /etc/hosts of this host"
+            )
+    if unknown:
+        raise NginxError("\n".join(unknown))
+    return found
 
 
 def processes() -> Iterator[tuple[int, str, float]]:
@@ -340,7 +443,11 @@ def write_all(params: dict[str, Any], *, dry: bool) -> tuple[list[str], list[dic
 
 
 def apply(nginx: Nginx, params: dict[str, Any]) -> tuple[list[str], list[dict[str, str]]]:
-    """Write the files; where Nginx then refuses its configuration, put back what was there and raise NginxError."""
+    """Write the files; where Nginx then refuses its configuration, put back what was there and raise NginxError.
+
+    Nginx has tested a copy before. The copy has no files from outside of its directory, and others change theirs.
+    """
+    require_change(nginx, params)
     kept = [Kept.of(Path(path)) for path in [*(file["path"] for file in params["files"]), *params["unwanted"]]]
     try:
         written, diff = write_all(params, dry=False)
@@ -377,6 +484,7 @@ def main() -> None:
         argument_spec={
             "state": {"type": "str", "choices": ["probed", "present", "absent"], "default": "present"},
             "ports": {"type": "dict", "default": {}},
+            "servers": {"type": "list", "elements": "str", "default": []},
             "files": FILES | {"required": False, "default": []},
             "secrets": SECRETS,
             "ledger": LEDGER,
@@ -403,16 +511,23 @@ def main() -> None:
     complaints = held(params["ports"], but=lambda command: command.startswith(TITLE))
     if complaints:
         module.fail_json(msg="\n".join(complaints))
+    servers: list[str] = []
     try:
-        if params["state"] != "probed" and module.check_mode:
+        if params["state"] == "probed":
+            servers = resolved(params["servers"])
+            if nginx.program:
+                require_foundation(nginx, [file["path"] for file in params["files"]])
+        elif module.check_mode:
             written, diff = write_all(params, dry=True)
-        elif params["state"] != "probed":
-            written, diff = apply(nginx, params)
-            if nginx.program and params["started"]:
-                if params["state"] == "present" and not nginx.enabled():
-                    nginx.start()
-                    enabled = True
-                reloaded = reload_where_needed(nginx, params)
+        else:
+            # Two instances of a host would each test its change without the other's.
+            with locked("nginx"):
+                written, diff = apply(nginx, params)
+                if nginx.program and params["started"]:
+                    if params["state"] == "present" and not nginx.enabled():
+                        nginx.start()
+                        enabled = True
+                    reloaded = reload_where_needed(nginx, params)
             if params["site"] and params["started"]:
                 site = params["site"]
                 wait(
@@ -427,6 +542,7 @@ def main() -> None:
         installed=nginx.program is not None,
         ipv6=Path("/proc/net/if_inet6").exists(),
         sites=sites(),
+        servers=servers,
         written=written,
         reloaded=reloaded or enabled,
         diff=diff,

@@ -122,6 +122,12 @@ BAD = [
         {"prefect_proxy_domain": f"{DOMAIN}:8443"},
         ("prefect_proxy_domain", "has a port in it", "prefect_proxy_https_port to 8443"),
     ),
+    Bad(
+        "no such name of a server",
+        {"prefect_proxy_servers": ["127.0.0.1:9101", "nowhere.invalid:4200"]},
+        ("prefect_proxy_servers: nowhere.invalid has no address on", "/etc/hosts"),
+    ),
+    Bad("name to listen on", {"prefect_proxy_listen": ["front"]}, ("prefect_proxy_listen: front is not an address",)),
     Bad("no servers", {"prefect_proxy_servers": []}, ("prefect_proxy: the group has hosts", "prefect_server has none")),
     Bad(
         "no such file",
@@ -193,7 +199,8 @@ def test_it_is_refused(refused: tuple[Ended, set[str], set[str]], bad: Bad) -> N
 
 
 def test_a_certificate_that_is_given_beside_the_site_of_somebody_else(proxied: Proxied, pairs: dict[str, Path]) -> None:
-    """The Nginx is not ours: it and its site stay when we go."""
+    """The Nginx is not ours: it and its site stay when we go, and what is wrong with the site is told apart."""
+    variables = served(**given(pairs, "good"), prefect_proxy_servers=[f"localhost:{port}" for port in PORTS])
     for suffix in ("crt", "key"):
         proxied.host.write(f"/srv/proxy/shop.{suffix}", Path(f"{pairs['good']}.{suffix}").read_text())
     proxied.host.sh(
@@ -204,11 +211,20 @@ def test_a_certificate_that_is_given_beside_the_site_of_somebody_else(proxied: P
     proxied.host.sh("systemctl reload-or-restart nginx")
     before = proxied.host.manifest()
     try:
-        added = proxied.play(served(**given(pairs, "good")))
+        proxied.host.write("/etc/nginx/sites-enabled/shop2", "# broken\nnonsense on;\n")
+        broken = proxied.host.manifest()
+        refused = proxied.play(variables)
+        assert "even without the files of this instance" in refused.words, refused.output
+        assert 'unknown directive "nonsense" in /etc/nginx/sites-enabled/shop2:2' in refused.words, refused.output
+        assert sorted(proxied.host.manifest() ^ broken) == []
+        proxied.host.sh("rm /etc/nginx/sites-enabled/shop2")
+
+        added = proxied.play(variables)
+        assert "localhost" not in proxied.host.sh("cat /etc/nginx/conf.d/prefect.conf")
         ours, theirs = proxied.ask(
             {"path": f"{API}/version"}, {"path": "/", "plain": True, "host": "shop.example.com"}, authority=authority
         )
-        gone = proxied.play(served(**given(pairs, "good"), prefect_purge=True), "playbooks/absent.yml")
+        gone = proxied.play(variables | {"prefect_purge": True}, "playbooks/absent.yml")
         assert (added.rc, gone.rc) == (0, 0), added.output + gone.output
         assert (ours["status"], theirs["text"]) == (200, "shop")
         assert sorted(proxied.host.manifest() ^ before) == []
@@ -402,12 +418,15 @@ def test_the_maintenance_switch(site: Proxied) -> None:
     assert (off.rc, off.changed, after["status"]) == (0, 1, 200), off.output
 
 
-def test_what_nginx_refuses_is_put_back(site: Proxied) -> None:
+def test_what_nginx_refuses_is_not_put_in_place(site: Proxied) -> None:
     before = site.host.manifest()
+    written = site.host.sh("stat --format=%Z /etc/nginx/conf.d/prefect.conf")
     ended = site.play(served(prefect_proxy_directives=["nonsense on;"]))
     assert ended.rc not in (0, 250)
-    assert 'unknown directive "nonsense"' in ended.words and "put back" in ended.words
+    assert 'unknown directive "nonsense" in /etc/nginx/conf.d/prefect.conf:' in ended.words
+    assert "Nothing was changed." in ended.words
     assert site.host.manifest() == before
+    assert site.host.sh("stat --format=%Z /etc/nginx/conf.d/prefect.conf") == written
     assert site.ask({"path": f"{API}/version"})[0]["status"] == 200
 
 

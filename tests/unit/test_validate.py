@@ -278,6 +278,8 @@ PROXY = {
             "prefect_proxy_acme: there is a certificate",
         ),
         ({"acme": True, "domain": "10.0.0.1"}, "prefect_proxy_acme: 10.0.0.1 is an address"),
+        ({"listen": ["10.0.0.1", "[fd00::1]"]}, None),
+        ({"listen": ["front"]}, "prefect_proxy_listen: front is not an address"),
     ],
 )
 def test_proxies(change: dict[str, Any], complaint: str | None) -> None:
