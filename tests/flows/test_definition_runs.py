@@ -97,7 +97,8 @@ def python(flow: str, name: str, *args: Any, use: str = "shop:add", **more: Any)
     return task(flow, name, use=use, task_args=list(args), **more)
 
 
-PARAMETERS = {"diamond": {"start": 2}, "kinds": {"own": "${WHO:you}!", "given": ""}}
+ODD = {"start-date": 1, "class": 2, "2nd": 3}
+PARAMETERS = {"diamond": {"start": 2}, "kinds": {"own": "${WHO:you}!", "given": ""}, "sys": ODD, "__x": ODD}
 
 
 def definitions(place: Path) -> dict[str, Any]:
@@ -137,6 +138,7 @@ def definitions(place: Path) -> dict[str, Any]:
         task("cancelled", "command", command=[str(PYTHON), "-c", LOOP.format(62)]),
         python("cancelled", "blocked", 600, use="shop:stubborn"),
         python("cancelled", "never", 1, depends_on=["command"]),
+        *(python(flow, "<odd>/%", *({"parameter": name} for name in ODD)) for flow in ("sys", "__x")),
         task("stocks", "apple", celery_task_name="shop.price", task_args=["AAPL"]),
         task("stocks", "google", celery_task_name="shop.price", task_kwargs={"ticker": "GOOGL"}),
         task("stocks", "total", celery_task_name="shop.total", task_args=both),
@@ -220,7 +222,7 @@ class Run:
 @pytest.fixture(scope="module")
 def runs(api: Api) -> Callable[[str], Run]:
     """The runs of the flows that nothing is done to, started together."""
-    names = ("diamond", "isolated", "retried", "late")
+    names = ("diamond", "isolated", "retried", "late", "sys", "__x")
     begun = {name: begin(api, name) for name in names}
     begun["kinds"] = begin(api, "kinds", given="${SHOP_SECRET} ${UNSET}")
     return lambda name: Run(api, begun[name])
@@ -243,6 +245,13 @@ def test_every_kind_of_work(runs: Callable[[str], Run]) -> None:
     # What stands in the definitions is filled in, and what the person who started the run gave is not.
     assert "a b|hello|you $HOME;ls|you!|${SHOP_SECRET} ${UNSET}|" in run.log
     assert "s3cret" not in json.dumps(run.flow_run) + json.dumps(run.tasks) + run.log
+
+
+@pytest.mark.parametrize("flow", ["sys", "__x"])
+def test_names_need_not_be_pythons(runs: Callable[[str], Run], flow: str) -> None:
+    run = runs(flow)
+    assert run.state["name"] == "Completed", run.log
+    assert run.flow_run["parameters"] == ODD
 
 
 def test_a_failure_stops_exactly_what_depends_on_it(runs: Callable[[str], Run]) -> None:

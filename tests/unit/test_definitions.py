@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import runpy
 import stat
 from pathlib import Path
 from typing import Any
@@ -13,8 +14,8 @@ from generated import generated
 from prefect_definitions import directory, sources
 from prefect_definitions.records import DefinitionError
 from prefect_definitions.resources import resources, unset
-from prefect_definitions.schema import Definitions, needs, rows_of
-from prefect_definitions.values import fill, own_parameters, references
+from prefect_definitions.schema import Definitions, attribute, find_cycle, needs, ordered, rows_of, without_inactive
+from prefect_definitions.values import fill, own_parameters, references, signature
 
 Data = dict[str, list[dict[str, Any]]]
 
@@ -387,6 +388,162 @@ def test_a_directory_holds_definitions(tmp_path: Path) -> None:
 def test_the_environment_of_a_directory_is_read(tmp_path: Path) -> None:
     (tmp_path / ".env").write_text('# a comment\nA="a \\"quoted\\" \\$ word"\nexport B=bare words\nC=\n')
     assert directory.environment_of(tmp_path) == {"A": 'a "quoted" $ word', "B": "bare words", "C": ""}
+
+
+SHIPPED = Path(__file__).resolve().parents[2] / "roles/prefect_definitions/files/definitions"
+
+
+def test_the_module_of_the_flows_has_no_name_that_a_flow_may_have(tmp_path: Path) -> None:
+    module = runpy.run_path(str(SHIPPED / directory.MODULE))
+    assert [name for name in module if not name.startswith("__")] == []
+    with pytest.raises(AttributeError):
+        module["__getattr__"]("__path__")
+    names = ["annotations", "Path", "sys", "TYPE_CHECKING", "__x", "__getattr__", "__path__", "class", "print", "2nd"]
+    names += ["Etl", "etl", "\u00e9", "e\u0301", "\ufb01", "fi", "--a", "__a", "\U0001f680\U0001f680", "x" * 255]
+    data = {
+        "prefect_flows": [flow(name) for name in names],
+        "prefect_tasks": [task(flow_name=name) for name in names],
+    }
+    directory.write(tmp_path, data, paths=[])
+    assert len({attribute(name) for name in names}) == len(names)
+    for name in names:
+        assert not attribute(name).startswith("__")
+        assert [found.name for found in directory.definitions_in(tmp_path, flow=attribute(name)).flows] == [name]
+
+
+BAD_NAMES = {
+    "a/b": "no / in it",
+    "50%<>&": "no % & < > in it",
+    "": "is empty",
+    " ": "is empty",
+    "a\nb": "cannot have line breaks",
+    "a\0": "cannot have line breaks",
+    "\ud800": "cannot have line breaks",
+    "x" * 256: "has 256 characters, but can have 255",
+}
+
+
+@pytest.mark.parametrize("name", BAD_NAMES)
+@pytest.mark.parametrize("kind", ["flow", "deployment", "pool", "queue", "runner", "pool of a deployment"])
+def test_names_that_prefect_does_not_take_are_refused(kind: str, name: str) -> None:
+    deployed = with_tasks(task())
+    data: Data = {
+        "flow": {"prefect_flows": [flow(name)], "prefect_tasks": [task(flow_name=name)]},
+        "deployment": {**deployed, "prefect_deployments": [deployment(name=name)]},
+        "pool": {"prefect_work_pools": [{"name": name}]},
+        "queue": {**deployed, "prefect_deployments": [deployment(work_queue_name=name or " ")]},
+        "runner": {"prefect_runners": [{"id": name, "command": "true"}]},
+        "pool of a deployment": {**deployed, "prefect_deployments": [deployment(work_pool_name=name or " ")]},
+    }[kind]
+    found = complaints(data)
+    assert len(found) == 1 and BAD_NAMES[name] in found[0], found
+
+
+@pytest.mark.parametrize("name", [name for name in BAD_NAMES if not set("/%") & set(name)])
+def test_names_of_tasks_and_parameters_are_texts(name: str) -> None:
+    assert any(BAD_NAMES[name] in problem for problem in complaints(with_tasks(task(name))))
+    assert any(BAD_NAMES[name] in problem for problem in complaints(with_tasks(task(task_args=[{"parameter": name}]))))
+
+
+@pytest.mark.parametrize("name", ["_day", "__x", "self", "cls", "return_state", "wait_for"])
+def test_parameters_that_prefect_has_for_itself_are_refused(name: str) -> None:
+    (found,) = complaints(with_tasks(task(task_args=[{"parameter": name}])))
+    assert f"parameter {name!r}" in found and "rename it" in found
+    (found,) = complaints(with_schedule(parameters={name: 1}))
+    assert f"parameter {name!r}" in found
+
+
+def test_keys_are_texts() -> None:
+    (found,) = complaints(with_schedule(parameters={2: 1}))
+    assert "parameters has the key 2, but keys have to be texts; put it in quotes" in found
+    assert "task_kwargs has the key True" in complaints(with_tasks(task(task_kwargs={True: 1})))[0]
+
+
+def test_a_parameter_need_not_be_an_identifier() -> None:
+    names = ["start-date", "class", "2nd", "a b", "given", "name", "\U0001f680", "None"]
+    read(with_schedule(parameters=dict.fromkeys(names, 1)))
+    bound = signature(names, {"2nd": 2}).bind(**{"start-date": 1, "class": 3})
+    bound.apply_defaults()
+    assert bound.arguments == dict.fromkeys(names) | {"start-date": 1, "class": 3, "2nd": 2}
+
+
+def test_only_what_differs_is_built_again() -> None:
+    before = {
+        "prefect_flows": [flow("a"), flow("b"), flow("c")],
+        "prefect_tasks": [task(flow_name=name) for name in "abc"],
+    }
+    after = {
+        "prefect_flows": [flow("a"), flow("b"), flow("c"), flow("d")],
+        "prefect_tasks": [task(flow_name=name) for name in "abcd"],
+        "prefect_deployments": [deployment(flow_name="b")],
+    }
+    after["prefect_tasks"][2]["timeout_seconds"] = 5
+    assert directory.differing(read(after), {**before, directory.PATHS: []}) == ["b", "c", "d"]
+    assert directory.differing(read(before), {"prefect_flows": [flow("/")]}) == ["a", "b", "c"]
+    assert directory.differing(read(before), {}) == ["a", "b", "c"]
+
+
+@pytest.mark.parametrize("reverse", [False, True])
+def test_deep_chains_and_wide_fans_are_put_in_order(reverse: bool) -> None:
+    """Ten thousand tasks, each after the one before, half of which are not active."""
+    size = 10_000
+    chain = [
+        task(f"t{place}", depends_on=[f"t{place - 1}"] if place else [], is_active=place % 2 == 0)
+        for place in range(size)
+    ]
+    made = read(with_tasks(*(reversed(chain) if reverse else chain))).tasks_of("etl")
+    assert [item.name for item in made] == [f"t{place}" for place in range(0, size, 2)]
+    assert made[-1].depends_on == [f"t{size - 4}"]
+
+
+def test_inactive_diamonds_are_stepped_over_once() -> None:
+    """Forty layers of two tasks that each depend on both of the layer before: 2^40 paths."""
+    layers = [[f"l{layer}_{side}" for side in "ab"] for layer in range(40)]
+    tasks = [task("first")] + [
+        task(name, depends_on=layers[layer - 1] if layer else ["first"], is_active=False)
+        for layer, names in enumerate(layers)
+        for name in names
+    ]
+    made = read(with_tasks(*tasks, task("last", depends_on=layers[-1]))).tasks_of("etl")
+    assert [(item.name, item.depends_on) for item in made] == [("first", []), ("last", ["first"])]
+
+
+class Counted(dict[str, Any]):
+    """Counts how often it is asked for a value."""
+
+    asked = 0
+
+    def __getitem__(self, key: str) -> Any:
+        self.asked += 1
+        return super().__getitem__(key)
+
+
+@pytest.mark.parametrize("work", [ordered, without_inactive, find_cycle])
+def test_each_task_is_looked_at_a_few_times(work: Any) -> None:
+    size = 2_000
+    made = {
+        item.name: item
+        for item in read(with_tasks(*(task(f"t{n}", depends_on=[f"t{n - 1}"] if n else []) for n in range(size)))).tasks
+    }
+    counted = Counted(reversed(made.items()))
+    work(counted)
+    assert counted.asked <= 5 * size
+
+
+def test_what_an_inactive_task_takes_comes_before_what_depends_on_it() -> None:
+    data = with_tasks(
+        task("a"), task("b", task_args=[{"result_of": "a"}], is_active=False), task("c", depends_on=["b"])
+    )
+    assert [(item.name, item.depends_on) for item in read(data).tasks_of("etl")] == [("a", []), ("c", ["a"])]
+
+
+def test_a_renamed_task_is_looked_for_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """And not among 5,000 names for each of the 5,000 tasks that depend on it."""
+    looks: list[str] = []
+    monkeypatch.setattr("difflib.get_close_matches", lambda name, *_, **__: looks.append(name) or [])
+    found = complaints(with_tasks(*(task(f"t{number}", depends_on=["gone"]) for number in range(5_000))))
+    assert len(found) == 5_000
+    assert looks == ["gone"]
 
 
 def test_200_generated_flows_are_put_in_order() -> None:

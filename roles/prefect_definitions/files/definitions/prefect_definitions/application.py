@@ -128,7 +128,7 @@ class Application:
             for number, handler in before.items():
                 signal.signal(number, handler)
 
-    async def run_once(self, name: str, **parameters: Any) -> Any:
+    async def run_once(self, name: str, /, **parameters: Any) -> Any:
         """Run a flow here and now, and return its result. Raises KeyError for an unknown one, and what made it fail."""
         from .flows import flow_of
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import importlib.util
+from collections.abc import Iterable, Mapping
 
 from .celery_tasks import unserved
 from .execution import check_call
@@ -11,9 +12,12 @@ from .resources import unset
 from .schema import Definitions
 
 
-def problems_here(definitions: Definitions, environment: Mapping[str, str]) -> list[str]:
-    """Return a sentence for everything that would fail on this host."""
+def problems_here(
+    definitions: Definitions, environment: Mapping[str, str], *, flows: Iterable[str] | None = None
+) -> list[str]:
+    """Return a sentence for everything that would fail on this host. Only `flows` are built, or all."""
     problems = unset(definitions, environment)
+    problems += unbuilt(definitions, [flow.name for flow in definitions.flows] if flows is None else flows)
     for task in definitions.tasks:
         if task.use and task.is_active:
             try:
@@ -26,4 +30,21 @@ def problems_here(definitions: Definitions, environment: Mapping[str, str]) -> l
             problems += unserved(names, environment)
         except DefinitionError as error:
             problems += error.problems
+    return problems
+
+
+def unbuilt(definitions: Definitions, flows: Iterable[str]) -> list[str]:
+    """Return a sentence for each flow that Prefect refuses; none where Prefect is not installed."""
+    names = list(flows)
+    # Prefect takes seconds to import.
+    if not names or importlib.util.find_spec("prefect") is None:
+        return []
+    from .flows import flow_of
+
+    problems = []
+    for name in names:
+        try:
+            flow_of(definitions, name)
+        except Exception as error:
+            problems.append(f"prefect_flows ({name}): Prefect refuses it: {type(error).__name__}: {error}")
     return problems

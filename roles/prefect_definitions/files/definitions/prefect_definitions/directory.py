@@ -63,6 +63,23 @@ def definitions_in(directory: Path, *, flow: str = "") -> Definitions:
     return Definitions.of(rows_of(data))
 
 
+def differing(definitions: Definitions, held: Mapping[str, Any]) -> list[str]:
+    """Return the flows of definitions that are not as the content of a directory's file has them."""
+    try:
+        before = Definitions.of(rows_of({kind: rows for kind, rows in held.items() if kind != PATHS}))
+    except DefinitionError:
+        return [flow.name for flow in definitions.flows]
+    known = {flow.name for flow in before.flows}
+    return [
+        flow.name
+        for flow in definitions.flows
+        if flow.name not in known
+        or before.flow(flow.name) != flow
+        or before.tasks_of(flow.name) != definitions.tasks_of(flow.name)
+        or before.deployments_of(flow.name) != definitions.deployments_of(flow.name)
+    ]
+
+
 def write(directory: Path, data: Mapping[str, Any], *, paths: list[str], dry: bool = False) -> bool:
     """Write a directory's file of definitions, and return whether that changes it; where `dry`, would change it.
 

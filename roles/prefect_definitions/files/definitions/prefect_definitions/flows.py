@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import os
 import threading
 from collections.abc import Mapping, Sequence
@@ -19,7 +18,7 @@ from . import schema
 from .celery_tasks import send
 from .execution import Limit, Stopped, call, run, words
 from .schema import Definitions, needs
-from .values import fill, own_parameters
+from .values import fill, own_parameters, signature
 
 STOP: ContextVar[threading.Event] = ContextVar("STOP")
 """Set when the flow run is cancelled; Prefect hands the context of a flow run on to its tasks."""
@@ -27,10 +26,8 @@ STOP: ContextVar[threading.Event] = ContextVar("STOP")
 
 def flow_of(definitions: Definitions, name: str) -> Flow[..., Any]:
     """Return the flow called `name`. Raises KeyError where none is."""
-    definition = next((flow for flow in definitions.flows if flow.name == name), None)
-    if definition is None:
-        raise KeyError(name)
-    deployments = [deployment for deployment in definitions.deployments if deployment.flow_name == name]
+    definition = definitions.flow(name)
+    deployments = definitions.deployments_of(name)
     return build(
         definition,
         definitions.tasks_of(name),
@@ -44,7 +41,7 @@ def flow_of(definitions: Definitions, name: str) -> Flow[..., Any]:
 def parameters_of(definitions: Definitions, flow: str) -> list[str]:
     """Return the names of a flow's parameters: those that its tasks refer to, and those that its deployments set."""
     named = [name for task in definitions.tasks_of(flow) for name in task.references.parameters]
-    given = [name for item in definitions.deployments if item.flow_name == flow for name in item.parameters]
+    given = [name for item in definitions.deployments_of(flow) for name in item.parameters]
     return list(dict.fromkeys([*named, *given]))
 
 
@@ -101,12 +98,7 @@ def build(
 
     body.__name__ = body.__qualname__ = schema.attribute(definition.name)
     body.__doc__ = definition.description
-    body.__signature__ = inspect.Signature(  # type: ignore[attr-defined]
-        [
-            inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=(defaults or {}).get(name))
-            for name in parameters
-        ]
-    )
+    body.__signature__ = signature(parameters, defaults or {})  # type: ignore[attr-defined]
     return Flow(
         body,
         name=definition.name,

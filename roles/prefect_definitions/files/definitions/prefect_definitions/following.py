@@ -14,7 +14,7 @@ from typing import Any
 
 from . import sources
 from .checks import problems_here
-from .directory import FILE, PATHS, content, enter, write
+from .directory import FILE, PATHS, content, differing, enter, write
 from .records import DefinitionError
 from .resources import Inactive, resources
 from .schema import Definitions, Rows
@@ -29,9 +29,10 @@ def place(
     """
     definitions = Definitions.of(rows)
     enter(directory, paths)
-    if problems := problems_here(definitions, os.environ):
-        raise DefinitionError(problems)
     before = content(directory) if (directory / FILE).is_file() else {}
+    # What is here already was built when it came.
+    if problems := problems_here(definitions, os.environ, flows=differing(definitions, before)):
+        raise DefinitionError(problems)
     after = sources.data_of(rows)
     return {
         "before": {kind: held for kind, held in before.items() if kind != PATHS},

@@ -7,6 +7,7 @@ import difflib
 import types
 from collections.abc import Iterable, Mapping
 from dataclasses import MISSING, dataclass
+from functools import lru_cache
 from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 T = TypeVar("T")
@@ -52,7 +53,13 @@ def columns(kind: Any) -> dict[str, tuple[dataclasses.Field[Any], Any]]:
 
 def near(name: str, known: Iterable[str]) -> str:
     """Return what ends a sentence about an unknown name: the known one that it may have been meant for."""
-    close = difflib.get_close_matches(name, list(known), n=1)
+    return _near(name, frozenset(known))
+
+
+@lru_cache(maxsize=1024)
+def _near(name: str, known: frozenset[str]) -> str:
+    """The same, once for all tasks that name what was renamed."""
+    close = difflib.get_close_matches(name, sorted(known), n=1)
     return f"; did you mean {close[0]}?" if close else ""
 
 
@@ -106,6 +113,11 @@ def convert(value: Any, hint: Any, where: str, problems: list[str]) -> Any:
         if not isinstance(value, Mapping):
             problems.append(f"{where} is {value!r}, but has to be a mapping")
             return None
+        problems += [
+            f"{where} has the key {key!r}, but keys have to be texts; put it in quotes"
+            for key in value
+            if not isinstance(key, str)
+        ]
         return dict(value)
     # A database without booleans has numbers for them.
     if hint is bool and value in (0, 1):

@@ -93,7 +93,7 @@ def schedule_resource(schedule: Any) -> dict[str, Any]:
 def parameter_schema(definitions: Definitions, flow: str) -> dict[str, Any]:
     """Return the JSON schema of a flow's parameters, from which the UI makes a form."""
     names = [name for task in definitions.tasks_of(flow) for name in task.references.parameters]
-    names += [name for item in definitions.deployments if item.flow_name == flow for name in item.parameters]
+    names += [name for item in definitions.deployments_of(flow) for name in item.parameters]
     return {
         "title": "Parameters",
         "type": "object",

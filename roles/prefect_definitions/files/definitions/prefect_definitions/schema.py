@@ -6,18 +6,30 @@ the same way, and everything that is wrong is said at once, as a `DefinitionErro
 
 from __future__ import annotations
 
+import hashlib
 import re
+import unicodedata
 import zoneinfo
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import datetime
+from functools import cached_property
 from typing import Annotated, Any, Literal
 
 from .records import DefinitionError, Row, columns, json_schema, near, parse
 from .values import References, references
 
 Rows = Mapping[str, Iterable[Row]]
+
+LONGEST_NAME = 255
+"""Characters of a name. PostgreSQL refuses longer ones where there is an index of them."""
+
+BANNED = "/%&<>"
+"""What Prefect refuses in the name of a flow, a deployment, a work pool or a queue."""
+
+RESERVED = ("self", "cls", "return_state", "wait_for")
+"""What Prefect itself passes to a flow, so that no parameter can have the name."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,7 +74,7 @@ class Task:
     tags: Annotated[list[str], "Tags of the task's runs."] = field(default_factory=list)
     is_active: Annotated[bool, "Whether it is a part of the flow."] = True
 
-    @property
+    @cached_property
     def references(self) -> References:
         """What its arguments refer to: results, parameters and names of the environment."""
         return references([self.command, self.task_args, self.task_kwargs])
@@ -177,8 +189,37 @@ def published() -> dict[str, Any]:
 
 
 def attribute(name: str) -> str:
-    """Return the name that a flow has in the module of an entrypoint, where only identifiers and no dots are taken."""
-    return re.sub(r"\W", "_", name)
+    """Return the name that a flow has in the module of an entrypoint, where only identifiers and no dots are taken.
+
+    Python asks every module for names with two underscores in front, so that no flow can have one there.
+    """
+    simple = re.sub(r"\W", "_", name)
+    if simple.startswith("__"):
+        return f"flow_{hashlib.sha256(name.encode()).hexdigest()[:16]}"
+    return simple
+
+
+def name_problems(where: str, key: str, name: str, *, banned: str = "") -> Iterator[str]:
+    """Yield what keeps a text from being a name: in Prefect, in an address, or in a database."""
+    if not name.strip(" '\""):
+        yield f"{where}: {key} is empty"
+    if len(name) > LONGEST_NAME:
+        yield f"{where}: {key} has {len(name)} characters, but can have {LONGEST_NAME}"
+    # Control characters, and halves of characters, which are no text in UTF-8.
+    if any(unicodedata.category(letter) in ("Cc", "Cs") for letter in name):
+        yield f"{where}: {key} is {name!r}, but cannot have line breaks and other control characters"
+    if used := [letter for letter in banned if letter in name]:
+        yield f"{where}: {key} is {name!r}, but Prefect allows no {' '.join(used)} in it"
+
+
+def parameter_problems(where: str, key: str, names: Iterable[str]) -> Iterator[str]:
+    """Yield what keeps texts from being names of parameters. They need not be identifiers."""
+    for name in names:
+        yield from name_problems(where, f"{key} {name!r}", name)
+        if name.startswith("_"):
+            yield f"{where}: {key} {name!r} begins with an underscore, which Prefect does not allow; rename it"
+        if name in RESERVED:
+            yield f"{where}: {key} {name!r} has a name that Prefect keeps for itself; rename it"
 
 
 def rows_of(data: Any, *, where: str = "") -> dict[str, list[Row]]:
@@ -239,15 +280,24 @@ class Definitions:
             deployments=tuple(record for _, record in found["prefect_deployments"]),
             runners=frozenset(runner.id for _, runner in runners),
         )
+        for where, pool in found["prefect_work_pools"]:
+            problems += name_problems(where, "name", pool.name, banned=BANNED)
+        for where, flow in found["prefect_flows"]:
+            problems += name_problems(
+                where, "id" if flow.name in definitions.runners else "name", flow.name, banned=BANNED
+            )
         # What could not be read is not unknown.
-        named = {str(row.values.get("name")) for row in rows.get("prefect_flows", [])} | set(definitions.runners)
+        named = frozenset(
+            {str(row.values.get("name")) for row in rows.get("prefect_flows", [])} | set(definitions.runners)
+        )
         for where, deployment in found["prefect_deployments"]:
             if deployment.flow_name not in definitions.runners:
                 problems += deployment_problems(where, deployment)
             problems += unknown(where, "flow_name", deployment.flow_name, named)
-        tasks_named: dict[str, set[str]] = {}
+        names: dict[str, set[str]] = {}
         for row in rows.get("prefect_tasks", []):
-            tasks_named.setdefault(str(row.values.get("flow_name")), set()).add(str(row.values.get("name")))
+            names.setdefault(str(row.values.get("flow_name")), set()).add(str(row.values.get("name")))
+        tasks_named = {flow: frozenset(siblings) for flow, siblings in names.items()}
         for where, task in found["prefect_tasks"]:
             if task.name not in definitions.runners:
                 problems += unknown(where, "flow_name", task.flow_name, named)
@@ -265,14 +315,40 @@ class Definitions:
 
         A task that is not active is left out, and what depends on it then depends on what that one does.
         """
-        tasks = {task.name: task for task in self.tasks if task.flow_name == flow}
+        tasks = self._tasks.get(flow, {})
         return ordered(without_inactive(tasks) if active else tasks)
 
+    def flow(self, name: str) -> Flow:
+        """Return a flow by its name. Raises KeyError where there is none."""
+        return self._flows[name]
 
-def unknown(where: str, key: str, name: str, known: Iterable[str]) -> Iterator[str]:
+    def deployments_of(self, flow: str) -> tuple[Deployment, ...]:
+        """Return the deployments of a flow."""
+        return tuple(self._deployments.get(flow, ()))
+
+    @cached_property
+    def _flows(self) -> dict[str, Flow]:
+        return {flow.name: flow for flow in self.flows}
+
+    @cached_property
+    def _tasks(self) -> dict[str, dict[str, Task]]:
+        found: dict[str, dict[str, Task]] = {}
+        for task in self.tasks:
+            found.setdefault(task.flow_name, {})[task.name] = task
+        return found
+
+    @cached_property
+    def _deployments(self) -> dict[str, list[Deployment]]:
+        found: dict[str, list[Deployment]] = {}
+        for deployment in self.deployments:
+            found.setdefault(deployment.flow_name, []).append(deployment)
+        return found
+
+
+def unknown(where: str, key: str, name: str, known: frozenset[str]) -> Iterator[str]:
     """Yield a sentence where a name is not known."""
-    if name not in (names := list(known)):
-        yield f"{where}: {key} names {name!r}, which is not defined{near(name, names)}"
+    if name not in known:
+        yield f"{where}: {key} names {name!r}, which is not defined{near(name, known)}"
 
 
 def duplicates(found: Mapping[str, list[tuple[str, Any]]]) -> Iterator[str]:
@@ -299,13 +375,19 @@ def runner_problems(where: str, runner: Runner) -> Iterator[str]:
     _, task, _ = runner.expand()
     if runner.interval_seconds < 0:
         yield f"{where}: interval_seconds is {runner.interval_seconds:g}, but has to be more than 0, or 0 for by hand"
-    yield from (problem.replace("task_kwargs", "with") for problem in task_problems(where, task, {runner.id}))
+    siblings = frozenset({runner.id})
+    for problem in task_problems(where, task, siblings):
+        yield problem.replace("task_kwargs", "with").replace(f"{where}: name ", f"{where}: id ")
     if task.references.results:
         yield f"{where}: a runner is a single task, and there is no result_of another"
+    if runner.work_pool_name:
+        yield from name_problems(where, "work_pool_name", runner.work_pool_name, banned=BANNED)
 
 
-def task_problems(where: str, task: Task, siblings: set[str]) -> Iterator[str]:
+def task_problems(where: str, task: Task, siblings: frozenset[str]) -> Iterator[str]:
     """Yield what is wrong with a task, seen on its own."""
+    yield from name_problems(where, "name", task.name)
+    yield from parameter_problems(where, "parameter", task.references.parameters)
     ways = [way for way in ("celery_task_name", "use", "command") if getattr(task, way)]
     if len(ways) != 1:
         said = f"has {' and '.join(ways)}" if ways else "says not what to do"
@@ -358,53 +440,72 @@ def find_cycle(tasks: Mapping[str, Task]) -> list[str]:
     """Return tasks that wait for each other, the first one again at the end; none, if there are none."""
     done: set[str] = set()
     for start in tasks:
-        path: list[str] = []
+        path: dict[str, None] = {}
         waiting = [iter([start])]
         while waiting:
             name = next(waiting[-1], None)
             if name is None:
                 waiting.pop()
                 if path:
-                    done.add(path.pop())
-            elif name in path and name != path[-1]:
-                return [*path[path.index(name) :], name]
+                    done.add(path.popitem()[0])
+            elif name in path and name != next(reversed(path)):
+                cycle = list(path)
+                return [*cycle[cycle.index(name) :], name]
             elif name in tasks and name not in done and name not in path:
-                path.append(name)
+                path[name] = None
                 waiting.append(iter(needs(tasks[name])))
     return []
 
 
 def ordered(tasks: Mapping[str, Task]) -> tuple[Task, ...]:
     """Return tasks with each after all that it depends on, otherwise in the order given."""
-    placed: dict[str, Task] = {}
-    left = dict(tasks)
-    while left:
-        ready = [name for name, task in left.items() if not any(need in left for need in needs(task) if need != name)]
-        # In a cycle nothing is ready; graph_problems names it.
-        for name in ready or list(left):
-            placed[name] = left.pop(name)
-    return tuple(placed.values())
+    place = {name: number for number, name in enumerate(tasks)}
+    before = {name: {need for need in needs(task) if need in tasks and need != name} for name, task in tasks.items()}
+    after: dict[str, list[str]] = {}
+    for name, found in before.items():
+        for need in found:
+            after.setdefault(need, []).append(name)
+    missing = {name: len(found) for name, found in before.items()}
+    placed: list[str] = []
+    ready = [name for name, count in missing.items() if not count]
+    while ready:
+        placed += ready
+        freed = []
+        for name in ready:
+            for later in after.get(name, ()):
+                missing[later] -= 1
+                if not missing[later]:
+                    freed.append(later)
+        ready = sorted(freed, key=place.__getitem__)
+    # What is in a cycle is never ready; graph_problems names it.
+    placed += [name for name, count in missing.items() if count]
+    return tuple(tasks[name] for name in placed)
 
 
 def without_inactive(tasks: Mapping[str, Task]) -> dict[str, Task]:
     """Return the active tasks, each depending on the nearest active ones."""
+    nearest: dict[str, list[str]] = {}
 
-    def active(names: Iterable[str]) -> Iterator[str]:
+    def active(names: Iterable[str]) -> list[str]:
+        found: dict[str, None] = {}
         for name in names:
-            if tasks[name].is_active:
-                yield name
-            else:
-                yield from active(tasks[name].depends_on)
+            found |= dict.fromkeys([name] if tasks[name].is_active else nearest.get(name, ()))
+        return list(found)
 
-    return {
-        name: replace(task, depends_on=list(dict.fromkeys(active(task.depends_on))))
-        for name, task in tasks.items()
-        if task.is_active
-    }
+    # In this order, what an inactive task stands for is known before it is asked for.
+    for task in ordered(tasks):
+        if not task.is_active:
+            nearest[task.name] = active(needs(task))
+    return {name: replace(task, depends_on=active(task.depends_on)) for name, task in tasks.items() if task.is_active}
 
 
 def deployment_problems(where: str, deployment: Deployment) -> Iterator[str]:
     """Yield what is wrong with a deployment, seen on its own."""
+    yield from name_problems(where, "name", deployment.name, banned=BANNED)
+    for key in ("work_pool_name", "work_queue_name"):
+        if getattr(deployment, key):
+            yield from name_problems(where, key, getattr(deployment, key), banned=BANNED)
+    yield from parameter_problems(where, "parameter", deployment.parameters)
     kind, config = deployment.schedule_type, deployment.schedule_config
     if kind in ("", "none"):
         if config:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import inspect
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -73,6 +74,21 @@ def fill(
     if isinstance(value, list | tuple):
         return [fill(item, environment=environment, results=results, parameters=parameters) for item in value]
     return value
+
+
+class Parameter(inspect.Parameter):
+    """A parameter by keyword that may have any name, such as `start-date` or `class`: it is never written in Python."""
+
+    __slots__ = ()
+
+    def __init__(self, name: str, *, default: Any) -> None:
+        super().__init__("parameter", inspect.Parameter.KEYWORD_ONLY, default=default)
+        self._name = name
+
+
+def signature(names: Iterable[str], defaults: Mapping[str, Any]) -> inspect.Signature:
+    """Return the signature of a flow that takes these parameters, each with a default or None."""
+    return inspect.Signature([Parameter(name, default=defaults.get(name)) for name in names])
 
 
 def own_parameters(
