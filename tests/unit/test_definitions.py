@@ -540,7 +540,12 @@ def test_what_an_inactive_task_takes_comes_before_what_depends_on_it() -> None:
 def test_a_renamed_task_is_looked_for_once(monkeypatch: pytest.MonkeyPatch) -> None:
     """And not among 5,000 names for each of the 5,000 tasks that depend on it."""
     looks: list[str] = []
-    monkeypatch.setattr("difflib.get_close_matches", lambda name, *_, **__: looks.append(name) or [])
+
+    def close(name: str, *_: Any, **__: Any) -> list[str]:
+        looks.append(name)
+        return []
+
+    monkeypatch.setattr("difflib.get_close_matches", close)
     found = complaints(with_tasks(*(task(f"t{number}", depends_on=["gone"]) for number in range(5_000))))
     assert len(found) == 5_000
     assert looks == ["gone"]

@@ -7,7 +7,7 @@ import json
 import os
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,12 @@ from .checks import problems_here
 from .directory import FILE, PATHS, content, differing, enter, write
 from .records import DefinitionError
 from .resources import Inactive, resources
-from .schema import Definitions, Rows
+from .schema import Definitions, Rows, rows_of
+
+Data = Mapping[str, Sequence[Mapping[str, Any]]]
+
+SHARE = 0.5
+"""What part of the deployments, or of the work pools, has to go at once for that to be doubted."""
 
 
 def place(
@@ -39,6 +44,61 @@ def place(
         "after": after,
         "changed": write(directory, after, paths=paths, dry=dry),
         "resources": resources(definitions, directory=directory, work_pool=work_pool, inactive=inactive),
+    }
+
+
+def key_of(kind: str, row: Mapping[str, Any]) -> tuple[str, str, str]:
+    """Return what tells a row from all others."""
+    return kind, str(row.get("flow_name", "")), str(row["name"])
+
+
+def missing(before: Data, after: Data, *, share: float) -> dict[str, list[tuple[str, str, str]]]:
+    """Return the deployments and work pools that are gone, of the kinds of which more than a share is."""
+    found = {}
+    for kind in ("prefect_deployments", "prefect_work_pools"):
+        held = [key_of(kind, row) for row in before.get(kind, ())]
+        there = {key_of(kind, row) for row in after.get(kind, ())}
+        gone = [key for key in held if key not in there]
+        if len(gone) > share * len(held):
+            found[kind] = gone
+    return found
+
+
+def with_paused(before: Data, after: Data, kept: set[tuple[str, str, str]]) -> dict[str, list[dict[str, Any]]]:
+    """Return definitions `after` with the rows `kept` of those `before` in them, paused, and what those belong to."""
+    merged = {kind: [dict(row) for row in rows] for kind, rows in after.items()}
+    there = {key_of(kind, row) for kind, rows in merged.items() for row in rows}
+    flows = {flow for _, flow, _ in kept}
+
+    def add(kind: str, row: Mapping[str, Any], **more: Any) -> None:
+        if key_of(kind, row) not in there:
+            merged.setdefault(kind, []).append({**row, **more})
+
+    gone = flows - {str(row["name"]) for row in after.get("prefect_flows", ())}
+    for kind in ("prefect_deployments", "prefect_work_pools"):
+        for row in before.get(kind, ()):
+            if key_of(kind, row) in kept:
+                add(kind, row, is_active=False)
+    for row in before.get("prefect_flows", ()):
+        if row["name"] in gone:
+            add("prefect_flows", row)
+    # A flow that is still there has tasks of its own.
+    with_tasks = {str(row["flow_name"]) for row in after.get("prefect_tasks", ())}
+    for row in before.get("prefect_tasks", ()):
+        if row["flow_name"] in flows - with_tasks:
+            add("prefect_tasks", row)
+    return merged
+
+
+def resumed(before: Data, after: Data) -> dict[str, list[dict[str, Any]]]:
+    """Return definitions in which what was paused and is not so any more is active, if it does not say."""
+    paused = {key_of(kind, row) for kind, rows in before.items() for row in rows if row.get("is_active") in (False, 0)}
+    return {
+        kind: [
+            {**row, "is_active": True} if row.get("is_active") is None and key_of(kind, row) in paused else dict(row)
+            for row in rows
+        ]
+        for kind, rows in after.items()
     }
 
 
@@ -66,19 +126,15 @@ class Following:
 
     def forever(self) -> None:
         """Apply the database whenever it differs from what was applied last, and say what is wrong with it, once."""
-        applied, said = "", ""
+        look = Look(self)
         while True:
-            try:
-                rows = sources.read(self.source)
-                held = json.dumps(sources.data_of(rows), sort_keys=True)
-                if held != applied:
-                    self.apply(rows)
-                    applied, said = held, ""
-            except DefinitionError as error:
-                if str(error) != said:
-                    said = str(error)
-                    print(said, file=sys.stderr, flush=True)
+            look()
             time.sleep(self.every)
+
+    def held(self) -> dict[str, Any]:
+        """Return the definitions that are on this host."""
+        found = content(self.directory) if (self.directory / FILE).is_file() else {}
+        return {kind: rows for kind, rows in found.items() if kind != PATHS}
 
     def apply(self, rows: Rows) -> None:
         """Place definitions, and register them. Raises DefinitionError."""
@@ -111,3 +167,55 @@ class Following:
                 return list(report.result(server)["plan"])
         except client.Failure as failure:
             raise DefinitionError([str(failure)]) from failure
+
+
+class Look:
+    """One look at the database after the other, and what is remembered from one to the next.
+
+    A database that is restored or reloaded is empty for a moment. So what makes more than a share of the deployments
+    or work pools go has to be the same at the next look, and then pauses them: only Ansible deletes them.
+    """
+
+    def __init__(self, following: Following) -> None:
+        self.following = following
+        self.applied = self.doubted = self.said = ""
+        self.kept: set[tuple[str, str, str]] = set()
+
+    def __call__(self) -> None:
+        try:
+            after = sources.data_of(sources.read(self.following.source))
+            text = json.dumps(after, sort_keys=True)
+            if text != self.applied:
+                self.consider(after, text)
+        except DefinitionError as error:
+            if str(error) != self.said:
+                self.said = str(error)
+                print(self.said, file=sys.stderr, flush=True)
+
+    def consider(self, after: Data, text: str) -> None:
+        """Apply what the database holds, unless so much is gone that it is better looked at again."""
+        before = self.following.held()
+        # Once in doubt, all that is gone is doubted: it may come back row by row.
+        gone = missing(before, after, share=0 if self.doubted else SHARE)
+        if gone and text != self.doubted:
+            self.doubted = text
+            print(f"{counted(gone, before)} are gone from the database; nothing is changed before the next look")
+            sys.stdout.flush()
+            return
+        self.kept |= {key for keys in gone.values() for key in keys}
+        self.kept -= {key_of(kind, row) for kind, rows in after.items() for row in rows}
+        wanted = with_paused(before, resumed(before, after), self.kept)
+        self.following.apply(rows_of(wanted))
+        if gone:
+            print(
+                f"{counted(gone, before)} are gone from the database; they are paused, not deleted. "
+                "To delete them, run playbooks/definitions.yml",
+                flush=True,
+            )
+        self.applied, self.doubted, self.said = text, "", ""
+
+
+def counted(gone: Mapping[str, Sequence[object]], before: Data) -> str:
+    """Return how many are gone, in words."""
+    words = {"prefect_deployments": "deployments", "prefect_work_pools": "work pools"}
+    return " and ".join(f"{len(keys)} of {len(before[kind])} {words[kind]}" for kind, keys in gone.items())
