@@ -10,6 +10,7 @@ import pytest
 from prefect_definitions import directory, sources
 from prefect_definitions.following import Following, Look
 from prefect_definitions.records import DefinitionError, Row
+from prefect_definitions.resources import Inactive
 from prefect_definitions.schema import Definitions, rows_of
 
 Data = dict[str, list[dict[str, Any]]]
@@ -34,8 +35,8 @@ def without(data: Data, *flows: str) -> Data:
 class Database:
     """A database of definitions, a host that follows it, and what the host registers."""
 
-    def __init__(self, home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        self.home, self.data = home, full()
+    def __init__(self, home: Path, monkeypatch: pytest.MonkeyPatch, inactive: Inactive) -> None:
+        self.home, self.data, self.inactive = home, full(), inactive
         self.registered: list[dict[str, bool | None]] = []
         self.pools: list[dict[str, Any]] = []
         monkeypatch.setattr(sources, "read", lambda _: self.rows())
@@ -49,7 +50,7 @@ class Database:
                 directory=self.home,
                 paths=[],
                 work_pool="p",
-                inactive="paused",
+                inactive=self.inactive,
                 owner="o",
                 every=0,
                 engine="/engine",
@@ -67,9 +68,9 @@ class Database:
         return []
 
 
-@pytest.fixture
-def database(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Database:
-    made = Database(tmp_path, monkeypatch)
+@pytest.fixture(params=["paused", "absent"])
+def database(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Database:
+    made = Database(tmp_path, monkeypatch, request.param)
     made.look()
     assert made.registered == [dict.fromkeys(["f0", "f1", "f2", "f3"])]
     return made
@@ -88,6 +89,8 @@ def test_a_database_that_is_empty_for_a_moment_changes_nothing(
     database.data = full()
     database.look()
     assert len(database.registered) == 1
+    # And a row that goes later goes at once.
+    test_a_row_that_is_gone_takes_its_deployment_along(database)
 
 
 def test_what_stays_away_is_paused_and_not_deleted(database: Database, capsys: pytest.CaptureFixture[str]) -> None:

@@ -7,7 +7,7 @@ import json
 import os
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,7 +26,14 @@ SHARE = 0.5
 
 
 def place(
-    directory: Path, rows: Rows, *, paths: list[str], work_pool: str, inactive: Inactive, dry: bool = False
+    directory: Path,
+    rows: Rows,
+    *,
+    paths: list[str],
+    work_pool: str,
+    inactive: Inactive,
+    dry: bool = False,
+    kept: Collection[tuple[str, str, str]] = (),
 ) -> dict[str, Any]:
     """Check definitions, put them into a directory, and return what was there, is there now, and is to be registered.
 
@@ -43,7 +50,7 @@ def place(
         "before": {kind: held for kind, held in before.items() if kind != PATHS},
         "after": after,
         "changed": write(directory, after, paths=paths, dry=dry),
-        "resources": resources(definitions, directory=directory, work_pool=work_pool, inactive=inactive),
+        "resources": resources(definitions, directory=directory, work_pool=work_pool, inactive=inactive, kept=kept),
     }
 
 
@@ -136,9 +143,11 @@ class Following:
         found = content(self.directory) if (self.directory / FILE).is_file() else {}
         return {kind: rows for kind, rows in found.items() if kind != PATHS}
 
-    def apply(self, rows: Rows) -> None:
-        """Place definitions, and register them. Raises DefinitionError."""
-        answer = place(self.directory, rows, paths=self.paths, work_pool=self.work_pool, inactive=self.inactive)
+    def apply(self, rows: Rows, *, kept: Collection[tuple[str, str, str]]) -> None:
+        """Place definitions, and register them; what is `kept` is paused at most. Raises DefinitionError."""
+        answer = place(
+            self.directory, rows, paths=self.paths, work_pool=self.work_pool, inactive=self.inactive, kept=kept
+        )
         if answer["changed"]:
             print("the definitions on this host have changed", flush=True)
         if self.engine:
@@ -185,7 +194,9 @@ class Look:
         try:
             after = sources.data_of(sources.read(self.following.source))
             text = json.dumps(after, sort_keys=True)
-            if text != self.applied:
+            if text == self.applied:
+                self.doubted = ""
+            else:
                 self.consider(after, text)
         except DefinitionError as error:
             if str(error) != self.said:
@@ -205,7 +216,7 @@ class Look:
         self.kept |= {key for keys in gone.values() for key in keys}
         self.kept -= {key_of(kind, row) for kind, rows in after.items() for row in rows}
         wanted = with_paused(before, resumed(before, after), self.kept)
-        self.following.apply(rows_of(wanted))
+        self.following.apply(rows_of(wanted), kept=self.kept)
         if gone:
             print(
                 f"{counted(gone, before)} are gone from the database; they are paused, not deleted. "

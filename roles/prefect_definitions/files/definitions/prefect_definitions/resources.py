@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
@@ -14,25 +14,37 @@ Inactive = Literal["paused", "absent"]
 
 
 def resources(
-    definitions: Definitions, *, directory: Path, work_pool: str, inactive: Inactive = "paused"
+    definitions: Definitions,
+    *,
+    directory: Path,
+    work_pool: str,
+    inactive: Inactive = "paused",
+    kept: Collection[tuple[str, str, str]] = (),
 ) -> dict[str, list[dict[str, Any]]]:
     """Return the work pools, flows and deployments that definitions make, flow code being in `directory` on the hosts.
 
-    Deployments that name no pool get `work_pool`. What is not active is left out where it is to be removed.
+    Deployments that name no pool get `work_pool`. What is not active is left out where it is to be removed,
+    unless it is `kept`: kind, flow and name.
     """
     flows = {flow.name: flow for flow in definitions.flows}
     active = {item.name for item in definitions.flows if item.is_active is not False or inactive == "paused"}
+    active |= {flow for _, flow, _ in kept}
     return {
         "prefect_work_pools": [
             pool_resource(pool)
             for pool in definitions.work_pools
-            if pool.is_active is not False or inactive == "paused"
+            if pool.is_active is not False or inactive == "paused" or ("prefect_work_pools", "", pool.name) in kept
         ],
         "prefect_flows": [flow_resource(flow) for flow in definitions.flows if flow.name in active],
         "prefect_deployments": [
             deployment_resource(item, flows[item.flow_name], definitions, directory=directory, work_pool=work_pool)
             for item in definitions.deployments
-            if item.flow_name in active and (item.is_active is not False or inactive == "paused")
+            if item.flow_name in active
+            and (
+                item.is_active is not False
+                or inactive == "paused"
+                or ("prefect_deployments", item.flow_name, item.name) in kept
+            )
         ],
     }
 
