@@ -10,6 +10,8 @@ import threading
 import time
 import uuid
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
 from logging import Logger
 from typing import Any, TypeVar
 
@@ -30,6 +32,10 @@ AWAY = 5.0
 FIRST_LOOK, LOOK_FOR_WORKER = 3.0, 10.0
 """Seconds to the first look for the worker that has the task, and to the second for one that it has lost; else between
 two looks."""
+
+
+SLACK = 5.0
+"""Seconds by which two answers of one worker may differ in when it was started."""
 
 
 class CeleryTaskFailed(RuntimeError):
@@ -81,14 +87,21 @@ def send(
     Raises CeleryTaskFailed, CeleryTaskLost, TimeoutError, or Stopped. A broker or backend that is away is waited for.
     """
     app = application(environment)
+    # One for this try of the task, however often it takes to hand it over.
     identifier = str(uuid.uuid4())
-    try:
+    tried = False
+
+    def hand_over() -> None:
+        nonlocal tried
+        # The broker may have taken the message, and only its answer was lost.
+        if tried and arrived(app, identifier, queue=queue):
+            return
+        tried = True
         options = {"queue": queue} if queue else {}
-        patiently(
-            lambda: app.send_task(name, args=args, kwargs=kwargs, task_id=identifier, retry=False, **options),
-            limit=limit,
-            logger=logger,
-        )
+        app.send_task(name, args=args, kwargs=kwargs, task_id=identifier, retry=False, **options)
+
+    try:
+        patiently(hand_over, limit=limit, logger=logger)
         logger.info("Sent %s to Celery as %s", name, identifier)
         return wait(app, name, identifier, limit=limit, logger=logger)
     except (CeleryTaskFailed, DefinitionError):
@@ -118,6 +131,35 @@ def patiently(ask: Callable[[], T], *, limit: Limit, logger: Logger) -> T:
             pause(AWAY if limit.seconds is None else min(AWAY, limit.seconds / 10), limit)
 
 
+def arrived(app: Any, identifier: str, *, queue: str) -> bool:
+    """Return whether a task waits in its queue, is with a worker, or was done. Raises what tells of no connection.
+
+    In the order in which it moves, so that it is not missed on its way. Only in Redis can a queue be looked at.
+    """
+    return (
+        waits(app, identifier, queue=queue)
+        or any((app.control.inspect(timeout=2).query_task(identifier) or {}).values())
+        or app.backend.get_task_meta(identifier)["status"] != "PENDING"
+    )
+
+
+def waits(app: Any, identifier: str, *, queue: str) -> bool:
+    """Return whether a task is in its queue in Redis, or was taken from there and not begun."""
+    from redis.exceptions import ResponseError
+
+    # A user of Redis need not be allowed to look.
+    with suppress(ResponseError), app.connection_for_read() as connection:
+        if connection.transport.driver_type != "redis":
+            return False
+        channel = connection.default_channel
+        name, text = queue or app.conf.task_default_queue, identifier.encode()
+        for priority in channel.priority_steps:
+            if any(text in message for message in channel.client.lrange(channel._q_for_pri(name, priority), 0, -1)):
+                return True
+        return any(text in message for message in channel.client.hvals(channel.unacked_key))
+    return False
+
+
 def pause(seconds: float, limit: Limit) -> None:
     """Wait, for as long as the task may go on."""
     until = time.monotonic() + seconds
@@ -127,9 +169,39 @@ def pause(seconds: float, limit: Limit) -> None:
     limit.check()
 
 
+@dataclass(frozen=True)
+class Holder:
+    """A worker that has a task: its name, its process, when that was started, and what was known of the task then."""
+
+    name: str
+    process: int
+    started: float
+    known: tuple[str, ...]
+
+    def restarted(self, now: Holder) -> bool:
+        """Return whether the worker is another process `now`; in a container that has the same number."""
+        return now.process != self.process or now.started > self.started + SLACK
+
+
+def holder_of(app: Any, name: str, meta: Mapping[str, Any]) -> Holder | None:
+    """Return the worker called `name`, or None where it does not answer."""
+    answer = (asked(lambda: app.control.inspect(destination=[name], timeout=2, limit=1).stats()) or {}).get(name)
+    if not answer:
+        return None
+    known = (str(meta["status"]), str(meta.get("date_done")), str(meta.get("traceback")))
+    # Celery 4 does not say how long it has been up.
+    started = time.monotonic() - float(answer["uptime"]) if "uptime" in answer else 0.0
+    return Holder(name, int(answer["pid"]), started, known)
+
+
 def wait(app: Any, name: str, identifier: str, *, limit: Limit, logger: Logger) -> Any:
-    """Return the result of a task that was sent."""
-    poll, look, worker, missed = FIRST_POLL, time.monotonic() + FIRST_LOOK, "", 0
+    """Return the result of a task that was sent.
+
+    Only a worker that had it and was restarted has lost it. A worker that goes on and has it no more has put it off,
+    by `self.retry` with a countdown or for a chord in its place, and no worker shows such a task until it is due.
+    """
+    poll, look, missed = FIRST_POLL, time.monotonic() + FIRST_LOOK, 0
+    holder: Holder | None = None
     while True:
         meta = patiently(lambda: app.backend.get_task_meta(identifier), limit=limit, logger=logger)
         if meta["status"] == "SUCCESS":
@@ -138,15 +210,22 @@ def wait(app: Any, name: str, identifier: str, *, limit: Limit, logger: Logger) 
             raise failed(app, name, meta, logger=logger)
         if time.monotonic() > look:
             holders = whereabouts(app, identifier)
-            if holder := next((host for host, has in holders.items() if has), ""):
-                if holder != worker:
-                    logger.info("%s is with Celery worker %s", identifier, holder)
-                worker, missed = holder, 0
-            elif worker in holders:
-                # Twice, since a result may have come in between.
-                missed += 1
-                if missed > 1:
-                    raise CeleryTaskLost(f"{name} ({identifier}) is lost: Celery worker {worker} was restarted")
+            if host := next((host for host, has in holders.items() if has), ""):
+                if holder is None or host != holder.name:
+                    logger.info("%s is with Celery worker %s", identifier, host)
+                holder, missed = holder_of(app, host, meta) or holder, 0
+            elif holder is not None and holder.name in holders:
+                now = holder_of(app, holder.name, meta)
+                if now is not None and (now.known != holder.known or not holder.restarted(now)):
+                    logger.info("Celery worker %s has put %s off", holder.name, identifier)
+                    holder, missed = None, 0
+                elif now is not None:
+                    # Twice, since a result may have come in between.
+                    missed += 1
+                    if missed > 1:
+                        raise CeleryTaskLost(
+                            f"{name} ({identifier}) is lost: Celery worker {holder.name} was restarted"
+                        )
             elif not holders:
                 logger.warning("No Celery worker answers; %s waits in the queue, or its worker is busy", identifier)
             look = time.monotonic() + (FIRST_LOOK if missed else LOOK_FOR_WORKER)
@@ -167,14 +246,19 @@ def failed(app: Any, name: str, meta: Mapping[str, Any], *, logger: Logger) -> C
 
 def whereabouts(app: Any, identifier: str) -> dict[str, bool]:
     """Return which workers answer, and whether each has the task."""
+    answers = asked(lambda: app.control.inspect(timeout=2).query_task(identifier)) or {}
+    return {host: bool(tasks) for host, tasks in answers.items()}
+
+
+def asked(ask: Callable[[], Any]) -> Any:
+    """Return what the workers answer, and nothing where the broker is away."""
     from kombu.exceptions import OperationalError
     from redis.exceptions import RedisError
 
     try:
-        answers = app.control.inspect(timeout=2).query_task(identifier) or {}
+        return ask()
     except (OperationalError, RedisError, OSError):
-        return {}
-    return {host: bool(tasks) for host, tasks in answers.items()}
+        return None
 
 
 def revoke(app: Any, identifier: str, *, logger: Logger) -> None:
