@@ -126,9 +126,10 @@ def place(params: dict[str, Any], *, dry: bool) -> dict[str, Any]:
         **become,
     )
     try:
-        return dict(json.loads(answer.stdout.rpartition("\n\n")[2]))
+        return dict(json.loads(answer.stdout))
     except ValueError as error:
-        raise ValueError(answer.stderr.strip() or answer.stdout.strip()) from error
+        ended = f"the check ended with exit code {answer.returncode} and gave no answer"
+        raise ValueError(answer.stderr.strip() or f"{ended}; a module that use names may end the process") from error
 
 
 def main() -> None:

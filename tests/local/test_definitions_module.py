@@ -84,6 +84,29 @@ def test_what_would_fail_here_is_refused(place: Path, runner: dict[str, Any], sa
     assert not (place / "definitions.json").exists()
 
 
+UNRULY = {
+    "prints": ("print('hello')\nimport os; os.write(1, b'raw')", ""),
+    "prints at exit": ("import atexit; atexit.register(print, 'bye')", ""),
+    "fails at exit": ("import atexit; atexit.register(lambda: 1 / 0)", ""),
+    "leaves a thread": ("import threading, time; threading.Thread(target=time.sleep, args=(600,)).start()", ""),
+    "exits": ("import sys; sys.exit('no settings')", "unruly calls sys.exit('no settings') when it is imported"),
+    "exits well": ("raise SystemExit", "unruly calls sys.exit(None) when it is imported"),
+    "stops": ("raise GeneratorExit('x')", "unruly:work cannot be imported: GeneratorExit: x"),
+    "is lazy": ("def __getattr__(name): raise KeyError(name)", "unruly:work cannot be imported: KeyError"),
+    "kills": ("import os; os._exit(3)", "exit code 3 and gave no answer"),
+}
+
+
+@pytest.mark.parametrize("how", UNRULY)
+def test_a_module_may_do_what_it_likes_when_it_is_imported(place: Path, how: str) -> None:
+    text, said = UNRULY[how]
+    tail = "" if how == "is lazy" else "\ndef work(): pass\n"
+    (place / "unruly.py").write_text(text + tail)
+    answer = put(place, {"prefect_runners": [{"id": "r", "use": "unruly:work"}]})
+    assert bool(answer.get("failed")) == bool(said), answer
+    assert said in answer.get("msg", "")
+
+
 def test_a_package_that_does_not_run_says_why(tmp_path: Path) -> None:
     refused = put(tmp_path, RUNNERS)
     assert "No module named prefect_definitions" in refused["msg"]

@@ -6,6 +6,7 @@ import json
 import os
 import runpy
 import stat
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -506,6 +507,21 @@ def test_inactive_diamonds_are_stepped_over_once() -> None:
     ]
     made = read(with_tasks(*tasks, task("last", depends_on=layers[-1]))).tasks_of("etl")
     assert [(item.name, item.depends_on) for item in made] == [("first", []), ("last", ["first"])]
+
+
+@pytest.mark.parametrize("value", [300, 300.0, Decimal(300), Decimal("300.00"), Decimal("3E+2")])
+def test_numbers_of_a_database_are_numbers(value: Any) -> None:
+    data = with_tasks(task(timeout_seconds=value, retry_config={"max_retries": value, "retry_delay_seconds": value}))
+    (made,) = read(data | {"prefect_work_pools": [{"name": "p", "concurrency_limit": value}]}).tasks
+    assert json.dumps([made.timeout_seconds, made.retry_config.max_retries]) == "[300.0, 300]"
+    assert sources.plain(value) == 300 and isinstance(sources.plain(value), int)
+
+
+def test_numbers_that_are_none_are_refused() -> None:
+    for value in (float("nan"), float("inf"), Decimal("NaN"), True):
+        assert "has to be a number" in complaints(with_tasks(task(timeout_seconds=value)))[0]
+    assert "has to be a whole number" in complaints(with_tasks(task(retry_config={"max_retries": Decimal("1.5")})))[0]
+    assert read(with_tasks(task(timeout_seconds=Decimal("0.5")))).tasks[0].timeout_seconds == 0.5
 
 
 class Counted(dict[str, Any]):

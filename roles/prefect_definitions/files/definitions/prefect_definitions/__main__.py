@@ -6,6 +6,7 @@ import argparse
 import json
 import os
 import sys
+import traceback
 from pathlib import Path
 from typing import Any
 
@@ -27,8 +28,8 @@ def check(options: argparse.Namespace) -> None:
     print(f"{len(definitions.flows)} flows, {len(definitions.tasks)} tasks, {len(definitions.deployments)} deployments")
 
 
-def place(options: argparse.Namespace) -> None:
-    """Check definitions, put them into a directory, and print what to register (for the Ansible module, in JSON)."""
+def place(options: argparse.Namespace) -> dict[str, Any]:
+    """Check definitions, put them into a directory, and return what to register (for the Ansible module, in JSON)."""
     from . import following
 
     request = json.load(sys.stdin)
@@ -42,8 +43,24 @@ def place(options: argparse.Namespace) -> None:
             answer |= following.place(Path(options.directory).resolve(), rows, **given)
     except DefinitionError as error:
         answer["problems"] = error.problems
-    # What callables print when they are imported comes before the empty line.
-    print(f"\n\n{json.dumps(answer)}")
+    return answer
+
+
+def answered(options: argparse.Namespace) -> None:
+    """The same, its answer being all that standard output has: what callables print goes to standard error.
+
+    The process ends then and there, whatever a module wants to do at exit, or has left running.
+    """
+    with os.fdopen(os.dup(1), "w", encoding="utf-8") as output:
+        os.dup2(2, 1)
+        try:
+            answer = place(options)
+        except Exception:
+            traceback.print_exc()
+            os._exit(1)
+        json.dump(answer, output)
+    sys.stderr.flush()
+    os._exit(0)
 
 
 def follow(options: argparse.Namespace) -> None:
@@ -83,8 +100,9 @@ def schema(options: argparse.Namespace) -> None:
 def main() -> int:
     parser = argparse.ArgumentParser(prog="prefect_definitions", description=__doc__)
     verbs = parser.add_subparsers(required=True)
-    for verb in (check, place, follow, run, load, serve, schema):
+    for verb in (check, follow, run, load, serve, schema):
         verbs.add_parser(verb.__name__, help=verb.__doc__).set_defaults(verb=verb)
+    verbs.add_parser("place", help=place.__doc__).set_defaults(verb=answered)
     named = verbs.choices
     named["check"].add_argument("source", help="file, directory or URL of a database")
     named["check"].add_argument("--here", action="store_true", help="also what this host lacks")

@@ -38,7 +38,7 @@ class Stopped(BaseException):
 
 
 class CommandFailed(RuntimeError):
-    """A command ended with an exit code other than 0."""
+    """A command, or a function that called sys.exit, ended with an exit code other than 0."""
 
 
 @dataclass
@@ -65,12 +65,21 @@ def imported(use: str) -> Any:
     module, _, path = use.partition(":")
     try:
         target = importlib.import_module(module)
-    except Exception as error:
+        for part in path.split("."):
+            if not hasattr(target, part):
+                raise ImportError(f"{use} cannot be imported: {module} has no {path}")
+            target = getattr(target, part)
+    except SystemExit as error:
+        raise ImportError(
+            f"{use} cannot be imported: {module} calls sys.exit({error.code!r}) when it is imported; "
+            'put that below `if __name__ == "__main__":`'
+        ) from error
+    except (KeyboardInterrupt, Stopped):
+        raise
+    except BaseException as error:
+        if isinstance(error, ImportError) and str(error).startswith(f"{use} "):
+            raise
         raise ImportError(f"{use} cannot be imported: {type(error).__name__}: {error}") from error
-    for part in path.split("."):
-        if not hasattr(target, part):
-            raise ImportError(f"{use} cannot be imported: {module} has no {path}")
-        target = getattr(target, part)
     if isinstance(target, type) and not (hasattr(target, "run") or hasattr(target, "process")):
         raise TypeError(f"{use} is a class without run() and process()")
     if not callable(target):
@@ -103,6 +112,12 @@ def call(use: str, args: Sequence[Any], kwargs: Mapping[str, Any], *, limit: Lim
             else:
                 value = target(*args, **kwargs)
             outcome["result"] = asyncio.run(awaited(value)) if inspect.isawaitable(value) else value
+        except SystemExit as error:
+            # As of a program: no code and 0 are success.
+            if error.code:
+                outcome["error"] = CommandFailed(f"{use} called sys.exit({error.code!r})")
+            else:
+                outcome["result"] = None
         except BaseException as error:
             outcome["error"] = error
         finally:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import math
 import types
 from collections.abc import Iterable, Mapping
 from dataclasses import MISSING, dataclass
+from decimal import Decimal
 from functools import lru_cache
 from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
@@ -119,16 +121,27 @@ def convert(value: Any, hint: Any, where: str, problems: list[str]) -> Any:
             if not isinstance(key, str)
         ]
         return dict(value)
+    # A NUMERIC column has decimal numbers, and a REAL one has whole ones as 5.0.
+    if hint in (int, float, bool):
+        value = number(value)
     # A database without booleans has numbers for them.
     if hint is bool and value in (0, 1):
         return bool(value)
     if hint is float and isinstance(value, int) and not isinstance(value, bool):
         return float(value)
-    if not isinstance(value, hint) or (hint is not bool and isinstance(value, bool)):
+    infinite = isinstance(value, float) and not math.isfinite(value)
+    if not isinstance(value, hint) or infinite or (hint is not bool and isinstance(value, bool)):
         problems.append(f"{where} is {value!r}, but has to be {expected(hint)}")
         return None
     # Subclasses of text, which Ansible has, are texts.
     return str(value) if hint is str else value
+
+
+def number(value: Any) -> Any:
+    """Return a number as JSON has it: a whole one as int, which a database may have in another form."""
+    if isinstance(value, Decimal | float) and math.isfinite(value):
+        return int(value) if value == int(value) else float(value)
+    return value
 
 
 def expected(hint: Any) -> str:

@@ -9,10 +9,11 @@ import asyncio
 import dataclasses
 import json
 from collections.abc import Callable, Mapping
+from decimal import Decimal
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from .records import DefinitionError, Row, columns
+from .records import DefinitionError, Row, columns, number
 from .schema import KINDS, Definitions, Rows, rows_of
 
 if TYPE_CHECKING:
@@ -174,6 +175,13 @@ def decoded(value: Any, where: str, problems: list[str]) -> Any:
         return None
 
 
+def plain(value: Any) -> Any:
+    """Return the value of a column as JSON can have it."""
+    if isinstance(value, Decimal | float):
+        return number(value)
+    return value if value is None or isinstance(value, bool | int | str | list | dict) else str(value)
+
+
 def read_database(url: str) -> dict[str, list[Row]]:
     """Return the rows of a database of definitions. Raises DefinitionError with everything that is wrong."""
     from sqlalchemy import Text, cast, select
@@ -194,7 +202,9 @@ def read_database(url: str) -> dict[str, list[Row]]:
             for record in connection.execute(select(*wanted).order_by(table.c.id)).mappings():
                 where = f"{name}, row {record['id']} ({record['name']})"
                 values = {
-                    column: decoded(value, f"{where}: {column}", problems) if spec.get(column) == "json" else value
+                    column: decoded(value, f"{where}: {column}", problems)
+                    if spec.get(column) == "json"
+                    else plain(value)
                     for column, value in record.items()
                     if column in known
                 }
