@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping
 
 from .celery_tasks import unserved
 from .execution import check_call
+from .limits import bad_limits
 from .records import DefinitionError
 from .resources import unset
 from .schema import Definitions
@@ -16,7 +17,7 @@ def problems_here(
     definitions: Definitions, environment: Mapping[str, str], *, flows: Iterable[str] | None = None
 ) -> list[str]:
     """Return a sentence for everything that would fail on this host. Only `flows` are built, or all."""
-    problems = unset(definitions, environment)
+    problems = unset(definitions, environment) + bad_limits(environment)
     problems += unbuilt(definitions, [flow.name for flow in definitions.flows] if flows is None else flows)
     for task in definitions.tasks:
         if task.use and task.is_active:

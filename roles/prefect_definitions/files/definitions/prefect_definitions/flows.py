@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextvars import ContextVar
 from typing import Any
 
@@ -17,6 +17,7 @@ from prefect.states import Cancelled, Failed, State
 from . import schema
 from .celery_tasks import send
 from .execution import Limit, Stopped, call, run, words
+from .limits import PER_FLOW, PER_HOST, in_turn, most, place_on_host, places_directory
 from .schema import Definitions, needs
 from .values import fill, own_parameters, signature
 
@@ -76,13 +77,17 @@ def build(
         stop = threading.Event()
         token = STOP.set(stop)
         futures: dict[str, PrefectFuture[Any]] = {}
+
+        def submit(name: str, ended: Callable[[], None]) -> None:
+            futures[name] = work[name].submit(
+                results={other: futures[other] for other in inputs[name].results},
+                parameters={other: given[other] for other in inputs[name].parameters},
+                wait_for=[futures[other] for other in upstream[name]],
+            )
+            futures[name].add_done_callback(lambda _: ended())
+
         try:
-            for name, task in work.items():
-                futures[name] = task.submit(
-                    results={other: futures[other] for other in inputs[name].results},
-                    parameters={other: given[other] for other in inputs[name].parameters},
-                    wait_for=[futures[other] for other in upstream[name]],
-                )
+            in_turn(upstream, submit, limit=most(PER_FLOW, os.environ))
             for future in futures.values():
                 future.wait()
         except BaseException:
@@ -90,10 +95,10 @@ def build(
             raise
         finally:
             STOP.reset(token)
-        states = {name: future.state for name, future in futures.items()}
+        states = {name: futures[name].state for name in work}
         if any(not state.is_completed() for state in states.values()):
             return failure(states)
-        results = {name: future.result() for name, future in futures.items()}
+        results = {name: futures[name].result() for name in work}
         return next(iter(results.values())) if alone else results
 
     body.__name__ = body.__qualname__ = schema.attribute(definition.name)
@@ -124,10 +129,15 @@ def build_task(task: schema.Task, described: Mapping[str, Sequence[Any]]) -> pre
     """Return the Prefect task of a definition."""
 
     def body(results: dict[str, Any], parameters: dict[str, Any]) -> Any:
-        limit = Limit(task.timeout_seconds, stop=STOP.get())
+        stop = STOP.get()
+        # A Celery worker has limits of its own.
+        places = 0 if task.celery_task_name else most(PER_HOST, os.environ)
         try:
             own = own_parameters(parameters, described, environment=os.environ)
-            return perform(task, results=results, parameters=own, limit=limit)
+            with place_on_host(places_directory(os.environ), places, wait=Limit(stop=stop)):
+                # The time of a task begins when it has a place.
+                limit = Limit(task.timeout_seconds, stop=stop)
+                return perform(task, results=results, parameters=own, limit=limit)
         except Stopped as error:
             return Cancelled(message=str(error))
 
