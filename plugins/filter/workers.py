@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 import shlex
 from collections.abc import Callable
@@ -10,11 +11,16 @@ from typing import Any
 from ansible.errors import AnsibleFilterError
 
 
-def workers(instances: list[dict[str, Any]], *, host: str, first_port: int, limit: int) -> list[dict[str, Any]]:
-    """Return each worker with its unit instance, name, pool, type, limit, queues and health port.
+def workers(
+    instances: list[dict[str, Any]], *, host: str, installation: dict[str, Any], first_port: int, limit: int
+) -> list[dict[str, Any]]:
+    """Return each worker with its unit instance, name, identity, pool, type, limit, queues and health port.
 
     The first worker of a pool is called like the pool, the next ones get a number: `default`, `default-2`, ...
     The workers of an entry with a health port have that one and the next ones.
+    A worker's name ends in its `identity`, which no other installation has, so that two hosts of one name do not share
+    a worker, and a host that gets another name still knows what its workers have begun. `formerly` is the name that it
+    had before. `installation` is what `preflight` read from the host; before that, there is no identity.
     Raises AnsibleFilterError for an entry that names no pool and for two workers of one name or port.
     """
     found: list[dict[str, Any]] = []
@@ -23,10 +29,13 @@ def workers(instances: list[dict[str, Any]], *, host: str, first_port: int, limi
             raise AnsibleFilterError(f"prefect_worker_instances: an entry names no pool: {entry}")
         for number in range(1, int(entry.get("count", 1)) + 1):
             unit = re.sub(r"[^A-Za-z0-9_.-]", "-", entry["pool"]) + (f"-{number}" if number > 1 else "")
+            identity = identity_of(installation, unit)
             found.append(
                 {
                     "unit": unit,
-                    "name": f"{host}-{unit}",
+                    "name": "-".join(filter(None, [host, unit, identity])),
+                    "identity": identity,
+                    "formerly": installation.get("formerly", {}).get(unit, ""),
                     "pool": entry["pool"],
                     "type": entry.get("type", "process"),
                     "limit": entry.get("limit", limit),
@@ -50,6 +59,13 @@ def workers(instances: list[dict[str, Any]], *, host: str, first_port: int, limi
             "give one of them another health_port"
         )
     return found
+
+
+def identity_of(installation: dict[str, Any], unit: str) -> str:
+    """Return eight hexadecimal digits that no worker has but this unit's of this installation."""
+    if "id" not in installation:
+        return ""
+    return hashlib.sha256(f"{installation['id']} {unit}".encode()).hexdigest()[:8]
 
 
 def worker_command(worker: dict[str, Any], *, prefect: str, version: str) -> list[str]:
@@ -78,7 +94,9 @@ def rescue_command(worker: dict[str, Any], *, opt: str, then: str) -> list[str]:
     if then == "leave" or worker["type"] != "process":
         return []
     command = [f"{opt}/current/bin/python", "-I", f"{opt}/lib/rescue-flow-runs"]
-    return [*command, "--pool", worker["pool"], "--worker", worker["name"], "--then", then]
+    command += ["--pool", worker["pool"], "--worker", worker["name"], "--identity", worker["identity"]]
+    command += ["--formerly", worker["formerly"]] if worker["formerly"] else []
+    return [*command, "--then", then]
 
 
 def worker_services(

@@ -5,8 +5,9 @@ concurrency slots (issues 16746 and 22528 of PrefectHQ/prefect). Nor can one tha
 a pipe that nobody reads. systemd ends it, too, and a worker's unit runs this after it has ended, and before it starts,
 for what a power cut left, with the worker's own settings. A flow run whose process lives all the same is let be.
 
-A worker takes a flow run by making it Pending, reads what it needs for it, and writes its own name to it only then. One
-that ends in between leaves a flow run that is nobody's: any worker of the pool that ends or starts lets that begin.
+A worker takes a flow run by making it Pending, reads what it needs for it, and writes its own name to it only then. The
+name ends in an identity that no other installation has. A worker that ends in between leaves a flow run that is
+nobody's: any worker of the pool that ends or starts lets that begin.
 """
 
 from __future__ import annotations
@@ -17,10 +18,12 @@ import os
 import time
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from .client import Api, ApiError, Failure
+from .client import Api, ApiError, Failure, moment, quoted
 from .status import client_of
 
 THEN: dict[str, dict[str, str]] = {
@@ -51,13 +54,46 @@ def begun(api: Api, *, pool: str) -> list[dict[str, Any]]:
     return list(api.pages("/flow_runs/filter", wanted))
 
 
-def interrupted(api: Api, *, pool: str, worker: str, alive: set[str]) -> list[dict[str, Any]]:
-    """Return the flow runs that `worker` of `pool` has begun, and that no living process runs. Raises ApiError."""
-    return [
-        run
-        for run in begun(api, pool=pool)
-        if run["labels"].get("prefect.worker.name") == worker and run["id"] not in alive
-    ]
+@dataclass(frozen=True)
+class Worker:
+    """A worker of a pool, and how its flow runs are known.
+
+    With an `identity`, every name that ends in it is the worker's: the host in front of it may have got another name.
+    `formerly` is the name that it had before it had an identity, which a worker of another host may have as well.
+    """
+
+    pool: str
+    name: str
+    identity: str = ""
+    formerly: str = ""
+
+    def has(self, name: str) -> bool:
+        """Return whether the worker goes, or went, by a name."""
+        return name.endswith(f"-{self.identity}") if self.identity else name == self.name
+
+
+def interrupted(api: Api, worker: Worker, *, alive: set[str]) -> list[dict[str, Any]]:
+    """Return the flow runs that `worker` has begun, and that no living process runs. Raises ApiError."""
+    mine, formerly = [], []
+    for run in begun(api, pool=worker.pool):
+        name = run["labels"].get("prefect.worker.name", "")
+        if run["id"] in alive:
+            continue
+        if worker.has(name):
+            mine.append(run)
+        elif name and name == worker.formerly:
+            formerly.append(run)
+    if formerly:
+        # What has begun under that name since the worker has its own is another host's.
+        known = first_heard(api, worker)
+        mine += [run for run in formerly if known is None or moment(run["state"]["timestamp"]) < known]
+    return mine
+
+
+def first_heard(api: Api, worker: Worker) -> datetime | None:
+    """Return when the server first heard of a worker by a name with its identity, or None. Raises ApiError."""
+    rows = api.pages(f"/work_pools/{quoted(worker.pool)}/workers/filter")
+    return min((moment(row["created"]) for row in rows if worker.has(row["name"])), default=None)
 
 
 def forgotten(api: Api, *, pool: str) -> dict[str, dict[str, Any]]:
@@ -85,13 +121,13 @@ def running(processes: Path = Path("/proc")) -> set[str]:
     return ids
 
 
-def rescue(api: Api, *, pool: str, worker: str, then: Mapping[str, str], alive: set[str]) -> Iterator[str]:
+def rescue(api: Api, worker: Worker, *, then: Mapping[str, str], alive: set[str]) -> Iterator[str]:
     """Give every interrupted flow run its state, and yield a line about each. Raises ApiError."""
-    for run in interrupted(api, pool=pool, worker=worker, alive=alive):
+    for run in interrupted(api, worker, alive=alive):
         yield move(api, run, CANCELLED if run["state_type"] == "CANCELLING" else then)
-    if seen := forgotten(api, pool=pool):
+    if seen := forgotten(api, pool=worker.pool):
         time.sleep(GRACE)
-        for state, run in forgotten(api, pool=pool).items():
+        for state, run in forgotten(api, pool=worker.pool).items():
             if state in seen:
                 # It has not begun, so it can begin.
                 yield move(api, run, THEN["reschedule"])
@@ -110,16 +146,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description="Look after the flow runs of a worker that has ended.")
     parser.add_argument("--pool", required=True)
     parser.add_argument("--worker", required=True)
+    # A unit of an earlier version gives neither.
+    parser.add_argument("--identity", default="")
+    parser.add_argument("--formerly", default="")
     parser.add_argument("--then", choices=THEN, required=True)
     wanted = parser.parse_args(arguments)
+    worker = Worker(pool=wanted.pool, name=wanted.worker, identity=wanted.identity, formerly=wanted.formerly)
     # systemd.exec(5): set for what runs after a service has ended, and only there.
     deadline = time.monotonic() + PATIENCE["stop" if "SERVICE_RESULT" in os.environ else "start"]
     while True:
         try:
             with client_of(os.environ) as api:
-                for line in rescue(
-                    api, pool=wanted.pool, worker=wanted.worker, then=THEN[wanted.then], alive=running()
-                ):
+                for line in rescue(api, worker, then=THEN[wanted.then], alive=running()):
                     print(line)
             return 0
         except Failure as error:

@@ -133,6 +133,12 @@ addresses:
   description: The addresses of each of the names to resolve, an empty list for one that cannot be.
   returned: success
   type: dict
+installation:
+  description:
+    - What tells this installation from all others. C(id) is kept on the host, or generated where it keeps none yet.
+      C(formerly) holds the names that its workers had before it had an id, by the names of their units.
+  returned: success
+  type: dict
 fingerprints:
   description: What the host remembers of the generated secrets that it uses, by file and name of the secret.
   returned: success
@@ -246,13 +252,16 @@ version:
 """
 
 import contextlib
+import glob
 import grp
 import hashlib
 import http.client
+import json
 import os
 import platform
 import pwd
 import re
+import secrets
 import shutil
 import socket
 import stat
@@ -264,7 +273,7 @@ from typing import Any
 from ansible.module_utils.basic import AnsibleModule
 from ansible.module_utils.urls import ConnectionError as IndexUnreachable
 from ansible.module_utils.urls import open_url
-from ansible_collections.selfhosted.prefect.plugins.module_utils import fingerprints
+from ansible_collections.selfhosted.prefect.plugins.module_utils import fingerprints, safe_files
 from ansible_collections.selfhosted.prefect.plugins.module_utils.interpreter import MIN_PYTHON, too_old
 from ansible_collections.selfhosted.prefect.plugins.module_utils.ledger import (
     COMMENT,
@@ -289,6 +298,9 @@ HOMES = ("/home", "/root", "/run/user")
 
 TEMPORARY = ("/tmp", "/var/tmp")
 """What PrivateTmp= replaces in a unit."""
+
+INSTALLATION = "state/installation"
+"""File below the directory of the releases that says what tells an installation from all others."""
 
 RELEASE_MB = 700
 """Megabytes: uv (55), a release with bytecode (260), uv's unpacking beside it, and the first data."""
@@ -398,6 +410,30 @@ def is_settled(host: dict[str, Any]) -> bool:
     with contextlib.suppress(OSError, KeyError):
         return all(Path(path).owner() == owner for path, owner in owners.items())
     return False
+
+
+def installation(dirs: dict[str, str], *, name: str) -> dict[str, Any]:
+    """Return what tells this installation from all others: `id` and, in `formerly`, names of its workers by unit.
+
+    The id is generated here and kept by the role `prefect`. A host that has workers and no id is being upgraded: they
+    have begun flow runs under the names in their units.
+    """
+    with contextlib.suppress(OSError, ValueError):
+        kept = json.loads(safe_files.read(Path(dirs["opt"], INSTALLATION)))
+        if isinstance(kept, dict) and re.fullmatch(r"[0-9a-f]{32}", str(kept.get("id"))):
+            return {"id": kept["id"], "formerly": dict(kept.get("formerly") or {})}
+    files = [
+        *Path(dirs["units"]).glob(f"{glob.escape(name)}-worker@?*.service.d/instance.conf"),
+        *Path(dirs["opt"], "supervisor/conf.d").glob(f"{glob.escape(name)}-worker@?*.conf"),
+    ]
+    formerly = {}
+    for file in sorted(files):
+        unit = re.match(r".*-worker@(.+?)(?:\.service\.d/instance)?\.conf$", str(file))
+        with contextlib.suppress(OSError):
+            named = re.search(r"""--name ["']*([^\s"']+)""", safe_files.read(file).decode(errors="replace"))
+            if unit and named:
+                formerly[unit[1]] = named[1].replace("%%", "%")
+    return {"id": secrets.token_hex(16), "formerly": formerly}
 
 
 def systemd_runs(scope: str) -> bool:
@@ -814,6 +850,7 @@ def main() -> None:
         "release_current": proven and Path(dirs["opt"], "current").resolve() == release.resolve(),
         "home_present": Path(dirs["home"]).exists(),
         "fingerprints": fingerprints.read_all(fingerprints.files(name, dirs["etc"], scope=scope)),
+        "installation": installation(dirs, name=name),
         "addresses": {name: addresses(name) for names in params["resolve"].values() for name in names},
         "python": None,
     }

@@ -136,8 +136,11 @@ class FakeApi:
         }
         return self.pools[name]
 
-    def add_worker(self, pool: str, name: str, *, status: str = "ONLINE", heartbeat: str = CREATED) -> None:
+    def add_worker(
+        self, pool: str, name: str, *, status: str = "ONLINE", heartbeat: str = CREATED, created: str = CREATED
+    ) -> None:
         row = {"id": str(uuid.uuid4()), "name": name, "status": status, "last_heartbeat_time": heartbeat}
+        row["created"] = created
         self.workers.setdefault(pool, []).append(row)
 
     def add_deployment(self, flow: str, name: str, *, pool: str | None) -> dict[str, Any]:
@@ -155,7 +158,7 @@ class FakeApi:
             "state_id": str(uuid.uuid4()),
             "state_type": kind,
             "state_name": name,
-            "state": {"type": kind, "name": name, "message": None},
+            "state": {"type": kind, "name": name, "message": None, "timestamp": now()},
             "total_run_time": 1.5,
             "start_time": None,
             "end_time": None,
@@ -170,7 +173,7 @@ class FakeApi:
         return self.runs[key]
 
     def move(self, run: dict[str, Any], kind: str, name: str, message: str | None = None) -> None:
-        state = {"type": kind, "name": name, "message": message}
+        state = {"type": kind, "name": name, "message": message, "timestamp": now()}
         run.update(state_id=str(uuid.uuid4()), state_type=kind, state_name=name, state=state)
         run["start_time"] = run["start_time"] or (now() if kind == "RUNNING" else None)
 

@@ -5,8 +5,10 @@ from __future__ import annotations
 import ast
 import grp
 import io
+import json
 import os
 import pwd
+import re
 import shutil
 import socket
 import subprocess
@@ -105,6 +107,7 @@ def test_what_a_good_host_says(home: Path) -> None:
         "changed": False,
         "addresses": {},
         "fingerprints": {},
+        "installation": {"id": said["installation"]["id"], "formerly": {}},
         "instance": "blue",
         "name": "prefect-blue",
         "scope": "user",
@@ -134,6 +137,36 @@ def test_what_a_good_host_says(home: Path) -> None:
         "pythons_seen": [],
     }
     assert list(home.iterdir()) == []
+
+
+def test_an_installation_keeps_its_id_and_generates_one_only_where_it_has_none(home: Path) -> None:
+    one, two = look()["installation"], look()["installation"]
+    assert one["id"] != two["id"]
+    kept = home / ".local/share/prefect/state/installation"
+    kept.parent.mkdir(parents=True)
+    kept.write_text(json.dumps(one | {"formerly": {"default": "localhost-default"}}))
+    assert look()["installation"] == one | {"formerly": {"default": "localhost-default"}}
+    kept.write_text("torn")
+    assert re.fullmatch("[0-9a-f]{32}", look()["installation"]["id"])
+
+
+@pytest.mark.parametrize(
+    ("file", "line"),
+    [
+        (".config/systemd/user/{}.service.d/instance.conf", "ExecStart=/p --no-prompt worker start --name {} --pool x"),
+        (".config/systemd/user/{}.service.d/instance.conf", 'ExecStart=/p worker start --name "{}" --pool x'),
+        (".local/share/prefect/supervisor/conf.d/{}.conf", "command=/bin/sh -c 'exec /p worker start --name {} -p'"),
+    ],
+)
+def test_workers_that_were_there_before_the_id_keep_what_they_began(home: Path, file: str, line: str) -> None:
+    for unit in ("default", "a.b-2"):
+        unit_file = home / file.format(f"prefect-worker@{unit}")
+        unit_file.parent.mkdir(parents=True, exist_ok=True)
+        unit_file.write_text(line.format(f"old-{unit}") + "\n")
+        other = home / file.format(f"prefect-blue-worker@{unit}")
+        other.parent.mkdir(parents=True, exist_ok=True)
+        other.write_text(line.format("blue") + "\n")
+    assert look()["installation"]["formerly"] == {"default": "old-default", "a.b-2": "old-a.b-2"}
 
 
 def test_a_release_that_is_there_is_not_built_again(home: Path) -> None:

@@ -22,6 +22,7 @@ def api(monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeApi]:
     """An API that knows a flow run of ours in each state that one can be interrupted in, and some of others."""
     with FakeApi() as fake:
         monkeypatch.setenv("PREFECT_API_URL", fake.url)
+        fake.add_pool("default")
         for kind, name in (("PENDING", "Pending"), ("RUNNING", "Running"), ("CANCELLING", "Cancelling")):
             fake.add_run(kind=kind, name=name, **OURS)
         fake.add_run(kind="RUNNING", name="Running", labels={"prefect.worker.name": "there-default"}, **POOL)
@@ -42,6 +43,37 @@ def ended(then: str) -> int:
 def test_flow_runs_of_this_worker_get_their_state_and_no_others(api: FakeApi, then: str, name: str) -> None:
     assert ended(then) == 0
     assert states(api) == [name, name, "Cancelled", "Running", "Running", "Completed"]
+
+
+def after_upgrade(api: FakeApi) -> int:
+    """End a worker that has an identity, and was called here-default before it had one."""
+    known = ["--worker", "here-default-0a1b2c3d", "--identity", "0a1b2c3d", "--formerly", "here-default"]
+    return rescue.main(["--pool", "default", *known, "--then", "crash"])
+
+
+def test_a_worker_knows_what_it_began_whatever_its_host_was_called(api: FakeApi) -> None:
+    for name in ("here-default-0a1b2c3d", "before-default-0a1b2c3d", "here-default-99999999"):
+        api.add_run(kind="RUNNING", name="Running", labels={"prefect.worker.name": name}, **POOL)
+    api.add_worker("default", "before-default-0a1b2c3d")
+    assert after_upgrade(api) == 0
+    assert states(api)[-3:] == ["Crashed", "Crashed", "Running"]
+
+
+def test_a_host_of_the_same_name_keeps_its_flow_runs(api: FakeApi) -> None:
+    """Both were here-default once, and the other one still is."""
+    api.add_worker("default", "there-default", created="2020-01-01T00:00:00Z")
+    api.add_worker("default", "here-default-0a1b2c3d", created="2026-01-01T00:00:00Z")
+    assert after_upgrade(api) == 0
+    assert api.writes == []
+
+
+@pytest.mark.parametrize("created", [None, "2999-01-01T00:00:00Z"])
+def test_an_upgraded_host_rescues_what_it_began_before(api: FakeApi, created: str | None) -> None:
+    """Its worker by the new name is not known yet, or is since later."""
+    if created:
+        api.add_worker("default", "here-default-0a1b2c3d", created=created)
+    assert after_upgrade(api) == 0
+    assert states(api)[:4] == ["Crashed", "Crashed", "Cancelled", "Running"]
 
 
 def test_a_second_time_there_is_nothing_left(api: FakeApi) -> None:

@@ -20,7 +20,7 @@ KEPT = ["--install-policy", "never", "--with-healthcheck", "--no-create-pool-if-
 
 
 def found(*entries: dict[str, Any]) -> list[dict[str, Any]]:
-    return workers(list(entries), host="a", first_port=5200, limit=10)
+    return workers(list(entries), host="a", installation={}, first_port=5200, limit=10)
 
 
 @pytest.mark.parametrize(
@@ -49,6 +49,8 @@ def test_what_an_entry_leaves_out() -> None:
         {
             "unit": "a-b",
             "name": "a-a-b",
+            "identity": "",
+            "formerly": "",
             "pool": "a b",
             "type": "process",
             "limit": 10,
@@ -56,6 +58,31 @@ def test_what_an_entry_leaves_out() -> None:
             "health_port": 5200,
         }
     ]
+
+
+def test_a_name_ends_in_what_only_this_worker_of_this_installation_has() -> None:
+    def names(*, host: str, key: str) -> list[str]:
+        given = {"id": key, "formerly": {"default": "old-default"}}
+        two = workers([{"pool": "default", "count": 2}], host=host, installation=given, first_port=5200, limit=10)
+        assert [worker["formerly"] for worker in two] == ["old-default", ""]
+        assert all(worker["name"] == f"{host}-{worker['unit']}-{worker['identity']}" for worker in two)
+        return [worker["identity"] for worker in two]
+
+    assert names(host="localhost", key="1" * 32) == names(host="renamed", key="1" * 32)
+    four = names(host="localhost", key="1" * 32) + names(host="localhost", key="2" * 32)
+    assert len(set(four)) == 4
+    assert all(len(identity) == 8 for identity in four)
+
+
+def test_the_rescue_is_told_the_identity_and_the_name_before() -> None:
+    given = {"id": "1" * 32, "formerly": {"b": "old-b"}}
+    (worker,) = workers([{"pool": "b"}], host="a", installation=given, first_port=5200, limit=10)
+    (service,) = worker_services(
+        [worker | {"template": "prefect-worker@"}], HOST, {}, version="3.8.8", interrupted="crash"
+    )
+    assert service["health"]["worker"] == worker["name"]
+    known = ["--worker", worker["name"], "--identity", worker["identity"], "--formerly", "old-b"]
+    assert service["cleanup"][3:] == ["--pool", "b", *known, "--then", "crash"]
 
 
 def test_what_an_entry_says() -> None:
