@@ -86,7 +86,7 @@ def worker_command(worker: dict[str, Any], *, prefect: str, version: str) -> lis
     return command
 
 
-def rescue_command(worker: dict[str, Any], *, opt: str, then: str) -> list[str]:
+def rescue_command(worker: dict[str, Any], *, opt: str, then: str, limit: int) -> list[str]:
     """Return the command that looks after the flow runs of a worker that has ended, or nothing where none is wanted.
 
     Only flow runs that are processes of this host end with their worker.
@@ -96,7 +96,7 @@ def rescue_command(worker: dict[str, Any], *, opt: str, then: str) -> list[str]:
     command = [f"{opt}/current/bin/python", "-I", f"{opt}/lib/rescue-flow-runs"]
     command += ["--pool", worker["pool"], "--worker", worker["name"], "--identity", worker["identity"]]
     command += ["--formerly", worker["formerly"]] if worker["formerly"] else []
-    return [*command, "--then", then]
+    return [*command, "--limit", str(limit), "--then", then]
 
 
 def worker_services(
@@ -106,10 +106,12 @@ def worker_services(
     *,
     version: str,
     interrupted: str,
+    limit: int,
 ) -> list[dict[str, Any]]:
     """Return the services of workers: what they share is merged into each already.
 
-    `interrupted` says what becomes of the flow runs that a worker leaves behind when it ends.
+    `interrupted` says what becomes of the flow runs that a worker leaves behind when it ends, and `limit` how often one
+    begins again after a worker that was not stopped.
     """
     return [
         worker
@@ -118,7 +120,7 @@ def worker_services(
             "command": worker_command(worker, prefect=f"{host['dirs']['opt']}/current/bin/prefect", version=version),
             "environment": {"PREFECT_WORKER_WEBSERVER_PORT": worker["health_port"]},
             "instance_options": instance_options,
-            "cleanup": rescue_command(worker, opt=host["dirs"]["opt"], then=interrupted),
+            "cleanup": rescue_command(worker, opt=host["dirs"]["opt"], then=interrupted, limit=limit),
             "ports": {f"prefect_worker_health_port of {worker['unit']}": worker["health_port"]},
             "health": {"pool": worker["pool"], "worker": worker["name"]},
         }

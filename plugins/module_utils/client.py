@@ -72,6 +72,7 @@ VALUES: tuple[tuple[str, type, tuple[str, ...]], ...] = (
     (r"GET /collections/.*", dict, ()),
     (r"POST /.*/count", int, ()),
     (r"POST /flow_runs/history", list, ()),
+    (r"GET /flow_run_states/", list, ()),
     (r"POST /events/filter", dict, ("events",)),
     (r"POST /flow_runs/[^/]+/(?:set_state|resume)", dict, ("status",)),
 )

@@ -15,6 +15,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import os
+import re
 import time
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
@@ -35,6 +36,8 @@ Kubernetes do; whoever has flows that must not be begun twice lets them crash.""
 
 CANCELLED = {"type": "CANCELLED", "name": "Cancelled"}
 MESSAGE = "The worker ended, and this flow run with it."
+UNEXPECTED = "The worker ended without being stopped"
+"""How the message of a state begins where the worker did not end as it should: such states are counted."""
 
 GRACE = 15.0
 """Seconds after which a Pending flow run that is nobody's has lost its worker: more than one takes to read what it
@@ -121,23 +124,68 @@ def running(processes: Path = Path("/proc")) -> set[str]:
     return ids
 
 
-def rescue(api: Api, worker: Worker, *, then: Mapping[str, str], alive: set[str]) -> Iterator[str]:
-    """Give every interrupted flow run its state, and yield a line about each. Raises ApiError."""
+def cause(environment: Mapping[str, str], groups: Path = Path("/sys/fs/cgroup")) -> str:
+    """Return why a worker has ended without being stopped, or an empty string where it was stopped.
+
+    `environment` is what systemd sets for what runs after a service, see systemd.exec(5), and nothing before a service.
+    """
+    result = environment.get("SERVICE_RESULT")
+    if result == "success":
+        return ""
+    if result is None:
+        return "its host or its service manager ended"
+    if result == "oom-kill" or (environment.get("EXIT_STATUS") == "KILL" and memory_kills(groups)):
+        return "it was killed for memory, see prefect_worker_memory_max"
+    return f"{result}, {environment.get('EXIT_CODE', '')} {environment.get('EXIT_STATUS', '')}".rstrip(" ,")
+
+
+def memory_kills(groups: Path, processes: Path = Path("/proc")) -> int:
+    """Return how many processes of this unit the kernel has killed for memory, as far as it tells."""
+    with contextlib.suppress(OSError, ValueError):
+        own = re.search(r"^0::/(.*)$", (processes / "self/cgroup").read_text(), re.MULTILINE)
+        # Where the unit's cgroup is delegated, this command is in one below it.
+        unit = Path(groups, own[1].removesuffix("/.control")) if own else groups
+        events = re.search(r"^oom_kill (\d+)$", (unit / "memory.events").read_text(), re.MULTILINE)
+        return int(events[1]) if events else 0
+    return 0
+
+
+def rescue(
+    api: Api, worker: Worker, *, then: Mapping[str, str], alive: set[str], why: str = "", limit: int | None = None
+) -> Iterator[str]:
+    """Give every interrupted flow run its state, and yield a line about each. Raises ApiError.
+
+    `why` is the cause where the worker was not stopped. A flow run that this has happened to more than `limit` times
+    does not begin again: it may be what ends its worker.
+    """
+    message = f"{UNEXPECTED} ({why}), and this flow run with it." if why else MESSAGE
     for run in interrupted(api, worker, alive=alive):
-        yield move(api, run, CANCELLED if run["state_type"] == "CANCELLING" else then)
+        if run["state_type"] == "CANCELLING":
+            yield move(api, run, CANCELLED, message)
+        elif why and then is THEN["reschedule"] and limit is not None and (times := endings(api, run) + 1) > limit:
+            last = f"{UNEXPECTED} ({why}), {times} times while it ran this flow run"
+            yield move(api, run, THEN["crash"], f"{last}: prefect_worker_interrupted_runs_limit is {limit}.")
+        else:
+            yield move(api, run, then, message)
     if seen := forgotten(api, pool=worker.pool):
         time.sleep(GRACE)
         for state, run in forgotten(api, pool=worker.pool).items():
             if state in seen:
                 # It has not begun, so it can begin.
-                yield move(api, run, THEN["reschedule"])
+                yield move(api, run, THEN["reschedule"], MESSAGE)
 
 
-def move(api: Api, run: Mapping[str, Any], state: Mapping[str, str]) -> str:
+def endings(api: Api, run: Mapping[str, Any]) -> int:
+    """Return how often a worker has ended without being stopped while it ran a flow run. Raises ApiError."""
+    states = api.get(f"/flow_run_states/?flow_run_id={run['id']}")
+    return sum(str(state.get("message")).startswith(UNEXPECTED) for state in states)
+
+
+def move(api: Api, run: Mapping[str, Any], state: Mapping[str, str], message: str) -> str:
     """Give a flow run another state, and return a line about it. Raises ApiError."""
-    answer = api.post(f"/flow_runs/{run['id']}/set_state", {"state": {**state, "message": MESSAGE}})
+    answer = api.post(f"/flow_runs/{run['id']}/set_state", {"state": {**state, "message": message}})
     if answer["status"] == "ACCEPT":
-        return f"flow run {run['name']} was {run['state_name']} when its worker ended: {state['name']} now"
+        return f"flow run {run['name']} was {run['state_name']}: {state['name']} now. {message}"
     return f"flow run {run['name']} stays {run['state_name']}: {answer['details'].get('reason')}"
 
 
@@ -146,9 +194,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description="Look after the flow runs of a worker that has ended.")
     parser.add_argument("--pool", required=True)
     parser.add_argument("--worker", required=True)
-    # A unit of an earlier version gives neither.
+    # A unit of an earlier version gives none of these.
     parser.add_argument("--identity", default="")
     parser.add_argument("--formerly", default="")
+    parser.add_argument("--limit", type=int)
     parser.add_argument("--then", choices=THEN, required=True)
     wanted = parser.parse_args(arguments)
     worker = Worker(pool=wanted.pool, name=wanted.worker, identity=wanted.identity, formerly=wanted.formerly)
@@ -157,7 +206,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     while True:
         try:
             with client_of(os.environ) as api:
-                for line in rescue(api, worker, then=THEN[wanted.then], alive=running()):
+                doing = rescue(
+                    api, worker, then=THEN[wanted.then], alive=running(), why=cause(os.environ), limit=wanted.limit
+                )
+                for line in doing:
                     print(line)
             return 0
         except Failure as error:

@@ -88,6 +88,8 @@ class FakeApi:
         self.objects = fake_objects.Objects()
         self.version = "3.8.8"
         self.runs: dict[str, dict[str, Any]] = {}
+        self.states: dict[str, list[dict[str, Any]]] = {}
+        """The states that a run has been moved to."""
         self.logs: list[dict[str, Any]] = []
         self.course: list[tuple[str, str]] = [("RUNNING", "Running"), ("COMPLETED", "Completed")]
         """The states that a run goes through, one each time that it is read."""
@@ -174,6 +176,7 @@ class FakeApi:
 
     def move(self, run: dict[str, Any], kind: str, name: str, message: str | None = None) -> None:
         state = {"type": kind, "name": name, "message": message, "timestamp": now()}
+        self.states.setdefault(run["id"], []).append(state)
         run.update(state_id=str(uuid.uuid4()), state_type=kind, state_name=name, state=state)
         run["start_time"] = run["start_time"] or (now() if kind == "RUNNING" else None)
 
@@ -272,12 +275,12 @@ def set_state(api: FakeApi, run_id: str, body: Any) -> Reply:
         if run["deployment_id"] is None:
             reason = "Cannot restart a run without an associated deployment."
             return 200, {"status": "ABORT", "state": run["state"], "details": {"reason": reason}}
-        api.move(run, "SCHEDULED", "AwaitingRetry")
+        api.move(run, "SCHEDULED", "AwaitingRetry", body["state"].get("message"))
         return 201, {"status": "ACCEPT", "state": run["state"], "details": {}}
     if run["state_type"] == "SCHEDULED":
         api.move(run, "CANCELLED", "Cancelled")
         return 201, {"status": "REJECT", "state": run["state"], "details": {"reason": "It has not begun."}}
-    api.move(run, body["state"]["type"], body["state"]["name"])
+    api.move(run, body["state"]["type"], body["state"]["name"], body["state"].get("message"))
     return 201, {"status": "ACCEPT", "state": run["state"], "details": {}}
 
 
@@ -374,6 +377,7 @@ ROUTES: tuple[tuple[str, Callable[..., Reply]], ...] = (
     (r"POST /flow_runs/([^/]+)/set_state", set_state),
     (r"POST /flow_runs/([^/]+)/resume", resume),
     (r"POST /flow_runs/history", history),
+    (r"GET /flow_run_states/", lambda api, body: (200, api.states.get(body["flow_run_id"], []))),
     (r"POST /flow_runs/count", lambda api, body: (200, len(chosen(api, body)))),
     (r"POST /flow_runs/filter", read_runs),
     (r"POST /work_pools/([^/]+)/queues/filter", read_queues),
@@ -452,6 +456,8 @@ def _handler(api: FakeApi) -> type[BaseHTTPRequestHandler]:
                 path = address.path.removeprefix("/api")
                 if "include_secrets=true" in address.query:
                     body = {"include_secrets": True}
+                if wanted := parse_qs(address.query).get("flow_run_id"):
+                    body = {"flow_run_id": wanted[0]}
                 with api.lock:
                     reply = self.refusal(path) or api.answer(self.command, path, body)
                 self.reply(*reply)

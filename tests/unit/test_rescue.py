@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 import time
 import uuid
 from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
 
 import pytest
 from ansible_collections.selfhosted.prefect.plugins.module_utils import rescue
@@ -43,6 +46,66 @@ def ended(then: str) -> int:
 def test_flow_runs_of_this_worker_get_their_state_and_no_others(api: FakeApi, then: str, name: str) -> None:
     assert ended(then) == 0
     assert states(api) == [name, name, "Cancelled", "Running", "Running", "Completed"]
+
+
+def killed(api: FakeApi, monkeypatch: pytest.MonkeyPatch, *, limit: int, result: str = "oom-kill") -> dict[str, Any]:
+    """End a worker with a flow run again and again, until that is not scheduled any more or has begun ten times."""
+    monkeypatch.setenv("SERVICE_RESULT", result)
+    run = api.add_run(kind="RUNNING", name="Running", **OURS)
+    for _ in range(10):
+        rescue.main(["--pool", "default", "--worker", "here-default", "--then", "reschedule", "--limit", str(limit)])
+        if run["state_type"] != "SCHEDULED":
+            break
+        api.move(run, "RUNNING", "Running")
+    return run
+
+
+@pytest.mark.parametrize("limit", [0, 2])
+def test_a_flow_run_that_kills_its_worker_does_not_begin_for_ever(
+    api: FakeApi, monkeypatch: pytest.MonkeyPatch, limit: int
+) -> None:
+    run = killed(api, monkeypatch, limit=limit)
+    assert [state["name"] for state in api.states[run["id"]]] == ["AwaitingRetry", "Running"] * limit + ["Crashed"]
+    said = run["state"]["message"]
+    assert f"{limit + 1} times" in said
+    assert "killed for memory, see prefect_worker_memory_max" in said
+    assert f"prefect_worker_interrupted_runs_limit is {limit}" in said
+
+
+def test_a_worker_that_is_stopped_is_not_counted(api: FakeApi, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = killed(api, monkeypatch, limit=2, result="success")
+    assert [state["name"] for state in api.states[run["id"]]] == ["AwaitingRetry", "Running"] * 10
+
+
+@pytest.mark.parametrize(
+    ("environment", "events", "said"),
+    [
+        ({"SERVICE_RESULT": "success", "EXIT_CODE": "exited", "EXIT_STATUS": "0"}, "oom_kill 3", ""),
+        ({"SERVICE_RESULT": "oom-kill"}, None, "killed for memory"),
+        ({"SERVICE_RESULT": "signal", "EXIT_CODE": "killed", "EXIT_STATUS": "KILL"}, "oom_kill 1", "killed for memory"),
+        (
+            {"SERVICE_RESULT": "signal", "EXIT_CODE": "killed", "EXIT_STATUS": "KILL"},
+            "oom_kill 0",
+            "signal, killed KILL",
+        ),
+        ({"SERVICE_RESULT": "signal", "EXIT_CODE": "killed", "EXIT_STATUS": "KILL"}, None, "signal, killed KILL"),
+        (
+            {"SERVICE_RESULT": "exit-code", "EXIT_CODE": "exited", "EXIT_STATUS": "1"},
+            "oom_kill 1",
+            "exit-code, exited 1",
+        ),
+        ({}, None, "its host or its service manager ended"),
+    ],
+)
+def test_why_a_worker_ended(tmp_path: Path, environment: dict[str, str], events: str | None, said: str) -> None:
+    own = re.search("^0::/(.*)$", Path("/proc/self/cgroup").read_text(), re.MULTILINE)
+    unit = tmp_path / (own[1] if own else "")
+    unit.mkdir(parents=True, exist_ok=True)
+    if events:
+        (unit / "memory.events").write_text(f"low 0\noom 9\n{events}\noom_group_kill 0\n")
+    reason = rescue.cause(environment, tmp_path)
+    assert said in reason
+    assert bool(reason) is bool(said)
 
 
 def after_upgrade(api: FakeApi) -> int:

@@ -78,11 +78,11 @@ def test_the_rescue_is_told_the_identity_and_the_name_before() -> None:
     given = {"id": "1" * 32, "formerly": {"b": "old-b"}}
     (worker,) = workers([{"pool": "b"}], host="a", installation=given, first_port=5200, limit=10)
     (service,) = worker_services(
-        [worker | {"template": "prefect-worker@"}], HOST, {}, version="3.8.8", interrupted="crash"
+        [worker | {"template": "prefect-worker@"}], HOST, {}, version="3.8.8", interrupted="crash", limit=2
     )
     assert service["health"]["worker"] == worker["name"]
     known = ["--worker", worker["name"], "--identity", worker["identity"], "--formerly", "old-b"]
-    assert service["cleanup"][3:] == ["--pool", "b", *known, "--then", "crash"]
+    assert service["cleanup"][3:] == ["--pool", "b", *known, "--limit", "2", "--then", "crash"]
 
 
 def test_what_an_entry_says() -> None:
@@ -129,7 +129,7 @@ def test_services() -> None:
     merged = [
         worker | {"template": "prefect-worker@", "settings_file": "worker.env"} for worker in found({"pool": "b"})
     ]
-    (service,) = worker_services(merged, HOST, {"MemoryMax": "1G"}, version="3.8.8", interrupted="leave")
+    (service,) = worker_services(merged, HOST, {"MemoryMax": "1G"}, version="3.8.8", interrupted="leave", limit=2)
     assert service["name"] == "prefect-worker@b"
     assert service["command"][0] == "/opt/prefect/current/bin/prefect"
     assert service["environment"] == {"PREFECT_WORKER_WEBSERVER_PORT": 5200}
