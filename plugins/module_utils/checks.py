@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import http.client
+import os
 import socket
 import ssl
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta, timezone
+from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, unquote, urlsplit
 
@@ -21,6 +24,12 @@ RENEWAL = timedelta(days=14)
 
 FULL = 0.9
 """The share of a database's connections from which on it is about to refuse some."""
+
+SCARCE = 500_000_000
+"""Bytes that a file system has to have left, or a twentieth of a small one."""
+
+OFF = timedelta(seconds=30)
+"""How far a clock may be from the server's. By more, heartbeats and schedules are misjudged."""
 
 USAGE = "SELECT current_setting('server_version'), current_setting('max_connections'), count(*) FROM pg_stat_activity"
 
@@ -37,6 +46,44 @@ class Check:
     detail: str
     shared: bool = False
     expires: str | None = None
+
+
+def disk_checks(paths: Mapping[str, str], *, scarce: int = SCARCE) -> Iterator[Check]:
+    """Judge how much is left on each file system that one of `paths` is on, by what the paths are for.
+
+    Of one that does not exist yet, or that this account may not enter, the directory above it is looked at.
+    """
+    found: dict[int, tuple[Path, list[str]]] = {}
+    for purpose, path in paths.items():
+        for step in (Path(path), *Path(path).parents):
+            with contextlib.suppress(OSError):
+                found.setdefault(step.stat().st_dev, (step, []))[1].append(purpose)
+                break
+    for top, purposes in found.values():
+        usage = os.statvfs(top)
+        size, free = usage.f_blocks * usage.f_frsize, usage.f_bavail * usage.f_frsize
+        if not size:
+            continue
+        detail = f"{free / 1e9:.1f} of {size / 1e9:.1f} GB are free for {', '.join(purposes)}"
+        if usage.f_files and not usage.f_favail:
+            yield Check(f"disk {top}", False, f"no inode is left for {', '.join(purposes)}: remove files")
+        elif free < min(scarce, size / 20):
+            yield Check(f"disk {top}", False, f"{detail}: free some space, or enlarge the file system")
+        else:
+            yield Check(f"disk {top}", True, detail)
+
+
+def clock_check(ahead: timedelta, url: str) -> Check:
+    """Judge this host's clock by the server's, which is `ahead` of it."""
+    if abs(ahead) <= OFF:
+        return Check("clock", True, f"within {OFF.total_seconds():.0f} s of the server's")
+    way = "behind" if ahead > timedelta(0) else "ahead of"
+    return Check(
+        "clock",
+        False,
+        f"this host's clock is {abs(ahead).total_seconds():.0f} s {way} that of {url}: let a time service such as "
+        "chrony or systemd-timesyncd set both",
+    )
 
 
 def postgres_check(given: Mapping[str, Any]) -> Check:

@@ -13,13 +13,23 @@ import json
 import os
 import re
 import subprocess
+import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
 from typing import Any
 
-from .checks import TIMEOUT, Check, certificate_checks, postgres_check, proxy_checks, redis_check
+from .checks import (
+    TIMEOUT,
+    Check,
+    certificate_checks,
+    clock_check,
+    disk_checks,
+    postgres_check,
+    proxy_checks,
+    redis_check,
+)
 from .client import PAGE, Api, ApiError, Failure, moment, quoted
 from .metrics import Exporter, metrics
 
@@ -35,6 +45,12 @@ WINDOWS = (timedelta(minutes=1), timedelta(minutes=10), timedelta(hours=1), time
 RECENT = timedelta(hours=1)
 """How far back flow runs that have ended are counted."""
 
+BEATS = 4
+"""Heartbeats after which a worker is silent. The server calls it OFFLINE after three, as long as it can write that."""
+
+LEAST_SILENCE = timedelta(minutes=2)
+"""How long a worker may be silent however short its interval is."""
+
 UNITS = ("server", "services", "exporter", "worker@*", "serve@*", "celery@*", "definitions*", "redis")
 ENDED = ("COMPLETED", "FAILED", "CRASHED", "CANCELLED")
 UNDER_WAY = ("PENDING", "RUNNING", "PAUSED", "CANCELLING")
@@ -48,7 +64,9 @@ class Instance:
 
     `opt` and `etc` are directories, `services` the services that this host has to have, a name ending in `@` standing
     for at least one instance of that template. `api` is whether it has clients of the API. `redis` (a URL), `postgres`
-    (as for `postgres.connect`) and `proxy` (for `proxy_checks`) are what else of the platform is on this host.
+    (as for `postgres.connect`) and `proxy` (for `proxy_checks`) are what else of the platform is on this host. `disks`
+    are the directories that have to have space left, by what they are for. `writes` is whether the server is asked to
+    write something, and to remove it.
     """
 
     instance: str
@@ -63,6 +81,8 @@ class Instance:
     redis: str = ""
     postgres: Mapping[str, Any] = field(default_factory=dict)
     proxy: Mapping[str, str] = field(default_factory=dict)
+    disks: Mapping[str, str] = field(default_factory=dict)
+    writes: bool = True
 
     @property
     def settings_file(self) -> Path:
@@ -131,6 +151,7 @@ def read(instance: Instance) -> Json:
         "services": found or {},
     }
     checks = [] if found is None else list(service_checks(instance, found))
+    checks += disk_checks(instance.disks)
     checks += backend_checks(instance)
     if instance.api:
         checks += client_checks(instance, info)
@@ -182,7 +203,7 @@ def client_checks(instance: Instance, info: Json) -> Iterator[Check]:
         if url.startswith("https:"):
             yield from certificate_checks(url, ca=given.get("PREFECT_API_SSL_CERT_FILE"))
         with client_of(given) as api:
-            yield from api_checks(api, info, database=instance.database)
+            yield from api_checks(api, info, database=instance.database, writes=instance.writes)
     except PermissionError:
         yield Check("api", False, f"{instance.settings_file} can only be read by root and by its group")
     except FileNotFoundError:
@@ -203,10 +224,11 @@ def service_checks(instance: Instance, found: Mapping[str, str]) -> Iterator[Che
             yield Check(name, False, "does not run on this host, and it should: run site.yml")
 
 
-def api_checks(api: Api, info: Json, *, database: str) -> Iterator[Check]:
+def api_checks(api: Api, info: Json, *, database: str, writes: bool) -> Iterator[Check]:
     """Ask the API, put what it says into `info`, and judge it. Raises ApiError when there is none."""
     api.call("GET", "/health", patience=0)
     yield Check("api", True, api.url)
+    yield clock_check(api.ahead, api.url)
     try:
         api.call("GET", "/ready", patience=0)
     except ApiError as error:
@@ -222,9 +244,28 @@ def api_checks(api: Api, info: Json, *, database: str) -> Iterator[Check]:
         info["database"] = database
     yield Check("database", True, database or "answers", shared=True)
     info |= platform(api)
+    if writes:
+        yield write_check(api)
     yield from map(pool_check, info["work_pools"])
     yield schedule_check(info)
     yield events_check(api, info)
+
+
+def write_check(api: Api) -> Check:
+    """Have the server write something, and remove it again. Raises ApiError where there is no server.
+
+    A database that is full, or that has become read-only, still answers every other question.
+    """
+    name = f"selfhosted_prefect_status_{uuid.uuid4().hex}"
+    try:
+        api.post("/variables/", {"name": name, "value": "written and removed by a status check"})
+        api.call("DELETE", f"/variables/name/{name}")
+    except ApiError as error:
+        if error.status is None:
+            raise
+        reason = f"{error}: is the disk of the database full, or is the database read-only?"
+        return Check("writes", False, f"the server cannot write: {reason}", shared=True)
+    return Check("writes", True, "the server writes", shared=True)
 
 
 def platform(api: Api) -> Json:
@@ -285,7 +326,17 @@ def work_pool(api: Api, pool: Mapping[str, Any]) -> Json:
         },
         "workers": {worker["name"]: worker.get("status") for worker in workers},
         "heartbeats": {worker["name"]: worker.get("last_heartbeat_time") for worker in workers},
+        "silent_workers": {worker["name"]: int(age) for worker in workers if (age := silence(worker, api.ahead))},
     }
+
+
+def silence(worker: Mapping[str, Any], ahead: timedelta) -> float:
+    """Return how many seconds ago the server heard of a worker that it calls ONLINE, or 0 where that is soon enough."""
+    if worker.get("status") != "ONLINE" or not worker.get("last_heartbeat_time"):
+        return 0.0
+    age = _age(worker["last_heartbeat_time"]) + ahead.total_seconds()
+    interval = float(worker.get("heartbeat_interval_seconds") or 30)
+    return age if age > max(BEATS * interval, LEAST_SILENCE.total_seconds()) else 0.0
 
 
 def flow_runs(api: Api) -> Json:
@@ -347,6 +398,10 @@ def pool_check(pool: Mapping[str, Any]) -> Check:
         return Check(name, False, f"no worker is online, {waiting} flow runs wait", shared=True)
     heard = min(_age(pool["heartbeats"][worker]) for worker in online)
     detail = f"{len(online)} of {len(pool['workers'])} workers online, heard of {heard:.0f} s ago, {waiting} waiting"
+    if pool["silent_workers"]:
+        silent = ", ".join(f"{worker} ({age} s)" for worker, age in pool["silent_workers"].items())
+        reason = "do they run, do they reach the server, and can it write?"
+        return Check(name, False, f"workers that are called ONLINE are silent: {silent}: {reason}", shared=True)
     if pool["late_flow_runs"]:
         late = f"{pool['late_flow_runs']} flow runs are late: a limit is reached, or the workers are busy"
         return Check(name, False, f"{late}; {detail}", shared=True)

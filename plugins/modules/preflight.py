@@ -104,6 +104,17 @@ options:
     type: list
     elements: str
     default: []
+  disks:
+    description:
+      - Directories besides those of the instance that have to have space left, as a mapping of what they are for to
+        paths.
+    type: dict
+    default: {}
+  clock_of:
+    description:
+      - URL of an API on another host. Where it answers, the clock of this host has to be within 30 seconds of its.
+    type: str
+    default: ''
   adopt:
     description: What of others may be taken over. With C(user), the account may have another home.
     type: list
@@ -274,6 +285,8 @@ from ansible.module_utils.basic import AnsibleModule
 from ansible.module_utils.urls import ConnectionError as IndexUnreachable
 from ansible.module_utils.urls import open_url
 from ansible_collections.selfhosted.prefect.plugins.module_utils import fingerprints, safe_files
+from ansible_collections.selfhosted.prefect.plugins.module_utils.checks import Check, clock_check, disk_checks
+from ansible_collections.selfhosted.prefect.plugins.module_utils.client import Api, ApiError, Failure
 from ansible_collections.selfhosted.prefect.plugins.module_utils.interpreter import MIN_PYTHON, too_old
 from ansible_collections.selfhosted.prefect.plugins.module_utils.ledger import (
     COMMENT,
@@ -301,6 +314,9 @@ TEMPORARY = ("/tmp", "/var/tmp")
 
 INSTALLATION = "state/installation"
 """File below the directory of the releases that says what tells an installation from all others."""
+
+SCARCE = 100_000_000
+"""Bytes that each file system has to have left for a play to begin: less than `status` asks for."""
 
 RELEASE_MB = 700
 """Megabytes: uv (55), a release with bytecode (260), uv's unpacking beside it, and the first data."""
@@ -419,7 +435,8 @@ def installation(dirs: dict[str, str], *, name: str) -> dict[str, Any]:
     have begun flow runs under the names in their units.
     """
     with contextlib.suppress(OSError, ValueError):
-        kept = json.loads(safe_files.read(Path(dirs["opt"], INSTALLATION)))
+        text = safe_files.read(Path(dirs["opt"], INSTALLATION)).decode()
+        kept = json.loads("".join(line for line in text.splitlines() if not line.startswith("#")))
         if isinstance(kept, dict) and re.fullmatch(r"[0-9a-f]{32}", str(kept.get("id"))):
             return {"id": kept["id"], "formerly": dict(kept.get("formerly") or {})}
     files = [
@@ -723,6 +740,18 @@ def unfit_accounts(params: dict[str, Any], host: dict[str, Any]) -> list[str]:
     return found
 
 
+def clock_of(url: str) -> list[Check]:
+    """Compare the clock of this host with that of an API, as far as it answers.
+
+    Nothing secret is sent, so it does not matter whose certificate it shows.
+    """
+    with contextlib.suppress(Failure), Api(url, validate_certs=False, timeout=3.0, patience=0.0) as api:
+        with contextlib.suppress(ApiError):
+            api.call("GET", "/health", patience=0)
+        return [clock_check(api.ahead, url)]
+    return []
+
+
 def obstacles(params: dict[str, Any], host: dict[str, Any]) -> list[str]:
     """Return everything about the host that would make the installation fail."""
     found = []
@@ -759,6 +788,10 @@ def obstacles(params: dict[str, Any], host: dict[str, Any]) -> list[str]:
                 wanted += f" and older than {end[0]}.{end[1]}"
                 needs = f", which Prefect {params['version']} needs (prefect_version)"
             found.append(f"prefect_python: no {wanted} on this host ({looked}); install one or name it{needs}")
+    kept = {"prefect_home": dirs["home"], "prefect_opt_dir": dirs["opt"], "the logs": dirs["log"], **params["disks"]}
+    clock = clock_of(params["clock_of"]) if params["clock_of"] else []
+    unhealthy = [check for check in [*disk_checks(kept, scarce=SCARCE), *clock] if not check.healthy]
+    found += [f"{check.name}: {check.detail}" for check in unhealthy]
     found += unfit_accounts(params, host)
     for command in (host["name"], f"{host['name']}-info"):
         path = Path(dirs["bin"], command)
@@ -798,6 +831,8 @@ def main() -> None:
             "resolve": {"type": "dict", "default": {}},
             "needs": {"type": "dict", "default": {}},
             "peers": {"type": "list", "elements": "str", "default": []},
+            "disks": {"type": "dict", "default": {}},
+            "clock_of": text,
             "adopt": {"type": "list", "elements": "str", "default": []},
             "state": {"type": "str", "choices": ["present", "absent"], "default": "present"},
         },

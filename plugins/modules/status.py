@@ -55,6 +55,10 @@ options:
     description: Whether the host has clients of the API, which is then asked.
     type: bool
     default: true
+  disks:
+    description: Directories that have to have space left, as a mapping of what they are for to paths.
+    type: dict
+    default: {}
   redis_url:
     description: URL of the Redis of this host. That of a server is found in its settings.
     type: str
@@ -85,7 +89,7 @@ options:
     default: 127.0.0.1
 attributes:
   check_mode:
-    description: Reads as it always does.
+    description: Reads as it always does, and does not ask the server to write.
     support: full
   diff_mode:
     description: Nothing changes.
@@ -125,7 +129,7 @@ from ansible.module_utils.basic import AnsibleModule
 
 from ..module_utils.status import Instance, read
 
-PLAIN = ("instance", "name", "scope", "manager", "opt", "etc", "database", "services", "api")
+PLAIN = ("instance", "name", "scope", "manager", "opt", "etc", "database", "services", "api", "disks")
 """Options that are what they are called."""
 
 
@@ -142,6 +146,7 @@ def main() -> None:
             "database": text | {"default": ""},
             "services": {"type": "list", "elements": "str", "default": []},
             "api": {"type": "bool", "default": True},
+            "disks": {"type": "dict", "default": {}},
             "redis_url": {"type": "str", "default": "", "no_log": True},
             "postgres_port": {"type": "int", "default": 0},
             "postgres_database": {"type": "str", "default": "prefect"},
@@ -162,6 +167,7 @@ def main() -> None:
     }
     instance = Instance(
         **{name: given[name] for name in PLAIN},
+        writes=not module.check_mode,
         redis=given["redis_url"],
         postgres=postgres if given["postgres_port"] else {},
         proxy={"address": given["proxy_address"], "url": given["proxy_url"]} if given["proxy_url"] else {},

@@ -13,8 +13,9 @@ import shutil
 import socket
 import subprocess
 import sys
+from datetime import timedelta
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import pytest
@@ -30,7 +31,7 @@ from ansible_collections.selfhosted.prefect.plugins.modules.preflight import (
     is_settled,
     unfit_accounts,
 )
-from fake_api import outcome
+from fake_api import FakeApi, outcome
 
 as_root = pytest.mark.skipif(os.geteuid() != 0, reason="the system scope is root's")
 
@@ -144,7 +145,7 @@ def test_an_installation_keeps_its_id_and_generates_one_only_where_it_has_none(h
     assert one["id"] != two["id"]
     kept = home / ".local/share/prefect/state/installation"
     kept.parent.mkdir(parents=True)
-    kept.write_text(json.dumps(one | {"formerly": {"default": "localhost-default"}}))
+    kept.write_text("#\n# Ansible managed\n#\n" + json.dumps(one | {"formerly": {"default": "localhost-default"}}))
     assert look()["installation"] == one | {"formerly": {"default": "localhost-default"}}
     kept.write_text("torn")
     assert re.fullmatch("[0-9a-f]{32}", look()["installation"]["id"])
@@ -167,6 +168,31 @@ def test_workers_that_were_there_before_the_id_keep_what_they_began(home: Path, 
         other.parent.mkdir(parents=True, exist_ok=True)
         other.write_text(line.format("blue") + "\n")
     assert look()["installation"]["formerly"] == {"default": "old-default", "a.b-2": "old-a.b-2"}
+
+
+def test_each_disk_has_to_have_space(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    full = SimpleNamespace(f_blocks=100_000_000, f_frsize=1000, f_bavail=99_000, f_files=10, f_favail=5)
+    monkeypatch.setattr(os, "statvfs", lambda path: full)
+    (said,) = obstacles(disks={"the backups": str(home / "backups")})
+    assert said.startswith(
+        f"disk {home}: 0.1 of 100.0 GB are free for prefect_home, prefect_opt_dir, the logs, the backups"
+    )
+    assert look(disks={}, state="absent")["changed"] is False
+
+
+@pytest.mark.parametrize(("minutes", "way"), [(5, "300 s behind"), (-5, "300 s ahead of"), (0, "")])
+def test_a_clock_that_is_off_is_an_obstacle(home: Path, minutes: int, way: str) -> None:
+    with FakeApi() as api:
+        api.clock_ahead = timedelta(minutes=minutes)
+        api.auth = "a:b"
+        found = obstacles(clock_of=api.url)
+    assert [re.sub(r"29[89]|30[012]", "300", each)[: len(way) + 28] for each in found] == (
+        [f"clock: this host's clock is {way}"] if way else []
+    )
+
+
+def test_an_api_that_is_not_there_yet_has_no_clock(home: Path) -> None:
+    assert obstacles(clock_of="http://127.0.0.1:9/api") == []
 
 
 def test_a_release_that_is_there_is_not_built_again(home: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import threading
 import urllib.error
@@ -11,13 +12,14 @@ from collections.abc import Callable, Iterator
 from dataclasses import asdict, replace
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 from urllib.parse import urlsplit
 
 import pytest
 from ansible_collections.selfhosted.prefect.plugins.filter.services import env_value
 from ansible_collections.selfhosted.prefect.plugins.filter.status import status_report, status_table
-from ansible_collections.selfhosted.prefect.plugins.module_utils.checks import Check
+from ansible_collections.selfhosted.prefect.plugins.module_utils.checks import Check, disk_checks
 from ansible_collections.selfhosted.prefect.plugins.module_utils.metrics import Exporter, metrics
 from ansible_collections.selfhosted.prefect.plugins.module_utils.status import (
     Instance,
@@ -80,10 +82,77 @@ def test_nothing_is_wrong(instance: Instance) -> None:
     assert info["deployments"] == ["hello/daily"]
     assert info["work_pools"][0]["workers"] == {"one": "ONLINE", "gone": "OFFLINE"}
     details = {check["name"]: check["detail"] for check in info["checks"]}
-    assert details.keys() == {"api", "database", "work pool default", "background services", "events"}
+    assert details.keys() == {
+        "api",
+        "clock",
+        "database",
+        "writes",
+        "work pool default",
+        "background services",
+        "events",
+    }
     assert all(check["expires"] is None for check in info["checks"])
     assert re.fullmatch("1 of 2 workers online, heard of \\d+ s ago, 0 waiting", details["work pool default"])
     assert re.fullmatch("1 flow runs planned, the next in 3[56]\\d\\d s", details["background services"])
+
+
+def test_the_server_is_made_to_write_and_nothing_is_left(api: FakeApi, instance: Instance) -> None:
+    read(instance)
+    assert [request.split("_status_")[0] for request in api.writes] == [
+        "POST /variables/",
+        "DELETE /variables/name/selfhosted_prefect",
+    ]
+    assert api.objects.of("variables") == []
+    api.requests.clear()
+    assert read(replace(instance, writes=False))["problems"] == []
+    assert api.writes == []
+
+
+def test_a_slow_worker_may_be_silent_for_longer(api: FakeApi, instance: Instance) -> None:
+    silent(api)
+    api.workers["default"][0]["heartbeat_interval_seconds"] = 300
+    assert read(instance)["problems"] == []
+
+
+def test_a_heartbeat_is_as_old_as_the_server_says(api: FakeApi, instance: Instance) -> None:
+    """The clock is five minutes behind the server's, which has heard of the worker just now."""
+    api.clock_ahead = timedelta(minutes=5)
+    api.workers["default"][0]["last_heartbeat_time"] = ago(minutes=-5)
+    (problem,) = read(instance)["problems"]
+    assert re.match(rf"clock: this host's clock is (299|300|301) s behind that of {api.url}: let a time", problem)
+
+
+def full(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, **usage: int) -> list[Check]:
+    """Judge a file system of 100 GB, as much of which is left as is given."""
+    given = {"f_blocks": 100_000_000, "f_frsize": 1000, "f_bavail": 50_000_000, "f_files": 10, "f_favail": 5} | usage
+    monkeypatch.setattr(os, "statvfs", lambda path: SimpleNamespace(**given))
+    return list(disk_checks({"prefect_home": str(tmp_path), "the logs": str(tmp_path / "not/yet")}))
+
+
+@pytest.mark.parametrize(
+    ("usage", "said"),
+    [
+        ({}, "50.0 of 100.0 GB are free for prefect_home, the logs"),
+        ({"f_bavail": 400_000}, "0.4 of 100.0 GB are free for prefect_home, the logs: free some space"),
+        ({"f_bavail": 0}, "0.0 of 100.0 GB are free"),
+        ({"f_blocks": 1_000_000, "f_bavail": 60_000}, "0.1 of 1.0 GB are free"),
+        ({"f_blocks": 1_000_000, "f_bavail": 40_000}, "0.0 of 1.0 GB are free for prefect_home, the logs: free"),
+        ({"f_favail": 0}, "no inode is left for prefect_home, the logs"),
+        # Btrfs counts none.
+        ({"f_files": 0, "f_favail": 0}, "50.0 of 100.0 GB"),
+    ],
+)
+def test_disks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, usage: dict[str, int], said: str) -> None:
+    (check,) = full(tmp_path, monkeypatch, **usage)
+    assert said in check.detail
+    assert check.healthy is (": " not in check.detail)
+    assert check.name == f"disk {tmp_path}"
+
+
+def test_a_full_disk_is_a_problem(instance: Instance, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    full(tmp_path, monkeypatch, f_bavail=0)
+    (problem,) = read(replace(instance, disks={"prefect_home": str(tmp_path)}))["problems"]
+    assert problem.startswith(f"disk {tmp_path}: 0.0 of 100.0 GB are free for prefect_home")
 
 
 def paused(api: FakeApi) -> None:
@@ -115,6 +184,20 @@ def old_events(api: FakeApi) -> None:
     api.events[:] = [datetime.now(timezone.utc) - timedelta(minutes=30)]
 
 
+def silent(api: FakeApi) -> None:
+    api.workers["default"][0]["last_heartbeat_time"] = ago(seconds=259)
+
+
+def full_disk(api: FakeApi) -> None:
+    """Every write answers 500, everything else as always."""
+
+    def before(request: str) -> None:
+        if request.startswith("POST /variables/"):
+            api.faults.append(Fault(status=500, body=b'{"exception_message": "Internal Server Error"}'))
+
+    api.before = before
+
+
 def no_database(api: FakeApi) -> None:
     api.ready = False
 
@@ -137,6 +220,8 @@ def wrong_credential(api: FakeApi) -> None:
         (nothing_planned, "background services: 1 deployments have an active schedule and no flow run is planned"),
         (no_events, "events: none since zealous-otter ended"),
         (old_events, "events: none since zealous-otter ended"),
+        (silent, "work pool default: workers that are called ONLINE are silent: one (2"),
+        (full_disk, "writes: the server cannot write: POST"),
         (no_database, "database: sqlite does not answer the server"),
         (no_answer, "api: GET"),
         (wrong_credential, "api: POST"),
@@ -325,7 +410,9 @@ def test_the_command(
 
 
 def test_the_module_reads_the_same(instance: Instance) -> None:
-    result = outcome(status.main, **{name: value for name, value in vars(instance).items() if value})
+    result = outcome(
+        status.main, **{name: value for name, value in vars(instance).items() if value and name != "writes"}
+    )
     assert (result["changed"], result["status"]["problems"]) == (False, [])
 
 
