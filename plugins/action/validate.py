@@ -140,8 +140,27 @@ def refused_settings(variable: str, settings: dict[str, Any]) -> list[str]:
         elif name in OUTDATED:
             complaints.append(f"{variable}: {name}: {OUTDATED[name]}")
         elif not name.startswith("PREFECT_") or name != name.upper():
+            also = {
+                "prefect_settings": "; for workers and flow runs, set it in prefect_worker_environment",
+                "prefect_worker_settings": "; set it in prefect_worker_environment",
+            }
             complaints.append(
                 f"{variable}: {name} is no setting of Prefect; their names start with PREFECT_, in capitals"
+                f"{also.get(variable, '')}"
+            )
+    return complaints
+
+
+def refused_environment(variable: str, names: list[str]) -> list[str]:
+    """Return a complaint for each name in a variable that is a setting of Prefect, or that no environment can have."""
+    complaints = []
+    for name in map(str, names):
+        if name.startswith("PREFECT_"):
+            complaints.append(f"{variable}: {name} is a setting of Prefect; set it in prefect_worker_settings")
+        elif not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", name):
+            complaints.append(
+                f"{variable}: {name!r} is no name of an environment variable: letters, digits and underscores, no "
+                "digit first"
             )
     return complaints
 
@@ -299,6 +318,7 @@ class ActionModule(ActionBase):
         _, arguments = self.validate_argument_spec(
             {
                 "settings": {"type": "dict", "default": {}},
+                "environment_names": {"type": "dict", "default": {}},
                 "api_auth": {"type": "str", "default": ""},
                 "version": {"type": "str", "default": ""},
                 "server": {"type": "dict", "default": {}},
@@ -318,6 +338,8 @@ class ActionModule(ActionBase):
             complaints += refused_settings(variable, settings)
         shipped = [path.stem for path in (ROLES / "prefect" / "files" / "locks").glob("[0-9]*.txt")]
         complaints += refused_version(arguments["version"], shipped)
+        for variable, names in arguments["environment_names"].items():
+            complaints += refused_environment(variable, names)
         auth = arguments["api_auth"]
         complaints += refused_credential(auth) + refused_server(arguments["server"])
         complaints += refused_secrets({"prefect_api_auth": auth.partition(":")[2]} | arguments["secrets"])

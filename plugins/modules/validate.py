@@ -19,6 +19,12 @@ options:
       - Settings for Prefect that must neither contradict a variable nor be outdated, by the variable that holds them.
     type: dict
     default: {}
+  environment_names:
+    description:
+      - Names of environment variables that are no settings for Prefect, by the variable that holds them and their
+        values, which are secret.
+    type: dict
+    default: {}
   api_auth:
     description: The API's credential, C(user:password) or empty. It is never shown.
     type: str

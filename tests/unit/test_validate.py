@@ -14,6 +14,7 @@ from ansible_collections.selfhosted.prefect.plugins.action.validate import (
     mistyped_variables,
     refused_credential,
     refused_domain,
+    refused_environment,
     refused_proxy,
     refused_secrets,
     refused_server,
@@ -285,3 +286,31 @@ PROXY = {
 def test_proxies(change: dict[str, Any], complaint: str | None) -> None:
     said = refused_proxy(PROXY | change)
     assert [line[: len(complaint or "")] for line in said] == ([complaint] if complaint else [])
+
+
+@pytest.mark.parametrize("variable", ["prefect_settings", "prefect_worker_settings"])
+def test_what_is_no_setting_has_another_variable(variable: str) -> None:
+    (complaint,) = refused_settings(variable, {"HTTP_PROXY": "http://user:secret@proxy"})
+    assert complaint.startswith(f"{variable}: HTTP_PROXY is no setting of Prefect")
+    assert complaint.endswith("set it in prefect_worker_environment")
+    assert "secret" not in complaint
+
+
+@pytest.mark.parametrize(
+    ("name", "complaint"),
+    [
+        ("HTTP_PROXY", ""),
+        ("no_proxy", ""),
+        ("_x1", ""),
+        ("PREFECT_LOGGING_LEVEL", "is a setting of Prefect; set it in prefect_worker_settings"),
+        ("MY KEY", "is no name of an environment variable"),
+        ("A=B", "is no name of an environment variable"),
+        ("A\n", "is no name of an environment variable"),
+        ("1A", "is no name of an environment variable"),
+        ("", "is no name of an environment variable"),
+    ],
+)
+def test_environment(name: str, complaint: str) -> None:
+    found = refused_environment("v", [name])
+    assert bool(found) is bool(complaint)
+    assert all(complaint in each for each in found)
