@@ -28,6 +28,7 @@ OWNED = {
     "PREFECT_API_SSL_CERT_FILE": "prefect_api_ca",
     "PREFECT_API_URL": "prefect_api_url",
     "PREFECT_CLIENT_CSRF_SUPPORT_ENABLED": "prefect_api_csrf",
+    "PREFECT_FLOWS_HEARTBEAT_FREQUENCY": "prefect_flow_run_silence",
     "PREFECT_HOME": "prefect_home",
     "PREFECT_REDIS_MESSAGING_DB": "prefect_redis_database",
     "PREFECT_REDIS_MESSAGING_HOST": "prefect_redis_host",
@@ -37,6 +38,7 @@ OWNED = {
     "PREFECT_REDIS_MESSAGING_URL": "prefect_redis_url",
     "PREFECT_REDIS_MESSAGING_USERNAME": "prefect_redis_url",
     "PREFECT_REDIS_WORKER_CLEANUP_QUEUE_URL": "prefect_redis_url",
+    "PREFECT_RUNNER_HEARTBEAT_FREQUENCY": "prefect_flow_run_silence",
     "PREFECT_SERVER_ANALYTICS_ENABLED": "prefect_server_analytics",
     "PREFECT_SERVER_API_AUTH_STRING": "prefect_api_auth",
     "PREFECT_SERVER_API_CSRF_PROTECTION_ENABLED": "prefect_api_csrf",
@@ -149,6 +151,13 @@ def refused_settings(variable: str, settings: dict[str, Any]) -> list[str]:
                 f"{also.get(variable, '')}"
             )
     return complaints
+
+
+def refused_silence(seconds: Any) -> list[str]:
+    """Return a complaint where flow runs cannot send three heartbeats in that time: Prefect has none below 30 s."""
+    if str(seconds).isdecimal() and 0 < int(seconds) < 90:
+        return [f"prefect_flow_run_silence: {seconds} s is too short for three heartbeats; at least 90, or 0 for none"]
+    return []
 
 
 def refused_environment(variable: str, names: list[str]) -> list[str]:
@@ -340,6 +349,7 @@ class ActionModule(ActionBase):
         complaints += refused_version(arguments["version"], shipped)
         for variable, names in arguments["environment_names"].items():
             complaints += refused_environment(variable, names)
+        complaints += refused_silence(ours.get("prefect_flow_run_silence"))
         auth = arguments["api_auth"]
         complaints += refused_credential(auth) + refused_server(arguments["server"])
         complaints += refused_secrets({"prefect_api_auth": auth.partition(":")[2]} | arguments["secrets"])

@@ -9,6 +9,7 @@ import re
 import threading
 import time
 from datetime import datetime, timedelta, timezone
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -21,6 +22,7 @@ from ansible_collections.selfhosted.prefect.plugins.module_utils.resource import
 from ansible_collections.selfhosted.prefect.plugins.modules import resources
 from fake_api import FakeApi, Fault, outcome
 
+ROOT = Path(__file__).resolve().parents[2]
 Wanted = dict[str, list[dict[str, Any]]]
 
 ALL: Wanted = {
@@ -642,6 +644,17 @@ def test_our_own_duplicates_go(fake: FakeApi) -> None:
     assert act(fake, ALL)["changed"] is True
     assert fake.objects.first("automations", name="Other") == theirs
     assert act(fake, {}, prune=True, prefect_automations=[])["plan"] == ["- automation Tell"]
+
+
+def test_the_automation_of_prefect_flow_run_silence_is_made_once(fake: FakeApi) -> None:
+    variables = (ROOT / "roles/prefect_resources/vars/main.yml").read_text(encoding="utf-8")
+    automation = yaml.safe_load(variables)["__prefect_resources_silence"]
+    assert automation["trigger"]["within"] == "{{ prefect_flow_run_silence | int }}"
+    automation["trigger"]["within"] = 540
+    wanted = {"prefect_automations": [automation]}
+    (planned,) = act(fake, wanted)["plan"]
+    assert planned.startswith("+ automation Crash silent flow runs (")
+    assert act(fake, wanted)["changed"] is False
 
 
 def test_a_server_that_is_busy(fake: FakeApi) -> None:

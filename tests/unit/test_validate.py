@@ -19,6 +19,7 @@ from ansible_collections.selfhosted.prefect.plugins.action.validate import (
     refused_secrets,
     refused_server,
     refused_settings,
+    refused_silence,
     refused_topology,
     refused_version,
     unknown_variables,
@@ -314,3 +315,12 @@ def test_environment(name: str, complaint: str) -> None:
     found = refused_environment("v", [name])
     assert bool(found) is bool(complaint)
     assert all(complaint in each for each in found)
+
+
+@pytest.mark.parametrize(
+    ("seconds", "refused"), [(0, False), (1, True), ("89", True), (90, False), (540, False), (None, False)]
+)
+def test_silence(seconds: Any, refused: bool) -> None:
+    found = refused_silence(seconds)
+    assert bool(found) is refused
+    assert all("at least 90, or 0 for none" in each for each in found)
