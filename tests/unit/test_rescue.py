@@ -51,7 +51,7 @@ def test_flow_runs_of_this_worker_get_their_state_and_no_others(api: FakeApi, th
 def killed(api: FakeApi, monkeypatch: pytest.MonkeyPatch, *, limit: int, result: str = "oom-kill") -> dict[str, Any]:
     """End a worker with a flow run again and again, until that is not scheduled any more or has begun ten times."""
     monkeypatch.setenv("SERVICE_RESULT", result)
-    run = api.add_run(kind="RUNNING", name="Running", **OURS)
+    run: dict[str, Any] = api.add_run(kind="RUNNING", name="Running", **OURS)
     for _ in range(10):
         rescue.main(["--pool", "default", "--worker", "here-default", "--then", "reschedule", "--limit", str(limit)])
         if run["state_type"] != "SCHEDULED":
