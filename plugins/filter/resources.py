@@ -65,7 +65,7 @@ def entrypoints(hostvars: Mapping[str, Mapping[str, Any]], hosts: Sequence[str],
     Left out is what has a schema of its parameters, or other code than what is put into the directory.
     """
     found: dict[str, Any] = {}
-    for host in hosts:
+    for host in (host for host in hosts if host in hostvars):
         variables = hostvars[host]
         names = [name for name in variables if name.startswith(DEPLOYMENTS)]
         for entry in merged(names, variables.__getitem__, {}).get(DEPLOYMENTS, []):

@@ -195,6 +195,8 @@ class Variable(Kind):
             yield "name is made of lowercase letters, digits, dashes and underscores, 255 at most"
         if name.startswith(REGISTRY):
             yield f"names that start with {REGISTRY} are kept for what says who made what"
+        if any(not -(2**63) <= number < 2**64 for number in _integers(values.get("value"))):
+            yield "value holds a number of more than 64 bits, which Prefect does not take: write it as a text"
         if len(json.dumps(values.get("value"))) > 5000:
             yield "value is longer than the 5000 characters of JSON that Prefect takes"
 
@@ -281,6 +283,10 @@ class BlockType(Kind):
             "schema": definition(newest["fields"]) if newest else None,
             "capabilities": as_set(newest["capabilities"]) if newest else [],
         }
+
+    def checks(self, todo: Plan, server: Server) -> Iterator[str]:
+        if todo.changes.get("capabilities") and todo.after.get("schema") is None:
+            yield "capabilities are those of a schema, and it has none: set schema"
 
     def create(self, server: Server, key: str, values: Values) -> Row:
         given = {name: value for name, value in values.items() if name not in {"schema", "capabilities"}}
@@ -840,6 +846,16 @@ def secret_paths(fields: Mapping[str, Any]) -> set[tuple[str, ...]]:
         if isinstance(about, Mapping) and (about.get("writeOnly") or about.get("format") == "password")
     }
     return named_ones | marked
+
+
+def _integers(value: Any) -> Iterator[int]:
+    if isinstance(value, Mapping):
+        value = list(value.values())
+    if isinstance(value, list):
+        for each in value:
+            yield from _integers(each)
+    elif isinstance(value, int):
+        yield value
 
 
 def _refs(value: Any) -> Iterator[str]:

@@ -298,7 +298,7 @@ def read_entry(kind: Kind, check: Check, given: Any, place: str, wish: Wish) -> 
     state = "absent" if drop else values.pop("state")
     fields = {name: value for name, value in values.items() if name in kind.fields}
     if state == "present":
-        complaints = [f"{place}: {complaint}" for complaint in (*kind.complaints(values), *not_json(fields))]
+        complaints = [f"{place}: {complaint}" for complaint in (*kind.complaints(values), *not_json(values))]
     return Entry(kind=kind, key=kind.key(values), wanted=fields, state=state, place=place), complaints
 
 

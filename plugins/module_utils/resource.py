@@ -492,7 +492,7 @@ def ensure(
     Raises Failure before the first request for what can be known without one, and ApiError.
     """
     complaints = list(kind.complaints({**kind.parts(key), **wanted})) if state == "present" else []
-    complaints += not_json(wanted)
+    complaints += not_json({**kind.parts(key), **wanted})
     if complaints:
         raise Failure(f"{kind.label} {key}: {'; '.join(complaints)}")
     row = server.again(kind.name, key)
@@ -524,21 +524,31 @@ def ensure(
 
 
 def not_json(wanted: Mapping[str, Any]) -> list[str]:
-    """Return a complaint for each field that holds a number that JSON does not have. It would never be read back."""
-    found = {name: list(_not_finite(value, name)) for name, value in wanted.items()}
-    return [f"{name}: {NOT_A_NUMBER} ({', '.join(paths)})" for name, paths in found.items() if paths]
+    """Return a complaint for each field that holds what no server can store. It would never be read back."""
+    found: list[str] = []
+    for name, value in wanted.items():
+        reasons: dict[str, list[str]] = {}
+        for path, reason in _unstorable(value, name):
+            reasons.setdefault(reason, []).append(path)
+        found += [f"{name}: {reason} ({', '.join(paths)})" for reason, paths in reasons.items()]
+    return found
 
 
-def _not_finite(value: Any, path: str) -> Iterator[str]:
-    """Yield the paths of NaN and the infinities in a value."""
+def _unstorable(value: Any, path: str) -> Iterator[tuple[str, str]]:
+    """Yield path and reason of what JSON or a database does not have, at any depth of a value."""
     if isinstance(value, Mapping):
         for name, each in value.items():
-            yield from _not_finite(each, f"{path}.{name}")
+            yield from _unstorable(str(name), path)
+            yield from _unstorable(each, f"{path}.{name}")
     elif isinstance(value, list):
         for index, each in enumerate(value):
-            yield from _not_finite(each, f"{path}[{index}]")
+            yield from _unstorable(each, f"{path}[{index}]")
     elif isinstance(value, float) and not math.isfinite(value):
-        yield path
+        yield path, NOT_A_NUMBER
+    elif isinstance(value, str) and "\0" in value:
+        yield path, "it holds the character U+0000, which PostgreSQL does not store: remove it"
+    elif isinstance(value, str) and any("\ud800" <= each <= "\udfff" for each in value):
+        yield path, "it holds half of a surrogate pair, after which a server cannot read its own data: remove it"
 
 
 def missing_fields(kind: Kind, wanted: Mapping[str, Any]) -> list[str]:

@@ -223,6 +223,33 @@ def test_what_json_cannot_say(fake: FakeApi, number: float) -> None:
 
 
 @pytest.mark.parametrize(
+    ("wanted", "words"),
+    [
+        ({"prefect_variables": [{"name": "a", "value": ["x", "y\0"]}]}, "U+0000, which PostgreSQL does not store"),
+        (
+            {"prefect_work_pools": [{"name": "a", "description": "x\ud83d"}]},
+            "description: it holds half of a surrogate pair",
+        ),
+        ({"prefect_deployments": [{"flow": "f", "name": "\udc00"}]}, "name: it holds half of a surrogate pair"),
+        ({"prefect_deployments": [{"flow": "f", "name": "a", "parameters": {"\0": 1}}]}, "parameters: it holds the"),
+        ({"prefect_variables": [{"name": "a", "value": {"x": [2**64]}}]}, "a number of more than 64 bits"),
+    ],
+)
+def test_what_a_server_cannot_store(fake: FakeApi, wanted: Wanted, words: str) -> None:
+    """A text with half of a character is stored by SQLite and never read again: every listing of its kind fails."""
+    with Api(fake.url) as api, pytest.raises(Failure) as raised:
+        reconcile(api, wanted, Wish())
+    assert words in str(raised.value)
+    assert fake.requests == []
+
+
+def test_a_schema_has_the_capabilities(fake: FakeApi) -> None:
+    wanted: Wanted = {"prefect_block_types": [{"slug": "account", "capabilities": ["read"]}]}
+    assert "capabilities are those of a schema, and it has none" in act(fake, wanted)["msg"]
+    assert fake.writes == []
+
+
+@pytest.mark.parametrize(
     "data",
     [
         {"others": [{"$ref": "secret/one"}, {"deeper": [{"$ref": "secret/two"}]}]},
