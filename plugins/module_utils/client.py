@@ -71,12 +71,12 @@ VALUES: tuple[tuple[str, type, tuple[str, ...]], ...] = (
     (r"GET /csrf-token", dict, ("token",)),
     (r"GET /collections/.*", dict, ()),
     (r"POST /.*/count", int, ()),
-    (r"POST /flow_runs/history", list, ()),
+    (r"POST /flow_runs/history", list, ("states",)),
     (r"GET /flow_run_states/", list, ()),
     (r"POST /events/filter", dict, ("events",)),
     (r"POST /flow_runs/[^/]+/(?:set_state|resume)", dict, ("status",)),
 )
-"""What answers other than objects are: method and route, the type, and the keys of a mapping."""
+"""What answers other than objects are: method and route, the type, and the keys of a mapping or of those in a list."""
 
 RETRIED = frozenset({408, 429, 502, 503})
 """Answers that Prefect's own client tries again, too. SQLite gives 503 whenever a writer is in the way."""
@@ -444,6 +444,8 @@ def misfit(method: str, path: str, status: int, body: Any) -> str:
     route = path.partition("?")[0]
     for pattern, kind, keys in VALUES:
         if re.fullmatch(pattern, f"{method} {route}"):
+            if isinstance(body, list) and kind is list:
+                return _unlike(body, frozenset(keys))
             if isinstance(body, kind) and (kind is bool or not isinstance(body, bool)) and _has(body, keys):
                 return ""
             return f"{_described(body)} in place of {_article(kind)}{_with(keys)}"
@@ -454,9 +456,14 @@ def misfit(method: str, path: str, status: int, body: Any) -> str:
     if route.endswith(("/filter", "/schedules")):
         if not isinstance(body, list):
             return f"{_described(body)} in place of a list of objects"
-        other = next((row for row in body if not _has(row, fields)), None)
-        return f"a list with {_described(other)} in place of objects{_with(fields)}" if other is not None else ""
+        return _unlike(body, fields)
     return "" if _has(body, fields) else f"{_described(body)} in place of an object{_with(fields)}"
+
+
+def _unlike(rows: list[Any], fields: frozenset[str]) -> str:
+    """Return how a list differs from one of objects with some fields, or an empty string where it does not."""
+    others = [row for row in rows if not _has(row, fields)]
+    return f"a list with {_described(others[0])} in place of objects{_with(fields)}" if others else ""
 
 
 def _has(body: Any, keys: Iterable[str]) -> bool:

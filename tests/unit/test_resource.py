@@ -543,3 +543,11 @@ def test_clocks_that_differ(fake: FakeApi) -> None:
         fake.workers["main"][0]["last_heartbeat_time"] = (datetime.now(timezone.utc) + ahead).isoformat()
         since = datetime.now(timezone.utc) - timedelta(seconds=10)
         assert worker_online_since(api, pool="main", worker="one", since=since)
+
+
+@pytest.mark.parametrize("body", [b"[null]", b"[1]", b"[[]]", b"[{}]", b'[{"id": 1}]'])
+@pytest.mark.parametrize("path", ["/work_pools/filter", "/variables/filter", "/flow_runs/history"])
+def test_a_list_of_something_else_is_no_answer(fake: FakeApi, path: str, body: bytes) -> None:
+    fake.faults.append(Fault(status=200, body=body))
+    with Api(fake.url) as api, pytest.raises(ApiError, match=r"a list with .* in place of objects"):
+        api.post(path, {})
