@@ -14,7 +14,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
 
-from ansible_collections.selfhosted.prefect.plugins.module_utils.safe_files import (
+from .safe_files import (
     as_account,
     beside,
     followed,

@@ -12,6 +12,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import pytest
+from ansible_collections.selfhosted.prefect.plugins.module_utils import databases
 from ansible_collections.selfhosted.prefect.plugins.modules import backup
 from conftest import PrefectServer
 from fake_api import outcome
@@ -221,7 +222,7 @@ def test_a_client_that_is_too_old_is_refused_with_the_package(
     for name in ("pg_dump", "pg_restore", "psql"):
         (old / name).write_text(f"#!/bin/sh\necho '{name} (PostgreSQL) 9.6.1'; [ \"$1\" = --version ]\n")
         (old / name).chmod(0o755)
-    monkeypatch.setattr(backup, "CLIENTS", ())
+    monkeypatch.setattr(databases, "CLIENTS", ())
     path = os.environ["PATH"]
     monkeypatch.setenv("PATH", f"{old}:/bin")
     refused = database.run()
@@ -231,7 +232,7 @@ def test_a_client_that_is_too_old_is_refused_with_the_package(
     only.mkdir(parents=True)
     for name in ("pg_dump", "pg_restore"):
         (only / name).symlink_to(POSTGRES / name)
-    monkeypatch.setattr(backup, "CLIENTS", (f"{database.directory}/*/bin",))
+    monkeypatch.setattr(databases, "CLIENTS", (f"{database.directory}/*/bin",))
     made = database.run()
     monkeypatch.setenv("PATH", str(database.directory))
     assert "psql is needed" in database.run(state="checked", restore="latest")["msg"]
@@ -265,6 +266,6 @@ def test_the_tables_of_every_release_are_known(server: PrefectServer) -> None:
     ask = [str(POSTGRES / "psql"), "-qAt", server.database, "--command"]
     tables = "SELECT tablename FROM pg_tables WHERE schemaname = 'public'"
     types = "SELECT typname FROM pg_type WHERE typtype = 'e' AND typnamespace = 'public'::regnamespace"
-    for sql, known in ((tables, backup.TABLES), (types, backup.TYPES)):
+    for sql, known in ((tables, databases.TABLES), (types, databases.TYPES)):
         found = subprocess.run([*ask, sql], capture_output=True, text=True, check=True).stdout.split()
         assert found and set(found) <= known

@@ -29,11 +29,11 @@ KEPT = "a directory of backups, of which `check` has seen that only root can wri
 
 ALLOWED = {
     ("backend.py", "memory_mb"): PROC,
-    ("backup.py", "Postgresql.dump"): KEPT,
-    ("backup.py", "Postgresql._entries"): KEPT,
-    ("backup.py", "Postgresql._reader"): KEPT,
-    ("backup.py", "Postgresql._script"): KEPT,
-    ("backup.py", "clients"): "/usr/lib/postgresql and the like, which only root can write",
+    ("databases.py", "Postgresql.dump"): KEPT,
+    ("databases.py", "Postgresql._entries"): KEPT,
+    ("databases.py", "Postgresql._reader"): KEPT,
+    ("databases.py", "Postgresql._script"): KEPT,
+    ("databases.py", "clients"): "/usr/lib/postgresql and the like, which only root can write",
     ("backups.py", "digest"): KEPT,
     ("backups.py", "held"): KEPT,
     ("backups.py", "own"): KEPT,

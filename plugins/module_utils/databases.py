@@ -1,0 +1,655 @@
+"""The databases that are backed up: a SQLite file, or Prefect's tables in a PostgreSQL; and what is done with a backup.
+
+The module `backup` does this from the controller, and the timer of a host's own does it there.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import pwd
+import re
+import shutil
+import sqlite3
+import stat
+import subprocess
+import tempfile
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import IO, Any, NamedTuple
+
+from . import backups, sqlite_files
+from .backups import Backup, BackupError, Contents, Origin
+from .postgres import Connection, DatabaseError, tls_context
+from .safe_files import (
+    AccountError,
+    UnsafePathError,
+    beside,
+    followed,
+    reach,
+)
+
+TABLES = frozenset(
+    {
+        "agent",
+        "alembic_version",
+        "artifact",
+        "artifact_collection",
+        "automation",
+        "automation_bucket",
+        "automation_event_follower",
+        "automation_held_event",
+        "automation_related_resource",
+        "block_document",
+        "block_document_reference",
+        "block_schema",
+        "block_schema_reference",
+        "block_type",
+        "composite_trigger_child_firing",
+        "concurrency_limit",
+        "concurrency_limit_v2",
+        "configuration",
+        "csrf_token",
+        "deployment",
+        "deployment_schedule",
+        "deployment_version",
+        "event_resources",
+        "events",
+        "flow",
+        "flow_run",
+        "flow_run_input",
+        "flow_run_state",
+        "log",
+        "saved_search",
+        "task_run",
+        "task_run_state",
+        "task_run_state_cache",
+        "variable",
+        "work_pool",
+        "work_queue",
+        "worker",
+    }
+)
+"""The tables of Prefect 3.5.0 to 3.9.1. In a PostgreSQL, others may be beside them, and are another owner's."""
+
+TYPES = frozenset({"deployment_status", "state_type", "work_pool_status", "work_queue_status", "worker_status"})
+"""The types of the same."""
+
+BY_TABLE = ("TABLE DATA", "TABLE", "FK CONSTRAINT", "CONSTRAINT", "DEFAULT", "TRIGGER")
+OTHER = ("SEQUENCE OWNED BY", "SEQUENCE SET", "SEQUENCE", "INDEX", "TYPE")
+ENTRY = re.compile(rf"(?P<id>\d+); \d+ \d+ (?P<kind>{'|'.join(BY_TABLE + OTHER)}) (?P<schema>\S+) (?P<tag>\S+).*")
+"""A line of pg_restore's list of an archive; of the other kinds, none is Prefect's."""
+
+COPY = re.compile(rb'COPY (?:"[^"]+"|\S+?)\."?([^". ]+)"? \(.*\) FROM stdin;\n')
+CLIENTS = ("/usr/lib/postgresql/*/bin", "/usr/pgsql-*/bin")
+SEPARATOR = "\x1f"
+
+SCHEMA = """
+SELECT current_setting('server_version_num'), coalesce(n.nspname, current_schema()), c.oid IS NOT NULL
+FROM (SELECT to_regclass('alembic_version') AS oid) AS found
+LEFT JOIN pg_class AS c ON c.oid = found.oid LEFT JOIN pg_namespace AS n ON n.oid = c.relnamespace
+"""
+
+RELATIONS = """
+SELECT relname, relkind IN ('r', 'p') FROM pg_class AS c JOIN pg_namespace AS n ON n.oid = relnamespace
+WHERE nspname = {schema} AND relkind IN ('r', 'p', 'v', 'm', 'f')
+ORDER BY relname
+"""
+
+ENUMS = """
+SELECT typname FROM pg_type AS t JOIN pg_namespace AS n ON n.oid = typnamespace
+WHERE nspname = {schema} AND typtype = 'e' ORDER BY typname
+"""
+
+SETTINGS = """
+SELECT setting FROM pg_db_role_setting, unnest(setconfig) AS setting
+WHERE setting LIKE 'search_path=%'
+AND setdatabase IN (0, (SELECT oid FROM pg_database WHERE datname = current_database()))
+AND setrole IN (0, (SELECT oid FROM pg_roles WHERE rolname = {user}))
+ORDER BY setrole <> 0 DESC, setdatabase <> 0 DESC LIMIT 1
+"""
+"""The search_path that the user's sessions begin with, which a superuser's do not."""
+
+
+def literal(text: str) -> str:
+    """Return a text as SQL's literal."""
+    return "'" + text.replace("'", "''") + "'"
+
+
+def identifier(name: str) -> str:
+    """Return a name as SQL's quoted identifier, which the patterns of pg_dump read, too."""
+    return '"' + name.replace('"', '""') + '"'
+
+
+class NoDatabaseError(BackupError):
+    """No server has ever made its tables in this database."""
+
+
+FAILURES = (BackupError, AccountError, DatabaseError, OSError)
+"""What goes wrong with a database, a backup or a host."""
+
+
+class Sqlite:
+    """A SQLite database, which is a file, its log and its index, in a directory that another account can write."""
+
+    suffix = ".sqlite"
+
+    def __init__(self, file: Path, owner: str | None = None) -> None:
+        self.file = file
+        self.owner: tuple[int, int] | None = None
+        # Before the first installation there is no such account yet.
+        with contextlib.suppress(KeyError):
+            account = pwd.getpwnam(owner) if owner else None
+            self.owner = (account.pw_uid, account.pw_gid) if account else None
+        self.name = file.stem
+
+    def ready(self, backup: Path | None, directory: Path) -> None:
+        """See that there is space for the copies that a change needs. Raises BackupError and OSError."""
+        there = self.file.stat().st_size if sqlite_files.exists(self.file) else 0
+        for place, needed in ((directory, there), (self.file.parent, backup.stat().st_size if backup else 0)):
+            existing = next(parent for parent in (place, *place.parents) if parent.exists())
+            free = shutil.disk_usage(existing).free
+            if free < needed:
+                raise BackupError(f"{place}: {needed >> 20} MiB are needed there, and {free >> 20} MiB are free")
+
+    def dump(self, target: Path) -> Contents:
+        """Copy the database as it is at one moment, even while written to. Raises BackupError and AccountError."""
+        if not sqlite_files.exists(self.file):
+            raise NoDatabaseError(f"{self.file} does not exist: has the server ever run?")
+        sqlite_files.copy(self.file, target)
+        return self.prove(target)
+
+    def prove(self, backup: Path) -> Contents:
+        """See that a backup is sound and Prefect's, and what it holds. Raises BackupError and AccountError."""
+
+        def question(copy: sqlite3.Connection) -> tuple[str, str, dict[str, int]]:
+            try:
+                (found,) = copy.execute("PRAGMA integrity_check(1)").fetchone()
+                if found != "ok":
+                    return found, "", {}
+                (revision,) = copy.execute("SELECT version_num FROM alembic_version").fetchone() or ("",)
+                names = copy.execute("SELECT name FROM sqlite_master WHERE type = 'table' ORDER BY name").fetchall()
+                rows = {
+                    name: int(copy.execute(f"SELECT count(*) FROM {identifier(name)}").fetchone()[0])
+                    for (name,) in names
+                    if not name.startswith("sqlite_")
+                }
+            except sqlite3.Error as error:
+                return str(error), "", {}
+            return "" if revision else "its schema has no revision", str(revision), rows
+
+        wrong, revision, rows = sqlite_files.ask(backup, question, like=self.file)
+        if wrong:
+            raise BackupError(f"{backup} is no good backup of a SQLite database of Prefect: {wrong}")
+        return Contents(revision=revision, rows=rows)
+
+    def restore(self, backup: Path) -> None:
+        """Put a backup where the database is, with the owner of its directory. Raises AccountError and OSError."""
+        sqlite_files.replace(self.file, backup, owner=self.owner)
+
+    def empty(self) -> None:
+        """Leave no database. Raises AccountError and OSError."""
+        if sqlite_files.exists(self.file):
+            sqlite_files.remove(self.file)
+
+    def salvage(self, directory: Path) -> Path:
+        """Copy a database that is damaged as it is, and return where to."""
+        target = Path(tempfile.mkdtemp(prefix="damaged-", dir=directory))
+        with beside(followed(self.file)) as (home, name), reach(target) as kept:
+            for each in (name, f"{name}-wal"):
+                if home.state(each) is None:
+                    continue
+                with (
+                    home.open(each) as reading,
+                    kept.create(each, owner=os.geteuid(), group=os.getegid(), mode=0o600) as writing,
+                ):
+                    while part := os.read(reading, backups.CHUNK):
+                        os.write(writing, part)
+        return target
+
+
+class Schema(NamedTuple):
+    """Where Prefect's tables are, or would be."""
+
+    major: int
+    name: str
+    exists: bool
+
+
+class Postgresql:
+    """A PostgreSQL database, by its client programs."""
+
+    suffix = ".dump"
+
+    def __init__(self, given: Mapping[str, Any]) -> None:
+        self.given = given
+        self.name = given["database"]
+        self.user = given["user"]
+        self.superuser = given["superuser"]
+        # PostgreSQL may take the account at the other end of its socket for the user.
+        by_socket = (given["host"] or "").startswith("/") and os.geteuid() == 0
+        self.account = self.superuser or (given["owner"] if by_socket else None)
+        wanted = {
+            "PGHOST": given["host"],
+            "PGPORT": str(given["port"]),
+            "PGDATABASE": given["database"],
+            "PGUSER": self.superuser or self.user,
+            "PGPASSWORD": given["password"],
+            "PGSSLMODE": given["sslmode"],
+            "PGSSLROOTCERT": given["ca"],
+            "PGSSLCERT": given["cert"],
+            "PGSSLKEY": given["key"],
+            "PGCONNECT_TIMEOUT": "15",
+            "LC_ALL": "C",
+        }
+        self.environment = {**os.environ, **{name: value for name, value in wanted.items() if value}}
+
+    def ready(self, backup: Path | None, directory: Path) -> None:
+        """See that the programs that a change needs are here, and the backup fits the database. Raises BackupError."""
+        schema = self._schema()
+        program("psql")
+        program("pg_dump", at_least=schema.major)
+        if backup:
+            self._entries(backup, schema)
+
+    def dump(self, target: Path) -> Contents:
+        """Dump Prefect's tables as they are at one moment. Raises BackupError."""
+        schema = self._schema()
+        if not schema.exists:
+            raise NoDatabaseError(f"{self.name} has no tables of Prefect yet: has the server ever run?")
+        others = [name for name, _ in self._relations(schema) if name not in TABLES]
+        command = [program("pg_dump", at_least=schema.major), "--format=custom", "--no-owner", "--no-privileges"]
+        command.append(f"--schema={identifier(schema.name)}")
+        command += [f"--exclude-table={identifier(schema.name)}.{identifier(name)}" for name in others]
+        with target.open("wb") as output:
+            self._run(command, stdout=output)
+        return self.prove(target)
+
+    def prove(self, backup: Path) -> Contents:
+        """Read all of a backup, and return what it holds. Raises BackupError where it is damaged or not Prefect's."""
+        rows: dict[str, int] = {}
+        revision, table = "", ""
+        with self._script(backup) as script:
+            for line in script:
+                if table and line == b"\\.\n":
+                    table = ""
+                elif table:
+                    rows[table] += 1
+                    revision = line.decode().strip() if table == "alembic_version" else revision
+                elif started := COPY.fullmatch(line):
+                    table = started[1].decode()
+                    rows[table] = 0
+        if not revision:
+            raise BackupError(f"{backup} is no good backup of a PostgreSQL database of Prefect: it has no revision")
+        return Contents(revision=revision, rows=rows)
+
+    def restore(self, backup: Path) -> None:
+        """Replace Prefect's tables by those of a backup, all of them or none. Raises BackupError."""
+        schema = self._schema()
+        entries = self._entries(backup, schema)
+        with tempfile.NamedTemporaryFile("w", prefix="prefect-restore-") as chosen:
+            chosen.write("\n".join(entries) + "\n")
+            chosen.flush()
+            # The PostgreSQL superuser reads it; it holds no data.
+            os.fchmod(chosen.fileno(), 0o644)
+            options = [f"--use-list={chosen.name}"]
+
+            def feed(psql: IO[bytes]) -> None:
+                with self._script(backup, *options) as script:
+                    shutil.copyfileobj(script, psql, backups.CHUNK)
+
+            self._execute(schema, feed)
+
+    def empty(self) -> None:
+        """Remove Prefect's tables and nothing else. Raises BackupError."""
+        self._execute(self._schema(), lambda psql: None)
+
+    def _schema(self) -> Schema:
+        ((version, name, exists),) = self._ask(SCHEMA)
+        return Schema(major=int(version or 0) // 10000, name=name or "public", exists=exists == "t")
+
+    def _relations(self, schema: Schema) -> list[tuple[str, bool]]:
+        found = self._ask(RELATIONS.format(schema=literal(schema.name)))
+        return [(name or "", is_table == "t") for name, is_table in found]
+
+    def _ask(self, sql: str) -> list[list[str | None]]:
+        """Return the rows of a query, asked as the server's user with the search_path of the server."""
+        path = self.given["search_path"]
+        if self.superuser and not path:
+            ((path,),) = self._query(SETTINGS.format(user=literal(self.user))) or [[""]]
+            path = (path or "").partition("=")[2]
+        prepare = f"SET ROLE {identifier(self.user)};" if self.superuser else ""
+        if path:
+            prepare += f"DO $$ BEGIN PERFORM set_config('search_path', {literal(path)}, false); END $$;"
+        return self._query(prepare + sql)
+
+    def _query(self, sql: str) -> list[list[str | None]]:
+        given = self.given
+        if self.superuser:
+            psql = program("psql")
+            words = [psql, "--quiet", "--no-psqlrc", "--tuples-only", "--no-align", "--record-separator-zero"]
+            said = self._run([*words, f"--field-separator={SEPARATOR}", f"--command={sql}"], stdout=subprocess.PIPE)
+            return [list(row.split(SEPARATOR)) for row in said.decode().rstrip("\n").split("\0") if row]
+        verified = given["sslmode"].startswith("verify-")
+        context = tls_context(
+            ca=given["ca"] or "" if verified else "",
+            cert=given["cert"] or "",
+            key=given["key"] or "",
+            check_hostname=given["sslmode"] == "verify-full",
+            verify=verified,
+        )
+        with Connection(
+            host=given["host"] or "127.0.0.1",
+            port=given["port"],
+            user=self.user,
+            password=given["password"] or "",
+            database=self.name,
+            tls=None if given["sslmode"] == "disable" else context,
+            tls_required=verified or given["sslmode"] == "require",
+            timeout=15,
+        ) as connection:
+            return connection.query(sql)
+
+    def _entries(self, backup: Path, schema: Schema) -> list[str]:
+        """Return the entries of an archive that are Prefect's, as pg_restore lists them. Raises BackupError."""
+        with backup.open("rb") as content:
+            listed = self._restorer(content, "--list", "--verbose").decode(errors="replace")
+        entries: list[re.Match[str]] = []
+        needs: dict[str, set[str]] = {}
+        for line in listed.splitlines():
+            if entry := ENTRY.fullmatch(line):
+                entries.append(entry)
+            elif entries and line.startswith(";\tdepends on:"):
+                needs[entries[-1]["id"]] = set(line.split(":")[1].split())
+        homes = {entry["schema"] for entry in entries if (entry["kind"], entry["tag"]) == ("TABLE", "alembic_version")}
+        if homes != {schema.name}:
+            found = ", ".join(sorted(homes)) or "no schema"
+            raise BackupError(
+                f"{backup} has Prefect's tables in {found}, and the database {self.name} has them in {schema.name}: "
+                "set the search_path of prefect_database_url or of the user to the same schema"
+            )
+        own: set[str] = set()
+        chosen = []
+        for entry in entries:
+            # An archive has what something depends on before it.
+            if entry["schema"] == schema.name and (
+                entry["tag"] in TABLES
+                if entry["kind"] in BY_TABLE
+                else entry["tag"] in TYPES
+                if entry["kind"] == "TYPE"
+                else bool(own & needs.get(entry["id"], set()))
+            ):
+                chosen.append(entry[0])
+                own.add(entry["id"])
+        return chosen
+
+    @contextlib.contextmanager
+    def _script(self, backup: Path, *options: str) -> Iterator[IO[bytes]]:
+        """Give the SQL of a backup. Raises BackupError at its end where the program that reads it failed."""
+        words = ["--no-owner", "--no-privileges", "--no-comments", *options, "--file=-"]
+        with backup.open("rb") as content, tempfile.TemporaryFile() as said:
+            command = self._as_user([self._reader(backup), *words])
+            # A directory that the superuser may enter.
+            reader = subprocess.Popen(
+                command, env=self.environment, cwd="/", stdin=content, stdout=subprocess.PIPE, stderr=said
+            )
+            assert reader.stdout
+            try:
+                yield reader.stdout
+            finally:
+                reader.stdout.close()
+                code = reader.wait()
+                said.seek(0)
+                reason = said.read().decode(errors="replace").strip()
+            if code:
+                raise BackupError(f"{backup} is no good backup of a PostgreSQL database of Prefect: {reason}")
+
+    def _reader(self, backup: Path) -> str:
+        """Return the oldest pg_restore that reads a backup: what newer ones write, an older server may not know."""
+        reason = f"{program('pg_restore')} cannot read it"
+        for _, directory in clients("pg_restore"):
+            with backup.open("rb") as content:
+                done = self._call([str(directory / "pg_restore"), "--list"], stdin=content, stdout=subprocess.DEVNULL)
+            if not done.returncode:
+                return str(directory / "pg_restore")
+            reason = done.stderr.decode(errors="replace").strip()
+        raise BackupError(f"{backup} is no good backup of a PostgreSQL database of Prefect: {reason}")
+
+    def _restorer(self, content: IO[bytes], *options: str) -> bytes:
+        return self._run([self._reader(Path(content.name)), *options], stdin=content, stdout=subprocess.PIPE)
+
+    def _execute(self, schema: Schema, feed: Callable[[IO[bytes]], None]) -> None:
+        """Remove Prefect's tables and run the SQL that `feed` writes, in one transaction. Raises BackupError."""
+        home = identifier(schema.name)
+        tables = [f"{home}.{identifier(name)}" for name, table in self._relations(schema) if table and name in TABLES]
+        enums = [str(name) for (name,) in self._ask(ENUMS.format(schema=literal(schema.name)))]
+        types = [f"{home}.{identifier(name)}" for name in enums if name in TYPES]
+        # Another owner's table or view that depends on one of these is an error, which names it.
+        begin = [
+            "BEGIN;",
+            "SET LOCAL lock_timeout = '60s';",
+            f"SET LOCAL ROLE {identifier(self.user)};",
+            *([f"DROP TABLE {', '.join(tables)};"] if tables else []),
+            *([f"DROP TYPE {', '.join(types)};"] if types else []),
+        ]
+        command = self._as_user([program("psql"), "--quiet", "--no-psqlrc", "--set=ON_ERROR_STOP=1", "--file=-"])
+        with tempfile.TemporaryFile() as said:
+            streams: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.DEVNULL, "stderr": said}
+            psql = subprocess.Popen(command, env=self.environment, cwd="/", **streams)
+            assert psql.stdin
+            try:
+                psql.stdin.write("\n".join([*begin, ""]).encode())
+                feed(psql.stdin)
+                # Nothing else commits: where this module or `feed` ends before, psql reads the end of its input, and
+                # the server rolls back.
+                psql.stdin.write(b"\nCOMMIT;\n")
+                psql.stdin.close()
+            except BrokenPipeError:
+                # It has ended, and says why.
+                pass
+            finally:
+                with contextlib.suppress(BrokenPipeError):
+                    psql.stdin.close()
+                psql.wait()
+            said.seek(0)
+            if psql.returncode:
+                raise BackupError(f"psql: nothing has changed: {said.read().decode(errors='replace').strip()}")
+
+    def _as_user(self, words: list[str]) -> list[str]:
+        # Nothing of root's environment but libpq's variables is needed, and `runuser` keeps them.
+        return ["runuser", "--user", self.account, "--", *words] if self.account else words
+
+    def _call(self, words: list[str], **streams: Any) -> subprocess.CompletedProcess[bytes]:
+        # A directory that the superuser may enter.
+        command = self._as_user(words)
+        return subprocess.run(command, env=self.environment, cwd="/", stderr=subprocess.PIPE, check=False, **streams)
+
+    def _run(self, words: list[str], **streams: Any) -> bytes:
+        done = self._call(words, **streams)
+        if done.returncode:
+            raise BackupError(f"{Path(words[0]).name}: {done.stderr.decode(errors='replace').strip()}")
+        return done.stdout or b""
+
+
+def clients(name: str) -> list[tuple[int, Path]]:
+    """Return the directories of this host with a client program of PostgreSQL, by its version, the oldest first."""
+    found: dict[int, Path] = {}
+    if there := shutil.which(name):
+        said = subprocess.run([there, "--version"], capture_output=True, text=True, check=False).stdout
+        if version := re.search(r"\) (\d+)", said):
+            found[int(version[1])] = Path(there).parent
+    for directory in (path for pattern in CLIENTS for path in Path("/").glob(pattern.lstrip("/"))):
+        version = re.search(r"\d+", directory.parent.name)
+        if version and (directory / name).is_file():
+            found[int(version[0])] = directory
+    return sorted(found.items())
+
+
+def program(name: str, *, at_least: int = 0) -> str:
+    """Return the oldest client program that speaks to a server of a major version. Raises BackupError."""
+    there = clients(name)
+    for version, directory in there:
+        if version >= at_least:
+            return str(directory / name)
+    found = ", ".join(f"{version} in {directory}" for version, directory in there) or "none"
+    package = f"postgresql-client-{at_least}" if at_least else "postgresql-client"
+    newer = f" of version {at_least} or newer, as the server is," if at_least else ""
+    raise BackupError(
+        f"{os.uname().nodename}: {name}{newer} is needed, and found was {found}: install the package {package}"
+        + (" (apt.postgresql.org has it where the distribution does not)" if at_least else "")
+    )
+
+
+def chosen(database: Sqlite | Postgresql, directory: Path, *, own: list[Backup], given: Mapping[str, Any]) -> Backup:
+    """Return the backup to restore, having seen that it is sound and fits. Raises BackupError."""
+    name = given["restore"]
+    if name == "latest":
+        if not own:
+            raise BackupError(f"{directory} has no backup of {given['instance']}'s {database.name} yet")
+        backup = own[-1]
+    else:
+        places = [directory / name, directory / backups.SAFETY / name]
+        path = next((place for place in places if place.is_file()), None)
+        if path is None:
+            known = ", ".join(each.path.name for each in own) or "none"
+            raise BackupError(f"{places[0]} does not exist; the backups of {given['instance']} in {directory}: {known}")
+        backup = backups.read(path)
+    if problem := backup.problem():
+        raise BackupError(f"{backup.path}: {problem}; restore another")
+    of = given["restore_instance"] or given["instance"]
+    if backup.origin.instance and backup.origin.instance != of:
+        raise BackupError(
+            f"{backup.path} is a backup of the instance {backup.origin.instance}, not of {of}: restore another, or set "
+            f"prefect_server_restore_instance to {backup.origin.instance} if this one is to become a copy of it"
+        )
+    wanted = given["target"] or given["version"]
+    if backup.origin.version and wanted and backups.released(backup.origin.version) > backups.released(wanted):
+        raise BackupError(
+            f"{backup.path} was made by Prefect {backup.origin.version}, whose schema {wanted} does not know: set "
+            f"prefect_version to {backup.origin.version}"
+        )
+    database.prove(backup.path)
+    return backup
+
+
+@contextlib.contextmanager
+def as_backup_errors() -> Iterator[None]:
+    """Raise BackupError for what the host or an account refuses."""
+    try:
+        yield
+    except (AccountError, OSError) as error:
+        raise BackupError(message(error)) from error
+
+
+def check(directory: Path) -> None:
+    """Refuse a directory of backups in which another account can put something else. Raises BackupError."""
+    existing = next(step for step in (directory, *directory.parents) if step.exists())
+    with as_backup_errors(), reach(followed(existing)) as found:
+        if not found.is_safe:
+            raise BackupError(
+                f"prefect_server_backup_dir: another account can write {found.path}, or a directory above it, and "
+                "replace the backups there; name a directory that only root can write, below /var/backups for one"
+            )
+
+
+def move(former: Path, directory: Path, *, suffix: str, dry: bool) -> list[str]:
+    """Move the backups that root made where earlier versions kept them, and return their names. Raises BackupError."""
+    found: list[str] = []
+    with as_backup_errors(), contextlib.suppress(FileNotFoundError), reach(former) as old:
+        # Where the directory is not root's, the account has put it in the place of the one that was.
+        if old.own_state().st_uid != os.geteuid():
+            return []
+        for name in old.names():
+            state = old.state(name)
+            is_ours = state is not None and stat.S_ISREG(state.st_mode) and state.st_nlink == 1
+            if is_ours and state is not None and state.st_uid == os.geteuid() and name.endswith(suffix):
+                found.append(name)
+        if found and not dry:
+            with beside(directory, make=True) as (above, last):
+                above.make(last, mode=0o700)
+            for name in found:
+                with reach(directory) as kept, old.open(name) as reading:
+                    with kept.create(name, owner=os.geteuid(), group=os.getegid(), mode=0o600) as writing:
+                        while part := os.read(reading, 2**20):
+                            os.write(writing, part)
+                    os.unlink(name, dir_fd=old.descriptor)
+    if found and not dry:
+        # What is not a backup keeps it.
+        with contextlib.suppress(OSError), beside(former) as (above, last):
+            os.rmdir(last, dir_fd=above.descriptor)
+    return found
+
+
+def secure(database: Sqlite | Postgresql, directory: Path, *, origin: Origin) -> Path | None:
+    """Back up what is to be replaced, and return where to; None where there is nothing. Raises BackupError."""
+    place = directory / backups.SAFETY
+    try:
+        return backups.write(place, origin=origin, suffix=database.suffix, make=database.dump).path
+    except NoDatabaseError:
+        return None
+    except (BackupError, AccountError) as error:
+        # Not one that is locked, or a disk that is full.
+        if isinstance(database, Postgresql) or (isinstance(error, AccountError) and error.kind != "DatabaseError"):
+            raise
+        return database.salvage(place)
+
+
+def message(error: Exception) -> str:
+    """Return what an error of the operating system, of SQLite or of PostgreSQL says, and of which file."""
+    if isinstance(error, OSError) and not isinstance(error, UnsafePathError):
+        where = f"{error.filename}: " if error.filename else ""
+        full = (
+            "; free space there, or set prefect_server_backup_dir"
+            if error.errno in (errno.ENOSPC, errno.EDQUOT)
+            else ""
+        )
+        return f"{where}{error.strerror or error}{full}"
+    return str(error)
+
+
+def run(given: Mapping[str, Any], *, dry: bool, warn: Callable[[str], None]) -> dict[str, Any]:
+    """Do what the options say and return the module's result. Raises BackupError, OSError and the databases' own."""
+    database = Sqlite(Path(given["sqlite"]), given["owner"]) if given["sqlite"] else Postgresql(given)
+    directory, state, suffix = Path(given["directory"]), given["state"], database.suffix
+    origin = Origin(
+        instance=given["instance"], server=given["server"], database=database.name, version=given["version"]
+    )
+    # The servers of an instance share a PostgreSQL.
+    whose = origin if given["sqlite"] else replace(origin, server="")
+    result: dict[str, Any] = {"changed": state not in {"checked", "listed"}, "path": None, "removed": []}
+    check(directory)
+    if given["former"]:
+        try:
+            result["moved"] = move(Path(given["former"]), directory, suffix=suffix, dry=dry)
+        except BackupError as error:
+            warn(f"Backups of an earlier version are not looked for: {error}")
+    own = backups.own(directory, origin=whose, suffix=suffix)
+    if state == "listed":
+        kept = backups.own(directory / backups.SAFETY, origin=whose, suffix=suffix)
+        latest = own[-1:] if own else []
+        shown = [backups.describe(each, latest=each in latest, safety=each in kept) for each in (*own, *kept)]
+        return result | {"backups": shown, "table": backups.table(shown)}
+    if state == "present":
+        result["removed"] = [str(each.path) for each in own[: max(0, len(own) + 1 - given["keep"])] if given["keep"]]
+        if not dry:
+            result["path"] = str(backups.write(directory, origin=origin, suffix=suffix, make=database.dump).path)
+            for each in own:
+                if str(each.path) in result["removed"]:
+                    backups.remove(each)
+        return result
+    backup = chosen(database, directory, own=own, given=given) if given["restore"] else None
+    database.ready(backup.path if backup else None, directory)
+    if backup:
+        result["restored"] = str(backup.path)
+    if state == "checked" or dry:
+        return result
+    if given["safety"]:
+        path = secure(database, directory, origin=origin)
+        result["path"] = str(path) if path else None
+    if state == "restored" and backup:
+        database.restore(backup.path)
+    else:
+        database.empty()
+    return result
