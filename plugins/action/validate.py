@@ -222,10 +222,15 @@ def refused_topology(topology: Mapping[str, Any]) -> list[str]:
     """Return a complaint for each way in which the hosts of an inventory contradict each other.
 
     `servers` are hosts, `processes` the most API processes of a server, `database` the kind of the database,
-    `redis` whether there is one.
+    `redis` whether there is one, `backup_host` the host that a schedule of backups is for, empty without one.
     """
     servers, processes = topology.get("servers", []), int(topology.get("processes", 1))
     complaints: list[str] = []
+    if topology.get("backup_host") and topology["backup_host"] not in servers:
+        complaints.append(
+            f"prefect_server_backup_schedule: the database is on {topology['backup_host']}, which has no server, and a "
+            "timer needs the release of one; leave it empty, and have cron on the controller run the playbook backup"
+        )
     several = f"{len(servers)} servers ({', '.join(servers)})" if len(servers) > 1 else f"{processes} API processes"
     if len(servers) < 2 and processes < 2:
         return complaints

@@ -72,6 +72,7 @@ def service_files(services: list[dict[str, Any]], host: dict[str, Any], supervis
     """Return the files that services are made of, each once, as the `files` module wants them.
 
     A service with a `template` is an instance of that unit: the unit stands in the template, its own in a drop-in.
+    One with a `schedule` is named like its timer, and its unit runs the command once each time.
     """
     files: dict[str, dict[str, Any]] = {}
 
@@ -86,6 +87,11 @@ def service_files(services: list[dict[str, Any]], host: dict[str, Any], supervis
             add(**file, service=service)
         secret = {"mode": "0640", "group": service["account"]["group"], "secret": True}
         add(f"{etc}/{service['settings_file']}", "etc/prefect/settings.env.j2", service, **secret)
+        if service.get("schedule"):
+            job = service["name"].removesuffix(".timer")
+            add(f"{units}/{job}.service", "etc/systemd/system/job.service.j2", service)
+            add(f"{units}/{job}.timer", "etc/systemd/system/timer.j2", service)
+            continue
         if host["service_manager"] == "supervisord":
             add(f"{supervisor}/conf.d/{service['name']}.conf", "opt/prefect/supervisor/program.conf.j2", service)
             continue

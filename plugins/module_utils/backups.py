@@ -26,6 +26,7 @@ SAFETY = "safety"
 MANIFEST = ".json"
 PARTIAL = ".partial"
 STAMP = r"\d{8}T\d{6}Z"
+MOMENT = "%Y%m%dT%H%M%SZ"
 CHUNK = 1 << 20
 
 EARLIER = re.compile(rf"(?P<instance>.+)-(?P<version>[^-]+)-(?P<made>{STAMP})")
@@ -143,7 +144,7 @@ def own(directory: Path, *, origin: Origin, suffix: str) -> list[Backup]:
 
 def moment() -> str:
     """Return the time of now, as it is in a name."""
-    return datetime.now(timezone.utc).strftime("%Y%m%dT%H%M%SZ")
+    return datetime.now(timezone.utc).strftime(MOMENT)
 
 
 def sync(path: Path) -> None:
@@ -228,7 +229,7 @@ def describe(backup: Backup, *, latest: bool, safety: bool) -> dict[str, Any]:
     problem = backup.problem()
     return {
         "name": backup.path.name,
-        "made": f"{datetime.strptime(backup.made, '%Y%m%dT%H%M%SZ'):%Y-%m-%d %H:%M:%S} UTC",
+        "made": f"{datetime.strptime(backup.made, MOMENT):%Y-%m-%d %H:%M:%S} UTC",
         "size": backup.path.stat().st_size,
         "version": backup.origin.version,
         "revision": backup.revision,

@@ -1,12 +1,13 @@
 """The databases that are backed up: a SQLite file, or Prefect's tables in a PostgreSQL; and what is done with a backup.
 
-The module `backup` does this from the controller, and the timer of a host's own does it there.
+The module `backup` does this from the controller, and the timer on a host does it there: see `main`.
 """
 
 from __future__ import annotations
 
 import contextlib
 import errno
+import json
 import os
 import pwd
 import re
@@ -14,11 +15,14 @@ import shutil
 import sqlite3
 import stat
 import subprocess
+import sys
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
+from datetime import datetime, timedelta, timezone
 from pathlib import Path
 from typing import IO, Any, NamedTuple
+from urllib.parse import unquote, urlsplit
 
 from . import backups, sqlite_files
 from .backups import Backup, BackupError, Contents, Origin
@@ -29,6 +33,7 @@ from .safe_files import (
     beside,
     followed,
     reach,
+    write,
 )
 
 TABLES = frozenset(
@@ -121,6 +126,40 @@ def literal(text: str) -> str:
 def identifier(name: str) -> str:
     """Return a name as SQL's quoted identifier, which the patterns of pg_dump read, too."""
     return '"' + name.replace('"', '""') + '"'
+
+
+OPTIONS = "PREFECT_BACKUP_OPTIONS"
+"""Variable of the environment in which a host's timer says what `main` does, as JSON."""
+
+LAST_LINES = 20
+
+DEFAULTS: Mapping[str, Any] = {
+    "state": "present",
+    "version": "",
+    "target": "",
+    "restore": None,
+    "restore_instance": "",
+    "safety": True,
+    "keep": 0,
+    "keep_days": 0,
+    "command": [],
+    "record": None,
+    "former": None,
+    "sqlite": None,
+    "owner": None,
+    "host": None,
+    "port": 5432,
+    "database": "prefect",
+    "user": "prefect",
+    "password": None,
+    "search_path": "",
+    "sslmode": "prefer",
+    "ca": None,
+    "cert": None,
+    "key": None,
+    "superuser": None,
+}
+"""The options of the module `backup` that have a default."""
 
 
 class NoDatabaseError(BackupError):
@@ -609,6 +648,50 @@ def message(error: Exception) -> str:
     return str(error)
 
 
+def surplus(own: list[Backup], *, keep: int, keep_days: int) -> list[Backup]:
+    """Return the backups to remove once there is a newer one than these: those beyond a number, and of an age."""
+    now = datetime.strptime(backups.moment(), backups.MOMENT).replace(tzinfo=timezone.utc)
+    oldest = (now - timedelta(days=keep_days)).strftime(backups.MOMENT) if keep_days else ""
+    many = max(0, len(own) + 1 - keep) if keep else 0
+    return [backup for number, backup in enumerate(own) if number < many or backup.made < oldest]
+
+
+def hand_over(command: list[str], backup: Path) -> None:
+    """Run the user's command that copies a backup off the host. Raises BackupError where it fails."""
+    # In a timer's unit, the server's password is in it.
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("PREFECT_")}
+    words = [*command, str(backup)]
+    try:
+        done = subprocess.run(
+            words,
+            env=environment | {"PREFECT_BACKUP": str(backup)},
+            cwd="/",
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            check=False,
+        )
+        reason = f"ended with exit code {done.returncode}" if done.returncode else ""
+        said = "\n".join(done.stdout.decode(errors="replace").strip().splitlines()[-LAST_LINES:])
+    except OSError as error:
+        reason, said = f"cannot be started: {error.strerror}", ""
+    if reason:
+        # Its arguments may hold a secret.
+        raise BackupError(
+            f"prefect_server_backup_command: {command[0]} {reason} on {os.uname().nodename}. The backup is good and "
+            f"stays in {backup}; run the command by hand to see why, and copy it"
+            + (f". It printed:\n{said}" if said else "")
+        )
+
+
+def record(path: Path, backup: Backup) -> None:
+    """Write when the newest backup was made, for prefect-info, which may not look into the directory of backups."""
+    made = datetime.strptime(backup.made, backups.MOMENT).replace(tzinfo=timezone.utc).isoformat()
+    content = json.dumps({"name": backup.path.name, "made": made, "size": backup.size})
+    own = {"owner": os.geteuid(), "group": os.getegid()}
+    write(path, f"{content}\n".encode(), mode=0o644, **own)
+
+
 def run(given: Mapping[str, Any], *, dry: bool, warn: Callable[[str], None]) -> dict[str, Any]:
     """Do what the options say and return the module's result. Raises BackupError, OSError and the databases' own."""
     database = Sqlite(Path(given["sqlite"]), given["owner"]) if given["sqlite"] else Postgresql(given)
@@ -632,12 +715,17 @@ def run(given: Mapping[str, Any], *, dry: bool, warn: Callable[[str], None]) -> 
         shown = [backups.describe(each, latest=each in latest, safety=each in kept) for each in (*own, *kept)]
         return result | {"backups": shown, "table": backups.table(shown)}
     if state == "present":
-        result["removed"] = [str(each.path) for each in own[: max(0, len(own) + 1 - given["keep"])] if given["keep"]]
+        old = surplus(own, keep=given["keep"], keep_days=given["keep_days"])
+        result["removed"] = [str(each.path) for each in old]
         if not dry:
-            result["path"] = str(backups.write(directory, origin=origin, suffix=suffix, make=database.dump).path)
-            for each in own:
-                if str(each.path) in result["removed"]:
-                    backups.remove(each)
+            made = backups.write(directory, origin=origin, suffix=suffix, make=database.dump)
+            result["path"] = str(made.path)
+            for each in old:
+                backups.remove(each)
+            if given["record"]:
+                record(Path(given["record"]), made)
+            if given["command"]:
+                hand_over(given["command"], made.path)
         return result
     backup = chosen(database, directory, own=own, given=given) if given["restore"] else None
     database.ready(backup.path if backup else None, directory)
@@ -653,3 +741,22 @@ def run(given: Mapping[str, Any], *, dry: bool, warn: Callable[[str], None]) -> 
     else:
         database.empty()
     return result
+
+
+def server_password(environment: Mapping[str, str]) -> str | None:
+    """Return the password of the database that the settings of the server have."""
+    url = urlsplit(environment.get("PREFECT_SERVER_DATABASE_CONNECTION_URL", ""))
+    return unquote(url.password) if url.password else environment.get("PREFECT_SERVER_DATABASE_PASSWORD")
+
+
+def main() -> int:
+    """Do what a timer is for, and return the exit code of its unit."""
+    given = {**DEFAULTS, **json.loads(os.environ[OPTIONS]), "password": server_password(os.environ)}
+    given["version"] = Path(given.pop("release")).resolve().name.rpartition("-")[0]
+    try:
+        result = run(given, dry=False, warn=print)
+    except FAILURES as error:
+        print(message(error), file=sys.stderr)
+        return 1
+    print(f"The backup is {result['path']}", *(f"Removed {path}" for path in result["removed"]), sep="\n")
+    return 0

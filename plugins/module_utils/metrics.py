@@ -39,7 +39,12 @@ def _families(info: Json) -> Iterator[tuple[str, str, list[Sample]]]:
     yield (
         "prefect_service_running",
         "Whether a service of this host runs.",
-        [({"service": name}, state == "running") for name, state in info["services"].items()],
+        [({"service": name}, state in {"running", "waiting"}) for name, state in info["services"].items()],
+    )
+    yield (
+        "prefect_newest_backup_age_seconds",
+        "How old the newest good backup is that this host made of the database.",
+        [({}, info["backup"]["age"])] if "backup" in info else [],
     )
     yield (
         "prefect_work_pool_ready",

@@ -17,6 +17,7 @@ import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import datetime, timedelta, timezone
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -51,7 +52,15 @@ BEATS = 4
 LEAST_SILENCE = timedelta(minutes=2)
 """How long a worker may be silent however short its interval is."""
 
+DAY = timedelta(days=1)
+
 UNITS = ("server", "services", "exporter", "worker@*", "serve@*", "celery@*", "definitions*", "redis")
+UP = ("running", "waiting")
+"""States of a service, and of a timer, that are as they should be."""
+
+ITERATIONS = 10
+"""Times of a schedule that are looked at, for the longest interval between two: a week of working days, for one."""
+
 ENDED = ("COMPLETED", "FAILED", "CRASHED", "CANCELLED")
 UNDER_WAY = ("PENDING", "RUNNING", "PAUSED", "CANCELLING")
 
@@ -63,7 +72,8 @@ class Instance:
     """What is to be looked at: an instance of Prefect on this host.
 
     `opt` and `etc` are directories, `services` the services that this host has to have, a name ending in `@` standing
-    for at least one instance of that template. `api` is whether it has clients of the API. `redis` (a URL), `postgres`
+    for at least one instance of that template. `backup` is the calendar expression by which this host backs up the
+    database, empty where it does not. `api` is whether it has clients of the API. `redis` (a URL), `postgres`
     (as for `postgres.connect`) and `proxy` (for `proxy_checks`) are what else of the platform is on this host. `disks`
     are the directories that have to have space left, by what they are for. `writes` is whether the server is asked to
     write something, and to remove it.
@@ -77,6 +87,7 @@ class Instance:
     etc: str
     database: str = "sqlite"
     services: Sequence[str] = ()
+    backup: str = ""
     api: bool = True
     redis: str = ""
     postgres: Mapping[str, Any] = field(default_factory=dict)
@@ -115,9 +126,12 @@ def client_of(given: Mapping[str, str]) -> Api:
 def services(instance: Instance) -> dict[str, str] | None:
     """Return the state of each service of the instance on this host, or None where nobody can tell."""
     if instance.manager == "systemd":
-        units = [f"{instance.name}-{unit}.service" for unit in UNITS]
+        job = f"{instance.name}-backup"
+        units = [*(f"{instance.name}-{unit}.service" for unit in UNITS), f"{job}.timer", f"{job}.service"]
         rows = _rows(["systemctl", f"--{instance.scope}", "list-units", "--all", "--plain", "--no-legend", *units])
         found = [row for row in rows or [] if len(row) > 3 and row[1] != "not-found"]
+        # What a timer starts has nothing to say between two times, but that it failed.
+        found = [row for row in found if row[0] != f"{job}.service" or row[3] == "failed"]
         return None if rows is None else {row[0].removesuffix(".service"): row[3] for row in found}
     if instance.manager == "supervisord":
         supervisor = Path(instance.opt, "supervisor")
@@ -153,12 +167,55 @@ def read(instance: Instance) -> Json:
     checks = [] if found is None else list(service_checks(instance, found))
     checks += disk_checks(instance.disks)
     checks += backend_checks(instance)
+    checks += backup_checks(instance, info)
     if instance.api:
         checks += client_checks(instance, info)
     return info | {
         "checks": [asdict(check) for check in checks],
         "problems": [f"{check.name}: {check.detail}" for check in checks if not check.healthy],
     }
+
+
+def backup_checks(instance: Instance, info: Json) -> Iterator[Check]:
+    """Put the newest backup that this host made into `info`, and judge its age where there is a schedule."""
+    made = ""
+    with contextlib.suppress(OSError, ValueError, KeyError):
+        backup = json.loads(Path(instance.opt, "state", "backup.json").read_text(encoding="utf-8"))
+        made = str(backup["made"])
+        info["backup"] = backup | {"age": round(_age(made))}
+    if not instance.backup:
+        return
+    settings_file = Path(instance.etc, "backup.env")
+    if not made and not settings_file.exists():
+        yield Check("backup", False, "the timer has no settings on this host: run site.yml")
+        return
+    # Before the first one is due, the schedule is as old as its settings.
+    age = timedelta(seconds=_age(made) if made else _now().timestamp() - settings_file.stat().st_mtime)
+    interval = longest_interval(instance.backup)
+    most = interval + min(interval, DAY)
+    known = f"the newest is {_hours(age)} old" if made else f"none yet, {_hours(age)} after the schedule was set"
+    late = f"{known}, and {instance.backup} makes one every {_hours(interval)}; see the log of {instance.name}-backup"
+    yield Check("backup", age <= most, known if age <= most else late)
+
+
+def longest_interval(calendar: str) -> timedelta:
+    """Return the longest time between two of the next times of a calendar expression; a day where none is known."""
+    words = ["systemd-analyze", "calendar", f"--iterations={ITERATIONS}", "--", calendar]
+    environment = os.environ | {"TZ": "UTC", "LC_ALL": "C"}
+    try:
+        said = subprocess.run(words, env=environment, capture_output=True, text=True, check=False).stdout
+    except OSError:
+        return DAY
+    times = [
+        datetime.strptime(found, "%Y-%m-%d %H:%M:%S")
+        for found in re.findall(r"(?:elapse|#\d+): \w+ (\d+-\d+-\d+ \d+:\d+:\d+)", said)
+    ]
+    return max((later - time for time, later in pairwise(times)), default=DAY)
+
+
+def _hours(time: timedelta) -> str:
+    hours = time.total_seconds() / 3600
+    return f"{hours:.0f} h" if hours >= 2 else f"{hours * 60:.0f} min"
 
 
 def backend_checks(instance: Instance) -> Iterator[Check]:
@@ -218,7 +275,7 @@ def service_checks(instance: Instance, found: Mapping[str, str]) -> Iterator[Che
     """Judge the services of this host: those that are there, and those that should be."""
     log = "journalctl -u" if instance.scope == "system" else "journalctl --user -u"
     for name, state in found.items():
-        yield Check(name, state == "running", state if state == "running" else f"{state}; see {log} {name}")
+        yield Check(name, state in UP, state if state in UP else f"{state}; see {log} {name}")
     for name in instance.services:
         if not any(each == name or (name.endswith("@") and each.startswith(name)) for each in found):
             yield Check(name, False, "does not run on this host, and it should: run site.yml")
@@ -452,6 +509,7 @@ def text(info: Json) -> str:
         ("API", f"{info.get('api_url', '-')} ({'ready' if info.get('ready') else 'not ready'})"),
         ("Version", version),
         ("Database", info.get("database", "-")),
+        *([("Backup", f"{info['backup']['name']}, made at {info['backup']['made']}")] if "backup" in info else []),
         ("Services", ", ".join(f"{name} {state}" for name, state in info["services"].items()) or "-"),
         *(
             (

@@ -72,6 +72,21 @@ options:
     description: How many backups of this instance's database to keep, the oldest going first. 0 keeps all.
     type: int
     default: 0
+  keep_days:
+    description: Days after which a backup of this instance's database is removed, when a newer one is made. 0 keeps it.
+    type: int
+    default: 0
+  command:
+    description:
+      - Command line that copies a new backup off the host. The path of the backup is added as its last argument, and is
+        in the environment as C(PREFECT_BACKUP); beside it is its manifest, the same name with C(.json). Where it fails,
+        the task fails, and the backup stays.
+    type: list
+    elements: str
+    default: []
+  record:
+    description: File to which the time of the newest backup is written.
+    type: path
   sqlite:
     description: The SQLite file. Left out, the database is a PostgreSQL.
     type: path
@@ -195,6 +210,9 @@ def main() -> None:
             "restore_instance": {"type": "str", "default": ""},
             "safety": {"type": "bool", "default": True},
             "keep": {"type": "int", "default": 0},
+            "keep_days": {"type": "int", "default": 0},
+            "command": {"type": "list", "elements": "str", "default": []},
+            "record": file,
             "former": file,
             "sqlite": file,
             "owner": text,

@@ -115,6 +115,10 @@ options:
       - URL of an API on another host. Where it answers, the clock of this host has to be within 30 seconds of its.
     type: str
     default: ''
+  calendars:
+    description: Calendar expressions that systemd on the host has to know, by the variables that set them.
+    type: dict
+    default: {}
   adopt:
     description: What of others may be taken over. With C(user), the account may have another home.
     type: list
@@ -752,6 +756,27 @@ def clock_of(url: str) -> list[Check]:
     return []
 
 
+def refused_calendar(calendar: str, *, manager: str) -> list[str]:
+    """Return what is wrong with a calendar expression of systemd on this host; nothing where it is empty."""
+    if not calendar:
+        return []
+    if manager == "supervisord":
+        return [
+            f"{os.uname().nodename} runs its services by supervisord, which has no timers; leave it empty there, and "
+            "have cron on the controller run the playbook backup"
+        ]
+    with contextlib.suppress(FileNotFoundError):
+        done = subprocess.run(
+            ["systemd-analyze", "calendar", "--", calendar], capture_output=True, text=True, check=False
+        )
+        if done.returncode:
+            return [
+                f"systemd on {os.uname().nodename} does not know {calendar!r} as a time: {done.stderr.strip()}; "
+                'set one such as daily, hourly or "Mon..Fri 02:30"; `man systemd.time` describes them'
+            ]
+    return []
+
+
 def obstacles(params: dict[str, Any], host: dict[str, Any]) -> list[str]:
     """Return everything about the host that would make the installation fail."""
     found = []
@@ -802,6 +827,8 @@ def obstacles(params: dict[str, Any], host: dict[str, Any]) -> list[str]:
             )
     found += unseen(host, params["needs"])
     found += unresolved(params["resolve"], host["addresses"])
+    for variable, calendar in params["calendars"].items():
+        found += [f"{variable}: {wrong}" for wrong in refused_calendar(calendar, manager=host["service_manager"])]
     return found + taken(params["ports"], ours=dirs["opt"])
 
 
@@ -834,6 +861,7 @@ def main() -> None:
             "disks": {"type": "dict", "default": {}},
             "clock_of": text,
             "adopt": {"type": "list", "elements": "str", "default": []},
+            "calendars": {"type": "dict", "default": {}},
             "state": {"type": "str", "choices": ["present", "absent"], "default": "present"},
         },
         supports_check_mode=True,

@@ -24,7 +24,9 @@ options:
     default: []
     suboptions:
       name:
-        description: Name of the unit without its suffix, or of the supervisord program.
+        description:
+          - Name of the unit without its suffix, or of the supervisord program. One that ends in C(.timer) is a timer of
+            systemd, and is with the service that it starts as one.
         type: str
         required: true
       files:
@@ -204,6 +206,8 @@ from ansible_collections.selfhosted.prefect.plugins.module_utils.safe_files impo
 LOG_LINES = 30
 LOG_BYTES = 100_000
 
+TIMER = ".timer"
+
 POLL = 0.25
 """Seconds between two looks."""
 
@@ -235,15 +239,29 @@ def run(
 
 @dataclass(frozen=True)
 class Status:
-    """What the manager says of a service: its process (0 for none), whether it runs at boot, whether it is given up."""
+    """What the manager says of a service: its process (0 for none), whether it runs at boot, whether it is given up.
+
+    A timer has no process; it is `waiting`.
+    """
 
     pid: int = 0
     enabled: bool = False
     gone: bool = False
+    waiting: bool = False
 
     @property
     def running(self) -> bool:
-        return self.pid > 0
+        return self.pid > 0 or self.waiting
+
+
+def unit_of(name: str) -> str:
+    """Return the unit of systemd that a service is started and enabled by."""
+    return name if name.endswith(TIMER) else f"{name}.service"
+
+
+def units_of(name: str) -> list[str]:
+    """Return all units of systemd that a service has: what a timer starts is with it."""
+    return [unit_of(name), f"{name.removesuffix(TIMER)}.service"] if name.endswith(TIMER) else [unit_of(name)]
 
 
 class Manager(Protocol):
@@ -283,22 +301,24 @@ class Systemd:
 
     def reload(self, names: Iterable[str]) -> None:
         """Read the units again, when one of them is newer than what systemd knows."""
-        units = [f"{name}.service" for name in names]
+        units = [unit for name in names for unit in units_of(name)]
         if not units or "yes" in self._systemctl("show", "--property=NeedDaemonReload", "--value", *units).split():
             self._systemctl("daemon-reload")
 
     def status(self, name: str) -> Status:
-        text = self._systemctl("show", "--property=ActiveState,MainPID,UnitFileState", f"{name}.service")
+        text = self._systemctl("show", "--property=ActiveState,MainPID,UnitFileState", unit_of(name))
         shown = dict(line.split("=", 1) for line in text.splitlines())
+        active = shown["ActiveState"] in ("active", "reloading")
         return Status(
-            pid=int(shown["MainPID"]) if shown["ActiveState"] in ("active", "reloading") else 0,
+            pid=int(shown.get("MainPID", 0)) if active else 0,
             enabled=shown["UnitFileState"] == "enabled",
             gone=shown["ActiveState"] == "failed",
+            waiting=active and name.endswith(TIMER),
         )
 
     def start(self, names: list[str]) -> None:
         """Enable and (re)start services, all at the same time."""
-        units = [f"{name}.service" for name in names]
+        units = [unit_of(name) for name in names]
         self._systemctl("reset-failed", *units, check=False)
         self._systemctl("enable", "--quiet", *units)
         started = run(["systemctl", f"--{self.scope}", "restart", *units], env=self.env, check=False)
@@ -312,14 +332,16 @@ class Systemd:
             self.linger.touch()
 
     def halt(self, name: str) -> None:
-        self._systemctl("stop", f"{name}.service")
+        self._systemctl("stop", *units_of(name))
 
     def stop(self, name: str) -> None:
-        self._systemctl("disable", "--quiet", "--now", f"{name}.service", check=False)
+        self._systemctl("disable", "--quiet", "--now", unit_of(name), check=False)
+        if name.endswith(TIMER):
+            self._systemctl("stop", *units_of(name), check=False)
 
     def forget(self, names: list[str]) -> None:
         self._systemctl("daemon-reload")
-        self._systemctl("reset-failed", *(f"{name}.service" for name in names), check=False)
+        self._systemctl("reset-failed", *(unit for name in names for unit in units_of(name)), check=False)
 
     def log(self, name: str) -> str:
         scope = [] if self.scope == "system" else ["--user"]
@@ -327,13 +349,20 @@ class Systemd:
         with contextlib.suppress(OSError), beside(file) as (directory, log), directory.open(log) as descriptor:
             os.lseek(descriptor, -min(os.fstat(descriptor).st_size, LOG_BYTES), os.SEEK_END)
             return "\n".join(os.read(descriptor, LOG_BYTES).decode(errors="replace").splitlines()[-LOG_LINES:])
-        command = ["journalctl", *scope, "--no-pager", "--output=cat", f"--lines={LOG_LINES}", f"--unit={name}.service"]
+        command = [
+            "journalctl",
+            *scope,
+            "--no-pager",
+            "--output=cat",
+            f"--lines={LOG_LINES}",
+            f"--unit={unit_of(name)}",
+        ]
         return run(command, env=self.env, check=False).stdout
 
     def known(self, pattern: str) -> dict[str, list[Path]]:
         """Return the services that a pattern stands for and that have files, with these."""
-        unit = self.units / f"{pattern}.service"
-        found = {pattern: [unit]} if unit.exists() else {}
+        files = [self.units / unit for unit in units_of(pattern) if (self.units / unit).exists()]
+        found = {pattern: files} if files else {}
         if pattern.endswith("@"):
             for path in self.units.glob(f"*.wants/{pattern}*.service"):
                 found[path.name.removesuffix(".service")] = []

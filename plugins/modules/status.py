@@ -51,6 +51,10 @@ options:
     type: list
     elements: str
     default: []
+  backup:
+    description: Calendar expression by which the host backs up the database. Empty where it does not.
+    type: str
+    default: ''
   api:
     description: Whether the host has clients of the API, which is then asked.
     type: bool
@@ -129,7 +133,7 @@ from ansible.module_utils.basic import AnsibleModule
 
 from ..module_utils.status import Instance, read
 
-PLAIN = ("instance", "name", "scope", "manager", "opt", "etc", "database", "services", "api", "disks")
+PLAIN = ("instance", "name", "scope", "manager", "opt", "etc", "database", "services", "backup", "api", "disks")
 """Options that are what they are called."""
 
 
@@ -145,6 +149,7 @@ def main() -> None:
             "etc": {"type": "path", "default": "/etc/prefect"},
             "database": text | {"default": ""},
             "services": {"type": "list", "elements": "str", "default": []},
+            "backup": {"type": "str", "default": ""},
             "api": {"type": "bool", "default": True},
             "disks": {"type": "dict", "default": {}},
             "redis_url": {"type": "str", "default": "", "no_log": True},

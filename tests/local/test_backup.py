@@ -16,7 +16,8 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from ansible_collections.selfhosted.prefect.plugins.module_utils import backups, sqlite_files
+import yaml
+from ansible_collections.selfhosted.prefect.plugins.module_utils import backups, databases, sqlite_files
 from ansible_collections.selfhosted.prefect.plugins.modules import backup
 from fake_api import outcome
 
@@ -395,3 +396,96 @@ def test_a_database_that_is_gone_comes_back_to_its_account(home: Path) -> None:
     (home / "prefect.db").unlink()
     sqlite(home, state="restored", restore=made.name, owner="daemon")
     assert (home / "prefect.db").stat().st_uid == 1
+
+
+def test_backups_go_by_number_and_by_age(home: Path) -> None:
+    def made(*days: int) -> set[str]:
+        return {f"{datetime.now(timezone.utc) - timedelta(days=day):%Y%m%d}" for day in days}
+
+    (home / "backups").mkdir()
+    for day in (40, 20, 10, 3, 2):
+        time = datetime.now(timezone.utc) - timedelta(days=day)
+        origin = backups.Origin(instance="prefect", server="one.example.com", database="prefect", version="3.8.8")
+        name = backups.file_name(origin, revision="27d8f4e1a6c9", made=f"{time:%Y%m%dT%H%M%SZ}", suffix=".sqlite")
+        shutil.copy(home / "prefect.db", home / "backups" / name)
+
+    def kept(directory: Path) -> set[str]:
+        return {name.rpartition("_")[2][:8] for name in names(directory) if name.endswith(".sqlite")}
+
+    assert len(sqlite(home, check_mode=True, keep_days=30)["removed"]) == 1 and len(kept(home / "backups")) == 5
+    sqlite(home, keep_days=30)
+    assert kept(home / "backups") == made(20, 10, 3, 2, 0)
+    sqlite(home, keep_days=15, keep=4)
+    assert kept(home / "backups") == made(3, 2, 0) and len(names(home / "backups")) == 6
+    # However old the others are, the new one stays.
+    sqlite(home, keep=1, keep_days=1)
+    assert kept(home / "backups") == made(0)
+
+
+COPY = 'test "$1" = "$PREFECT_BACKUP" && test -s "$1.json" && env > {0}/environment && cp "$1" "$1.json" {0}'
+
+
+def test_a_good_backup_is_handed_to_the_command(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PREFECT_SERVER_DATABASE_PASSWORD", "hush")
+    (home / "away").mkdir()
+    command = ["/bin/sh", "-c", COPY.format(home / "away"), "copy"]
+    path = Path(sqlite(home, command=command, record=str(home / "record"))["path"])
+    assert names(home / "away") == {path.name, f"{path.name}.json", "environment"}
+    assert (home / "away" / path.name).read_bytes() == path.read_bytes()
+    assert "hush" not in (home / "away" / "environment").read_text()
+    noted = json.loads((home / "record").read_text())
+    assert noted["name"] == path.name
+    assert abs(datetime.fromisoformat(noted["made"]) - datetime.now(timezone.utc)) < timedelta(minutes=1)
+
+
+@pytest.mark.parametrize(
+    ("command", "says"),
+    [
+        pytest.param(["/bin/sh", "-c", "echo no space; exit 7", "s3cret"], "ended with exit code 7", id="fails"),
+        pytest.param(["/nonexistent/restic", "s3cret"], "cannot be started: No such file", id="is not installed"),
+    ],
+)
+def test_a_copy_that_fails_is_an_error_and_keeps_the_backup(home: Path, command: list[str], says: str) -> None:
+    result = sqlite(home, command=command, record=str(home / "record"))
+    assert result["failed"] and f"prefect_server_backup_command: {command[0]} {says}" in result["msg"]
+    assert "s3cret" not in result["msg"]
+    (shown,) = sqlite(home, state="listed")["backups"]
+    assert shown["checked"] and shown["latest"] and shown["name"] in result["msg"]
+    assert (home / "record").exists()
+
+
+def test_a_timer_makes_the_same_backup(
+    home: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (home / "current").symlink_to("releases/3.9.1-0123456789ab")
+    options = options_of(home, release=str(home / "current"), keep=2)
+    del options["version"]
+    monkeypatch.setenv(databases.OPTIONS, json.dumps(options))
+    assert [databases.main() for _ in range(3)] == [0, 0, 0]
+    listed = sqlite(home, state="listed")["backups"]
+    assert [(each["version"], each["checked"], each["latest"]) for each in listed] == [
+        ("3.9.1", True, False),
+        ("3.9.1", True, True),
+    ]
+    assert f"The backup is {home}/backups/{listed[-1]['name']}\nRemoved " in capsys.readouterr().out
+    (home / "prefect.db").unlink()
+    assert databases.main() == 1
+    assert "has the server ever run?" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "environment",
+    [
+        {"PREFECT_SERVER_DATABASE_PASSWORD": "p%40:/@"},
+        {"PREFECT_SERVER_DATABASE_CONNECTION_URL": "postgresql+asyncpg://u:p%2540%3A%2F%40@h:5432/d?ssl=require"},
+    ],
+)
+def test_a_timer_finds_the_password_in_the_settings_of_the_server(environment: dict[str, str]) -> None:
+    assert databases.server_password(environment) == "p%40:/@"
+
+
+def test_the_module_and_a_timer_have_the_same_options() -> None:
+    options = yaml.safe_load(backup.DOCUMENTATION)["options"]
+    required = {name for name, option in options.items() if option.get("required")}
+    defaults = {name: option.get("default") for name, option in options.items() if name not in required}
+    assert dict(databases.DEFAULTS) == defaults

@@ -24,6 +24,7 @@ WELL = {
     'prefect_service_running{service="prefect-server"}': "1x180",
     'prefect_check_healthy{check="background services"}': "1x180",
     'prefect_check_healthy{check="events"}': "1x180",
+    'prefect_check_healthy{check="backup"}': "1x180",
     'prefect_work_pool_ready{work_pool="default"}': "1x180",
     BEAT: "0+60x180",
     'prefect_worker_heartbeat_timestamp_seconds{work_pool="default",worker="taken away"}': "-9999x180",
@@ -48,6 +49,7 @@ FAULTS = {
     "PrefectWorkQueueBacklog": {QUEUE: "0x9 1 5 " + "3 " * 180},
     "PrefectFlowRunsFail": {ENDED.format("failed"): "10x9 90x180"},
     "PrefectFlowRunsCrash": {ENDED.format("crashed"): "0x9 1x180"},
+    "PrefectBackupOld": {'prefect_check_healthy{check="backup"}': "1x9 0x180"},
     "PrefectCertificateExpires": {"prefect_certificate_expiry_timestamp_seconds": "1000000x180"},
 }
 

@@ -378,6 +378,26 @@ def test_backup_restore_and_reset(running: Host, tmp_path: Path) -> None:
     assert running.sh("stat --format '%U %a' /var/backups/prefect-server/*") == "root 600\nroot 600"
     assert running.server_pid() == before
 
+    # The host makes one itself, at its time or when asked to, and says so when it is not copied away.
+    copied = ["/bin/sh", "-c", 'cp "$1" "$PREFECT_BACKUP.json" /srv/away', "copy"]
+    scheduled = {**PLAIN, "prefect_server_backup_schedule": "daily", "prefect_server_backup_command": copied}
+    ended = running.play(variables=scheduled, arguments=("--tags", "server"))
+    assert ended.rc == 0, ended.output
+    again = running.play(variables=scheduled, arguments=("--tags", "server"))
+    assert (again.rc, again.changed) == (0, 0), again.output
+    assert running.sh("systemctl is-active prefect-backup.timer") == "active"
+    assert running.server_pid() == before and info(running)["problems"] == []
+    running.sh("! systemctl start prefect-backup")
+    assert "prefect-backup: failed" in str(info(running)["problems"])
+    assert "prefect_server_backup_command: /bin/sh ended with exit code 1" in running.sh("journalctl -u prefect-backup")
+    running.sh("mkdir /srv/away && systemctl start prefect-backup")
+    assert info(running)["problems"] == [] and info(running).get("backup")
+    assert len(running.sh("ls /srv/away").split()) == 2
+    ended = running.play(variables=PLAIN, arguments=("--tags", "server"))
+    assert ended.rc == 0, ended.output
+    assert "prefect-backup" not in running.sh("ls /etc/systemd/system; systemctl list-units --all")
+    running.sh(f"rm -r /srv/away; cd /var/backups/prefect-server; ls | grep -v -F {fetched.name} | xargs rm -r")
+
     refused = running.play("playbooks/reset.yml", {**PLAIN, "prefect_server_reset": "another"})
     assert refused.rc == 2 and "set it to prefect" in refused.words
     assert running.server_pid() == before

@@ -64,10 +64,11 @@ def test_a_host_gets_all_that_its_programs_import() -> None:
     role = (ROOT / "roles" / "prefect" / "tasks" / "present.yml").read_text(encoding="utf-8")
     sent = set(re.findall(r"vars: {module: (\w+)}", role))
     imported = {
-        node.module
+        module
         for name in sent
         for node in ast.walk(ast.parse((ROOT / "plugins" / "module_utils" / f"{name}.py").read_text(encoding="utf-8")))
         if isinstance(node, ast.ImportFrom) and node.level
+        for module in ([node.module] if node.module else [alias.name for alias in node.names])
     }
     assert sent and imported <= sent
 

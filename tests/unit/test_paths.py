@@ -76,6 +76,7 @@ ALLOWED = {
     ("services.py", "Supervisord.known"): OPT,
     ("services.py", "ended"): PROC,
     ("services.py", "remove"): "units in /etc/systemd/system and programs below prefect_opt_dir",
+    ("status.py", "backup_checks"): "a file below /opt, which only root can write",
     ("sqlite_files.py", "copy"): "a new file of root's, and the database in `as_account`",
     ("sqlite_files.py", "ask"): "a file of root's; what it holds is read in `as_account`",
     ("sqlite_files.py", "settle"): "runs in `as_account`",

@@ -247,6 +247,30 @@ def test_a_port_in_use_names_its_process(home: Path) -> None:
     assert obstacles(ports={"prefect_server_port": port}) == []
 
 
+@pytest.mark.parametrize(
+    ("calendar", "manager", "says"),
+    [
+        ("daily", "systemd", []),
+        ("Mon..Fri 02:30", "none", []),
+        ("", "supervisord", []),
+        ("daily", "supervisord", ["runs its services by supervisord, which has no timers"]),
+        ("every day", "systemd", ["does not know 'every day' as a time: Failed to parse"]),
+        ("--help", "systemd", ["does not know '--help' as a time"]),
+    ],
+)
+def test_a_schedule_that_the_host_cannot_keep(
+    home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, calendar: str, manager: str, says: list[str]
+) -> None:
+    known = '[ "$1 $2" = "calendar --" ] || exit\ncase "$3" in daily|Mon*) ;; *) echo Failed to parse >&2; exit 1; esac'
+    (tmp_path / "systemd-analyze").write_text(f"#!/bin/sh\n{known}\n")
+    (tmp_path / "systemd-analyze").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    found = obstacles(calendars={"prefect_server_backup_schedule": calendar}, service_manager=manager)
+    assert len(found) == len(says)
+    assert all(line.startswith("prefect_server_backup_schedule: ") for line in found)
+    assert all(text in line for text, line in zip(says, found, strict=True))
+
+
 def test_a_port_in_use_over_ipv6(home: Path) -> None:
     try:
         server = socket.create_server(("::1", 0), family=socket.AF_INET6)

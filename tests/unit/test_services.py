@@ -381,6 +381,52 @@ def test_systemd_knows_instances_by_links_and_drop_ins(tmp_path: Path) -> None:
     assert sorted(path.name for path in tmp_path.iterdir()) == ["multi-user.target.wants", "other@x.service.d"]
 
 
+SYSTEMCTL = """#!/bin/sh
+echo "$@" >> {0}/calls
+case "$*" in
+  *NeedDaemonReload*) echo yes ;;
+  *ActiveState*) cat {0}/state ;;
+esac
+"""
+
+
+@pytest.mark.parametrize(
+    ("state", "action"),
+    [
+        ("ActiveState=active\nUnitFileState=enabled\n", "unchanged"),
+        ("ActiveState=inactive\nUnitFileState=enabled\n", "started"),
+        ("ActiveState=active\nUnitFileState=disabled\n", "started"),
+    ],
+)
+def test_a_timer_is_enabled_and_waits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, state: str, action: str) -> None:
+    (tmp_path / "systemctl").write_text(SYSTEMCTL.format(tmp_path))
+    (tmp_path / "systemctl").chmod(0o755)
+    (tmp_path / "state").write_text(state)
+    monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
+    manager = services.Systemd(scope="system", units=tmp_path, logs=tmp_path, linger=tmp_path / "linger")
+    status = manager.status("backup.timer")
+    assert services.action_for(status, state="started", proven=True) == action
+    (tmp_path / "calls").write_text("")
+    manager.reload(["backup.timer"])
+    manager.start(["backup.timer"])
+    manager.halt("backup.timer")
+    manager.stop("backup.timer")
+    # What it starts is never started or enabled with it, and ends with it.
+    assert (tmp_path / "calls").read_text().replace("--system ", "").splitlines() == [
+        "show --property=NeedDaemonReload --value backup.timer backup.service",
+        "daemon-reload",
+        "reset-failed backup.timer",
+        "enable --quiet backup.timer",
+        "restart backup.timer",
+        "stop backup.timer backup.service",
+        "disable --quiet --now backup.timer",
+        "stop backup.timer backup.service",
+    ]
+    for name in ("backup.service", "backup.timer"):
+        (tmp_path / name).write_text("")
+    assert manager.known("backup.timer") == {"backup.timer": [tmp_path / "backup.timer", tmp_path / "backup.service"]}
+
+
 def test_systemd_shows_the_end_of_a_log_file_where_there_is_one(tmp_path: Path) -> None:
     given = {
         "manager": "systemd",
@@ -783,6 +829,25 @@ def test_the_files_of_services(manager: str, wanted: dict[str, str]) -> None:
         readers = {"/etc/prefect/server.env": "prefect", "/etc/prefect/worker.env": "flows"}
         assert file.get("group") == readers.get(file["path"])
     assert [file["vars"]["service"]["name"] for file in files[-2:]] == ["prefect-worker@one", "prefect-worker@two"]
+
+
+BACKUP = {
+    "name": "prefect-backup.timer",
+    "schedule": "daily",
+    "account": {"user": "root", "group": "root"},
+    "settings_file": "backup.env",
+}
+
+
+def test_a_service_with_a_schedule_is_a_timer_and_what_it_starts() -> None:
+    seen = {"service_manager": "systemd", "dirs": DIRS}
+    assert {file["path"]: file["template"] for file in service_files([BACKUP], seen, "/supervisor")} == {
+        "/etc/prefect/backup.env": "etc/prefect/settings.env.j2",
+        "/units/prefect-backup.service": "etc/systemd/system/job.service.j2",
+        "/units/prefect-backup.timer": "etc/systemd/system/timer.j2",
+    }
+    (state,) = service_states([BACKUP], seen, "/supervisor")
+    assert state["name"] == "prefect-backup.timer" and len(state["files"]) == 3
 
 
 def test_a_service_brings_files_of_its_own() -> None:

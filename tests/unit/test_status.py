@@ -342,6 +342,98 @@ def test_services(
     assert read(wanted)["problems"] == problems
 
 
+ANALYZE = """#!/bin/sh
+printf 'Normalized form: x\\n    Next elapse: Fri 2026-11-27 02:00:00 UTC\\n       From now: 1 day\\n'
+printf '       Iter. #2: Mon 2026-11-30 02:00:00 UTC\\n   Iteration #3: Tue 2026-12-01 02:00:00 UTC\\n'
+"""
+
+
+def schedule(
+    instance: Instance, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, analyze: str = ANALYZE
+) -> Instance:
+    """Have the instance back up its database from Monday to Friday, with a systemd that is a script."""
+    (tmp_path / "systemd-analyze").write_text(analyze)
+    (tmp_path / "systemd-analyze").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
+    (tmp_path / "backup.env").write_text("")
+    (tmp_path / "state").mkdir()
+    return replace(instance, backup="Mon..Fri 02:00")
+
+
+@pytest.mark.parametrize(
+    ("age", "analyze", "problem"),
+    [
+        # The longest interval is three days, and a day more is allowed.
+        ({"days": 3.9}, ANALYZE, None),
+        (
+            {"days": 4.1},
+            ANALYZE,
+            "backup: the newest is 98 h old, and Mon..Fri 02:00 makes one every 72 h; see the log",
+        ),
+        ({"days": 1.9}, "#!/bin/sh\nexit 1\n", None),
+        ({"days": 2.1}, "#!/bin/sh\nexit 1\n", "backup: the newest is 50 h old"),
+    ],
+)
+def test_the_age_of_the_newest_backup(
+    instance: Instance,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    age: dict[str, float],
+    analyze: str,
+    problem: str | None,
+) -> None:
+    scheduled = schedule(instance, tmp_path, monkeypatch, analyze=analyze)
+    (tmp_path / "state/backup.json").write_text(json.dumps({"name": "one.sqlite", "made": ago(**age), "size": 1}))
+    info = read(scheduled)
+    assert [each.startswith(problem or "?") for each in info["problems"]] == ([True] if problem else [])
+    (sample,) = re.findall(r"^prefect_newest_backup_age_seconds (\d+)$", metrics(info), re.MULTILINE)
+    assert abs(int(sample) - age["days"] * 86400) < 60
+    assert "one.sqlite, made at " in text(info)
+    # Without a schedule, its age is a choice of the operator.
+    assert read(instance)["problems"] == []
+
+
+def test_no_backup_yet(instance: Instance, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert "prefect_newest_backup_age_seconds" not in metrics(read(instance))
+    scheduled = schedule(instance, tmp_path, monkeypatch)
+    assert read(scheduled)["problems"] == []
+    long_ago = (datetime.now(timezone.utc) - timedelta(days=5)).timestamp()
+    os.utime(tmp_path / "backup.env", (long_ago, long_ago))
+    assert read(scheduled)["problems"][0].startswith("backup: none yet, 120 h after the schedule was set")
+    (tmp_path / "backup.env").unlink()
+    assert read(scheduled)["problems"] == ["backup: the timer has no settings on this host: run site.yml"]
+
+
+@pytest.mark.parametrize(
+    ("job", "services", "problems"),
+    [
+        ("loaded inactive dead", {"prefect-backup.timer": "waiting"}, []),
+        (
+            "loaded failed failed",
+            {"prefect-backup.timer": "waiting", "prefect-backup": "failed"},
+            ["prefect-backup: failed; see journalctl -u prefect-backup"],
+        ),
+    ],
+)
+def test_a_timer_is_well_while_it_waits_and_what_it_starts_has_not_failed(
+    instance: Instance,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    job: str,
+    services: dict[str, str],
+    problems: list[str],
+) -> None:
+    systemctl = tmp_path / "systemctl"
+    rows = f"prefect-backup.timer loaded active waiting Backup\nprefect-backup.service {job} Backup"
+    systemctl.write_text(f"#!/bin/sh\necho '{rows}'\n")
+    systemctl.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
+    info = read(replace(instance, manager="systemd", services=("prefect-backup.timer",)))
+    assert (info["services"], info["problems"]) == (services, problems)
+    assert 'prefect_service_running{service="prefect-backup.timer"} 1\n' in metrics(info)
+    assert ('prefect_service_running{service="prefect-backup"} 0\n' in metrics(info)) is bool(problems)
+
+
 def test_metrics_are_well_formed(api: FakeApi, instance: Instance) -> None:
     late(api)
     page = metrics(read(instance))
@@ -362,6 +454,7 @@ def test_the_alerts_are_on_what_is_measured(api: FakeApi, instance: Instance) ->
     info = read(instance)
     info["services"] = {"prefect-server": "running"}
     info["checks"].append(asdict(Check("certificate", True, "it expires", expires=ago(days=-90))))
+    info["checks"].append(asdict(Check("backup", True, "the newest is 3 h old")))
     page = metrics(info)
     expressions = "\n".join(re.findall(r"^ +expr: (.*(?:\n {10}\S.*)*)", rules, re.MULTILINE))
     assert set(re.findall(r"\bprefect_\w+", expressions)) <= set(re.findall(r"^# TYPE (\S+)", page, re.MULTILINE))

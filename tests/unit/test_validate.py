@@ -191,6 +191,11 @@ def test_secrets_that_everybody_knows(secret: str, refused: bool) -> None:
             {"servers": ["one", "two"], "database": "postgresql"},
             ["prefect_redis_host: 2 servers (one, two) need a Redis"],
         ),
+        ({"servers": ["one"], "backup_host": "one"}, []),
+        (
+            {"servers": ["one"], "backup_host": "db"},
+            ["prefect_server_backup_schedule: the database is on db, which has no server"],
+        ),
     ],
 )
 def test_hosts_that_contradict_each_other(topology: dict[str, Any], complaints: list[str]) -> None:
