@@ -55,6 +55,7 @@ from typing import TYPE_CHECKING, Any
 from ansible.errors import AnsibleLookupError
 from ansible.plugins.lookup import LookupBase
 from ansible_collections.selfhosted.prefect.plugins.lookup.secret import hide_from_git, is_dry
+from ansible_collections.selfhosted.prefect.plugins.plugin_utils.kept_files import sync, write
 
 try:
     from cryptography import x509
@@ -88,18 +89,6 @@ def is_address(name: str) -> bool:
     return True
 
 
-def write(path: Path, content: bytes, *, mode: int) -> None:
-    """Replace a file; no one ever sees half of it, even after a power cut."""
-    fresh = path.with_name(f".{path.name}.new")
-    fresh.unlink(missing_ok=True)
-    descriptor = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
-    with os.fdopen(descriptor, "wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    fresh.replace(path)
-
-
 if TYPE_CHECKING:
     Pair = tuple[x509.Certificate, ec.EllipticCurvePrivateKey]
 
@@ -121,6 +110,7 @@ def write_pair(base: Path, pair: Pair) -> None:
     write(waiting, key, mode=0o600)
     write(base.with_name(f"{base.name}.crt"), certificate, mode=0o644)
     waiting.replace(base.with_name(f"{base.name}.key"))
+    sync(base.parent)
 
 
 def waiting_key(base: Path) -> Path:
@@ -187,6 +177,7 @@ def load(base: Path, *, dry: bool) -> Pair:
         if isinstance(key, ec.EllipticCurvePrivateKey) and key.public_key() == certificate.public_key():
             if path is waiting and not dry:
                 waiting.replace(current)
+                sync(base.parent)
             return certificate, key
     raise ValueError(f"{base}.key is not the key of {base}.crt")
 

@@ -46,15 +46,14 @@ _raw:
 import configparser
 import contextlib
 import hashlib
-import os
 import re
-import tempfile
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
 from ansible.errors import AnsibleLookupError
 from ansible.plugins.lookup import LookupBase
+from ansible_collections.selfhosted.prefect.plugins.plugin_utils.kept_files import write
 
 
 def origin(directory: Path) -> tuple[str, str]:
@@ -91,10 +90,7 @@ def owner(kept: Path, inventory: Path, *, dry: bool) -> str:
     name = derived(inventory)
     if not dry:
         kept.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        descriptor, fresh = tempfile.mkstemp(dir=kept.parent, prefix=".")
-        with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-            file.write(f"{name}\n")
-        Path(fresh).replace(kept)
+        write(kept, f"{name}\n".encode())
     return name
 
 

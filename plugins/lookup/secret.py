@@ -40,12 +40,9 @@ _raw:
   elements: str
 """
 
-import contextlib
 import hashlib
-import os
 import secrets
 import string
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -53,6 +50,7 @@ from typing import Any
 from ansible import context
 from ansible.errors import AnsibleLookupError
 from ansible.plugins.lookup import LookupBase
+from ansible_collections.selfhosted.prefect.plugins.plugin_utils.kept_files import write
 
 LENGTH = 40
 """Letters and digits: 238 bits, and nothing that a shell, a URL or SQL would read something into."""
@@ -86,16 +84,8 @@ def secret(directory: Path, name: str, *, dry: bool = False) -> str:
     if not path.exists():
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         hide_from_git(directory)
-        descriptor, fresh = tempfile.mkstemp(dir=path.parent, prefix=".")
-        try:
-            with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-                file.write("".join(secrets.choice(ALPHABET) for _ in range(LENGTH)) + "\n")
-                file.flush()
-                os.fsync(file.fileno())
-            with contextlib.suppress(FileExistsError):
-                os.link(fresh, path)
-        finally:
-            Path(fresh).unlink()
+        generated = "".join(secrets.choice(ALPHABET) for _ in range(LENGTH))
+        write(path, f"{generated}\n".encode(), replace=False)
     text = path.read_text(encoding="utf-8").rstrip("\n")
     if not text:
         raise ValueError(
@@ -109,7 +99,7 @@ def hide_from_git(directory: Path) -> None:
     """Keep a directory out of the repository that it may be in."""
     path = directory / ".gitignore"
     if not path.exists():
-        path.write_text("*\n", encoding="utf-8")
+        write(path, b"*\n", mode=0o644)
 
 
 class LookupModule(LookupBase):

@@ -525,6 +525,7 @@ def put_back(ledger: Ledger, path: Path) -> bool:
             with safe_files.beside(path) as (directory, name):
                 here = directory.descriptor
                 os.replace(kept.name, name, src_dir_fd=here, dst_dir_fd=here)
+                directory.sync()
             resume(path, entry)
     ledger.forget("file", path)
     return changed

@@ -482,12 +482,19 @@ def expect_database(ledger: Ledger | None, cluster: Cluster, params: dict[str, A
 
 
 def dump(cluster: Cluster, database: str, directory: str) -> str:
-    """Dump a database into a file of a directory that root alone reads; return the file."""
+    """Dump a database into a file of a directory that root alone reads; return the file.
+
+    It gets its name when all of it is on the disk: the database is dropped next.
+    """
     Path(directory).mkdir(mode=0o700, parents=True, exist_ok=True)
     path = Path(directory, f"purged-{database}-{time.strftime('%Y%m%dT%H%M%SZ', time.gmtime())}.dump")
     account = pwd.getpwnam("postgres")
     command = ["pg_dump", "--format=custom", f"--host={cluster.socket}", f"--port={cluster.port}", database]
-    with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
+    with (
+        beside(path) as (above, name),
+        above.create(name, owner=os.geteuid(), group=os.getegid(), mode=0o600) as descriptor,
+        os.fdopen(os.dup(descriptor), "wb") as file,
+    ):
         done = subprocess.run(
             command,
             stdout=file,
@@ -498,13 +505,11 @@ def dump(cluster: Cluster, database: str, directory: str) -> str:
             cwd="/",
             check=False,
         )
-        os.fsync(file.fileno())
-    if done.returncode:
-        path.unlink()
-        raise ClusterError(
-            f"The database {database} cannot be dumped, and is not dropped: "
-            f"{done.stderr.decode(errors='replace').strip()}; set prefect_purge_backup to false to drop it anyway"
-        )
+        if done.returncode:
+            raise ClusterError(
+                f"The database {database} cannot be dumped, and is not dropped: "
+                f"{done.stderr.decode(errors='replace').strip()}; set prefect_purge_backup to false to drop it anyway"
+            )
     return str(path)
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
@@ -11,6 +10,7 @@ from ansible.plugins.action import ActionBase
 from ansible_collections.selfhosted.prefect.plugins.lookup.secret import hide_from_git
 from ansible_collections.selfhosted.prefect.plugins.module_utils.fingerprints import matches
 from ansible_collections.selfhosted.prefect.plugins.plugin_utils.certificates import public_key
+from ansible_collections.selfhosted.prefect.plugins.plugin_utils.kept_files import sync, write
 
 NAMES = ("api", "database", "redis", "ca")
 """What is generated. The certificates that the CA signs are generated again whenever they are missing."""
@@ -117,6 +117,8 @@ def replace(directory: Path, names: Collection[str]) -> list[str]:
         if path.exists():
             path.replace(path.with_name(f"{path.name}{PREVIOUS}"))
             put_aside.append(name)
+    if directory.is_dir():
+        sync(directory)
     return put_aside
 
 
@@ -140,11 +142,7 @@ def store(root: Path, instance: str, fetched: Mapping[str, str], *, dry: bool) -
             continue
         directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         hide_from_git(root)
-        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-        with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-            file.write(f"{text}\n")
-            file.flush()
-            os.fsync(file.fileno())
+        write(path, f"{text}\n".encode(), replace=False)
     return written
 
 
