@@ -9,6 +9,8 @@ VENV := .venv
 RUN := PYTHONDONTWRITEBYTECODE= PATH="$(CURDIR)/$(VENV)/bin:$$PATH"
 MOLECULE := $(RUN) ANSIBLE_HOME=$(CURDIR)/.ansible MOLECULE_COMMAND_BORDERS=false MOLECULE_GLOB='molecule/*/molecule.yml' molecule
 INVENTORY ?= inventories/local
+# An empty one would make the playbook the inventory.
+PLAY = $(RUN) ansible-playbook -i $(or $(strip $(INVENTORY)),$(error INVENTORY is empty: name an inventory, such as INVENTORY=inventories/local))
 ARGS ?=
 PURGE ?= 0
 ALL ?= 0
@@ -62,7 +64,7 @@ absent: OWN = -e '{"prefect_purge": $(if $(filter 1,$(PURGE)),true,false)}'
 restore: OWN = -e prefect_server_restore=$(BACKUP)
 
 $(PLAYBOOKS): env
-	@$(RUN) ansible-playbook -i $(INVENTORY) $(if $(filter site,$@),,playbooks/)$@.yml $(OWN) $(ARGS)
+	@$(PLAY) $(if $(filter site,$@),,playbooks/)$@.yml $(OWN) $(ARGS)
 
 ##@ Develop
 check: env ## Lint, types, docs and unit tests: under a minute, without a network

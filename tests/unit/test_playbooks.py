@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -50,3 +51,21 @@ def test_what_all_servers_share_changes_only_when_all_take_part(name: str) -> No
     _, first = next((file, play) for file, play in plays(PLAYBOOKS / f"{name}.yml") if file.stem != "inventory")
     role = first["tasks"][0]["ansible.builtin.include_role"]
     assert role == {"name": "selfhosted.prefect.prefect", "tasks_from": "whole"}
+
+
+GROUP = re.compile(r"postgres|redis|server|proxy|worker|flows|celery|definitions|resources")
+
+
+@pytest.mark.parametrize("playbook", sorted(PLAYBOOKS.glob("*.yml")), ids=lambda path: path.stem)
+def test_an_inventory_without_hosts_for_a_playbook_fails(playbook: Path) -> None:
+    """Every playbook asks first, and one for a single group asks for that group."""
+    first, *others = yaml.safe_load(playbook.read_text(encoding="utf-8"))
+    if playbook.stem in {"inventory", "shortname"}:
+        assert first["hosts"] == "localhost"
+        return
+    assert first["ansible.builtin.import_playbook"] == "inventory.yml"
+    needed = {*first.get("vars", {}).get("__prefect_needed", [])}
+    patterns = {play["hosts"] for play in others if "hosts" in play}
+    groups = {group for pattern in patterns for group in GROUP.findall(pattern)}
+    one_task = len(patterns) == 1 and playbook.stem not in {"secrets", "status", "upgrade", "rotate"}
+    assert needed == groups if one_task else needed <= groups
