@@ -32,7 +32,7 @@ PARAMETERS = {
 }
 """Parameters of a PostgreSQL's URL that asyncpg would not take from there, and the settings that do the same."""
 
-EXAMPLES = {
+FORMS = {
     "prefect_database_url": "postgresql://user:password@host:5432/database, "
     "postgresql://user@/database?host=/run/postgresql for a socket of the host, or sqlite+aiosqlite:////directory/file",
     "prefect_redis_url": "redis://user:password@host:6379/0, rediss://... for TLS, or redis+sentinel://:password@host:"
@@ -98,7 +98,7 @@ def split_url(url: str, *, variable: str, schemes: re.Pattern[str]) -> dict[str,
     """
     scheme, separator, rest = url.strip().partition("://")
     if not separator or not schemes.fullmatch(scheme):
-        raise AnsibleFilterError(f"{variable}: it is no URL that can be used here; write {EXAMPLES[variable]}")
+        raise AnsibleFilterError(f"{variable}: it is no URL that can be used here; write {FORMS[variable]}")
     credentials, tail = "", TAIL.fullmatch(rest)
     for at in (match.start() for match in re.finditer("@", rest)):
         if found := TAIL.fullmatch(rest, at + 1):
@@ -106,7 +106,7 @@ def split_url(url: str, *, variable: str, schemes: re.Pattern[str]) -> dict[str,
     query = dict(parse_qsl((tail and tail["query"]) or "", keep_blank_values=True))
     if tail is None or not (tail["hosts"] or query.get("host")):
         raise AnsibleFilterError(
-            f"{variable}: it names no host, or one that cannot be told from the password; write {EXAMPLES[variable]}"
+            f"{variable}: it names no host, or one that cannot be told from the password; write {FORMS[variable]}"
         )
     user, _, password = credentials.partition(":")
     return {
@@ -185,7 +185,7 @@ def database_place(hosts: str, query: dict[str, str]) -> tuple[str, int]:
     if not hosts:
         hosts = query.pop("host")
         if not hosts.startswith("/"):
-            raise AnsibleFilterError(f"{variable}: {hosts} stands behind the database; write {EXAMPLES[variable]}")
+            raise AnsibleFilterError(f"{variable}: {hosts} stands behind the database; write {FORMS[variable]}")
         port = query.pop("port", "") or "5432"
     elif hosts.lower().startswith("%2f"):
         hosts, _, port = hosts.partition(":")
