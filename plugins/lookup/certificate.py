@@ -55,17 +55,14 @@ from typing import TYPE_CHECKING, Any
 from ansible.errors import AnsibleLookupError
 from ansible.plugins.lookup import LookupBase
 from ansible_collections.selfhosted.prefect.plugins.lookup.secret import hide_from_git, is_dry
+from ansible_collections.selfhosted.prefect.plugins.plugin_utils.certificates import MISSING
 from ansible_collections.selfhosted.prefect.plugins.plugin_utils.kept_files import sync, write
 
-try:
+if not MISSING:
     from cryptography import x509
     from cryptography.hazmat.primitives import hashes, serialization
     from cryptography.hazmat.primitives.asymmetric import ec
     from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
-except ImportError:
-    MISSING = "prefect_secrets_dir: to make certificates the controller needs cryptography; install it beside Ansible"
-else:
-    MISSING = ""
 
 CA_DAYS = 3650
 DAYS = 397
@@ -284,7 +281,7 @@ class LookupModule(LookupBase):
         self.set_options(var_options=variables, direct=kwargs)
         directory, names = Path(self.get_option("directory")), [str(name) for name in self.get_option("names")]
         if MISSING:
-            raise AnsibleLookupError(MISSING)
+            raise AnsibleLookupError(f"prefect_secrets_dir: {MISSING}")
         try:
             dry = is_dry(variables)
             if not dry:

@@ -2,10 +2,21 @@
 
 from __future__ import annotations
 
+import sys
 from datetime import datetime
 
-from cryptography import x509
-from cryptography.hazmat.primitives import serialization
+try:
+    from cryptography import x509
+    from cryptography.hazmat.primitives import serialization
+except ImportError:
+    MISSING = (
+        "certificates need the Python package cryptography on the controller, and Ansible's Python, "
+        f"{sys.executable}, does not have it; install it there (python3-cryptography of the distribution, or with "
+        f"{sys.executable} -m pip where Ansible is in a virtual environment)"
+    )
+    """Why this controller can neither make nor read certificates; empty where it can."""
+else:
+    MISSING = ""
 
 
 def names_of(certificate: x509.Certificate) -> list[str]:
@@ -38,6 +49,8 @@ def problems(certificate: str, key: str, name: str, *, now: datetime, variable: 
 
     Each complaint starts with `variable`, the name of the certificate's variable; the key's ends in `_key`.
     """
+    if MISSING:
+        return [f"{variable}: {MISSING}"]
     try:
         chain = x509.load_pem_x509_certificates(certificate.encode())
     except ValueError:

@@ -9,7 +9,7 @@ from typing import Any
 from ansible.plugins.action import ActionBase
 from ansible_collections.selfhosted.prefect.plugins.lookup.secret import hide_from_git
 from ansible_collections.selfhosted.prefect.plugins.module_utils.fingerprints import matches
-from ansible_collections.selfhosted.prefect.plugins.plugin_utils.certificates import public_key
+from ansible_collections.selfhosted.prefect.plugins.plugin_utils.certificates import MISSING, public_key
 from ansible_collections.selfhosted.prefect.plugins.plugin_utils.kept_files import sync, write
 
 NAMES = ("api", "database", "redis", "ca")
@@ -177,6 +177,8 @@ class ReadHost(ActionBase):
         result: dict[str, Any] = super().run(tmp, task_vars)
         arguments = dict(self._task.args)
         secrets, uv = arguments.pop("secrets", None) or {}, arguments.pop("uv", None)
+        if MISSING and "ca" in secrets.get("names", []):
+            return result | {"failed": True, "msg": f"prefect_secrets_dir: {MISSING}"}
         read = self._execute_module(module_name=self.module, module_args=arguments, task_vars=task_vars)
         result |= explained(read)
         if result.get("failed"):

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import datetime
+import os
 import ssl
 import stat
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -129,3 +132,45 @@ def test_a_dry_run_writes_nothing(tmp_path: Path) -> None:
     assert certificate_for(tmp_path / "db1", ["db1"], dry=True) == held
     assert certificate_for(tmp_path / "db1", ["db2"], dry=True)["ca"] == held["ca"]
     assert {path: path.read_bytes() for path in tmp_path.iterdir()} == before
+
+
+WITHOUT_CRYPTOGRAPHY = """
+import datetime, importlib, pathlib, sys
+
+sys.modules["cryptography"] = None
+plugins = "ansible_collections.selfhosted.prefect.plugins"
+for kind in ("action", "filter", "lookup", "plugin_utils"):
+    for path in sorted(pathlib.Path(sys.argv[1], kind).glob("[!_]*.py")):
+        importlib.import_module(f"{plugins}.{kind}.{path.stem}")
+
+certificates = sys.modules[f"{plugins}.plugin_utils.certificates"]
+print(certificates.problems("", "", "a.example", now=datetime.datetime.now(), variable="prefect_proxy_certificate")[0])
+host = object.__new__(sys.modules[f"{plugins}.action.preflight"].ActionModule)
+host._task = type("Task", (), {"args": {"secrets": {"names": ["api", "ca"]}}, "async_val": 0})()
+sys.modules["ansible.plugins.action"].ActionBase.run = lambda *_: {}
+print(host.run()["msg"])
+lookup = object.__new__(sys.modules[f"{plugins}.lookup.certificate"].LookupModule)
+lookup.set_options, lookup.get_option = lambda **_: None, lambda name: "."
+try:
+    lookup.run([])
+except Exception as error:
+    print(error)
+"""
+
+
+def test_a_controller_without_cryptography() -> None:
+    """Everything that makes no certificate works there, and the rest says what to install before a host is read."""
+    plugins = Path(certificate.__file__).parents[1]
+    done = subprocess.run(
+        [sys.executable, "-c", WITHOUT_CRYPTOGRAPHY, str(plugins)],
+        env=os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    given, preflight, lookup = done.stdout.splitlines()
+    says = f"certificates need the Python package cryptography on the controller, and Ansible's Python, {sys.executable}"
+    assert given.startswith(f"prefect_proxy_certificate: {says}")
+    assert preflight.startswith(f"prefect_secrets_dir: {says}")
+    assert lookup.startswith(f"prefect_secrets_dir: {says}")
