@@ -24,7 +24,7 @@ help: ## Show this list
 
 env: $(VENV)/.ready ## Install the locked Python environment of the controller into .venv
 
-$(VENV)/.ready: requirements/controller.txt requirements/uv.txt requirements/env.sh
+$(VENV)/.ready: requirements/controller.txt roles/prefect/files/locks/uv.txt requirements/env.sh
 	@PYTHON="$(PYTHON)" requirements/env.sh $(VENV)
 	@touch $@
 
@@ -140,8 +140,8 @@ docs: env ## Write the generated pages
 	@$(RUN) python docs/generate.py
 
 lock: env ## Resolve every lock again: the controller's and Prefect's
-	@cd requirements && for name in uv controller; do \
-	  ../$(VENV)/bin/uv pip compile --quiet --upgrade --universal --python-version 3.11 --generate-hashes --no-header --no-annotate $$name.in -o $$name.txt; done
+	@cd requirements && ../$(VENV)/bin/uv pip compile --quiet --upgrade --universal --python-version 3.11 --generate-hashes \
+	  --no-header --no-annotate controller.in -o controller.txt
 	@$(RUN) python requirements/locks.py make
 
 .PHONY: help env $(PLAYBOOKS) check check-ansible check-types check-unit check-python check-yaml test test-times test-count test-unit test-system test-molecule test-api test-local test-preset test-flows faults bench docs lock

@@ -2,6 +2,7 @@
 # The controller's Python environment, from the hashed lock. Usage: env.sh DIRECTORY, with PYTHON naming the interpreter.
 set -euo pipefail
 cd "$(dirname "$0")"
+uv=../roles/prefect/files/locks/uv.txt
 venv=$(realpath -m "../$1")
 python=${PYTHON:-python3}
 
@@ -22,8 +23,8 @@ fi
 
 echo "env: installing the controller's locked environment into $1"
 [ -x "$venv/bin/pip" ] || "$python" -m venv --clear "$venv"
-"$venv/bin/pip" install --quiet --disable-pip-version-check --require-hashes --requirement uv.txt
+"$venv/bin/pip" install --quiet --disable-pip-version-check --require-hashes --requirement "$uv"
 # uv does not read pip's configuration: a mirror that pip was told of is handed on.
 index=$("$venv/bin/pip" config get global.index-url 2>/dev/null || true)
 [ -z "$index" ] || export UV_DEFAULT_INDEX=${UV_DEFAULT_INDEX:-$index}
-UV_NATIVE_TLS=true "$venv/bin/uv" pip sync --quiet --python "$venv/bin/python" --require-hashes controller.txt uv.txt
+UV_NATIVE_TLS=true "$venv/bin/uv" pip sync --quiet --python "$venv/bin/python" --require-hashes controller.txt "$uv"

@@ -90,6 +90,8 @@ LOCKS = (
         },
     ),
     Lock(name="supervisor", requirements=["supervisor"]),
+    # The one pin of uv: of the controller's environment, and of hosts that fetch their own.
+    Lock(name="uv", requirements=["uv"]),
     *(
         Lock(
             name=f"celery/{version}",
@@ -161,7 +163,7 @@ def prove(lock: Lock, python: str) -> str:
         locks = [str(_lock(name).path) for name in (lock.beside, lock.name) if name]
         _uv("pip", "sync", "--quiet", "--require-hashes", "--python", str(home / "venv/bin/python"), *locks)
         install = time.monotonic() - started
-        ways = {"supervisor": _prove_supervisor, "celery": _prove_celery}
+        ways = {"supervisor": _prove_supervisor, "celery": _prove_celery, "uv": _prove_uv}
         seen = ways.get(lock.name.partition("/")[0], _prove_prefect)(home)
         return f"installed in {install:.1f} s, {seen}"
 
@@ -251,6 +253,15 @@ def _prove_supervisor(home: Path) -> str:
                 return "program RUNNING"
             time.sleep(0.2)
     raise RuntimeError(f"supervisorctl says {status!r}\n{log.read_text()}")
+
+
+def _prove_uv(home: Path) -> str:
+    """Ask the uv in `home` for its version."""
+    command = [str(home / "venv/bin/uv"), "--version"]
+    done = subprocess.run(command, capture_output=True, text=True)
+    if done.returncode:
+        raise RuntimeError(f"{' '.join(command)}: exit code {done.returncode}\n{done.stderr}")
+    return done.stdout.strip()
 
 
 CELERY = """

@@ -6,22 +6,25 @@ from pathlib import Path
 from typing import Any
 
 from ansible.errors import AnsibleError
-from ansible_collections.selfhosted.prefect.plugins.lookup.uv import uv_for
 from ansible_collections.selfhosted.prefect.plugins.plugin_utils.kept_secrets import ReadHost
 
 
 class ActionModule(ReadHost):
     module = "selfhosted.prefect.preflight"
 
-    def missing(self, result: dict[str, Any], uv: str) -> list[str]:
-        """Return why there is no uv for a host that needs one to get its release."""
-        if result["release_present"]:
-            return []
+    def read(self, arguments: dict[str, Any], task_vars: dict[str, Any] | None) -> dict[str, Any]:
+        """Return what the module says of the host, and fail where the uv to copy there does not exist."""
+        named = arguments.pop("uv_file", "")
+        result = super().read(arguments, task_vars)
+        if named and result.get("uv") == "controller" and not result.get("failed") and (wrong := self.refused(named)):
+            return {"failed": True, "msg": wrong}
+        return result
+
+    def refused(self, uv: str) -> str:
+        """Return why a uv that the user named cannot be copied, or nothing."""
         try:
-            if not uv:
-                uv_for(result["architecture"])
-            elif not Path(self._find_needle("files", uv)).is_file():
-                return [f"prefect_uv: {uv} is no file on the controller; name the uv to copy to the hosts"]
-        except AnsibleError as error:
-            return [error.message if not uv else f"prefect_uv: {uv} does not exist on the controller; correct the path"]
-        return []
+            if Path(self._find_needle("files", uv)).is_file():
+                return ""
+        except AnsibleError:
+            return f"prefect_uv: {uv} does not exist on the controller; correct the path"
+        return f"prefect_uv: {uv} is no file on the controller; name the uv to copy to the hosts"

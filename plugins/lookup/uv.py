@@ -5,36 +5,32 @@ from __future__ import annotations
 DOCUMENTATION = r"""
 name: uv
 author: The selfhosted.prefect maintainers
-short_description: Path of the controller's uv
+short_description: The controller's uv, and what it runs on
+version_added: 0.1.0
 description:
-  - Finds the uv that is to be brought to a host, in Ansible's own Python environment or on the PATH.
-options:
-  architecture:
-    description: Architecture of the host. A uv for another one is an error.
-    type: str
-    required: true
+  - Finds a uv on the controller, in Ansible's own Python environment or on the PATH.
+  - A host of another platform, or of a controller without uv, gets one of its own.
+options: {}
 """
 
 EXAMPLES = r"""
-- ansible.builtin.copy:
-    src: "{{ lookup('selfhosted.prefect.uv', architecture='x86_64') }}"
-    dest: /opt/prefect/uv
-    mode: "0755"
+- name: Show the controller's uv
+  ansible.builtin.debug:
+    var: lookup('selfhosted.prefect.uv')
 """
 
 RETURN = r"""
 _raw:
-  description: Path of uv on the controller.
+  description: One dictionary with C(path) and C(platform), for example C(linux-x86_64-glibc); both empty without a uv.
   type: list
-  elements: path
+  elements: dict
 """
 
-import platform
 import shutil
 from typing import Any
 
-from ansible.errors import AnsibleLookupError
 from ansible.plugins.lookup import LookupBase
+from ansible_collections.selfhosted.prefect.plugins.module_utils.uv import own_platform
 
 
 def find_uv() -> str | None:
@@ -47,23 +43,7 @@ def find_uv() -> str | None:
         return shutil.which("uv")
 
 
-def uv_for(architecture: str) -> str:
-    """Return the path of uv for hosts of an architecture. Raises AnsibleLookupError where the controller has none."""
-    path = find_uv()
-    if path is None:
-        raise AnsibleLookupError(
-            "prefect_uv: the controller has no uv; install it beside Ansible (pip install uv) or name one"
-        )
-    ours = f"{platform.system()} on {platform.machine()}"
-    if ours != f"Linux on {architecture}":
-        raise AnsibleLookupError(
-            f"prefect_uv: the host is Linux on {architecture} and the controller's uv is for {ours}; "
-            f"name a uv for {architecture}"
-        )
-    return path
-
-
 class LookupModule(LookupBase):
-    def run(self, terms: list[str], variables: dict[str, Any] | None = None, **kwargs: Any) -> list[str]:
-        self.set_options(var_options=variables, direct=kwargs)
-        return [uv_for(self.get_option("architecture"))]
+    def run(self, terms: list[str], variables: dict[str, Any] | None = None, **kwargs: Any) -> list[dict[str, str]]:
+        path = find_uv()
+        return [{"path": path or "", "platform": own_platform() if path else ""}]

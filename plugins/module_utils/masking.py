@@ -101,6 +101,12 @@ def without_userinfo(text: str) -> str:
     return re.sub(r"(\b[a-z][a-z0-9+.-]*://)[^\s/?#@]+@", rf"\1{HIDDEN}@", text, flags=re.IGNORECASE)
 
 
+def userinfo(text: str) -> set[str]:
+    """Return what the URLs in a text have before the host, whole and the password alone."""
+    found = set(re.findall(r"\b[a-z][a-z0-9+.-]*://([^\s/?#@]+)@", text, flags=re.IGNORECASE))
+    return found | {password for each in found if (password := each.partition(":")[2])}
+
+
 def reference_to(value: Any) -> str | None:
     """Return the other block that a value stands for, by its id or name, or None where it stands for itself."""
     if not isinstance(value, Mapping) or set(value) != {"$ref"}:
@@ -124,7 +130,7 @@ def texts(value: Any) -> Iterator[str]:
         yield str(value)
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class Mask:
     """What is hidden from the person who runs a play.
 

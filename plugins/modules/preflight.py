@@ -71,6 +71,24 @@ options:
     description: Whether a lock names what is installed. Otherwise the package index is asked whether it has O(version).
     type: bool
     default: true
+  uv:
+    description:
+      - Platform of the uv that the controller can bring, as the lookup P(selfhosted.prefect.uv#lookup) names it; V(any)
+        for one that the user named. Empty brings none.
+    type: str
+    default: ''
+  uv_file:
+    description:
+      - Path on the controller of the uv that the user named. Where it is to be copied to the host and is not there,
+        the task fails. Empty for none.
+    type: str
+    default: ''
+  uv_lock:
+    description:
+      - Hashed requirement file of uv. With it, a host that has to build a release must have a uv of the controller, its
+        own, or the wheel in its package index.
+    type: str
+    default: ''
   index_url:
     description: Package index to use in place of uv's default.
     type: str
@@ -79,11 +97,6 @@ options:
     description: File of the certificate authorities to trust when that is asked. Empty trusts the host's own.
     type: str
     default: ''
-  uv:
-    description:
-      - Path on the controller of the uv to install a release with. Empty is the controller's own. Given, it is an
-        obstacle where the host needs a release and the controller has no such uv.
-    type: str
   ports:
     description: TCP ports to be free on the host, or held by this instance, as a mapping of variable names to ports.
     type: dict
@@ -235,6 +248,11 @@ python:
   description: The interpreter for new releases, its path and its version.
   returned: when a release has to be built
   type: dict
+uv:
+  description:
+    - Where the host's uv comes from when a release has to be built, either controller, host or index; empty otherwise.
+  returned: success
+  type: str
 architecture:
   description: The machine's architecture, for example x86_64.
   returned: success
@@ -291,7 +309,7 @@ from urllib.error import HTTPError
 from ansible.module_utils.basic import AnsibleModule
 from ansible.module_utils.urls import ConnectionError as IndexUnreachable
 from ansible.module_utils.urls import open_url
-from ansible_collections.selfhosted.prefect.plugins.module_utils import fingerprints, safe_files
+from ansible_collections.selfhosted.prefect.plugins.module_utils import fingerprints, safe_files, uv
 from ansible_collections.selfhosted.prefect.plugins.module_utils.checks import Check, clock_check, disk_checks
 from ansible_collections.selfhosted.prefect.plugins.module_utils.interpreter import MIN_PYTHON, too_old
 from ansible_collections.selfhosted.prefect.plugins.module_utils.ledger import (
@@ -301,7 +319,9 @@ from ansible_collections.selfhosted.prefect.plugins.module_utils.ledger import (
     keeps_owner,
     path_of,
 )
+from ansible_collections.selfhosted.prefect.plugins.module_utils.masking import userinfo
 from ansible_collections.selfhosted.prefect.plugins.module_utils.ports import taken
+from ansible_collections.selfhosted.prefect.plugins.module_utils.results import conceal
 from ansible_collections.selfhosted.prefect.plugins.module_utils.safe_files import exposed, read
 
 PYTHONS = {(3, 9): ((3, 11), (3, 16)), (0, 0): (MIN_PYTHON, (3, 15))}
@@ -618,6 +638,27 @@ def find_python(wanted: str, *, for_others: bool, version: str = "") -> tuple[di
     return None, seen
 
 
+def index_of(params: dict[str, Any]) -> uv.Index:
+    """Return the package index that uv will use."""
+    return uv.Index(url=params["index_url"], ca_bundle=params["ca_bundle"])
+
+
+def find_uv(params: dict[str, Any], opt: str) -> tuple[str, list[str]]:
+    """Return where the uv for a release comes from, and an obstacle where there is none."""
+    if params["uv"] in (uv.ANY, uv.own_platform()):
+        return "controller", []
+    if not params["uv_lock"]:
+        return "", []
+    try:
+        lock = uv.Lock.parse(params["uv_lock"])
+        if uv.installed(lock.version, f"{opt}/uv"):
+            return "host", []
+        uv.locate(index_of(params), lock)
+    except uv.UvError as error:
+        return "", [str(error)]
+    return "index", []
+
+
 def nearest_existing(path: Path) -> Path:
     """Return a path, or the nearest above it that is there, as far as we are allowed to see."""
     for step in (path, *path.parents):
@@ -679,18 +720,15 @@ def find_peers(peers: list[str]) -> tuple[dict[str, Any], list[str]]:
     return found, problems
 
 
-def unserved(version: str, *, index_url: str, ca_bundle: str) -> list[str]:
+def unserved(version: str, index: uv.Index) -> list[str]:
     """Return an obstacle where the package index that uv will use has no such version of Prefect.
 
     An index that cannot be read says nothing here: uv may reach it by other ways, and says what is wrong.
     """
-    fallback = os.environ.get("UV_DEFAULT_INDEX") or os.environ.get("UV_INDEX_URL") or "https://pypi.org/simple"
-    url = f"{(index_url or fallback).rstrip('/')}/prefect/"
-    accepted = {"Accept": "application/vnd.pypi.simple.v1+json, text/html;q=0.5"}
     try:
-        with open_url(url, headers=accepted, ca_path=ca_bundle or None, timeout=10) as answer:
-            text = answer.read().decode(errors="replace")
-    except (OSError, ValueError, http.client.HTTPException, IndexUnreachable):
+        with index.opened(index.page("prefect")) as answer:
+            text = answer.read(uv.LARGEST_PAGE).decode(errors="replace")
+    except (OSError, ValueError, http.client.HTTPException):
         return []
     known = set(re.findall(r"\bprefect-(\d[\w.]*?)(?:-py|\.tar\.gz)", text))
     stable = [found for found in known if re.fullmatch(r"\d+(\.\d+)+", found)]
@@ -809,7 +847,7 @@ def obstacles(params: dict[str, Any], host: dict[str, Any]) -> list[str]:
                 "free some or name another directory"
             )
         if params["version"] and not params["locked"]:
-            found += unserved(params["version"], index_url=params["index_url"], ca_bundle=params["ca_bundle"])
+            found += unserved(params["version"], index_of(params))
         if host["python"] is None:
             looked = "; ".join(host["pythons_seen"]) or "none found"
             oldest, end = pythons_for(params["version"])
@@ -858,6 +896,8 @@ def main() -> None:
             "release": text,
             "version": text,
             "locked": {"type": "bool", "default": True},
+            "uv": text,
+            "uv_lock": text,
             "index_url": {"type": "str", "default": "", "no_log": True},
             "ca_bundle": text,
             "ports": {"type": "dict", "default": {}},
@@ -922,6 +962,7 @@ def main() -> None:
         "installation": installation(dirs, name=name),
         "addresses": {name: addresses(name) for names in params["resolve"].values() for name in names},
         "python": None,
+        "uv": "",
     }
     peers, lost = find_peers(params["peers"])
     host |= peers
@@ -935,14 +976,18 @@ def main() -> None:
         host["python"], host["pythons_seen"] = find_python(
             params["python"], for_others=scope == "system", version=params["version"]
         )
+        host["uv"], without_uv = find_uv(params, dirs["opt"])
+        lost += without_uv
     # The interpreter of the release that is to be used, or of the one that is.
     interpreter = str(Path(host["python"]["path"]).parent.parent) if host["python"] else ""
     host["confinement"] = confinement(host, params["needs"], interpreter or base_python(release if proven else current))
     if params["state"] == "present":
         problems = obstacles(params, host) + lost
         if problems:
-            module.fail_json(msg="\n".join(problems), obstacles=problems, **host)
-    module.exit_json(changed=False, **host)
+            failure = {"msg": "\n".join(problems), "obstacles": problems, **host}
+            module.fail_json(**conceal(module, failure, userinfo(params["index_url"])))
+    # Of the index's URL only the credential is a secret, and messages name the rest.
+    module.exit_json(**conceal(module, {"changed": False, **host}, userinfo(params["index_url"])))
 
 
 if __name__ == "__main__":

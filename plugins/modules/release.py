@@ -26,6 +26,12 @@ options:
   uv:
     description: The uv executable on the host. Needed when the release is not there yet.
     type: path
+  uv_lock:
+    description:
+      - Content of a hashed requirement file of uv, for a host to which the controller brought none. A uv of the host
+        that is as new is used; otherwise the wheel is fetched from the package index and kept as O(uv).
+    type: str
+    default: ''
   python:
     description: Interpreter to build on. Needed when the release is not there yet.
     type: path
@@ -107,7 +113,9 @@ from pathlib import Path
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.selfhosted.prefect.plugins.module_utils.masking import without_userinfo
+from ansible_collections.selfhosted.prefect.plugins.module_utils import uv as own_uv
+from ansible_collections.selfhosted.prefect.plugins.module_utils.masking import userinfo, without_userinfo
+from ansible_collections.selfhosted.prefect.plugins.module_utils.results import conceal
 from ansible_collections.selfhosted.prefect.plugins.module_utils.safe_files import exposed, locked
 
 PROOF = ".proven"
@@ -177,6 +185,20 @@ def environment(params: dict[str, Any], scratch: str) -> dict[str, str]:
     return env
 
 
+def obtain_uv(params: dict[str, Any]) -> str:
+    """Return the path of a uv on this host, and fetch one where that takes it. Raises `ReleaseError`."""
+    if not params["uv_lock"]:
+        return str(params["uv"])
+    try:
+        lock = own_uv.Lock.parse(params["uv_lock"])
+        if found := own_uv.installed(lock.version, params["uv"]):
+            return found
+        own_uv.fetch(own_uv.Index(url=params["index_url"], ca_bundle=params["ca_bundle"]), lock, Path(params["uv"]))
+    except own_uv.UvError as error:
+        raise ReleaseError(str(error)) from error
+    return str(params["uv"])
+
+
 def overrides(lock: str) -> str:
     """Return the pins of a lock that hold whatever asks for another version: its header names the packages."""
     named = re.search(r"^# Overrides: (.+)$", lock, re.MULTILINE)
@@ -187,7 +209,7 @@ def overrides(lock: str) -> str:
 def build(params: dict[str, Any], release: Path) -> None:
     """Build and prove the release; the proof is written last, so that a build cut short is known for one."""
     shutil.rmtree(release, ignore_errors=True)
-    uv, python = params["uv"], str(release / "bin" / "python")
+    uv, python = obtain_uv(params), str(release / "bin" / "python")
     with tempfile.TemporaryDirectory() as scratch:
         env = environment(params, scratch)
         run(
@@ -262,6 +284,7 @@ def main() -> None:
             "path": {"type": "path", "required": True},
             "link": {"type": "path", "required": True},
             "uv": {"type": "path"},
+            "uv_lock": {"type": "str", "default": ""},
             "python": {"type": "path"},
             "requirements": {"type": "str", "default": ""},
             "constraints": {"type": "str", "default": ""},
@@ -278,6 +301,7 @@ def main() -> None:
     # `-vvv` shows it, and a package may be a URL with a credential.
     shown = {**params, "index_url": without_userinfo(params["index_url"])}
     invocation = {"module_args": {**shown, "packages": [without_userinfo(name) for name in params["packages"]]}}
+    secrets = userinfo(" ".join([params["index_url"], *params["packages"]]))
     release, link = Path(params["path"]), Path(params["link"])
     if params["cache_dir"] and (above := exposed(params["cache_dir"])):
         # A choice of the user who shares it, and so no error.
@@ -303,20 +327,21 @@ def main() -> None:
                     build(params, release)
             except ReleaseError as error:
                 shutil.rmtree(release, ignore_errors=True)
-                module.fail_json(msg=str(error), invocation=invocation)
+                module.fail_json(**conceal(module, {"msg": str(error), "invocation": invocation}, secrets))
             fresh = link.with_name(f".{link.name}.new")
             fresh.unlink(missing_ok=True)
             fresh.symlink_to(Path("releases", release.name))
             fresh.replace(link)
             removed = prune(release.parent, keep=params["keep"], in_use={release.name, previous} - {""})
-    module.exit_json(
-        changed=built or switched,
-        built=built,
-        previous=previous,
-        removed=removed,
-        diff=diff,
-        invocation=invocation,
-    )
+    result = {
+        "changed": built or switched,
+        "built": built,
+        "previous": previous,
+        "removed": removed,
+        "diff": diff,
+        "invocation": invocation,
+    }
+    module.exit_json(**conceal(module, result, secrets))
 
 
 if __name__ == "__main__":

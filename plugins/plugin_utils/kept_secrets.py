@@ -169,23 +169,19 @@ class ReadHost(ActionBase):
 
     module = ""
 
-    def missing(self, result: dict[str, Any], uv: str) -> list[str]:
-        """Return what the controller lacks to install what was asked for, given the `uv` that it should have."""
-        return []
+    def read(self, arguments: dict[str, Any], task_vars: dict[str, Any] | None) -> dict[str, Any]:
+        """Return what the module says of the host."""
+        found = self._execute_module(module_name=self.module, module_args=arguments, task_vars=task_vars)
+        return explained(found)
 
     def run(self, tmp: str | None = None, task_vars: dict[str, Any] | None = None) -> dict[str, Any]:
         result: dict[str, Any] = super().run(tmp, task_vars)
         arguments = dict(self._task.args)
-        secrets, uv = arguments.pop("secrets", None) or {}, arguments.pop("uv", None)
+        secrets = arguments.pop("secrets", None) or {}
         if MISSING and "ca" in secrets.get("names", []):
             return result | {"failed": True, "msg": f"prefect_secrets_dir: {MISSING}"}
-        read = self._execute_module(module_name=self.module, module_args=arguments, task_vars=task_vars)
-        result |= explained(read)
-        if result.get("failed"):
-            return result
-        if uv is not None and (lacks := self.missing(result, uv)):
-            return {"failed": True, "msg": "\n".join(lacks)}
-        if not secrets:
+        result |= self.read(arguments, task_vars)
+        if not secrets or result.get("failed"):
             return result
         try:
             found = refusals(

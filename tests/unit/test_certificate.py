@@ -170,7 +170,9 @@ def test_a_controller_without_cryptography() -> None:
     )
     assert done.returncode == 0, done.stderr
     given, preflight, lookup = done.stdout.splitlines()
-    says = f"certificates need the Python package cryptography on the controller, and Ansible's Python, {sys.executable}"
+    says = (
+        f"certificates need the Python package cryptography on the controller, and Ansible's Python, {sys.executable}"
+    )
     assert given.startswith(f"prefect_proxy_certificate: {says}")
     assert preflight.startswith(f"prefect_secrets_dir: {says}")
     assert lookup.startswith(f"prefect_secrets_dir: {says}")

@@ -19,7 +19,7 @@ from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import pytest
-from ansible_collections.selfhosted.prefect.plugins.module_utils import interpreter, ports
+from ansible_collections.selfhosted.prefect.plugins.module_utils import interpreter, ports, uv
 from ansible_collections.selfhosted.prefect.plugins.module_utils.ledger import opened
 from ansible_collections.selfhosted.prefect.plugins.modules import backend, preflight
 from ansible_collections.selfhosted.prefect.plugins.modules.preflight import (
@@ -125,6 +125,7 @@ def test_what_a_good_host_says(home: Path) -> None:
         "user_groups": said["user_groups"],
         "members": said["members"],
         "uid": os.getuid(),
+        "uv": "",
         "address": "",
         "peer_addresses": [],
         "architecture": os.uname().machine,
@@ -404,13 +405,13 @@ def test_a_version_that_the_index_does_not_have(
 ) -> None:
     asked: list[str] = []
 
-    def open_url(url: str, **options: Any) -> Any:
+    def opened(index: uv.Index, url: str) -> Any:
         asked.append(url)
         if page is None:
             raise OSError("no way there")
         return io.BytesIO(page.encode())
 
-    monkeypatch.setattr(preflight, "open_url", open_url)
+    monkeypatch.setattr(uv.Index, "opened", opened)
     given = {"version": version, "locked": False, "index_url": "https://index.example/simple/"}
     found = obstacles(**given)
     assert [said.startswith(says) for said in found] == ([True] if says else [])
