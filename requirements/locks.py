@@ -34,7 +34,7 @@ from pathlib import Path
 from uv import find_uv_bin
 
 DIRECTORY = Path(__file__).resolve().parent.parent / "roles/prefect/files/locks"
-PYTHONS = ("3.10", "3.11", "3.12", "3.13")
+PYTHONS = ("3.10", "3.11", "3.12", "3.13", "3.14")
 
 
 @dataclass(frozen=True, kw_only=True)

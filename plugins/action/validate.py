@@ -194,6 +194,17 @@ def numbers(version: str) -> tuple[int, ...]:
     return tuple(map(int, re.findall(r"\d+", version)))
 
 
+def unlocked(version: str, shipped: Collection[str]) -> list[str]:
+    """Return a warning for a version whose packages each host resolves on the day of its installation."""
+    if not version or version in shipped:
+        return []
+    return [
+        f"prefect_version: {version} has no lock in this collection, so its packages are the newest of the day and "
+        f"not proven together; name one of {', '.join(sorted(shipped, key=numbers))}, or a lock of your own in "
+        "prefect_lock"
+    ]
+
+
 def refused_credential(auth: str) -> list[str]:
     """Return a complaint, without the secret, where a credential is not `user:password`, or none that Prefect takes.
 
@@ -335,6 +346,7 @@ class ActionModule(ActionBase):
                 "environment_names": {"type": "dict", "default": {}},
                 "api_auth": {"type": "str", "default": ""},
                 "version": {"type": "str", "default": ""},
+                "lock": {"type": "str", "default": ""},
                 "server": {"type": "dict", "default": {}},
                 "proxy": {"type": "dict", "default": {}},
                 "secrets": {"type": "dict", "default": {}},
@@ -362,7 +374,8 @@ class ActionModule(ActionBase):
         complaints += refused_proxy(arguments["proxy"]) or self.refused_certificate(arguments["proxy"])
         if complaints:
             return result | {"failed": True, "msg": "\n".join(complaints)}
-        return result | {"changed": False}
+        warnings = [] if arguments["lock"] else unlocked(arguments["version"], shipped)
+        return result | {"changed": False} | ({"warnings": warnings} if warnings else {})
 
     def refused_certificate(self, proxy: dict[str, Any]) -> list[str]:
         """Return what is wrong with the certificate that the proxies are given, if they are given one."""

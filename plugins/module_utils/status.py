@@ -156,12 +156,14 @@ def _rows(command: list[str], codes: Sequence[int] = (0,)) -> list[list[str]] | 
 
 def read(instance: Instance) -> Json:
     """Return all that is known of an instance, with its `checks` and the `problems` that they found."""
-    release = Path(instance.opt, "current").resolve().name
+    current = Path(instance.opt, "current").resolve()
+    release = current.name
     found = services(instance)
     info: Json = {
         "instance": instance.instance,
         "version": release.rsplit("-", 1)[0],
         "release": release,
+        "locked": (current / "lock.txt").is_file(),
         "services": found or {},
     }
     checks = [] if found is None else list(service_checks(instance, found))
@@ -503,7 +505,8 @@ def _age(text: str | None) -> float:
 def text(info: Json) -> str:
     """Say it to a person."""
     run = info.get("last_flow_run")
-    version = info["version"] + (f", server {info['server_version']}" if "server_version" in info else "")
+    version = info["version"] + ("" if info.get("locked", True) else " (without a lock)")
+    version += f", server {info['server_version']}" if "server_version" in info else ""
     rows = [
         ("UI", info.get("ui_url") or "-"),
         ("API", f"{info.get('api_url', '-')} ({'ready' if info.get('ready') else 'not ready'})"),

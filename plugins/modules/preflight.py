@@ -324,8 +324,12 @@ from ansible_collections.selfhosted.prefect.plugins.module_utils.ports import ta
 from ansible_collections.selfhosted.prefect.plugins.module_utils.results import conceal
 from ansible_collections.selfhosted.prefect.plugins.module_utils.safe_files import exposed, read
 
-PYTHONS = {(3, 9): ((3, 11), (3, 16)), (0, 0): (MIN_PYTHON, (3, 15))}
+TOO_NEW = (3, 15)
+"""Prefect 3.9 allows it, but orjson and pyyaml have no wheels for it, and hosts have no compiler."""
+
+PYTHONS = {(3, 9): ((3, 11), TOO_NEW), (0, 0): (MIN_PYTHON, TOO_NEW)}
 """The oldest Python and the first that is too new, by the version of Prefect from which on that is so."""
+
 NAME_LENGTH = 32
 """Characters of the name of an account or a group: useradd(8)."""
 
@@ -608,7 +612,7 @@ def find_python(wanted: str, *, for_others: bool, version: str = "") -> tuple[di
     ``for_others`` passes over interpreters in somebody's home directory, which a service user cannot execute.
     """
     oldest, end = pythons_for(version)
-    names = [wanted] if wanted else [f"/usr/bin/python3.{minor}" for minor in (13, 12, 11, 10)]
+    names = [wanted] if wanted else [f"/usr/bin/python3.{minor}" for minor in range(TOO_NEW[1] - 1, oldest[1] - 1, -1)]
     if not wanted:
         names += [
             "/usr/bin/python3",

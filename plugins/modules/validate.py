@@ -14,6 +14,14 @@ description:
 version_added: 0.1.0
 author: The selfhosted.prefect maintainers
 options:
+  version:
+    description: Version of Prefect that is to be installed; empty for none. One that has no lock is warned about.
+    type: str
+    default: ''
+  lock:
+    description: Path of the user's own lock of that version; empty for none.
+    type: str
+    default: ''
   settings:
     description:
       - Settings for Prefect that must neither contradict a variable nor be outdated, by the variable that holds them.

@@ -360,7 +360,7 @@ def test_the_age_of_python(home: Path, version: str, good: bool) -> None:
         (
             "3 10 12",
             "3.9.1",
-            "no Python 3.11 or newer and older than 3.16 on this host ({} (Python 3.10.12 is too old));",
+            "no Python 3.11 or newer and older than 3.15 on this host ({} (Python 3.10.12 is too old));",
         ),
         ("3 10 12", "3.10.0rc1", "no Python 3.11 or newer"),
         ("3 10 12", "3.8.8", ""),
@@ -370,8 +370,12 @@ def test_the_age_of_python(home: Path, version: str, good: bool) -> None:
             "3.8.8",
             "no Python 3.10 or newer and older than 3.15 on this host ({} (Python 3.15.0 is too new));",
         ),
-        ("3 15 0", "3.9.1", ""),
-        ("3 16 0", "3.9.1", "no Python 3.11 or newer"),
+        ("3 14 10", "3.9.1", ""),
+        (
+            "3 15 0",
+            "3.9.1",
+            "no Python 3.11 or newer and older than 3.15 on this host ({} (Python 3.15.0 is too new));",
+        ),
     ],
 )
 def test_the_python_of_a_version(home: Path, version: str, release: str, says: str) -> None:
@@ -476,7 +480,7 @@ def test_the_newest_python_is_taken(home: Path, monkeypatch: pytest.MonkeyPatch)
 
     monkeypatch.setattr(subprocess, "run", run)
     assert look(python="")["python"]["version"] == "3.12.4"
-    assert seen == ["/usr/bin/python3.13", "/usr/bin/python3.12"]
+    assert seen == ["/usr/bin/python3.14", "/usr/bin/python3.13", "/usr/bin/python3.12"]
 
 
 def test_no_python_at_all(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -155,6 +155,14 @@ def test_a_full_disk_is_a_problem(instance: Instance, monkeypatch: pytest.Monkey
     assert problem.startswith(f"disk {tmp_path}: 0.0 of 100.0 GB are free for prefect_home")
 
 
+def test_a_release_without_a_lock_is_said(instance: Instance) -> None:
+    assert read(instance)["locked"] is False
+    assert "3.8.8 (without a lock)" in text(read(instance))
+    Path(instance.opt, "current", "lock.txt").touch()
+    assert read(instance)["locked"] is True
+    assert "without a lock" not in text(read(instance))
+
+
 def paused(api: FakeApi) -> None:
     api.pools["default"].update(status="PAUSED", is_paused=True)
 

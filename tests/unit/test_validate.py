@@ -23,6 +23,7 @@ from ansible_collections.selfhosted.prefect.plugins.action.validate import (
     refused_topology,
     refused_version,
     unknown_variables,
+    unlocked,
 )
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -116,6 +117,14 @@ def test_versions(version: str) -> None:
 def test_versions_that_cannot_be_installed(version: str, says: str) -> None:
     (said,) = refused_version(version, ["3.8.8", "3.10.1", "3.5.0"])
     assert said.startswith(f"prefect_version: {says}")
+
+
+@pytest.mark.parametrize(("version", "warned"), [("3.9.1", False), ("3.5.0", False), ("3.7.2", True), ("", False)])
+def test_an_unlocked_version_is_said(version: str, warned: bool) -> None:
+    said = unlocked(version, ["3.10.1", "3.9.1", "3.5.0"])
+    assert len(said) == warned
+    assert "".join(said).startswith(f"prefect_version: {version} has no lock in this collection" if warned else "")
+    assert ("name one of 3.5.0, 3.9.1, 3.10.1, or a lock of your own in prefect_lock" in "".join(said)) is warned
 
 
 @pytest.mark.parametrize(
