@@ -83,7 +83,7 @@ AFFECTS: tuple[tuple[str, tuple[str, ...]], ...] = (
     (r"tests/unit/(fake_\w+|matrix)\.py", ("api", "local")),
     (r"tests/conftest\.py", ALL_BUT_UNIT),
     (r"tests/unit/.*|tests/(lint|suites)\.py", ()),
-    (r"docs/[^/]+|docs/templates/.*|README\.md|changelogs/.*|benchmarks/.*|LICENSE", ()),
+    (r"docs/[^/]+|docs/templates/.*|[A-Z]+\.md|changelogs/.*|benchmarks/.*|LICENSE", ()),
     (r"\.(ansible-lint|yamllint|gitignore)|\.(ci|github|collections)/.*", ()),
 )
 """Pattern of a path -> the parts that a change of it can affect; the first row that matches counts."""

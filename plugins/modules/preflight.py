@@ -307,7 +307,7 @@ from typing import Any
 from urllib.error import HTTPError
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible.module_utils.urls import ConnectionError as IndexUnreachable
+from ansible.module_utils.urls import ConnectionError as Unreachable
 from ansible.module_utils.urls import open_url
 from ansible_collections.selfhosted.prefect.plugins.module_utils import fingerprints, safe_files, uv
 from ansible_collections.selfhosted.prefect.plugins.module_utils.checks import Check, clock_check, disk_checks
@@ -794,7 +794,7 @@ def clock_of(url: str) -> list[Check]:
     Nothing secret is sent, so it does not matter whose certificate it shows.
     """
     # What an HTTP library raises for an answer that is none is not only OSError.
-    with contextlib.suppress(OSError, ValueError, TypeError, http.client.HTTPException, IndexUnreachable):
+    with contextlib.suppress(OSError, ValueError, TypeError, http.client.HTTPException, Unreachable):
         try:
             answer = open_url(f"{url.rstrip('/')}/health", validate_certs=False, timeout=3)
         except HTTPError as error:
