@@ -1,4 +1,4 @@
-"""Directories and files on this host, each made as a whole or not at all."""
+"""Files and directories on this host, each written as a whole or not at all."""
 
 from __future__ import annotations
 
@@ -42,24 +42,24 @@ FILES: dict[str, Any] = {
     },
     "required_if": [("state", "present", ["mode"]), ("state", "kept", ["mode"])],
 }
-"""Module option: the files that are wanted, in the order in which they are made."""
+"""Module option: the files to create or remove, in this order."""
 
 SECRETS: dict[str, Any] = {"type": "list", "elements": "str", "no_log": True, "default": []}
-"""Module option: what the secret files hold, in their order.
+"""Module option: the contents of the secret files, in the order of the files.
 
-It does not stand in the files, because Ansible logs every module's options and does not find a suboption of several
-lines there again, to hide it.
+They are a separate option because Ansible logs the options of every module, and does not recognize, and so does not
+hide, a suboption of several lines in that log.
 """
 
 
 class FileError(Exception):
-    """A file or directory that cannot be made as it is wanted; the message names it."""
+    """A file or directory cannot be written as requested; the message names it."""
 
 
 def ids(file: dict[str, Any], *, dry: bool) -> tuple[int, int]:
-    """Return the user and group id that a file is to have; in check mode -1 for those that are still to be made.
+    """Return the user and group id for a file; -1 and -1 in check mode if one of them does not exist yet.
 
-    Raises KeyError where there is no such user or group.
+    Raises KeyError if there is no such user or group.
     """
     try:
         owner = pwd.getpwnam(file["owner"]).pw_uid if file["owner"] else os.geteuid()
@@ -72,9 +72,9 @@ def ids(file: dict[str, Any], *, dry: bool) -> tuple[int, int]:
 
 
 def ensure_directory(file: dict[str, Any], *, dry: bool, warn: Callable[[str], None]) -> bool:
-    """Make a directory as it is wanted, see `safe_files`; return whether it changed.
+    """Create or correct a directory, see `safe_files`; return whether it changed.
 
-    A link that only root can have made is followed. Raises UnsafePathError.
+    A link is followed if only root can have created it. Raises UnsafePathError.
     """
     path, mode = followed(file["path"]), int(file["mode"], 8)
     owner, group = ids(file, dry=dry)
@@ -100,10 +100,10 @@ def ensure_directory(file: dict[str, Any], *, dry: bool, warn: Callable[[str], N
 def give_back(
     top: Directory, *, owner: int, group: int, takes_roots: bool, dry: bool, warn: Callable[[str], None]
 ) -> bool:
-    """Give what an account of before has left below a directory to the one of now; return whether there is any.
+    """Give what a former account left below a directory to the current account; return whether anything changed.
 
-    Left means that no account has the number of its owner; with `takes_roots` root's is meant as well. All else stays,
-    and so does a file with a second name, which may be another account's.
+    An entry counts as left if no account has its owner's id, or, with `takes_roots`, if root owns it. Everything else
+    stays, and so does a file with several hard links, which may belong to another account.
     """
     if os.geteuid() != 0:
         return False
@@ -128,7 +128,7 @@ def give_back(
 
 
 def is_lost_group(gid: int) -> bool:
-    """Return whether no group has this number any more."""
+    """Return whether no group has this id any more."""
     try:
         grp.getgrgid(gid)
     except KeyError:
@@ -137,7 +137,7 @@ def is_lost_group(gid: int) -> bool:
 
 
 def ensure_file(file: dict[str, Any], content: bytes, *, dry: bool, warn: Callable[[str], None]) -> tuple[bool, bytes]:
-    """Make a file, in place of a link if there is one; return whether it changed, and what it held before."""
+    """Write a file, replacing a link in its place; return whether it changed, and its previous content."""
     path, mode = Path(file["path"]), int(file["mode"], 8)
     owner, group = ids(file, dry=dry)
     before = b""
@@ -148,7 +148,7 @@ def ensure_file(file: dict[str, Any], content: bytes, *, dry: bool, warn: Callab
             if odd is not None:
                 warn(odd)
             elif found is not None:
-                # What is too large to be ours is replaced.
+                # A file too large to come from this collection is replaced.
                 with contextlib.suppress(UnsafePathError):
                     before = directory.read(name)
                 is_as_wanted = (found.st_uid, found.st_gid, stat.S_IMODE(found.st_mode)) == (owner, group, mode)
@@ -162,12 +162,12 @@ def ensure_file(file: dict[str, Any], content: bytes, *, dry: bool, warn: Callab
 
 
 def remove(path: Path, *, dry: bool) -> bool:
-    """Remove a file, or a directory with what is in it; return whether it was there."""
+    """Remove a file, or a directory with its content; return whether it existed."""
     return state(path) is not None if dry else safe_files.remove(path)
 
 
 def is_empty(path: Path) -> bool:
-    """Return whether a path is a directory with nothing in it."""
+    """Return whether a path is an empty directory."""
     found = state(path)
     if found is None or not stat.S_ISDIR(found.st_mode):
         return False
@@ -178,7 +178,7 @@ def is_empty(path: Path) -> bool:
 def ensure(
     file: dict[str, Any], *, secret: str | None, dry: bool, warn: Callable[[str], None]
 ) -> tuple[bool, dict[str, str]]:
-    """Make one file or directory as it is wanted, or remove it; return whether it changed, and its diff."""
+    """Write or remove one file or directory; return whether it changed, and its diff."""
     path, content = file["path"], file["content"] if secret is None else secret
     diff = {"before_header": path, "after_header": path}
     if file["state"] == "absent":
@@ -198,9 +198,9 @@ def ensure(
 def ensure_all(
     files: list[dict[str, Any]], secrets: list[str], *, dry: bool, warn: Callable[[str], None] = lambda said: None
 ) -> tuple[list[str], list[dict[str, str]]]:
-    """Make all files and directories as they are wanted; return the paths that changed, and their diffs.
+    """Write or remove all files and directories; return the paths that changed, and their diffs.
 
-    `warn` is given what was found in the place of a file, and what is left as it is. Raises FileError.
+    `warn` is called with what was found in place of a file, and with what is left unchanged. Raises FileError.
     """
     os.umask(0o022)
     written, diff = [], []

@@ -1,4 +1,4 @@
-"""The table of what Prefect's API manages: a row for each kind of object, and what a kind does differently.
+"""The table of objects that Prefect's API manages: a row per kind, and classes for what a kind does differently.
 
 To add a kind, add a row, and a module with its documentation.
 """
@@ -19,25 +19,25 @@ from .resource import Field, Kind, Plan, Row, Server, Values, run, same
 
 NAME = r"[^/%&<>]+"
 REGISTRY = "ansible_owner_"
-"""How the names of variables begin that say what an owner made: `resources` keeps them."""
+"""Prefix of the variables in which `resources` records what an owner created."""
 
 TEMPLATE = ("job_configuration", "variables")
-"""What the job template of a work pool has."""
+"""The parts of a work pool's job template."""
 
 QUEUE = ("name", "description", "is_paused", "concurrency_limit", "priority")
-"""What a queue of a recreated pool gets back."""
+"""The fields that are restored on the queues of a recreated pool."""
 
 TEXT, INT, BOOL, DICT = {"type": "str"}, {"type": "int"}, {"type": "bool"}, {"type": "dict"}
 LIST = {"type": "list", "elements": "str"}
 
 
 def text(value: Any) -> Any:
-    """An empty text says as much as none."""
+    """Treat an empty text as none."""
     return value or None
 
 
 def as_set(value: Any) -> list[str]:
-    """Tags have no order."""
+    """Treat tags as unordered."""
     return sorted(set(value or ()))
 
 
@@ -46,14 +46,14 @@ def mapping(value: Any) -> Any:
 
 
 def named(values: Mapping[str, Any], *names: str) -> Iterator[str]:
-    """Yield a complaint for each of the fields `names` that is no name to Prefect."""
+    """Yield an error for each of the fields `names` that is not a valid Prefect name."""
     for name in names:
         if not re.fullmatch(NAME, str(values.get(name))):
             yield f"{name} must not be empty or hold any of / % & < >"
 
 
 def at_least(values: Mapping[str, Any], name: str, least: int, *, clear: int | None = -1) -> Iterator[str]:
-    """Yield a complaint when the number `name` is too small. `clear` is the number that stands for none."""
+    """Yield an error if the number `name` is too small. `clear` is the number that means no limit."""
     value = values.get(name)
     if value is not None and value < least and value != clear:
         none = "" if clear is None else f", or {clear} for no limit"
@@ -66,12 +66,12 @@ def choice(given: Any, known: Iterable[str]) -> str:
 
 
 def is_off(value: Any) -> bool:
-    """Whether a value of `is_active`, which may come out of a database, says no."""
+    """Whether a value of `is_active`, which may come from a database, means false."""
     return str(value).lower() in {"false", "0", "no", "off"}
 
 
 def rename(entry: Values, **words: str) -> Values:
-    """Return an entry with old words replaced; where both are given, the new one counts."""
+    """Return an entry with old option names replaced; if both are set, the new one takes precedence."""
     after = {name: value for name, value in entry.items() if name not in words}
     for old, new in words.items():
         if entry.get(old) is not None:
@@ -80,7 +80,7 @@ def rename(entry: Values, **words: str) -> Values:
 
 
 class WorkPool(Kind):
-    """A pool. With another type it is recreated, and so are its queues; its deployments are linked to it again."""
+    """A pool. A change of type recreates it and its queues, and links its deployments to it again."""
 
     def is_system(self, row: Mapping[str, Any]) -> bool:
         return str(row["name"]).lower().startswith("prefect")
@@ -115,7 +115,7 @@ class WorkPool(Kind):
             yield f"base_job_template.job_configuration uses {name}, which variables lack{choice(name, known)}"
 
     def attached(self, server: Server, key: str) -> Row:
-        """Return a pool's queues, and by queue the ids of the deployments that are linked to it."""
+        """Return a pool's queues, and the ids of the deployments linked to it, by queue."""
         queues = list(server.api.pages(f"/work_pools/{quoted(key)}/queues/filter"))
         inside = {"work_pools": {"name": {"any_": [key]}}}
         links: dict[str, list[str]] = {}
@@ -140,7 +140,7 @@ class WorkPool(Kind):
             for at in range(0, len(ids), PAGE):
                 linked = {"deployments": {"id": {"any_": ids[at : at + PAGE]}}}
                 for deployment in list(server.api.pages("/deployments/filter", linked)):
-                    # One that a person has given another pool meanwhile stays there.
+                    # A deployment that was moved to another pool in the meantime stays there.
                     if deployment["work_pool_name"] is None:
                         place = {"work_pool_name": key, "work_queue_name": name}
                         server.api.call("PATCH", f"/deployments/{deployment['id']}", place)
@@ -151,7 +151,7 @@ class WorkPool(Kind):
 
 class WorkQueue(Kind):
     def is_system(self, row: Mapping[str, Any]) -> bool:
-        """The default queue comes and goes with its pool."""
+        """Prefect creates and deletes the default queue with its pool."""
         return row["name"] == "default" or str(row.get("work_pool_name")).lower().startswith("prefect")
 
     def renamed(self, entry: Values) -> Values:
@@ -206,7 +206,7 @@ class Variable(Kind):
 
 
 class Limit(Kind):
-    """A global concurrency limit. Those named `tag:*` and `deployment:*` are other objects' own."""
+    """A global concurrency limit. Limits named `tag:*` and `deployment:*` belong to other objects."""
 
     def is_system(self, row: Mapping[str, Any]) -> bool:
         return str(row["name"]).startswith(("tag:", "deployment:"))
@@ -222,13 +222,13 @@ class Limit(Kind):
 
 
 class TagLimit(Kind):
-    """A limit of task runs by tag. The server makes and changes it by the same request.
+    """A limit of task runs by tag. The server creates and changes it with the same request.
 
-    It is held as the global limit `tag:*`, except where it was made before Prefect held it so.
+    It is stored as the global limit `tag:*`, unless it was created by a Prefect version that stored it separately.
     """
 
     def rows(self, server: Server) -> Iterator[Row]:
-        # Their own listing cuts a page of all limits first and picks the tags' then: it misses some after the 200th.
+        # The listing of tag limits takes a page of all limits, then filters: it misses some after the 200th.
         seen = set()
         for row in server.api.pages("/v2/concurrency_limits/filter"):
             prefix, _, tag = str(row["name"]).partition(":")
@@ -258,14 +258,14 @@ class Flow(Kind):
 
     def create(self, server: Server, key: str, values: Values) -> Row:
         row = super().create(server, key, values)
-        # The one that somebody else has made meanwhile is answered as it is.
+        # If another client created the flow in the meantime, the server returns it unchanged.
         if values.get("tags") is not None and as_set(row["tags"]) != as_set(values["tags"]):
             server.api.call("PATCH", self.item_path(row, key), {"tags": values["tags"]})
         return row
 
 
 class BlockType(Kind):
-    """A type of block. What its blocks hold is in schemas, of which the newest counts."""
+    """A type of block. Schemas define the fields of its blocks; the newest applies."""
 
     def is_system(self, row: Mapping[str, Any]) -> bool:
         return bool(row.get("is_protected"))
@@ -314,13 +314,13 @@ class BlockType(Kind):
         made = server.api.post("/block_schemas/", body)
         current = known and made["id"] == known[0]["id"] and same(as_set(made["capabilities"]), body["capabilities"])
         if any(made["id"] == each["id"] for each in known) and not current:
-            # The server knows this schema as an earlier one, or with other capabilities, and answers with that.
+            # The server knows this schema as an earlier one, or with other capabilities, and returns that one.
             server.api.post("/block_schemas/", {**body, "version": f"again-{len(known)}"})
         server.schemas.pop(row["slug"], None)
 
 
 class Block(Kind):
-    """A block document. Its fields are in `data`; other blocks in them are `{"$ref": "type/name"}`."""
+    """A block document. Its fields are in `data`, where `{"$ref": "type/name"}` refers to another block."""
 
     def renamed(self, entry: Values) -> Values:
         return rename(entry, block_type_slug="block_type", type="block_type")
@@ -367,7 +367,7 @@ class Block(Kind):
             document = reference.get("block_document") or {}
             if document.get("name"):
                 data[name] = {"$ref": f"{document['block_type']['slug']}/{document['name']}"}
-        # The server resolves references in the fields themselves. Deeper ones it keeps as they are sent.
+        # The server resolves references in top-level fields. Deeper ones it stores as they are sent.
         return {"data": _named_refs(data, server)}
 
     def canonical(self, values: Mapping[str, Any], server: Server) -> Values:
@@ -394,7 +394,7 @@ class Block(Kind):
     def update(self, server: Server, todo: Plan) -> None:
         assert todo.row is not None
         schema = self._schema(server, self.parts(todo.key)["block_type"])
-        # A merge by the server would drop the blocks that this one refers to.
+        # A merge by the server would drop the references to other blocks.
         body = {
             "data": _with_ids(todo.after["data"], server),
             "block_schema_id": schema["id"],
@@ -417,7 +417,7 @@ class Block(Kind):
         if not values.get("data"):
             return dict(values)
         schemas = block_schemas(server, self.parts(key)["block_type"])
-        # A schema that is not there yet says nothing about secrets, so everything is one.
+        # A schema that does not exist yet marks no secrets, so every field is treated as one.
         hidden = {path for schema in schemas for path in secret_paths(schema["fields"])}
         hidden |= set() if schemas else {("*",)}
         return {**values, "data": server.mask.block(values["data"], hidden, sure=sure)}
@@ -430,7 +430,7 @@ class Block(Kind):
 
 
 class Automation(Kind):
-    """An automation. The server does not mind several of one name, so it is for us to see that there is one."""
+    """An automation. The server allows several of one name, so this class ensures that there is only one."""
 
     def renamed(self, entry: Values) -> Values:
         return rename(entry, is_active="enabled")
@@ -455,7 +455,7 @@ class Automation(Kind):
         return rows[0] if rows else None
 
     def namesakes(self, server: Server, names: list[str]) -> list[Row]:
-        """Return the automations of some names, the oldest first."""
+        """Return the automations with the given names, oldest first."""
         rows = server.api.pages(self.listing, {"automations": {"name": {"any_": names}}})
         return sorted(rows, key=lambda row: (row["created"], row["id"]))
 
@@ -493,7 +493,7 @@ class Automation(Kind):
         return self.only(server, key, made)
 
     def only(self, server: Server, key: str, made: Row) -> Row:
-        """Return the automation that stays where somebody else has made one of the same name at the same time."""
+        """Return the automation to keep if another client created one of the same name at the same time."""
         first = next(iter(self.namesakes(server, [key])), made)
         if first["id"] != made["id"]:
             server.api.call("DELETE", f"/automations/{made['id']}")
@@ -509,10 +509,10 @@ class Automation(Kind):
 
 
 class Deployment(Kind):
-    """A deployment. It is created whole, and changed where it differs: a second POST would wipe its schedules."""
+    """A deployment. It is created as a whole, and changed where it differs: another POST would delete its schedules."""
 
     def rows(self, server: Server) -> Iterator[Row]:
-        """By age: the order of deployments that share a name changes from page to page."""
+        """Sort by age: the order of deployments that share a name changes from page to page."""
         return server.api.pages(self.listing, {"sort": "CREATED_DESC"})
 
     def renamed(self, entry: Values) -> Values:
@@ -565,7 +565,7 @@ class Deployment(Kind):
             for index, each in enumerate(todo.changes.get("schedules") or [])
             if not any(same(each, other) for other in todo.diff["before"].get("schedules") or [])
         ]
-        # A server that has accepted one of a kind accepts all that are like it.
+        # A schedule that the server accepts once, it accepts in every deployment.
         distinct = {json.dumps(schedules.definition(each), sort_keys=True): each for _, _, each in listed}
         asked = dict(enumerate(distinct))
         if asked:
@@ -588,7 +588,7 @@ class Deployment(Kind):
         values = dict(todo.changes)
         if "work_queue" in values and "work_pool" not in values:
             values["work_pool"] = todo.after.get("work_pool")
-        # A flow is made where there is none.
+        # A missing flow is created.
         yield from (each for each in self.uses(todo.key, values) if each[0] != "flow")
 
     def key_of(self, row: Mapping[str, Any], server: Server) -> str | None:
@@ -650,7 +650,7 @@ class Deployment(Kind):
     def create(self, server: Server, key: str, values: Values) -> Row:
         parts = self.parts(key)
         listed = values.get("schedules") or []
-        # With the deployment itself, the server would drop this limit.
+        # If it were sent with the deployment itself, the server would drop this limit.
         apart = any(each.get("max_scheduled_runs") for each in listed)
         given = {name: value for name, value in values.items() if value is not None and name != "schedules"}
         body = {"name": parts["name"], "flow_id": self._flow(server, parts["flow"]), **self._plain(given, server)}
@@ -672,7 +672,7 @@ class Deployment(Kind):
         if "parameters" in changes:
             changes["parameters"] = {name: _unhydrated(value) for name, value in changes["parameters"].items()}
         listed = changes.pop("schedules", None)
-        # Null for its own limit would delete a limit that it shares, and a number would change it for all.
+        # A null for its own limit would delete a limit that it shares, and a number would change it for all users.
         if before["global_concurrency_limit"] and changes.get("concurrency_limit") is not None:
             server.api.call("PATCH", path, {"global_concurrency_limit_id": None})
         elif before["concurrency_limit"] and changes.get("global_concurrency_limit") is not None:
@@ -696,7 +696,7 @@ class Deployment(Kind):
             self._schedules(server, path, todo.wanted["schedules"], todo.row, keep=todo.keep)
 
     def _heeded(self, row: Row, wanted: Values, key: str, server: Server) -> None:
-        """Raise Failure where an older server has dropped a change without a word."""
+        """Raise Failure if an older server has silently ignored a change."""
         now = self.shape(row, server)
         ignored = [name for name, value in wanted.items() if not same(now[name], value)]
         if ignored:
@@ -706,7 +706,7 @@ class Deployment(Kind):
             )
 
     def _schedules(self, server: Server, path: str, wanted: list[Values], row: Row, *, keep: bool) -> None:
-        """Touch exactly the schedules that differ."""
+        """Change only the schedules that differ."""
         made = []
         for each, present in schedules.pair(wanted, schedules.in_order(row["schedules"])):
             if each is None:
@@ -722,7 +722,7 @@ class Deployment(Kind):
             if same(schedules.canonical(after), schedules.canonical(present)):
                 continue
             if present["max_scheduled_runs"] and not after.get("max_scheduled_runs"):
-                # It cannot be cleared.
+                # The limit cannot be cleared.
                 server.api.call("DELETE", f"{path}/schedules/{present['id']}")
                 made.append(after)
             else:
@@ -734,7 +734,7 @@ class Deployment(Kind):
     def delete(self, server: Server, row: Row, key: str) -> None:
         limit = row.get("global_concurrency_limit") or {}
         if limit and not str(limit["name"]).startswith("deployment:"):
-            # The server would delete the limit that it shares along with it.
+            # The server would also delete the shared limit.
             server.api.call("PATCH", f"/deployments/{row['id']}", {"global_concurrency_limit_id": None})
         super().delete(server, row, key)
 
@@ -763,13 +763,13 @@ def definition_text(schedule: Mapping[str, Any]) -> str:
 
 
 def _ordered(before: list[Values], after: list[Values]) -> list[Values]:
-    """Return the present schedules in the order of those that they become: order is nothing that differs."""
+    """Return the present schedules in the order of the new ones, so that order alone is not a difference."""
     places = {each.get("id"): place for place, each in enumerate(after)}
     return sorted(before, key=lambda each: places.get(each["id"], len(places)))
 
 
 def parameter_complaints(parameters: Any, schema: Any) -> Iterator[str]:
-    """Yield which parameters certainly do not fit a flow's schema; the rest is the server's to judge."""
+    """Yield errors for parameters that certainly do not fit a flow's schema; the server judges the rest."""
     properties = (schema or {}).get("properties")
     if not isinstance(parameters, Mapping) or not isinstance(properties, Mapping) or not properties:
         return
@@ -805,14 +805,14 @@ def _is_template(value: Any) -> bool:
 
 
 def _unhydrated(value: Any) -> Any:
-    """Return a parameter so that the server keeps it as it is: a change, other than a creation, evaluates templates."""
+    """Encode a parameter so that an update stores it unchanged: unlike a creation, it evaluates templates."""
     if "__prefect_kind" not in json.dumps(value):
         return value
     return {"__prefect_kind": "json", "value": json.dumps(value)}
 
 
 def block_schemas(server: Server, slug: str) -> list[Row]:
-    """Return the schemas of a block type, the newest first."""
+    """Return the schemas of a block type, newest first."""
     if slug not in server.schemas:
         kind = server.find("block_type", slug)
         body = {"block_schemas": {"block_type_id": {"any_": [kind["id"]]}}} if kind else None
@@ -833,7 +833,7 @@ def load_schemas(server: Server, slugs: Iterable[str]) -> None:
 
 
 def definition(fields: Mapping[str, Any]) -> Values:
-    """Return a block's schema as it was given, without what the server adds."""
+    """Return a block's schema as it was defined, without what the server adds."""
     return {name: value for name, value in fields.items() if name not in {"block_schema_references", "block_type_slug"}}
 
 
@@ -1058,9 +1058,9 @@ KINDS: dict[str, Kind] = {
 
 
 def listed(server: Server, names: Iterable[str], *, secrets: bool = False) -> dict[str, list[Values]]:
-    """Return all objects of some kinds as `resources` takes them, by its names for them, but for Prefect's own.
+    """Return all objects of some kinds in the format of `resources`, keyed by its list names, except for Prefect's own.
 
-    To take what is returned changes nothing, unless secrets are hidden: `secrets` leaves them in. Raises ApiError.
+    Applying the result changes nothing, unless secrets are hidden; with `secrets`, it includes them. Raises ApiError.
     """
     found: dict[str, list[Values]] = {}
     for name in names:
@@ -1077,7 +1077,7 @@ def listed(server: Server, names: Iterable[str], *, secrets: bool = False) -> di
 
 
 def written(values: Values) -> Values:
-    """Return fields as somebody would write them down: without what is not set and what the server adds."""
+    """Return fields as a user would write them: without what is not set and what the server adds."""
     after = {
         name: value
         for name, value in values.items()
@@ -1092,5 +1092,5 @@ def written(values: Values) -> Values:
 
 
 def main(name: str, spec: Mapping[str, Any] | None = None, **more: Any) -> None:
-    """Be the `main` of the module of a kind. `spec` holds further options, `more` are AnsibleModule's."""
+    """Run the module of a kind. `spec` holds further options; `more` is passed to AnsibleModule."""
     run(KINDS[name], KINDS, spec, **more)

@@ -1,15 +1,15 @@
-"""The ledger: what an instance creates on this host, recorded before each creation and kept until its removal.
+"""The ledger: what an instance creates on this host, recorded before each creation and kept until removal.
 
-One JSON file an instance, in a directory that only root (or, without root, the user) can enter. An entry is known by
-its kind and its name, and says which part of the platform made it (`part`), whether it existed before (`origin`:
-``created`` or ``adopted``), and for what existed the owner, group and mode that it had (`was`).
+Each instance has one JSON file, in a directory that only root (or, without root, the user) can enter. An entry is
+identified by its kind and name, and records which part of the platform created it (`part`), whether it already existed
+(`origin`: ``created`` or ``adopted``), and for existing entries the former owner, group and mode (`was`).
 
 | kind | name | what `absent` does |
 |---|---|---|
-| ``file`` | path of a file or link | removes it; adopted: puts back the copy that was kept beside it |
-| ``tree`` | path of a directory that only we write | removes it with all that is in it |
-| ``data`` | path of a directory in which an account writes | with purge: removes what belongs to the account |
-| ``content`` | path in a directory of data of others | with purge: the same |
+| ``file`` | path of a file or link | removes it; adopted: restores the copy that was kept beside it |
+| ``tree`` | path of a directory that only this collection writes | removes it with its content |
+| ``data`` | path of a directory that an account writes | with purge: removes what belongs to the account |
+| ``content`` | path in a data directory of another owner | with purge: the same |
 | ``directory`` | path | removes it when it is empty; adopted: restores owner, group and mode |
 | ``user``, ``group`` | name of an account | removes it; adopted: nothing |
 | ``role``, ``database`` | cluster and name in PostgreSQL | with purge: drops it; adopted: nothing |
@@ -35,16 +35,17 @@ from ansible_collections.selfhosted.prefect.plugins.module_utils import safe_fil
 from ansible_collections.selfhosted.prefect.plugins.module_utils.files import ensure_all, is_empty
 
 FORMAT = 1
-"""Version of the file's format. A newer one is refused, not guessed at."""
+"""Version of the file format. A newer one is rejected rather than guessed at."""
 
 ADOPTABLE = ("user", "directories", "units", "files", "database")
-"""Values of `prefect_adopt`: what of others may be taken over."""
+"""Values of `prefect_adopt`: what the collection may take over from another owner."""
 
 KEPT = ".selfhosted-prefect.bak"
-"""Suffix of the copy of a file of others. systemd, Nginx, cron and logrotate ignore files that are named so."""
+"""Suffix of the backup of another owner's file. systemd, Nginx, cron and logrotate ignore files with this suffix."""
 
 TRACES = (b"Ansible managed", b"/current/bin/", b"/etc/nginx/prefect/")
-"""What files of this collection hold: the first unless the user has set another text, the others in units and sites."""
+"""Text that identifies files of this collection: the first unless the user changed it, the others in units and sites.
+"""
 
 LEDGER: dict[str, Any] = {
     "type": "dict",
@@ -58,17 +59,17 @@ LEDGER: dict[str, Any] = {
 """Module option: the ledger in which a module records what it creates."""
 
 COMMENT = ("Prefect (", "Prefect flows (")
-"""How the comments of the accounts begin that this collection creates."""
+"""How the comments of the accounts that this collection creates begin."""
 
 BACKUPS = Path("/var/backups")
-"""Where only root puts something, and an instance has directories of its name."""
+"""Directory that only root can write, in which an instance has directories named after it."""
 
 LEFT = {"prefect.db", "storage", "memo_store.toml", "flows", "appendonlydir", "dump.rdb"}
-"""What tells a directory of data that an earlier version left for root alone from one of others."""
+"""Names that show that a data directory of root's was left by an earlier version rather than by another owner."""
 
 
 class LedgerError(Exception):
-    """Something that belongs to others, or a ledger that cannot be read; the message says what to do."""
+    """Something belongs to another owner, or a ledger cannot be read; the message says what to do."""
 
 
 def home_of_ledgers() -> Path:
@@ -79,7 +80,7 @@ def home_of_ledgers() -> Path:
 
 
 def path_of(name: str) -> Path:
-    """Return the file of an instance's ledger, by the instance's name or an absolute path."""
+    """Return the ledger file of an instance, given the instance's name or an absolute path."""
     return Path(name) if name.startswith("/") else home_of_ledgers() / f"{name}.json"
 
 
@@ -90,7 +91,7 @@ def missing_above(path: Path) -> list[Path]:
 
 @contextlib.contextmanager
 def locked(directory: Path) -> Iterator[None]:
-    """Hold the lock of the directory of the ledgers, which is created, and removed when it ends up empty."""
+    """Hold the lock of the ledgers' directory, which is created, and removed if it is empty in the end."""
     while True:
         above = missing_above(directory)
         for step in above:
@@ -99,7 +100,7 @@ def locked(directory: Path) -> Iterator[None]:
             directory.mkdir(mode=0o700)
         descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
         fcntl.flock(descriptor, fcntl.LOCK_EX)
-        # Whoever held it before may have removed it.
+        # The previous holder may have removed it.
         with contextlib.suppress(FileNotFoundError):
             if os.fstat(descriptor).st_ino == directory.stat().st_ino:
                 break
@@ -114,9 +115,9 @@ def locked(directory: Path) -> Iterator[None]:
 
 
 def installed_before(path: Path, opt: str | None) -> bool:
-    """Return whether a version of this collection that kept no ledger installed an instance on this host.
+    """Return whether a version of this collection without a ledger installed an instance on this host.
 
-    A run of it that was killed left no release, but accounts or the status command's code.
+    If a run of that version was killed, it left no release, but accounts or the status command's code.
     """
     name, programs = path.stem, Path(opt or f"/opt/{path.stem}")
     if any(programs.glob("releases/*/.proven")) or any(programs.glob("lib/prefect_info/*.py")):
@@ -133,13 +134,13 @@ def installed_before(path: Path, opt: str | None) -> bool:
 
 
 def facts(path: Path) -> dict[str, Any]:
-    """Return the owner, group and mode of a path itself, a link not followed."""
+    """Return the owner, group and mode of a path itself; links are not followed."""
     found = path.lstat()
     return {"uid": found.st_uid, "gid": found.st_gid, "mode": oct(stat.S_IMODE(found.st_mode))}
 
 
 def owner_name(uid: int) -> str:
-    """Return the name of a user id, or the number where no account has it."""
+    """Return the name of a user id, or the id if no account has it."""
     with contextlib.suppress(KeyError):
         return pwd.getpwuid(uid).pw_name
     return str(uid)
@@ -166,13 +167,13 @@ class Ledger:
     """Directories that were created for the ledger itself."""
     entries: dict[str, dict[str, Any]] = field(default_factory=dict)
     on_disk: str = ""
-    """What the file holds."""
+    """The content of the file."""
 
     @classmethod
     def read(cls, path: Path, *, opt: str | None = None, **given: Any) -> Ledger:
-        """Return the ledger of a file, empty where there is none. Raises LedgerError.
+        """Read the ledger from a file; it is empty if there is no file. Raises LedgerError.
 
-        `opt` is the directory of the releases, where a release shows that an earlier version installed the host.
+        `opt` is the directory of the releases: a release there shows that an earlier version installed the host.
         """
         try:
             text = path.read_text()
@@ -190,7 +191,8 @@ class Ledger:
             )
         known = {name: found[name] for name in ("recognized", "parents", "entries")}
         ledger = cls(path, on_disk=text, **known, **given)
-        # Another part, such as Redis, may have begun the ledger on a host where this one was installed before.
+        # Another part, such as Redis, may have created the ledger on a host where an earlier version installed this
+        # part.
         if ledger.part == cls.part and not any(entry["part"] == cls.part for entry in ledger.entries.values()):
             ledger.recognized = ledger.recognized or installed_before(path, opt)
         return ledger
@@ -209,7 +211,7 @@ class Ledger:
         return any(entry is not None and entry["origin"] == "created" for entry in above)
 
     def record(self, wanted: Iterable[dict[str, Any]]) -> None:
-        """Add entries that are not known yet, and write all of them at once."""
+        """Add the entries that are not known yet, and write all of them at once."""
         fresh = {f"{entry['kind']} {entry['name']}": {"part": self.part} | entry for entry in wanted}
         fresh = {key: entry for key, entry in fresh.items() if key not in self.entries}
         if fresh:
@@ -220,7 +222,7 @@ class Ledger:
         self.entries.pop(f"{kind} {name}", None)
 
     def write(self) -> None:
-        """Write the file where it differs, or remove it where it holds nothing."""
+        """Write the file if it differs, or remove it if there are no entries."""
         if self.dry:
             return
         if not self.entries:
@@ -230,17 +232,17 @@ class Ledger:
         content = {"format": FORMAT, "recognized": self.recognized, "parents": self.parents, "entries": self.entries}
         text = json.dumps(content, indent=1) + "\n"
         if text != self.on_disk:
-            # It survives a power cut. The caller holds the lock.
+            # This survives a power failure. The caller holds the lock.
             safe_files.write(self.path, text.encode(), owner=os.geteuid(), group=os.getegid(), mode=0o600)
             self.on_disk = text
 
     def shared(self, path: Path | str) -> bool:
-        """Return whether another instance of this host created a path too, such as the directory of all its sites."""
+        """Return whether another instance on this host created a path too, such as the directory of all its sites."""
         return str(path) in self.others
 
     @functools.cached_property
     def others(self) -> frozenset[str]:
-        """The paths that other instances of this host created."""
+        """The paths that other instances on this host created."""
         books = [Ledger.read(other) for other in self.path.parent.glob("*.json") if is_other(other, self.path)]
         entries = [entry for book in books for entry in book.entries.values()]
         return frozenset(entry["name"] for entry in entries if entry["origin"] == "created")
@@ -251,7 +253,7 @@ class Ledger:
 
 
 def keeps_owner(entry: dict[str, Any] | None) -> bool:
-    """Return whether an entry is that of others, who need it as it is; an empty directory is needed by no one."""
+    """Return whether an entry belongs to another owner who needs it unchanged; no one needs an empty directory."""
     return entry is not None and entry.get("origin") == "adopted" and not entry.get("empty")
 
 
@@ -262,7 +264,7 @@ def is_other(found: Path, own: Path) -> bool:
 
 @contextlib.contextmanager
 def opened(given: dict[str, Any] | None, *, dry: bool) -> Iterator[Ledger | None]:
-    """Hold the ledger that a module's option names, locked unless in check mode; None where it names none."""
+    """Yield the ledger that a module's option names, locked unless in check mode; None if the option is not set."""
     if given is None:
         yield None
         return
@@ -276,7 +278,7 @@ def opened(given: dict[str, Any] | None, *, dry: bool) -> Iterator[Ledger | None
         ledger = Ledger.read(path, **more)
         ledger.parents = ledger.parents or above
         yield ledger
-        # Those above the ledger's own directory go with the last ledger.
+        # The directories above the ledgers' directory are removed with the last ledger.
         if not ledger.entries and not any(path.parent.iterdir()):
             with contextlib.suppress(OSError):
                 for step in sorted(ledger.parents, key=len, reverse=True):
@@ -284,7 +286,7 @@ def opened(given: dict[str, Any] | None, *, dry: bool) -> Iterator[Ledger | None
 
 
 def adoption(ledger: Ledger, kind: str, path: Path, variable: str) -> dict[str, Any]:
-    """Return the entry of a path that exists and is not in the ledger. Raises LedgerError where it is not allowed."""
+    """Return the entry for an existing path that the ledger lacks. Raises LedgerError if adopting it is not allowed."""
     entry = {"kind": kind, "name": str(path), "was": facts(path)}
     if ledger.holds(path) or ledger.shared(path) or recognizable(ledger, kind, path):
         return entry | {"origin": "created"}
@@ -297,7 +299,7 @@ def adoption(ledger: Ledger, kind: str, path: Path, variable: str) -> dict[str, 
             f"{variable}: {path} is {described(path)} that this collection did not create, and it needs this name for "
             "itself; name another directory"
         )
-    # What an earlier version used is used on, and stays: it may have belonged to others before.
+    # What an earlier version used stays in use, and is not removed: it may have belonged to another owner before.
     if not ledger.in_adopt(kind, path) and (kind == "file" or not ledger.recognized):
         word = "units" if path.suffix == ".service" else "files" if kind == "file" else "directories"
         raise LedgerError(
@@ -308,7 +310,7 @@ def adoption(ledger: Ledger, kind: str, path: Path, variable: str) -> dict[str, 
 
 
 def left_before(path: Path) -> list[Path]:
-    """Return what shows that an earlier version, removed without a purge, left a directory of data to root."""
+    """Return the evidence that an earlier version, removed without a purge, left a data directory to root."""
     if os.geteuid() or facts(path) != {"uid": 0, "gid": 0, "mode": "0o700"}:
         return []
     if path.parent == BACKUPS:
@@ -321,7 +323,7 @@ def recognizable(ledger: Ledger, kind: str, path: Path) -> bool:
     if not ledger.recognized or any(keeps_owner(ledger.knows(step)) for step in path.parents):
         return False
     if kind == "data":
-        # A home that existed before is the home of an account that we did not create.
+        # A home that existed before belongs to an account that this collection did not create.
         return path.name.startswith(ledger.path.stem) or account_comment(path.stat().st_uid).startswith(COMMENT)
     if kind != "file" or path.is_symlink():
         return True
@@ -332,14 +334,14 @@ def recognizable(ledger: Ledger, kind: str, path: Path) -> bool:
 
 
 def account_comment(uid: int) -> str:
-    """Return the comment of an account, empty where there is none."""
+    """Return the comment of an account, or an empty string if there is none."""
     with contextlib.suppress(KeyError):
         return pwd.getpwuid(uid).pw_gecos
     return ""
 
 
 def keep_aside(ledger: Ledger, entry: dict[str, Any]) -> None:
-    """Copy a file of others to beside it, before it is overwritten, and what systemd knows of it where it is a unit."""
+    """Back up another owner's file beside it before it is overwritten."""
     if ledger.dry:
         return
     was = entry["was"]
@@ -358,7 +360,7 @@ def keep_aside(ledger: Ledger, entry: dict[str, Any]) -> None:
 
 
 def unit_state(path: Path) -> dict[str, Any]:
-    """Return whether a unit runs at boot and runs now."""
+    """Return whether a unit is enabled and whether it is active."""
     scope = "--system" if str(path).startswith("/etc/") else "--user"
 
     def says(question: str) -> bool:
@@ -370,16 +372,16 @@ def unit_state(path: Path) -> dict[str, Any]:
 def expected(
     ledger: Ledger, kind: str, path: Path, variable: str, content: Collection[str] = ()
 ) -> list[dict[str, Any]]:
-    """Return the entries for a path that is about to be created, with the directories above it that are missing.
+    """Return the entries for a path that is about to be created, including the missing directories above it.
 
-    `content` names what will be created in a directory of data, in case it is a directory of others.
+    `content` names what will be created in a data directory, in case the directory belongs to another owner.
     """
     if ledger.knows(path):
         return []
     if os.path.lexists(path):
         entry = adoption(ledger, kind, path, variable)
         if kind == "data" and entry["origin"] == "adopted":
-            # Directories such as `backups` may be those of others also where an earlier version was.
+            # Directories such as `backups` may be another owner's even where an earlier version was installed.
             ours = [
                 below
                 for below in (path / name for name in content)
@@ -408,14 +410,14 @@ def expect(
     content: Mapping[str, Collection[str]] | None = None,
     accounts: Iterable[dict[str, Any]] = (),
 ) -> None:
-    """Record paths (kind, path, variable) that are about to be created, and the entries of accounts: all or nothing.
+    """Record paths (kind, path, variable) and accounts that are about to be created: all or nothing.
 
-    Raises LedgerError with all that is refused. `content` maps directories of data to the names that will be created in
-    them.
+    Raises LedgerError with everything that is rejected. `content` maps data directories to the names that will be
+    created in them.
     """
     found: list[dict[str, Any]] = []
     refused = []
-    # What is in a directory that an earlier entry names is judged by that one.
+    # A path below a directory of an earlier entry is judged by that entry.
     trial = replace(ledger, dry=True, entries=dict(ledger.entries))
     for kind, path, variable in wanted:
         try:
@@ -441,7 +443,7 @@ def ensure_files(
     dry: bool,
     warn: Callable[[str], None] = lambda said: None,
 ) -> tuple[list[str], list[dict[str, str]]]:
-    """Make files as `ensure_all` does, with all that is created in the ledger, and only that removed.
+    """Write files as `ensure_all` does; record what is created in the ledger, and remove only what it records.
 
     Raises FileError and LedgerError.
     """
@@ -474,7 +476,7 @@ def ensure_files(
 
 
 def remove_file(ledger: Ledger, file: dict[str, Any], *, dry: bool) -> tuple[list[str], list[dict[str, str]]]:
-    """Remove a file or a directory where it is in the ledger, and put back what it replaced."""
+    """Remove a file or directory that the ledger records, and restore what it replaced."""
     path, entry = Path(file["path"]), ledger.knows(file["path"])
     if entry is not None and entry["kind"] == "file":
         changed = put_back(ledger, path)
@@ -490,7 +492,7 @@ def remove_file(ledger: Ledger, file: dict[str, Any], *, dry: bool) -> tuple[lis
 
 
 def secure(path: Path, entry: dict[str, Any], *, dry: bool) -> list[str]:
-    """Take from all others the right to write in a directory of theirs in which root's files are; data stays theirs."""
+    """Make a directory of another owner that holds root's files writable by root only; data keeps its owner."""
     found = path.stat()
     mode = stat.S_IMODE(found.st_mode) & ~0o022
     if entry["kind"] == "data" or (found.st_uid, stat.S_IMODE(found.st_mode)) == (os.geteuid(), mode):
@@ -501,7 +503,7 @@ def secure(path: Path, entry: dict[str, Any], *, dry: bool) -> list[str]:
 
 
 def resume(path: Path, entry: dict[str, Any]) -> None:
-    """Enable and start a unit of others that was put back, where it was enabled and ran."""
+    """Enable and start another owner's unit that was restored, if it was enabled and active before."""
     if not {"enabled", "active"} & {name for name, value in entry.items() if value is True}:
         return
     scope = "--system" if str(path).startswith("/etc/") else "--user"
@@ -512,7 +514,7 @@ def resume(path: Path, entry: dict[str, Any]) -> None:
 
 
 def put_back(ledger: Ledger, path: Path) -> bool:
-    """Remove a recorded file, or put back what it replaced; return whether something changed. Forgets the entry."""
+    """Remove a recorded file, or restore what it replaced, and forget the entry; return whether anything changed."""
     entry = ledger.get("file", path)
     if entry is None:
         return False
@@ -532,7 +534,7 @@ def put_back(ledger: Ledger, path: Path) -> bool:
 
 
 def own(path: Path, *, uid: int, gid: int, mode: int) -> None:
-    """Give a directory an owner, a group and a mode; a link in its place is an OSError."""
+    """Set a directory's owner, group and mode; raises OSError if a link is in its place."""
     with safe_files.beside(path) as (directory, name):
         flags = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW
         descriptor = os.open(name, flags, dir_fd=directory.descriptor)
@@ -544,7 +546,7 @@ def own(path: Path, *, uid: int, gid: int, mode: int) -> None:
 
 
 def settle(ledger: Ledger, path: Path) -> bool:
-    """Remove a recorded directory where it is empty, or give it back; return whether something changed."""
+    """Remove a recorded directory if it is empty, or restore an adopted one; return whether anything changed."""
     entry = ledger.get("directory", path) or ledger.get("data", path)
     if entry is None or not path.is_dir():
         return False
@@ -558,7 +560,7 @@ def settle(ledger: Ledger, path: Path) -> bool:
 
 
 def remove_empty(path: Path) -> bool:
-    """Remove a directory where it is empty; return whether it was."""
+    """Remove a directory if it is empty; return whether it was."""
     with contextlib.suppress(OSError), safe_files.beside(path) as (directory, name):
         os.rmdir(name, dir_fd=directory.descriptor)
         return True
@@ -566,14 +568,14 @@ def remove_empty(path: Path) -> bool:
 
 
 def inside(path: Path) -> list[Path]:
-    """Return the paths in a directory, in order; none where it does not exist."""
+    """Return the paths in a directory, sorted; none if it does not exist."""
     with contextlib.suppress(FileNotFoundError), safe_files.reach(path) as directory:
         return [path / name for name in directory.names()]
     return []
 
 
 def sweep(ledger: Ledger, directory: Path, *, owners: Collection[int]) -> bool:
-    """Remove below a directory what belongs to some user ids, links never followed; return whether something did."""
+    """Remove what some user ids own below a directory, never following links; return whether anything was removed."""
     changed = False
     with safe_files.reach(directory) as top:
         for place, names, files, descriptor in os.fwalk(".", topdown=False, dir_fd=top.descriptor):
@@ -583,19 +585,19 @@ def sweep(ledger: Ledger, directory: Path, *, owners: Collection[int]) -> bool:
                     continue
                 changed = True
                 if not ledger.dry:
-                    # A directory that holds what belongs to others stays.
+                    # A directory that holds another owner's files stays.
                     with contextlib.suppress(OSError):
                         (os.rmdir if stat.S_ISDIR(found.st_mode) else os.unlink)(name, dir_fd=descriptor)
     return changed
 
 
 def foreign(directory: Path, *, spare: Collection[Path] = ()) -> list[str]:
-    """Return what keeps a directory from being removed: the topmost paths in it, at most ten."""
+    """Return what prevents the removal of a directory: the topmost paths in it, at most ten."""
     return [str(path) for path in inside(directory) if path not in spare][:10]
 
 
 def member_ids(entry: dict[str, Any]) -> set[int]:
-    """Return the user ids of the accounts that write in a directory of data, and of those that did and are gone."""
+    """Return the user ids of the accounts that write in a data directory, and of former accounts that did."""
     found = {uid for uid in entry.get("uids", []) if safe_files.is_lost(uid)}
     for name in entry.get("owners", []):
         with contextlib.suppress(KeyError):
@@ -604,7 +606,7 @@ def member_ids(entry: dict[str, Any]) -> set[int]:
 
 
 def remember_ids(ledger: Ledger, users: Collection[str]) -> None:
-    """Write down the user ids of accounts that are about to go, by which data that they wrote is known later."""
+    """Record the user ids of accounts that are about to be removed, so that the data they wrote is still recognized."""
     for entry in ledger.entries.values():
         if entry["kind"] == "data" and set(users) & set(entry.get("owners", [])):
             entry["uids"] = sorted({*entry.get("uids", []), *member_ids(entry)})
@@ -612,14 +614,14 @@ def remember_ids(ledger: Ledger, users: Collection[str]) -> None:
 
 
 def remove_account(kind: str, name: str) -> str:
-    """Remove a user or a group that exists; return what kept it from going, or nothing."""
+    """Remove a user or a group that exists; return why it was not removed, or an empty string."""
     try:
         pwd.getpwnam(name) if kind == "user" else grp.getgrnam(name)
     except KeyError:
         return ""
     command = ["userdel", "--force", name] if kind == "user" else ["groupdel", name]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
-    # userdel takes the user's own group along, and warns where a process of the user is left.
+    # userdel also removes the user's own group, and warns if a process of the user is still running.
     if kind == "group" and done.returncode == 6:
         return ""
     return f"{kind} {name}: {done.stderr.strip()}" if done.returncode else ""
@@ -635,19 +637,19 @@ def exists(kind: str, name: str) -> bool:
 
 @dataclass
 class Removal:
-    """What the removal of a part did: what it removed, and what of others it left."""
+    """What the removal of a part removed, and what it left because it belongs to another owner."""
 
     removed: list[str] = field(default_factory=list)
     left: list[str] = field(default_factory=list)
 
 
 def remove_part(ledger: Ledger, part: str, *, purge: bool) -> Removal:
-    """Remove what a part has in the ledger and nothing else; data only with `purge`."""
+    """Remove what the ledger records for a part, and nothing else; data only with `purge`."""
     result = Removal()
     mine = {key: dict(entry) for key, entry in ledger.entries.items() if entry["part"] == part}
 
     def names(*kinds: str) -> list[str]:
-        # The deepest first.
+        # Deepest paths first.
         found = [entry["name"] for entry in mine.values() if entry["kind"] in kinds]
         return sorted(found, key=lambda name: name.count("/"), reverse=True)
 
@@ -677,7 +679,7 @@ def remove_part(ledger: Ledger, part: str, *, purge: bool) -> Removal:
     for name in names("directory"):
         path = Path(name)
         if stays.intersection(path.parents):
-            # A part of the data.
+            # It belongs to the data.
             continue
         if settle(ledger, path):
             result.removed.append(name)
@@ -702,9 +704,9 @@ def remove_part(ledger: Ledger, part: str, *, purge: bool) -> Removal:
 
 
 def remove_data(ledger: Ledger, entry: dict[str, Any], *, purge: bool, result: Removal) -> bool:
-    """Remove a directory of data and what belongs to its accounts; return whether it is done with.
+    """Remove a data directory and what belongs to its accounts; return whether the entry is settled.
 
-    Data that stays is root's, because the number of its account, which goes, may become another's.
+    Data that stays is given to root, because another account may get the id of the removed one.
     """
     path = Path(entry["name"])
     owners = member_ids(entry)
@@ -717,7 +719,7 @@ def remove_data(ledger: Ledger, entry: dict[str, Any], *, purge: bool, result: R
                 {"uid": 0, "gid": 0, "mode": "0o700"} if os.geteuid() == 0 else facts(path) | {"mode": "0o700"}
             )
             if facts(path) != wanted:
-                # An account of a package goes with it.
+                # A package's account is removed with the package.
                 noted = ledger.entries[f"data {path}"]
                 noted["uids"] = sorted({*noted.get("uids", []), *owners})
                 result.removed.append(f"access to {path}")
@@ -753,7 +755,7 @@ def links_to_worker(home: Path) -> list[Path]:
 
 
 def remove_content(ledger: Ledger, path: Path, *, purge: bool, owners: Collection[int], result: Removal) -> None:
-    """Remove what Prefect created in a home of others."""
+    """Remove what Prefect created in another owner's home."""
     if os.path.lexists(path) and path.lstat().st_uid in owners:
         if not purge:
             return

@@ -1,7 +1,7 @@
-"""Everything inside Prefect in one call: read what is there, plan, and write what differs.
+"""Apply all Prefect objects in one call: read the present ones, plan, and write what differs.
 
-The plan is whole before the first write: whatever is wrong is said at once. Writes go in the order in which objects
-refer to each other, as many at a time as the server bears.
+The plan is complete before the first write, so all errors are reported at once. Writes follow the order in which
+objects refer to each other, with as many at a time as the server can handle.
 """
 
 from __future__ import annotations
@@ -25,21 +25,21 @@ from .resource import Kind, Plan, Server, Values, carry_out, missing_fields, not
 from .schedules import KINDS as KINDS_OF_SCHEDULE
 
 OLDEST = (3, 5)
-"""The oldest version of Prefect that is known to behave as the table says."""
+"""The oldest version of Prefect that is known to behave as the table of kinds describes."""
 
 BEGUN = ["PENDING", "RUNNING", "PAUSED", "CANCELLING", "COMPLETED", "FAILED", "CRASHED", "CANCELLED"]
 
 IMPLIED = {"flow": "flow of a deployment"}
-"""What an object is remembered as that was not described itself, by its kind."""
+"""The kind under which an object that was not described itself is remembered, by its own kind."""
 
 SIGNS = {"create": "+", "update": "~", "recreate": "±", "delete": "-"}
 
 
 @dataclass(frozen=True, kw_only=True)
 class Wish:
-    """How the wanted objects are to be brought about; see the options of the module `resources`.
+    """How to apply the wanted objects; see the options of the module `resources`.
 
-    Entries that are `typed` come from a program that sees to their types, and need no Ansible to be checked.
+    `typed` entries come from a program that ensures their types, so they are checked without Ansible.
     """
 
     owner: str = "ansible"
@@ -55,7 +55,7 @@ class Wish:
 
 @dataclass(frozen=True, kw_only=True)
 class Entry:
-    """One wanted object. `place` says where it was written down."""
+    """One wanted object. `place` is where it was defined."""
 
     kind: Kind
     key: str
@@ -67,7 +67,7 @@ class Entry:
 
 @dataclass(kw_only=True)
 class Report:
-    """What was done, or would be: `plans` in order, `kept` in a person's words, `requests` how many it took."""
+    """What was or would be done: `plans` in order, `kept` as text for the user, `requests` the number of requests."""
 
     plans: list[Plan] = field(default_factory=list)
     unchanged: int = 0
@@ -81,7 +81,7 @@ class Report:
         return bool(self.plans or self.adopted)
 
     def lines(self, server: Server) -> list[str]:
-        """Return the plan for a person: a line an object."""
+        """Return the plan as text for the user, one line per object."""
         return [line(server, todo) for todo in self.plans] + [f"= {kept}" for kept in self.kept]
 
     def result(self, server: Server) -> dict[str, Any]:
@@ -97,9 +97,9 @@ class Report:
 
 
 class Gate:
-    """How many requests may be under way at a time: more while all goes well, half as many when the server is busy.
+    """Limits concurrent requests: raises the limit while they succeed, and halves it when the server is busy.
 
-    Where it was too much, it is tried again only after a while that doubles each time: SQLite never bears two.
+    After the server was busy, it waits longer each time before it raises the limit: SQLite never handles two.
     """
 
     def __init__(self, most: int) -> None:
@@ -130,10 +130,10 @@ class Gate:
 def reconcile(
     api: Api, wanted: Mapping[str, Sequence[Values]], wish: Wish, mask: Mask | None = None
 ) -> tuple[Report, Server]:
-    """Make the objects of `wanted`, by the names of the inventory such as `prefect_work_pools`, as they are wanted.
+    """Apply the objects of `wanted`, keyed by inventory list such as `prefect_work_pools`.
 
-    Raises Failure with everything that is wrong, before the first write, and ApiError. Both tell in `details` what was
-    done until then.
+    Raises Failure with every error, before the first write, and ApiError. `details` of both contains what was done
+    until then.
     """
     kinds, entries = read(wanted, wish)
     server = Server(api, KINDS, bulk=True, mask=mask)
@@ -185,16 +185,16 @@ def reconcile(
 
 
 def is_adopted(identity: str, ownership: Ownership, wish: Wish) -> bool:
-    """Whether an object that exists becomes the owner's: by `adopt`, or because all inventories had one owner once."""
+    """Whether an existing object becomes the owner's: by `adopt`, or because all inventories once shared one owner."""
     if wish.adopt:
         return identity not in ownership.marks or identity in ownership.others
     return wish.owner != FORMER and ownership.others.get(identity) == FORMER
 
 
 def made_before(todo: Plan, ownership: Ownership) -> bool:
-    """Whether an object that exists is what an earlier run was creating when it was interrupted.
+    """Whether an existing object is one that an earlier, interrupted run was creating.
 
-    Nothing in it may contradict what was promised: fields that still differ were not written yet.
+    It must not contradict what was promised: fields that still differ were not written yet.
     """
     if todo.row is None or todo.state != "present" or ownership.has(todo.kind.name, todo.row["id"]):
         return False
@@ -205,7 +205,7 @@ def made_before(todo: Plan, ownership: Ownership) -> bool:
 
 
 def forgotten(server: Server, entries: Iterable[Entry]) -> Iterator[str]:
-    """Yield which objects an interrupted run has deleted in order to recreate them, and are not described any more."""
+    """Yield the objects that an interrupted run deleted in order to recreate, and that are no longer described."""
     described = {(entry.kind.name, entry.key) for entry in entries}
     for name, key in server.recreations.keys() - described:
         if server.begun(name, key, server.find(name, key)):
@@ -216,7 +216,7 @@ def forgotten(server: Server, entries: Iterable[Entry]) -> Iterator[str]:
 
 
 def read(wanted: Mapping[str, Any], wish: Wish) -> tuple[list[Kind], list[Entry]]:
-    """Return the kinds and objects that are written down. Raises Failure with all that is wrong with them."""
+    """Return the kinds and objects that are described. Raises Failure with all errors in them."""
     by_name = {kind.list_name: kind for kind in KINDS.values()}
     complaints, entries, kinds = [], [], []
     if not re.fullmatch(r"[a-z0-9-]{1,60}", wish.owner):
@@ -258,12 +258,12 @@ def spec_of(kind: Kind) -> dict[str, Any]:
 
 
 Check = Callable[[Values], tuple[Values, list[str]]]
-"""Gives an entry in the types of its options, and what is wrong with it."""
+"""Returns an entry converted to the types of its options, and the errors in it."""
 
 
 def checked_by_ansible(spec: dict[str, Any]) -> Check:
-    """Return a check of what a person has written down."""
-    # Here, since a host that applies definitions by itself has no Ansible.
+    """Return a check of what a user has written."""
+    # Imported here because a host that applies definitions by itself has no Ansible.
     from ansible.module_utils.common.arg_spec import ArgumentSpecValidator
 
     validator = ArgumentSpecValidator(spec)
@@ -276,12 +276,12 @@ def checked_by_ansible(spec: dict[str, Any]) -> Check:
 
 
 def unchecked(entry: Values) -> tuple[Values, list[str]]:
-    """Return an entry as it is, with the default that it has."""
+    """Return an entry unchanged except for the default of `state`."""
     return {"state": "present", **entry}, []
 
 
 def read_entry(kind: Kind, check: Check, given: Any, place: str, wish: Wish) -> tuple[Entry | None, list[str]]:
-    """Return an object that is written down, or None, and what is wrong with it."""
+    """Return a described object, or None, and the errors in it."""
     if not isinstance(given, Mapping):
         return None, [f"{place} is not a mapping"]
     drop = is_off(given.get("is_active")) and wish.inactive == "absent"
@@ -303,7 +303,7 @@ def read_entry(kind: Kind, check: Check, given: Any, place: str, wish: Wish) -> 
 
 
 def misspelt(given: Mapping[str, Any], spec: Mapping[str, Any], place: str) -> Iterator[str]:
-    """Yield a complaint for each option that there is not, at any depth."""
+    """Yield an error for each unknown option, at any depth."""
     for name, value in given.items():
         if name not in spec:
             near = difflib.get_close_matches(str(name), spec, n=1)
@@ -315,7 +315,7 @@ def misspelt(given: Mapping[str, Any], spec: Mapping[str, Any], place: str) -> I
 
 
 def version(api: Api) -> None:
-    """Raise Failure when the server is older than what we know."""
+    """Raise Failure if the server is older than the oldest supported version."""
     text = str(api.get("/admin/version"))
     numbers = re.match(r"(\d+)\.(\d+)", text)
     if numbers and (int(numbers[1]), int(numbers[2])) < OLDEST:
@@ -323,7 +323,7 @@ def version(api: Api) -> None:
 
 
 def implied(server: Server, entries: Iterable[Entry], ownership: Ownership) -> list[Entry]:
-    """Return the flows that deployments need and that are not described, where they are missing or just created."""
+    """Return the flows that deployments need and that are not described, if they are missing or were just created."""
     entries = list(entries)
     listed = {entry.key for entry in entries if entry.kind.name == "flow"}
     needed: dict[str, str] = {}
@@ -340,7 +340,7 @@ def implied(server: Server, entries: Iterable[Entry], ownership: Ownership) -> l
 
 
 def load_schemas_of(server: Server, entries: Iterable[Entry]) -> None:
-    """Read the schemas of all block types that are to be compared or filled in, at once."""
+    """Read the schemas of all block types that will be compared or completed, at once."""
     slugs = {entry.kind.parts(entry.key)["block_type"] for entry in entries if entry.kind.name == "block"}
     slugs |= {entry.key for entry in entries if entry.kind.name == "block_type"}
     if slugs:
@@ -361,7 +361,7 @@ def planned(server: Server, entry: Entry, wish: Wish) -> Plan:
 
 
 def objections(server: Server, todos: Sequence[Plan], entries: Sequence[Entry]) -> list[str]:
-    """Return what is wrong with the plan, as far as the server's state tells."""
+    """Return the errors in the plan that the server's state shows."""
     places = {(entry.kind.name, entry.key): entry.place for entry in entries}
     coming = {(entry.kind.name, entry.key) for entry in entries if entry.state == "present"}
     coming |= {
@@ -384,7 +384,7 @@ def objections(server: Server, todos: Sequence[Plan], entries: Sequence[Entry]) 
         for name, key in todo.kind.references(todo):
             if (name, key) in going:
                 found.append((todo, f"it needs the {KINDS[name].label} {key}, which is to be absent"))
-        # A block of a type whose schema is about to change cannot be held against the present one.
+        # If the schema of its type is about to change, a block cannot be checked against the present one.
         if todo.kind.name != "block" or ("block_type", todo.kind.parts(todo.key)["block_type"]) not in changing:
             found += [(todo, complaint) for complaint in todo.kind.checks(todo, server)]
     for kind in KINDS.values():
@@ -395,9 +395,9 @@ def objections(server: Server, todos: Sequence[Plan], entries: Sequence[Entry]) 
 
 
 def claims(todos: Iterable[Plan], entries: Iterable[Entry], ownership: Ownership) -> Iterator[str]:
-    """Yield a complaint for each change of a deployment that is another owner's, who would change it back.
+    """Yield an error for each change of a deployment that another owner made and would change back.
 
-    Anybody may pause one.
+    Pausing is allowed to every owner.
     """
     places = {(entry.kind.name, entry.key): entry.place for entry in entries}
     for todo in todos:
@@ -412,7 +412,7 @@ def claims(todos: Iterable[Plan], entries: Iterable[Entry], ownership: Ownership
 
 
 def pointed_anew(todos: Sequence[Plan]) -> list[Plan]:
-    """Return the plans with those changed that know by id what is to be made anew: automations."""
+    """Return the plans, with automations updated that refer by id to an object about to be recreated."""
     anew = {(todo.kind.name, todo.key) for todo in todos if todo.action == "recreate"}
 
     def follows(todo: Plan) -> bool:
@@ -437,9 +437,9 @@ def several(complaints: Sequence[str]) -> Failure:
 
 
 def own_duplicates(server: Server, entries: Iterable[Entry], ownership: Ownership) -> list[Plan]:
-    """Return the deletion of the younger ones of objects that share a name, where we made them.
+    """Return deletions of the younger ones of objects that share a name, if this owner created them.
 
-    Raises Failure where it cannot be told which one is meant.
+    Raises Failure if it is unclear which one is meant.
     """
     found = []
     for entry in entries:
@@ -468,7 +468,7 @@ def leftovers(
     ownership: Ownership,
     report: Report,
 ) -> list[Plan]:
-    """Return the deletion of what we made and nobody wants any more, unless something that stays needs it."""
+    """Return deletions of what this owner created and no longer describes, unless an object that stays needs it."""
     wanted = {(entry.kind.name, entry.key) for entry in entries}
     wanted |= {("flow", entry.key.split("/", 1)[0]) for entry in entries if entry.kind.name == "deployment"}
     candidates = {
@@ -490,7 +490,7 @@ def leftovers(
         if type(kind).uses is Kind.uses:
             continue
         for key, row in server.load(kind.name).items():
-            # The default queue goes with its pool.
+            # The default queue is deleted with its pool.
             if row is None or (kind.name == "work_queue" and row["name"] == "default"):
                 continue
             values = after.get((kind.name, key)) or kind.shape(row, server)
@@ -504,7 +504,7 @@ def leftovers(
         row = server.find(name, key)
         assert row is not None
         if not reason and name == "flow":
-            # Runs that have only been planned go with their deployment.
+            # Runs that are only scheduled are deleted with their deployment.
             begun = {"state": {"type": {"any_": BEGUN}}}
             body = {"flows": {"id": {"any_": [row["id"]]}}, "flow_runs": begun}
             runs = server.api.post("/flow_runs/count", body)
@@ -520,9 +520,9 @@ def leftovers(
 def unused_flows(
     server: Server, kinds: Iterable[Kind], wanted: set[tuple[str, str]], ownership: Ownership
 ) -> set[tuple[str, str]]:
-    """Return the flows that were created along with deployments, of which none is wanted any more.
+    """Return the flows that were created for deployments none of which is described any more.
 
-    Flows that were described themselves are left alone where their list is left out.
+    Flows that were described themselves are left alone if their list is left out.
     """
     names = {kind.name for kind in kinds}
     if "deployment" not in names:
@@ -546,7 +546,7 @@ def carry_all_out(
     proven: Iterable[Plan],
     adopted: Iterable[str],
 ) -> None:
-    """Write what is planned, and who made it."""
+    """Carry out all plans, and record what the owner created."""
     api = server.api
     implied_keys = {(entry.kind.name, entry.key) for entry in entries if entry.implied}
     created = [todo for todo in report.plans if todo.action in {"create", "recreate"}]
@@ -567,7 +567,7 @@ def carry_all_out(
     try:
         for group in groups(report.plans):
             run_all(server, group, gate, begun.append, done.append)
-            # Before anything else is written: what a recreation brings back is brought back until it is forgotten.
+            # Finish these before writing anything else: a recreation restores its objects until its record is removed.
             if recreated := [todo for todo in done if (todo.kind.name, todo.key) in server.recreations]:
                 ownership.change(api, add=marks(recreated))
                 server.finish(recreated)
@@ -600,9 +600,9 @@ def settle(
     done: Sequence[Plan],
     marks: Callable[[Iterable[Plan]], list[str]],
 ) -> None:
-    """After a failure, remember what was created and take back the promises of what was not. Raises ApiError.
+    """After a failure, record what was created and withdraw the promises of what was not. Raises ApiError.
 
-    Where the server cannot be asked, the promises stay, for the next run to judge.
+    If the server does not answer, the promises stay for the next run to judge.
     """
     finished = {(todo.kind.name, todo.key) for todo in done}
     doubtful = [todo for todo in begun if todo in created and (todo.kind.name, todo.key) not in finished]
@@ -617,13 +617,14 @@ def settle(
 
 
 def groups(plans: Sequence[Plan]) -> Iterator[list[list[Plan]]]:
-    """Yield what may be written at the same time: lists of plans of which each is to be written in order."""
+    """Yield groups that may be written at the same time: lists of plans, each list to be written in order."""
     writes = [todo for todo in plans if todo.action != "delete"]
     depth = depths(writes)
     for rank in sorted({(todo.kind.level, depth[todo.label]) for todo in writes}):
         units: dict[str, list[Plan]] = {}
         for todo in (todo for todo in writes if (todo.kind.level, depth[todo.label]) == rank):
-            # The priorities of a pool's queues push each other: one after the other, the first first.
+            # A new priority shifts those of the pool's other queues: write them one after the other, the highest
+            # priority first.
             unit = todo.key.split("/")[0] if todo.kind.name == "work_queue" else todo.label
             units.setdefault(unit, []).append(todo)
         yield [sorted(unit, key=lambda todo: todo.after.get("priority") or 0) for unit in units.values()]
@@ -633,7 +634,7 @@ def groups(plans: Sequence[Plan]) -> Iterator[list[list[Plan]]]:
 
 
 def depths(plans: Sequence[Plan]) -> dict[str, int]:
-    """Return how many others of its kind have to be there before each object."""
+    """Return how many other objects of its kind must exist before each object."""
     by_key = {(todo.kind.name, todo.key): todo for todo in plans}
     known: dict[str, int] = {}
 
@@ -656,9 +657,9 @@ def run_all(
     begin: Callable[[Plan], object],
     note: Callable[[Plan], object],
 ) -> None:
-    """Write lists of plans, several at a time as `gate` lets them; `begin` and `note` are called before and after each.
+    """Write lists of plans, as many at a time as `gate` allows; call `begin` before and `note` after each plan.
 
-    Raises the first Failure when all have stopped.
+    Raises the first Failure after all have stopped.
     """
     waiting: queue.SimpleQueue[Sequence[Plan]] = queue.SimpleQueue()
     for unit in units:
@@ -692,7 +693,7 @@ def run_all(
 
 
 def single(server: Server, names: list[str]) -> None:
-    """See that there is one automation of each name, where another controller made some at the same time."""
+    """Keep one automation per name if another controller created some at the same time."""
     automation = KINDS["automation"]
     assert isinstance(automation, Automation)
     for at in range(0, len(names), 50):
@@ -707,7 +708,7 @@ def single(server: Server, names: list[str]) -> None:
 
 
 def forget(api: Api, name: str, row: Mapping[str, Any]) -> None:
-    """Delete an object that may be gone already."""
+    """Delete an object that may already have been deleted."""
     try:
         api.call("DELETE", KINDS[name].path(KINDS[name].item, row))
     except ApiError as error:
@@ -716,7 +717,7 @@ def forget(api: Api, name: str, row: Mapping[str, Any]) -> None:
 
 
 def line(server: Server, todo: Plan) -> str:
-    """Return what is planned for an object in a line."""
+    """Return one line of text for an object's plan."""
     text = f"{SIGNS[todo.action]} {todo.label}"
     fields = described(server, todo)["fields"]
     if todo.action == "create":
@@ -727,7 +728,7 @@ def line(server: Server, todo: Plan) -> str:
 
 
 def described(server: Server, todo: Plan) -> dict[str, Any]:
-    """Return what is planned for an object, for a program."""
+    """Return an object's plan for a program."""
     before, after = todo.diff["before"], todo.diff["after"]
     names = [] if todo.action == "delete" else [name for name in after if name not in todo.kind.keys]
     fields = {

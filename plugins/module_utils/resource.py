@@ -1,7 +1,7 @@
-"""Objects that Prefect's API manages: read one, compare it with what is wanted, write what differs.
+"""Objects that Prefect's API manages: read one, compare it with the wanted state, and write what differs.
 
-A `Kind` says what is to be known about a kind of object, `Server` knows the objects that are there, and one engine
-(`plan`, `carry_out`) does the rest for a single object and for thousands. `run` is a module's main.
+A `Kind` describes a kind of object, `Server` caches the present objects, and one engine (`plan`, `carry_out`) does the
+rest, for a single object or for thousands. `run` is the main function of a module.
 """
 
 from __future__ import annotations
@@ -20,21 +20,21 @@ from .recreations import Recreation
 
 Action = Literal["nothing", "create", "update", "recreate", "delete"]
 Row = dict[str, Any]
-"""An object as the server says it."""
+"""An object as the server returns it."""
 
 Values = dict[str, Any]
-"""Fields of an object in our words, with names where the server has ids."""
+"""Fields of an object under this collection's names, with names in place of the server's ids."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Field:
-    """What is to be known about one field of a kind.
+    """Describes one field of a kind.
 
-    `spec` is the Ansible option. `normalise` brings the wanted and the present value into the form that is compared
-    and shown, `clear` is the option's value that stands for null on the server, `default` is what a new object gets
-    when the option was left out. A new object has to have a `required` field. An `immutable` one can only be chosen at
-    creation. Of a `partial` one, a mapping, only the keys that are wanted are looked at. `theirs` is the server's name
-    for it, where that is another.
+    `spec` is the Ansible option. `normalise` converts the wanted and the present value to the form that is compared and
+    shown, `clear` is the option value that stands for null on the server, and `default` is the value of a new object if
+    the option is not set. A new object must have a `required` field. An `immutable` field can only be set at creation.
+    Of a `partial` field, a mapping, only the wanted keys are compared. `theirs` is the server's name of the field if it
+    differs.
     """
 
     spec: Mapping[str, Any]
@@ -51,10 +51,10 @@ class Field:
 class Kind:
     """A kind of object: one row of the table.
 
-    `collection` is the path that creates, `item` the one that changes and deletes, `lookup` the one that reads, where
-    that is another, and `listing` the one that reads all in pages. Paths hold fields of the object in braces. `keys`
-    name an object together, as `pool/queue`.
-    `level` orders the kinds: what an object refers to is of a lower one. What a kind does differently it overrides.
+    `collection` is the path to create an object, `item` the path to change and delete it, `lookup` the path to read it
+    if that differs from `item`, and `listing` the path to read all in pages. Paths contain fields of the object in
+    braces. `keys` together identify an object, as `pool/queue`. `level` orders the kinds: an object refers only to
+    kinds of a lower level. A subclass overrides what a kind does differently.
     """
 
     name: str
@@ -71,7 +71,7 @@ class Kind:
 
     @property
     def list_name(self) -> str:
-        """The inventory's name for all objects of the kind."""
+        """The inventory variable that lists all objects of the kind."""
         return f"prefect_{self.name}s"
 
     def key(self, values: Mapping[str, Any]) -> str:
@@ -91,27 +91,27 @@ class Kind:
         return False
 
     def renamed(self, entry: Values) -> Values:
-        """Return an entry in our words that was written down in older ones."""
+        """Return an entry with former option names replaced by current ones."""
         return entry
 
     def complaints(self, values: Mapping[str, Any]) -> Iterable[str]:
-        """Yield what is wrong with an object, as far as it can be told without a request."""
+        """Yield the errors in an object that can be found without a request."""
         return ()
 
     def checks(self, todo: Plan, server: Server) -> Iterable[str]:
-        """Yield what is wrong with an object that is about to be written, as the server's state tells."""
+        """Yield the errors in an object about to be written that the server's state shows."""
         return ()
 
     def inquiries(self, todos: Sequence[Plan], server: Server) -> Iterable[tuple[Plan, str]]:
-        """Yield what the server itself has against objects that are about to be written, asked for all of them."""
+        """Yield (plan, reason) for every object that the server would reject, in one request."""
         return ()
 
     def uses(self, key: str, values: Mapping[str, Any]) -> Iterable[tuple[str, str]]:
-        """Yield kind and key of every object that fields in our words refer to."""
+        """Yield kind and key of every object that the fields refer to."""
         return ()
 
     def references(self, todo: Plan) -> Iterable[tuple[str, str]]:
-        """Yield kind and key of every object that this one is about to need."""
+        """Yield kind and key of every object that this one will need."""
         return self.uses(todo.key, todo.changes)
 
     def find(self, server: Server, key: str) -> Row | None:
@@ -121,15 +121,15 @@ class Kind:
         return server.api.pages(self.listing)
 
     def key_of(self, row: Mapping[str, Any], server: Server) -> str | None:
-        """Return the key of an object of the server, or None for one that cannot have been meant."""
+        """Return the key of an object from the server, or None if it cannot be one that a user describes."""
         return self.key(row)
 
     def shape(self, row: Mapping[str, Any], server: Server) -> Values:
-        """Return all fields of an object of the server in our words."""
+        """Return all fields of an object from the server under this collection's names."""
         return {name: about.normalise(row.get(about.theirs or name)) for name, about in self.fields.items()}
 
     def canonical(self, values: Mapping[str, Any], server: Server) -> Values:
-        """Return the wanted fields as they are compared: what was left out is not there, what is cleared is None."""
+        """Return the wanted fields in the form that is compared: unset fields are missing, cleared fields are None."""
         return {
             name: about.normalise(None if values[name] == about.clear else values[name])
             for name, about in self.fields.items()
@@ -137,7 +137,7 @@ class Kind:
         }
 
     def target(self, wanted: Values, before: Values | None, *, keep: bool) -> tuple[Values, list[str]]:
-        """Return what the wanted fields are to be, given what they are, and what is kept in spite of what is wanted."""
+        """Return the fields as they will be, given the present ones, and the fields kept despite what is wanted."""
         if before is None:
             defaults = {name: about.default for name, about in self.fields.items() if about.default is not None}
             return {**defaults, **wanted}, []
@@ -147,7 +147,7 @@ class Kind:
         }, []
 
     def body(self, values: Mapping[str, Any], server: Server) -> Row:
-        """Return the request for fields in our words."""
+        """Return the request body for fields."""
         return {self.fields[name].theirs or name: value for name, value in values.items()}
 
     def create(self, server: Server, key: str, values: Values) -> Row:
@@ -164,9 +164,9 @@ class Kind:
         server.api.call("DELETE", self.item_path(row, key))
 
     def recreate(self, server: Server, todo: Plan) -> Row:
-        """Delete an object and create it again, or finish what a run began that was interrupted in between.
+        """Delete an object and create it again, or finish a recreation that an earlier run began.
 
-        What goes with it is remembered on the server first, and until `Server.finish`.
+        What is deleted with it is recorded on the server first, until `Server.finish`.
         """
         assert todo.row is not None
         if todo.begun:
@@ -180,7 +180,7 @@ class Kind:
         return row
 
     def _resumed(self, server: Server, todo: Plan) -> Row:
-        """Return an object as it is to be, where it may have been created again already, or half of it."""
+        """Return an object as wanted; it may already have been recreated, completely or in part."""
         present = self.find(server, todo.key)
         if present is None:
             return self.create(server, todo.key, todo.after)
@@ -194,37 +194,37 @@ class Kind:
         return present
 
     def attached(self, server: Server, key: str) -> Row:
-        """Return what goes when an object is deleted, and what `restore` needs to bring it back."""
+        """Return what is deleted along with an object, and what `restore` needs to restore it."""
         return {}
 
     def restore(self, server: Server, key: str, attached: Mapping[str, Any]) -> None:
-        """Bring back what went with an object, as far as it is not there."""
+        """Restore what was deleted along with an object, as far as it does not exist."""
 
     def restored(self, noted: Recreation) -> Iterable[tuple[str, str]]:
-        """Yield kind and key of every other object that a recreation brings back."""
+        """Yield kind and key of every other object that a recreation restores."""
         return ()
 
     def shown(self, values: Mapping[str, Any], server: Server, key: str) -> Values:
-        """Return fields fit for a person's eyes. Names are never hidden."""
+        """Return fields that are safe to show to a user. Names are never hidden."""
         fields = {name: value for name, value in values.items() if name in self.fields}
         return {**values, **server.mask.fields(fields)}
 
     def secrets(self, values: Mapping[str, Any], server: Server, key: str) -> Iterator[str]:
-        """Yield the texts in fields that are hidden, and long enough not to be in another text by chance."""
+        """Yield the hidden texts in fields that are long enough not to occur in another text by chance."""
         found = hidden_texts(dict(values), self.shown(values, server, key))
         yield from (text for text in found if len(text) >= SURE)
 
     def suspects(self, entry: Mapping[str, Any], mask: Mask) -> Iterator[str]:
-        """Yield all texts that may be secret in an object of which nothing is known to be right."""
+        """Yield all texts that may be secret in an object that has not been validated."""
         yield from hidden_texts(dict(entry), mask.fields(entry))
 
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
-    """What is to be done to one object.
+    """What to do with one object.
 
-    `wanted` is what was asked for, `after` what the object is to be, `changes` what of it differs, `diff` what a person
-    sees of it, and `kept` what stays as a person set it, in spite of what is wanted.
+    `wanted` is the requested state, `after` the resulting object, `changes` the fields of it that differ, `diff` what
+    the user sees, and `kept` what stays as a person set it, despite what is wanted.
     """
 
     kind: Kind
@@ -240,7 +240,7 @@ class Plan:
     recreate: bool = False
     keep: bool = False
     begun: bool = False
-    """Whether an earlier run has deleted the object in order to recreate it; `row` is what it was."""
+    """Whether an earlier run deleted the object in order to recreate it; `row` is the deleted object."""
 
     @property
     def label(self) -> str:
@@ -248,10 +248,9 @@ class Plan:
 
 
 class Server:
-    """What is known of the objects of one server: by kind and key, and by id.
+    """The known objects of one server: by kind and key, and by id.
 
-    Objects are looked up when they are asked for, one by one, or in `bulk` all of a kind at once. Every thread that
-    asks gets a connection of its own.
+    Objects are read on demand, one by one, or with `bulk` all of a kind at once. Every thread gets its own connection.
     """
 
     def __init__(self, api: Api, kinds: Mapping[str, Kind], *, bulk: bool = False, mask: Mask | None = None) -> None:
@@ -259,11 +258,11 @@ class Server:
         self.namesakes: dict[tuple[str, str], list[Row]] = {}
         """Objects that share kind and key with an older one."""
         self.schemas: dict[str, list[Row]] = {}
-        """Schemas of a block type by its slug, the newest first."""
+        """Schemas by block type slug, newest first."""
         self.recreations: dict[tuple[str, str], list[Recreation]] = {}
-        """Recreations that were begun, by this run or an earlier one, by kind and key."""
+        """Recreations that this run or an earlier one began, by kind and key."""
         self.replaced: list[tuple[str, str, str]] = []
-        """Kind, former id and id of objects that went with another one and were brought back."""
+        """Kind, former id and id of objects that were deleted along with another one and restored."""
         self._first, self._before = api, api.sent
         self._local = threading.local()
         self._local.api = api
@@ -272,7 +271,8 @@ class Server:
         self._keys: dict[str, dict[str, str]] = {name: {} for name in kinds}
         self._loaded: set[str] = set()
         self._paged: set[str] = set()
-        """Kinds of more than one page: what such a listing lacks is looked up before it counts as absent."""
+        """Kinds with more than one page: an object missing from such a listing is looked up before it counts as absent.
+        """
 
     @property
     def api(self) -> Api:
@@ -285,7 +285,7 @@ class Server:
 
     @property
     def sent(self) -> int:
-        """How many requests there were."""
+        """The number of requests sent."""
         return sum(api.sent for api in self._apis) - self._before
 
     def close(self) -> None:
@@ -293,7 +293,7 @@ class Server:
             api.close()
 
     def load(self, name: str) -> dict[str, Row | None]:
-        """Read all objects of a kind, once, and return them by key, as they are known now. Raises ApiError."""
+        """Read all objects of a kind, once, and return them by key, including later changes. Raises ApiError."""
         if name not in self._loaded:
             kind = self.kinds[name]
             for number, row in enumerate(kind.rows(self), 1):
@@ -302,7 +302,7 @@ class Server:
                 key = kind.key_of(row, self)
                 if key is None:
                     continue
-                # The oldest of those that share a name is the one that is meant.
+                # Of objects that share a name, the oldest one counts.
                 other = self._rows[name].get(key)
                 if other is not None and other["id"] != row["id"]:
                     first, second = sorted((other, row), key=lambda each: (str(each["created"]), str(each["id"])))
@@ -313,37 +313,37 @@ class Server:
         return dict(self._rows[name])
 
     def note(self, *noted: Recreation) -> None:
-        """Take note of recreations that were begun."""
+        """Record recreations that were begun."""
         for each in noted:
             self.recreations.setdefault((each.kind, each.key), []).append(each)
 
     def begun(self, name: str, key: str, row: Row | None) -> list[Recreation]:
-        """Return the recreations of an object, which now is `row`, that have got as far as its deletion."""
+        """Return the recreations of an object, now `row`, that have deleted it."""
         known = self.recreations.get((name, key), ())
         return [each for each in known if row is None or each.row["id"] != row["id"]]
 
     def finish(self, done: Iterable[Plan]) -> None:
-        """Forget the recreations of objects that are as they should be. Raises ApiError."""
+        """Remove the recreation records of objects that are as wanted. Raises ApiError."""
         for todo in done:
             for each in self.recreations.pop((todo.kind.name, todo.key), ()):
                 recreations.forget(self.api, each.names)
 
     def put(self, name: str, key: str, row: Row | None) -> None:
-        """Take note of an object, or of its absence."""
+        """Record an object, or its absence."""
         self._rows[name][key] = row
         if row is not None:
             self._keys[name][row["id"]] = key
 
     def gone(self, name: str, key: str, row: Row) -> None:
-        """Take note that an object is not there any more; another one of the same name may be."""
+        """Record that an object was deleted; another one of the same name may exist."""
         if (self._rows[name].get(key) or row)["id"] == row["id"]:
             self.put(name, key, None)
 
     def find(self, name: str, key: str) -> Row | None:
-        """Return an object, or None where there is no such. Raises ApiError.
+        """Return an object, or None if it does not exist. Raises ApiError.
 
-        What a listing of several pages does not have is looked up by its key: to create an object that exists would
-        overwrite it, and the schedules of a deployment with it.
+        An object missing from a listing of several pages is looked up by key: creating an object that exists would
+        overwrite it, and with it the schedules of a deployment.
         """
         if self.bulk:
             self.load(name)
@@ -358,7 +358,7 @@ class Server:
         return self._rows[name][key]
 
     def name_of(self, name: str, identity: str) -> str:
-        """Return the key of the object with an id; other texts, and ids that are not known, as they are."""
+        """Return the key of the object with an id; unknown ids and other texts unchanged."""
         known = self._keys[name].get(identity)
         if known is None and name not in self._loaded and len(identity) == 36 and identity.count("-") == 4:
             self.load(name)
@@ -366,7 +366,7 @@ class Server:
         return known or identity
 
     def id_of(self, name: str, key: str) -> str:
-        """Return the id of an object; ids as they are. Raises Failure where there is no such object."""
+        """Return the id of an object; ids unchanged. Raises Failure if there is no such object."""
         if key in self._keys[name] or (len(key) == 36 and key.count("-") == 4):
             return key
         row = self.find(name, key)
@@ -376,7 +376,7 @@ class Server:
 
 
 def same(one: Any, other: Any) -> bool:
-    """Whether two values are the same JSON: other than in Python, true is not 1."""
+    """Whether two values are the same JSON: unlike in Python, true is not 1."""
     if isinstance(one, bool) or isinstance(other, bool):
         return one is other
     if isinstance(one, dict) and isinstance(other, dict):
@@ -397,9 +397,9 @@ def plan(
     recreate: bool = False,
     keep: bool = False,
 ) -> Plan:
-    """Compare what is wanted with what is there (`row`, or None) and return what is to be done.
+    """Compare the wanted state with the present object (`row`, or None) and return what to do.
 
-    A field that is not in `wanted` is left alone. Raises Failure when an immutable field would have to change and
+    Fields that are not in `wanted` are left alone. Raises Failure if an immutable field would have to change and
     `recreate` does not allow it.
     """
     values = kind.canonical(wanted, server)
@@ -429,9 +429,9 @@ def plan(
 
 
 def carry_out(server: Server, todo: Plan) -> bool:
-    """Do what is planned and return whether that changed anything. Raises ApiError and Failure.
+    """Carry out a plan and return whether that changed anything. Raises ApiError and Failure.
 
-    When somebody else was quicker, or an answer was lost, the object is looked at again and what is left is done.
+    If another client was faster, or a response was lost, it reads the object again and does what remains.
     """
     kind, changed = todo.kind, False
     tried: set[tuple[Action, int | None]] = set()
@@ -487,9 +487,9 @@ def ensure(
     recreate: bool = False,
     keep: bool = False,
 ) -> dict[str, Any]:
-    """Make one object present with the `wanted` fields, or absent, and return `changed`, `object` and `diff`.
+    """Ensure that one object exists with the `wanted` fields, or is absent; return `changed`, `object` and `diff`.
 
-    Raises Failure before the first request for what can be known without one, and ApiError.
+    Raises Failure, before the first request if the error can be found without one, and ApiError.
     """
     complaints = list(kind.complaints({**kind.parts(key), **wanted})) if state == "present" else []
     complaints += not_json({**kind.parts(key), **wanted})
@@ -524,7 +524,7 @@ def ensure(
 
 
 def not_json(wanted: Mapping[str, Any]) -> list[str]:
-    """Return a complaint for each field that holds what no server can store. It would never be read back."""
+    """Return an error for each field with a value that no server can store, so that it could not be read back."""
     found: list[str] = []
     for name, value in wanted.items():
         reasons: dict[str, list[str]] = {}
@@ -535,7 +535,7 @@ def not_json(wanted: Mapping[str, Any]) -> list[str]:
 
 
 def _unstorable(value: Any, path: str) -> Iterator[tuple[str, str]]:
-    """Yield path and reason of what JSON or a database does not have, at any depth of a value."""
+    """Yield path and reason of values that JSON or a database cannot represent, at any depth."""
     if isinstance(value, Mapping):
         for name, each in value.items():
             yield from _unstorable(str(name), path)
@@ -552,7 +552,7 @@ def _unstorable(value: Any, path: str) -> Iterator[tuple[str, str]]:
 
 
 def missing_fields(kind: Kind, wanted: Mapping[str, Any]) -> list[str]:
-    """Return a complaint for each field that a new object needs and does not have."""
+    """Return an error for each missing field that a new object needs."""
     return [
         f"{name} is missing: a new {kind.label} needs it"
         for name, about in kind.fields.items()
@@ -561,7 +561,7 @@ def missing_fields(kind: Kind, wanted: Mapping[str, Any]) -> list[str]:
 
 
 def unresolved(server: Server, todo: Plan, expected: Container[tuple[str, str]] = ()) -> Iterator[str]:
-    """Yield a complaint for each object that is referred to, not there and not `expected` to be."""
+    """Yield an error for each object that is referred to, does not exist and is not `expected` to."""
     for name, key in dict.fromkeys(todo.kind.references(todo)):
         if (name, key) not in expected and server.find(name, key) is None:
             known = [other for other, row in server.load(name).items() if row is not None]
@@ -577,7 +577,7 @@ def options(kind: Kind) -> dict[str, dict[str, Any]]:
     return {
         **{name: {"type": "str", "required": True} for name in kind.keys},
         "state": {"type": "str", "choices": ["present", "absent"], "default": "present"},
-        # The system's log and `-vvv` show the arguments of a module, and these may hold secrets at any depth.
+        # The system log and `-vvv` show the arguments of a module, and these may contain secrets at any depth.
         **{
             name: {**about.spec, **({"no_log": True} if about.spec["type"] in {"dict", "list", "raw"} else {})}
             for name, about in kind.fields.items()
@@ -587,8 +587,8 @@ def options(kind: Kind) -> dict[str, dict[str, Any]]:
 
 
 def run(kind: Kind, kinds: Mapping[str, Kind], spec: Mapping[str, Any] | None = None, **more: Any) -> None:
-    """Be the `main` of a kind's module. `spec` holds further options, `more` are AnsibleModule's."""
-    # Here, since a host that only reconciles has no Ansible.
+    """Run a kind's module. `spec` holds further options; `more` is passed to AnsibleModule."""
+    # Imported here because a host that only reconciles has no Ansible.
     from .api import SECRETS, mask_of, run_module
 
     def work(api: Api, params: Mapping[str, Any], check_mode: bool) -> dict[str, Any]:
@@ -626,7 +626,7 @@ def _stuck(server: Server, kind: Kind, key: str, before: Values, after: Values, 
 
 
 def _diff(server: Server, kind: Kind, key: str, before: Mapping[str, Any], after: Mapping[str, Any]) -> dict[str, Any]:
-    """Return Ansible's diff; a secret shows that it changes, not what it is."""
+    """Return Ansible's diff; for a secret it shows that it changes, but not its value."""
     label = f"{kind.label} {key}"
     old, new = kind.shown(before, server, key), kind.shown(after, server, key)
     new = marked(old, new, before, after)

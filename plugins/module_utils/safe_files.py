@@ -1,10 +1,10 @@
-"""Files and directories of this host, reached so that no other account can lead root elsewhere.
+"""Files and directories of this host, opened so that no other account can redirect root.
 
-The rule: below a directory that another account can write, root follows no link, opens nothing but regular files and
-directories, and changes the owner only of what it holds open. Every path is walked from `/` with one descriptor a step.
-As long as only root can write the directories on the way, links are followed as usual; from the first directory on that
-another account can write, none is. What has to be done by path there (SQLite) is done by `as_account`, in a child that
-has dropped its privileges. docs/security.md says what this protects.
+The rule: below a directory that another account can write, root follows no link, opens only regular files and
+directories, and changes the owner only of what it holds open. Every path is walked from `/`, one descriptor per
+component. While only root can write the directories on the way, links are followed as usual; from the first directory
+that another account can write, no link is followed. Work that needs a path below such a directory (SQLite) is done by
+`as_account`, in a child process that has dropped its privileges. docs/security.md says what this protects.
 """
 
 from __future__ import annotations
@@ -28,23 +28,23 @@ from pathlib import Path
 from typing import Any
 
 LARGEST = 64 * 2**20
-"""Bytes of the largest file that is read as a whole. Another account may offer one without an end."""
+"""Size in bytes of the largest file that is read as a whole. Another account may offer an endless one."""
 
 DEEPEST = 64
-"""Directories below each other that are looked into."""
+"""Nested directories that are searched."""
 
 MOST_LINKS = 40
-"""Links on the way to one path, as the kernel's own limit."""
+"""Links that are followed for one path, the same as the kernel's limit."""
 
 STEP = os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
 class UnsafePathError(OSError):
-    """Something that root neither follows nor opens; the message says where it is, what it is, and what to do."""
+    """Root neither follows nor opens this path; the message says where it is, what it is, and what to do."""
 
 
 class AccountError(Exception):
-    """What failed in a child that acted as another account; `kind` is the name of the exception's class."""
+    """An error in a child process that ran as another account; `kind` is the name of the exception's class."""
 
     def __init__(self, message: str, kind: str) -> None:
         super().__init__(message)
@@ -52,7 +52,7 @@ class AccountError(Exception):
 
 
 def kind_of(mode: int) -> str:
-    """Return what a mode stands for, in words."""
+    """Return the file type of a mode, in words."""
     names = {
         stat.S_IFLNK: "symbolic link",
         stat.S_IFDIR: "directory",
@@ -64,14 +64,14 @@ def kind_of(mode: int) -> str:
 
 
 def account_name(uid: int) -> str:
-    """Return the name of an account, or its number where it has none."""
+    """Return the name of an account, or its id if it has no name."""
     with contextlib.suppress(KeyError):
         return pwd.getpwuid(uid).pw_name
     return f"uid {uid}"
 
 
 def is_lost(uid: int) -> bool:
-    """Return whether no account has this number any more."""
+    """Return whether no account has this id any more."""
     try:
         pwd.getpwuid(uid)
     except KeyError:
@@ -80,7 +80,7 @@ def is_lost(uid: int) -> bool:
 
 
 def belongs_to_us(state: os.stat_result) -> bool:
-    """Return whether only root, or the user who runs this, owns something. To a user other than root all is safe."""
+    """Return whether root owns a file. Without root every file counts as safe, so this is always true."""
     return os.geteuid() != 0 or state.st_uid == 0
 
 
@@ -91,28 +91,28 @@ def is_open_to_others(state: os.stat_result) -> bool:
 
 @dataclass(frozen=True)
 class Directory:
-    """A directory that is held open. Nothing of what it does with a name follows a link."""
+    """An open directory. None of its methods follows a link."""
 
     descriptor: int
     path: Path
     is_safe: bool
-    """Whether only root can put something here, or in the place of a directory above."""
+    """Whether only root can create entries here, or replace a directory above."""
     is_shared: bool = False
     """Whether every account can create files here but remove only its own, as in /tmp."""
 
     def holds_safely(self, state: os.stat_result) -> bool:
-        """Return whether no other account can have put an entry here or replace it."""
+        """Return whether no other account can have created an entry or can replace it."""
         return self.is_safe or (self.is_shared and belongs_to_us(state))
 
     def state(self, name: str) -> os.stat_result | None:
-        """Return the state of an entry, of a link itself; None where there is none."""
+        """Return the state of an entry (of a link itself), or None if it does not exist."""
         try:
             return os.stat(name, dir_fd=self.descriptor, follow_symlinks=False)
         except FileNotFoundError:
             return None
 
     def refused(self, name: str, state: os.stat_result, *, wanted: str) -> UnsafePathError:
-        """Return the error for an entry that is not what is wanted."""
+        """Return the error for an entry that is not of the wanted type."""
         path, found = self.path / name, kind_of(state.st_mode)
         if stat.S_ISLNK(state.st_mode):
             with contextlib.suppress(OSError):
@@ -128,7 +128,7 @@ class Directory:
 
     @contextlib.contextmanager
     def enter(self, name: str) -> Iterator[Directory]:
-        """Open a directory of this one. Raises UnsafePathError where the name is something else."""
+        """Open a subdirectory. Raises UnsafePathError if the name is something else."""
         child = self._child(name)
         try:
             yield child
@@ -157,9 +157,9 @@ class Directory:
 
     @contextlib.contextmanager
     def within(self, path: str) -> Iterator[tuple[Directory, str]]:
-        """Open the directory below this one that a relative path is in, and give it with the last part of the path.
+        """Open the directory that contains a relative path below this one; yield it and the last component.
 
-        Raises FileNotFoundError, and UnsafePathError for what is no directory.
+        Raises FileNotFoundError, and UnsafePathError if a component is not a directory.
         """
         *above, name = Path(path).parts
         with contextlib.ExitStack() as opened:
@@ -170,7 +170,7 @@ class Directory:
 
     @contextlib.contextmanager
     def _readable(self) -> Iterator[int]:
-        """Give a descriptor of this directory that can do more than lead on."""
+        """Yield a descriptor of this directory that can be read, unlike one opened with O_PATH."""
         descriptor = os.open(".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=self.descriptor)
         try:
             yield descriptor
@@ -182,21 +182,21 @@ class Directory:
         return os.fstat(self.descriptor)
 
     def names(self) -> list[str]:
-        """Return the names of what is here, in order."""
+        """Return the names of the entries, sorted."""
         with self._readable() as descriptor:
             return listed(descriptor)
 
     def sync(self) -> None:
-        """Have the names that are here on the disk."""
-        # Some network file systems have no such thing.
+        """Flush the names of the entries to disk."""
+        # Some network file systems do not support this.
         with self._readable() as descriptor, contextlib.suppress(OSError):
             os.fsync(descriptor)
 
     @contextlib.contextmanager
     def open(self, name: str) -> Iterator[int]:
-        """Give a descriptor to read a regular file.
+        """Yield a descriptor for reading a regular file.
 
-        Raises UnsafePathError where it is something else or, among what another account can write, has a second name.
+        Raises UnsafePathError if it is not a regular file or, where another account can write, has several hard links.
         """
         flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
         found = self.state(name)
@@ -212,7 +212,7 @@ class Directory:
             os.close(descriptor)
 
     def read(self, name: str, *, limit: int = LARGEST) -> bytes:
-        """Return what a regular file holds. Raises as `open`, and UnsafePathError for more than `limit` bytes."""
+        """Return the content of a regular file. Raises as `open`, and UnsafePathError for more than `limit` bytes."""
         with self.open(name) as descriptor, os.fdopen(os.dup(descriptor), "rb") as handle:
             content = handle.read(limit + 1)
         if len(content) > limit:
@@ -220,7 +220,7 @@ class Directory:
         return content
 
     def oddity(self, name: str) -> str | None:
-        """Return what stands in the place of a file and is none, in a sentence; None for a file, or nothing.
+        """Return a sentence about an entry that is not a safe regular file; None for such a file or none at all.
 
         Raises UnsafePathError for a directory, which no file replaces.
         """
@@ -234,9 +234,10 @@ class Directory:
 
     @contextlib.contextmanager
     def create(self, name: str, *, owner: int, group: int, mode: int, sync: bool = True) -> Iterator[int]:
-        """Give a descriptor to write a file, which takes the place of what has its name when all is written.
+        """Yield a descriptor for writing a file, which replaces an existing entry once it is complete.
 
-        No one sees half of it, or with other permissions; with `sync`, a loss of power leaves the one or the other.
+        No one sees a partial file or other permissions; with `sync`, a power failure leaves either the old file or the
+        new.
         """
         fresh = f"{temporary_prefix(name)}{secrets.token_hex(8)}.new"
         flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -258,7 +259,7 @@ class Directory:
             self.sync()
 
     def write(self, name: str, content: bytes, *, owner: int, group: int, mode: int, sync: bool = True) -> None:
-        """Replace a file as a whole, see `create`. Raises UnsafePathError where a directory has its name."""
+        """Replace a file as a whole, see `create`. Raises UnsafePathError if the name is a directory."""
         state = self.state(name)
         if state is not None and stat.S_ISDIR(state.st_mode):
             raise self.refused(name, state, wanted="file")
@@ -269,8 +270,8 @@ class Directory:
             handle.write(content)
 
     def sweep(self, name: str) -> None:
-        """Remove what killed runs left of a file. The caller holds the lock of this directory."""
-        # The second is what earlier versions called it.
+        """Remove the temporary files that killed runs left for a file. The caller holds the lock of this directory."""
+        # Earlier versions used the second suffix.
         left = re.compile(re.escape(temporary_prefix(name)) + r"([0-9a-f]{16}\.new|ansible-new)")
         for found in filter(left.fullmatch, self.names()):
             # Another account may have put a directory there.
@@ -278,12 +279,12 @@ class Directory:
                 os.unlink(found, dir_fd=self.descriptor)
 
     def make(self, name: str, *, owner: int = -1, group: int = -1, mode: int | None = None, dry: bool = False) -> bool:
-        """Make a directory where there is none, and give it owner and mode; return whether that changes anything.
+        """Create a directory if it is missing, and set its owner and mode; return whether that changes anything.
 
-        Without `mode` one that exists keeps its own, and a new one is for everyone to read.
+        Without `mode`, an existing directory keeps its mode, and a new one is readable by everyone.
 
-        Raises UnsafePathError for what is no directory. In a directory that another account can write, one of another
-        owner may have been moved into this place: that is refused too, unless it is empty.
+        Raises UnsafePathError if the name is not a directory. In a directory that another account can write, a
+        directory of another owner may have been moved into this place: it is rejected too, unless it is empty.
         """
         if self.state(name) is None:
             if dry:
@@ -313,10 +314,10 @@ class Directory:
         return changes
 
     def below(self, *, skip: Collection[str] = (), depth: int = 0) -> Iterator[tuple[str, Directory, os.stat_result]]:
-        """Yield what is below: its relative path, the directory that it is in, open until the next, and its state.
+        """Yield everything below: relative path, parent directory (open until the next one), and state.
 
-        Directories come before what is in them; those named in `skip` are left out. Raises UnsafePathError for
-        directories that are too many levels deep.
+        Directories come before their entries; those named in `skip` are left out. Raises UnsafePathError if directories
+        are nested too deeply.
         """
         for name in self.names():
             state = self.state(name)
@@ -329,7 +330,7 @@ class Directory:
                 try:
                     child = self._child(name)
                 except (FileNotFoundError, UnsafePathError):
-                    # It was one a moment ago.
+                    # It was replaced or removed a moment ago.
                     continue
                 try:
                     for path, directory, found in child.below(skip=skip, depth=depth + 1):
@@ -338,20 +339,20 @@ class Directory:
                     os.close(child.descriptor)
 
     def give(self, name: str, state: os.stat_result, *, owner: int, group: int) -> None:
-        """Give an entry another owner, unless it is no longer the one with this state."""
+        """Change the owner of an entry, unless it is no longer the one with this state."""
         descriptor = os.open(name, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=self.descriptor)
         try:
             now = os.fstat(descriptor)
             if (now.st_dev, now.st_ino, now.st_uid) == (state.st_dev, state.st_ino, state.st_uid):
-                # By the descriptor: the name may be another's by now.
+                # By descriptor, because the name may refer to another file by now.
                 os.chown(f"/proc/self/fd/{descriptor}", owner, group)
         finally:
             os.close(descriptor)
 
     def remove(self, name: str) -> bool:
-        """Remove an entry, a directory with all that is in it; return whether it existed.
+        """Remove an entry, a directory with its content; return whether it existed.
 
-        Raises UnsafePathError for a directory in which something is mounted.
+        Raises UnsafePathError if something is mounted in the directory.
         """
         state = self.state(name)
         if state is None:
@@ -360,7 +361,7 @@ class Directory:
             os.unlink(name, dir_fd=self.descriptor)
             return True
         with self.enter(name) as doomed:
-            # What is too deep is moved up, and removed in the next round.
+            # Directories nested too deeply are moved up, and removed in the next round.
             for _ in range(1000):
                 if not doomed.names():
                     break
@@ -386,27 +387,27 @@ class Directory:
 
 
 def listed(descriptor: int) -> list[str]:
-    """Return the names in an open directory, in order."""
+    """Return the names in an open directory, sorted."""
     with os.scandir(descriptor) as entries:
         return sorted(entry.name for entry in entries)
 
 
 def temporary_prefix(name: str) -> str:
-    """Return what the names begin with that a file has before it is whole; names end at 255 bytes."""
+    """Return the prefix of a file's temporary names, short enough for the limit of 255 bytes."""
     return f".{name.encode()[:120].decode(errors='ignore')}."
 
 
 def absolute(path: str | os.PathLike[str]) -> Path:
-    """Return a path from `/` on."""
+    """Return the absolute path."""
     return Path(path) if Path(path).is_absolute() else Path.cwd() / path
 
 
 @contextlib.contextmanager
 def reach(path: str | os.PathLike[str], *, make: bool = False) -> Iterator[Directory]:
-    """Open a directory, following links only while no other account can have made them.
+    """Open a directory, following links only while no other account can have created them.
 
-    `make` makes what is missing, for everyone to read. Raises FileNotFoundError, and UnsafePathError for what is no
-    directory, a link that may be another account's among it.
+    `make` creates missing directories, readable by everyone. Raises FileNotFoundError, and UnsafePathError for anything
+    that is not a directory, including a link that another account may have created.
     """
     todo = list(absolute(path).parts[1:])
     stack = [Directory(os.open("/", STEP), Path("/"), is_safe=True)]
@@ -440,14 +441,14 @@ def reach(path: str | os.PathLike[str], *, make: bool = False) -> Iterator[Direc
 
 @contextlib.contextmanager
 def beside(path: str | os.PathLike[str], *, make: bool = False) -> Iterator[tuple[Directory, str]]:
-    """Open the directory that a path is in, see `reach`, and give it with the last part of the path."""
+    """Open the directory that contains a path, see `reach`; yield it and the last component."""
     whole = absolute(path)
     with reach(whole.parent, make=make) as directory:
         yield directory, whole.name
 
 
 def exposed(path: str | os.PathLike[str]) -> str | None:
-    """Return the existing directory nearest to a path, where another account can write there or above it; else None."""
+    """Return the nearest existing directory of a path if another account can write it or one above it; else None."""
     for step in (absolute(path), *absolute(path).parents):
         with contextlib.suppress(FileNotFoundError, NotADirectoryError), reach(followed(step)) as found:
             return None if found.is_safe else str(found.path)
@@ -455,7 +456,7 @@ def exposed(path: str | os.PathLike[str]) -> str | None:
 
 
 def state(path: str | os.PathLike[str]) -> os.stat_result | None:
-    """Return the state of a path, of a link itself; None where there is none. Raises UnsafePathError."""
+    """Return the state of a path (of a link itself), or None if it does not exist. Raises UnsafePathError."""
     try:
         with beside(path) as (directory, name):
             return directory.state(name)
@@ -464,7 +465,7 @@ def state(path: str | os.PathLike[str]) -> os.stat_result | None:
 
 
 def followed(path: str | os.PathLike[str]) -> Path:
-    """Return what a path leads to while it is a link that only root can have made. Raises OSError."""
+    """Resolve a path while it is a link that only root can have created. Raises OSError."""
     for _ in range(MOST_LINKS):
         try:
             with beside(path) as (directory, name):
@@ -478,20 +479,20 @@ def followed(path: str | os.PathLike[str]) -> Path:
 
 
 def read(path: str | os.PathLike[str], *, limit: int = LARGEST) -> bytes:
-    """Return what a file holds, see `followed` for a link. Raises OSError."""
+    """Return the content of a file; for links see `followed`. Raises OSError."""
     with beside(followed(path)) as (directory, name):
         return directory.read(name, limit=limit)
 
 
 def write(path: str | os.PathLike[str], content: bytes, *, owner: int, group: int, mode: int) -> None:
-    """Replace a file as a whole, with the directories above it where they are missing; see `Directory.create`."""
+    """Replace a file as a whole, and create missing directories above it; see `Directory.create`."""
     with beside(path, make=True) as (directory, name), locked(f"directory {directory.path}"):
         directory.sweep(name)
         directory.write(name, content, owner=owner, group=group, mode=mode)
 
 
 def remove(path: str | os.PathLike[str]) -> bool:
-    """Remove what is at a path, see `Directory.remove`; return whether it existed."""
+    """Remove the entry at a path, see `Directory.remove`; return whether it existed."""
     try:
         with beside(path) as (directory, name):
             return directory.remove(name)
@@ -500,9 +501,9 @@ def remove(path: str | os.PathLike[str]) -> bool:
 
 
 def code(path: str | os.PathLike[str], *, suffixes: Collection[str], skip: Collection[str] = ()) -> dict[str, bytes]:
-    """Return what the files of code below a directory hold, by relative path: of a link, the path that it leads to.
+    """Return the content of the code files below a directory, by relative path; for a link, its target.
 
-    What is no file counts with its name alone; one that is too large with its size. Raises OSError.
+    What is not a file counts by its name alone, and a file that is too large by its size. Raises OSError.
     """
     found: dict[str, bytes] = {}
     with reach(followed(path)) as top:
@@ -514,7 +515,7 @@ def code(path: str | os.PathLike[str], *, suffixes: Collection[str], skip: Colle
 
 
 def held(directory: Directory, name: str, state: os.stat_result) -> bytes:
-    """Return what an entry holds, of a link the path that it leads to; nothing of what is neither."""
+    """Return the content of a file or the target of a link; empty for anything else."""
     with contextlib.suppress(OSError):
         if stat.S_ISLNK(state.st_mode):
             return os.readlink(name, dir_fd=directory.descriptor).encode()
@@ -529,7 +530,7 @@ def held(directory: Directory, name: str, state: os.stat_result) -> bytes:
 def locked(what: str) -> Iterator[None]:
     """Keep other runs on this host from doing the same at the same time.
 
-    The lock stands where only root can open it: a lock that another account can take can stop root for ever.
+    Only root can open the lock: a lock that another account can take can block root forever.
     """
     runtime = Path("/run" if os.geteuid() == 0 else os.environ.get("XDG_RUNTIME_DIR", f"/run/user/{os.geteuid()}"))
     if not runtime.is_dir():
@@ -551,11 +552,11 @@ def locked(what: str) -> Iterator[None]:
 def as_account(
     uid: int, gid: int, work: Callable[[Any], Any], *, first: Callable[[], Any] = lambda: None, timeout: float = 3600
 ) -> Any:
-    """Return what `work` returns, in JSON's types, when a child has done it with the privileges of an account alone.
+    """Run `work` in a child process with the privileges of one account; return its result, in JSON's types.
 
-    `first` runs in the child before it drops its privileges, and `work` gets what it returns: an open file or
-    connection. Where the account is the one that runs this, both run here. Raises AccountError for what either raises,
-    and where it takes longer than `timeout` seconds.
+    `first` runs in the child before it drops its privileges; `work` gets its result: an open file or connection. If the
+    account is the one that runs this, both run in this process. Raises AccountError for errors of either, and after
+    `timeout` seconds.
     """
     if os.geteuid() != 0 or uid == 0:
         try:
@@ -577,7 +578,7 @@ def as_account(
     if answer is None:
         raise AccountError(f"no answer after {timeout:g} s as {account_name(uid)}", "TimeoutError")
     told: dict[str, Any] = {"error": f"the process that ran as {account_name(uid)} was killed", "kind": "Killed"}
-    # What was cut off is no JSON.
+    # A truncated answer is not JSON.
     with contextlib.suppress(ValueError):
         told = json.loads(answer)
     if "error" in told:
@@ -586,7 +587,7 @@ def as_account(
 
 
 def _act(uid: int, gid: int, work: Callable[[Any], Any], first: Callable[[], Any], writer: int) -> None:
-    """Be the child of `as_account`; never returns."""
+    """Run as the child of `as_account`; never returns."""
     try:
         opened = first()
         os.setgroups([])
@@ -605,7 +606,7 @@ def _act(uid: int, gid: int, work: Callable[[Any], Any], first: Callable[[], Any
 
 
 def _answer(reader: int, *, deadline: float) -> str | None:
-    """Return all that comes from a pipe; None where that takes too long."""
+    """Return everything read from a pipe, or None after the deadline."""
     told = b""
     while select.select([reader], [], [], max(deadline - time.monotonic(), 0))[0]:
         part = os.read(reader, 65536)
