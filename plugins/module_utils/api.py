@@ -1,4 +1,4 @@
-"""What every module that speaks to Prefect's REST API shares: its options, its `main`, and the client."""
+"""What all modules that use Prefect's REST API share: options, main function and client."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ __all__ = [
 ]
 
 SECRETS = "_secrets"
-"""Key of a result that lists the texts to be hidden. It is not returned."""
+"""Key of a result that lists the texts to hide. It is not returned."""
 
 API_SPEC: dict[str, dict[str, Any]] = {
     "api_url": {"type": "str", "required": True, "fallback": (env_fallback, ["PREFECT_API_URL"])},
@@ -51,22 +51,22 @@ API_SPEC: dict[str, dict[str, Any]] = {
     "show_secrets": {"type": "bool", "default": False},
     "validate_certs": {"type": "bool", "default": True},
 }
-"""The options that every module of the collection has. Documented in `doc_fragments/api.py`."""
+"""The options of every module for the API. Documented in `doc_fragments/api.py`."""
 
 
 def mask_of(params: Mapping[str, Any]) -> Mask:
-    """Return what is hidden from the person who runs a module with these options."""
+    """Return what to hide from the user who runs a module with these options."""
     return Mask(known=tuple(filter(None, params["secret_texts"])), show=params["show_secrets"])
 
 
 def run_module(
     work: Callable[[Api, Mapping[str, Any], bool], dict[str, Any]], spec: Mapping[str, Any], **options: Any
 ) -> None:
-    """Be the `main` of a module: `work(api, params, check_mode)` returns the result; a Failure becomes `failed`.
+    """Run a module: `work(api, params, check_mode)` returns the result; a Failure becomes `failed`.
 
-    `spec` and `options` are AnsibleModule's; the options of `API_SPEC` come by themselves. Every value in a `no_log`
-    option is hidden, unless the result lists the secrets among them under `SECRETS`. Of the arguments, which `-vvv`
-    shows, those with `no_log` are hidden whole.
+    `spec` and `options` are AnsibleModule's; the options of `API_SPEC` are added. Every value in a `no_log` option is
+    hidden, unless the result lists the secrets among them under `SECRETS`. In the arguments, which `-vvv` shows,
+    `no_log` options are hidden completely.
     """
     spec = {**API_SPEC, **spec}
     module = AnsibleModule(argument_spec=spec, supports_check_mode=True, **options)
@@ -86,7 +86,7 @@ def run_module(
         result = {**failure.details, "msg": str(failure), "failed": True}
     secrets = None
     if SECRETS in result:
-        # Ansible would hide every text that equals any value of the option, a name for example.
+        # Ansible would hide every text that equals any value of the option, such as a name.
         headers = [str(value) for value in (params["api_headers"] or {}).values()]
         texts = [*result.pop(SECRETS), *(text for text in params["secret_texts"] if len(text) >= SURE)]
         hidden = [params["api_auth"], *headers, *([] if params["show_secrets"] else texts)]

@@ -1,7 +1,8 @@
-"""Triggers and actions of an automation: defaults filled in, and names in the place of the server's ids.
+"""Triggers and actions of an automation: fill in defaults, and use names in place of the server's ids.
 
-The server knows what an action is about by id, such as `deployment_id`. Here it is a name, `deployment: flow/name`, and
-in the labels that a trigger matches `prefect.deployment.flow/name`. Ids are taken as well, and read as names.
+The server refers to the objects of an action by id, such as `deployment_id`. This collection uses a name, `deployment:
+flow/name`, and in the labels that a trigger matches `prefect.deployment.flow/name`. Ids are accepted as well, and read
+as names.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 Translate = Callable[[str, str], str]
-"""Kind and name or id of an object: the other of the two, or the same where it is not known."""
+"""Given kind and name or id of an object, returns the other of the two, or the same text if the object is unknown."""
 
 TARGETS = {
     "deployment_id": ("deployment", "deployment"),
@@ -22,7 +23,7 @@ TARGETS = {
     "work_queue_id": ("work_queue", "work_queue"),
     "automation_id": ("automation", "automation"),
 }
-"""The server's name for what an action is about: ours, and its kind."""
+"""The server's field for the object of an action: this collection's name of the field, and its kind."""
 
 ACTIONS: dict[str, dict[str, Any]] = {
     "do-nothing": {},
@@ -76,11 +77,11 @@ LABELLED = {
     "automation": "automation",
     "concurrency-limit": "global_concurrency_limit",
 }
-"""The middle of a `prefect.resource.id`, and the kind that it names."""
+"""The middle part of a `prefect.resource.id`, and the kind that it names."""
 
 
 def trigger_complaints(trigger: Any, place: str = "trigger") -> Iterator[str]:
-    """Yield what is wrong with a trigger."""
+    """Yield the errors in a trigger."""
     if not isinstance(trigger, Mapping):
         yield f"{place} is not a mapping"
         return
@@ -121,7 +122,7 @@ def trigger_complaints(trigger: Any, place: str = "trigger") -> Iterator[str]:
 
 
 def action_complaints(action: Any, place: str) -> Iterator[str]:
-    """Yield what is wrong with an action. A type that we do not know is left to the server, unless it is misspelt."""
+    """Yield the errors in an action. An unknown type is left to the server, unless it looks misspelt."""
     if not isinstance(action, Mapping) or not action.get("type"):
         yield f"{place}.type is missing"
         return
@@ -147,7 +148,7 @@ def action_complaints(action: Any, place: str) -> Iterator[str]:
 
 
 def trigger_canonical(trigger: Mapping[str, Any], name_of: Translate) -> dict[str, Any]:
-    """Return a trigger as it is compared and shown. `name_of` translates ids."""
+    """Return a trigger in the form that is compared and shown. `name_of` translates ids."""
     kind = trigger.get("type", "event")
     given = {name: value for name, value in trigger.items() if name != "id" and value is not None}
     after = {"type": kind, **TRIGGERS.get(kind, {}), **given}
@@ -167,7 +168,7 @@ def trigger_canonical(trigger: Mapping[str, Any], name_of: Translate) -> dict[st
 
 
 def action_canonical(action: Mapping[str, Any], name_of: Translate) -> dict[str, Any]:
-    """Return an action as it is compared and shown. `name_of` translates ids."""
+    """Return an action in the form that is compared and shown. `name_of` translates ids."""
     after = {**ACTIONS.get(action["type"], {}), **{name: value for name, value in action.items() if value is not None}}
     for theirs, (ours, kind) in TARGETS.items():
         if theirs in after:
@@ -182,7 +183,7 @@ def action_canonical(action: Mapping[str, Any], name_of: Translate) -> dict[str,
 
 
 def trigger_to_server(trigger: Mapping[str, Any], id_of: Translate) -> dict[str, Any]:
-    """Return the request for a canonical trigger. `id_of` translates names."""
+    """Return the request body for a canonical trigger. `id_of` translates names."""
     after = dict(trigger)
     if "match" in after:
         after["match"] = _labels(after["match"], id_of)
@@ -194,7 +195,7 @@ def trigger_to_server(trigger: Mapping[str, Any], id_of: Translate) -> dict[str,
 
 
 def action_to_server(action: Mapping[str, Any], id_of: Translate) -> dict[str, Any]:
-    """Return the request for a canonical action. `id_of` translates names."""
+    """Return the request body for a canonical action. `id_of` translates names."""
     after = dict(action)
     for theirs, (ours, kind) in TARGETS.items():
         if ours in after:
@@ -204,7 +205,7 @@ def action_to_server(action: Mapping[str, Any], id_of: Translate) -> dict[str, A
 
 
 def references(automation: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
-    """Yield kind and name of every object that a canonical automation is about."""
+    """Yield kind and name of every object that a canonical automation refers to."""
     found: list[tuple[str, str]] = []
 
     def note(kind: str, name: str) -> str:
@@ -220,7 +221,7 @@ def references(automation: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
 
 
 def seconds(value: Any) -> float | None:
-    """Return a span of time, which may be a number or ISO 8601 (`PT5M`), in seconds; None where it is neither."""
+    """Return a duration (a number or ISO 8601, such as `PT5M`) in seconds; None if it is neither."""
     if isinstance(value, (int, float)) and not isinstance(value, bool):
         return float(value)
     text = str(value)
@@ -233,7 +234,7 @@ def seconds(value: Any) -> float | None:
 
 
 def is_id(text: str) -> bool:
-    """Whether a text is an id of the server's."""
+    """Whether a text is a server id."""
     try:
         return str(uuid.UUID(text)) == text
     except ValueError:
@@ -241,7 +242,7 @@ def is_id(text: str) -> bool:
 
 
 def _labels(match: Mapping[str, Any], translate: Translate) -> dict[str, Any]:
-    """Return the labels of a resource with every value a list, and what they name translated."""
+    """Return the labels of a resource with every value as a list, and the names or ids in them translated."""
     return {
         label: [_label(str(value), translate) for value in (values if isinstance(values, list) else [values])]
         for label, values in sorted(match.items())
@@ -256,7 +257,7 @@ def _label(value: str, translate: Translate) -> str:
 
 
 def _unknown(given: Mapping[str, Any], known: set[str], place: str) -> Iterator[str]:
-    """Yield the fields that nobody knows: the server would drop them without a word."""
+    """Yield an error for each unknown field: the server would silently drop it."""
     for name in given:
         if name not in known:
             yield f"{place}.{name} is unknown: {_choice(name, known)}"

@@ -1,9 +1,9 @@
-"""The backups in a directory: their names, what is known of each, and how one is written so that it is whole or absent.
+"""The backups in a directory: their names, their manifests, and how one is written so that it is complete or absent.
 
-A backup is named `instance_server_database_version_revision_time`, each part percent-encoded, and has a manifest beside
-it, the same name with `.json`: these parts, the size, the SHA-256 digest and the number of rows of each table. Backups
-that a restore or a reset makes of what it replaces are in the directory `safety`. Earlier versions of this collection
-named a backup `instance-version-time` and wrote no manifest.
+A backup is named `instance_server_database_version_revision_time`, each part percent-encoded. Beside it is a manifest
+of the same name with `.json`: these parts, the size, the SHA-256 digest and the number of rows of each table. Backups
+of what a restore or a reset replaces are in the directory `safety`. Earlier versions of this collection named a backup
+`instance-version-time` and wrote no manifest.
 """
 
 from __future__ import annotations
@@ -33,12 +33,12 @@ EARLIER = re.compile(rf"(?P<instance>.+)-(?P<version>[^-]+)-(?P<made>{STAMP})")
 
 
 class BackupError(Exception):
-    """A backup that cannot be made or restored; the message says why and what to do."""
+    """A backup cannot be made or restored; the message says why and what to do."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Origin:
-    """Where a backup is from. An empty text is not known. `server` is the host's name in the inventory."""
+    """Where a backup comes from. An empty text means unknown. `server` is the host's name in the inventory."""
 
     instance: str = ""
     server: str = ""
@@ -48,7 +48,7 @@ class Origin:
 
 @dataclass(frozen=True, kw_only=True)
 class Contents:
-    """What a backup was seen to hold: the revision of the schema, and the rows of each table."""
+    """The verified content of a backup: the revision of the schema, and the number of rows of each table."""
 
     revision: str
     rows: Mapping[str, int]
@@ -56,7 +56,7 @@ class Contents:
 
 @dataclass(frozen=True, kw_only=True)
 class Backup:
-    """A backup, as its manifest describes it, or else its name."""
+    """A backup as described by its manifest, or else by its name."""
 
     path: Path
     origin: Origin = field(default_factory=Origin)
@@ -71,7 +71,7 @@ class Backup:
         return self.path.with_name(self.path.name + MANIFEST)
 
     def problem(self) -> str:
-        """Return what is wrong with the file, by its size and digest; an empty text where nothing is known to be."""
+        """Return what is wrong with the file, by its size and digest; an empty text if no problem is known."""
         found = self.path.stat().st_size
         if not found:
             return "it is empty"
@@ -92,13 +92,13 @@ def digest(path: Path) -> str:
 
 
 def file_name(origin: Origin, *, revision: str, made: str, suffix: str) -> str:
-    """Return the name of a backup. No two origins have the same."""
+    """Return the file name of a backup, unique per origin."""
     parts = (origin.instance, origin.server, origin.database, origin.version, revision, made)
     return "_".join(quote(part, safe=" ").replace("_", "%5F") for part in parts).replace(" ", "%20") + suffix
 
 
 def read(path: Path) -> Backup:
-    """Return what is known of a backup. Raises BackupError where its manifest cannot be read, and OSError."""
+    """Return what is known about a backup. Raises OSError, and BackupError if its manifest cannot be read."""
     known = Backup(path=path)
     if known.manifest.exists():
         try:
@@ -118,9 +118,10 @@ def read(path: Path) -> Backup:
 
 
 def own(directory: Path, *, origin: Origin, suffix: str) -> list[Backup]:
-    """Return the backups in a directory that are of an origin's database, in whatever version, the oldest first.
+    """Return the backups in a directory of an origin's database, of any version, oldest first.
 
-    A SQLite file is one server's; the servers of an instance share a PostgreSQL, whose origin has no server here.
+    A SQLite file belongs to one server; the servers of an instance share a PostgreSQL database, whose origin has no
+    server here.
     """
     found = []
     for path in directory.glob(f"*{suffix}"):
@@ -143,12 +144,12 @@ def own(directory: Path, *, origin: Origin, suffix: str) -> list[Backup]:
 
 
 def moment() -> str:
-    """Return the time of now, as it is in a name."""
+    """Return the current time in the format of file names."""
     return datetime.now(timezone.utc).strftime(MOMENT)
 
 
 def sync(path: Path) -> None:
-    """Have the disk hold a file, or the names in a directory."""
+    """Flush a file, or the names in a directory, to disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -158,7 +159,7 @@ def sync(path: Path) -> None:
 
 @contextlib.contextmanager
 def held(directory: Path) -> Iterator[None]:
-    """Let no one else write backups into a directory meanwhile, and remove what a killed run left half-written."""
+    """Prevent others from writing backups into a directory, and remove what a killed run left incomplete."""
     directory.mkdir(mode=0o700, parents=True, exist_ok=True)
     descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
     try:
@@ -171,13 +172,13 @@ def held(directory: Path) -> Iterator[None]:
 
 
 def write(directory: Path, *, origin: Origin, suffix: str, make: Callable[[Path], Contents]) -> Backup:
-    """Have `make` write a backup and see what it holds; it gets its name when all of it is on the disk.
+    """Let `make` write a backup and return its content; the backup gets its name once it is on disk.
 
     Raises what `make` raises, and OSError.
     """
     with held(directory):
         made = moment()
-        # Two within a second would have the same name, and one in SAFETY is named without its directory, too.
+        # Two backups within a second would get the same name, and one in SAFETY is also named without its directory.
         top = directory.parent if directory.name == SAFETY else directory
         while [*top.glob(f"*{made}{suffix}"), *top.glob(f"{SAFETY}/*{made}{suffix}")]:
             time.sleep(0.1)
@@ -203,7 +204,7 @@ def write(directory: Path, *, origin: Origin, suffix: str, make: Callable[[Path]
                 json.dump(described, file, indent=1, sort_keys=True)
                 file.flush()
                 os.fsync(file.fileno())
-            # A manifest without a backup is nothing; a backup without its manifest would be one that was not checked.
+            # A manifest without a backup is ignored; a backup without its manifest would count as unchecked.
             note.replace(backup.manifest)
             fresh.replace(path)
             sync(directory)
@@ -220,12 +221,12 @@ def remove(backup: Backup) -> None:
 
 
 def released(version: str) -> tuple[int, ...]:
-    """Return a version's numbers, to compare it with another's."""
+    """Return a version's numbers, for comparison."""
     return tuple(int(number) for number in re.findall(r"\d+", version)[:3])
 
 
 def describe(backup: Backup, *, latest: bool, safety: bool) -> dict[str, Any]:
-    """Return what an operator wants to know of a backup. Reads all of it, to compare its digest."""
+    """Return what an operator needs to know about a backup. Reads all of it, to verify its digest."""
     problem = backup.problem()
     return {
         "name": backup.path.name,
@@ -241,7 +242,7 @@ def describe(backup: Backup, *, latest: bool, safety: bool) -> dict[str, Any]:
 
 
 def table(shown: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Return backups that were described as lines for an operator."""
+    """Return described backups as lines for an operator."""
     lines = []
     for each in shown:
         state = "checked" if each["checked"] else each["problem"] or "has no manifest, so only a restore checks it"

@@ -1,4 +1,4 @@
-"""Whether what Prefect stands on is healthy: its database, its Redis, its proxy, and the certificates of that."""
+"""Health checks of what Prefect depends on: database, Redis, proxy, their certificates, disks and the clock."""
 
 from __future__ import annotations
 
@@ -17,28 +17,28 @@ from urllib.parse import parse_qs, unquote, urlsplit
 from .postgres import DatabaseError, connect
 
 TIMEOUT = 5.0
-"""Seconds of silence after which something is away. Prometheus waits 10 s for everything."""
+"""Seconds without an answer after which a service counts as down. Prometheus waits 10 s for everything."""
 
 RENEWAL = timedelta(days=14)
-"""How long a certificate has to be good for at least."""
+"""Minimum remaining validity of a certificate."""
 
 FULL = 0.9
-"""The share of a database's connections from which on it is about to refuse some."""
+"""Share of a database's connections above which it counts as nearly exhausted."""
 
 SCARCE = 500_000_000
-"""Bytes that a file system has to have left, or a twentieth of a small one."""
+"""Bytes that must be free on a file system; on a small one a twentieth of its size."""
 
 OFF = timedelta(seconds=30)
-"""How far a clock may be from the server's. By more, heartbeats and schedules are misjudged."""
+"""How far a clock may differ from the server's. Beyond that, heartbeats and schedules are misjudged."""
 
 USAGE = "SELECT current_setting('server_version'), current_setting('max_connections'), count(*) FROM pg_stat_activity"
 
 
 @dataclass(frozen=True)
 class Check:
-    """Something that is healthy or not. `shared` says that every host of the platform would say the same of it.
+    """The result of a health check. `shared` means that every host of the platform would report the same.
 
-    `expires` is when it ends being so by itself (ISO 8601), where that is known.
+    `expires` is the time (ISO 8601) at which it stops being healthy by itself, if that is known.
     """
 
     name: str
@@ -49,9 +49,9 @@ class Check:
 
 
 def disk_checks(paths: Mapping[str, str], *, scarce: int = SCARCE) -> Iterator[Check]:
-    """Judge how much is left on each file system that one of `paths` is on, by what the paths are for.
+    """Check the free space of each file system that contains one of `paths`, which are keyed by purpose.
 
-    Of one that does not exist yet, or that this account may not enter, the directory above it is looked at.
+    For a path that does not exist yet, or that this account may not enter, the directory above it is checked.
     """
     found: dict[int, tuple[Path, list[str]]] = {}
     for purpose, path in paths.items():
@@ -74,7 +74,7 @@ def disk_checks(paths: Mapping[str, str], *, scarce: int = SCARCE) -> Iterator[C
 
 
 def clock_check(ahead: timedelta, url: str) -> Check:
-    """Judge this host's clock by the server's, which is `ahead` of it."""
+    """Compare this host's clock with the server's, which is `ahead` of it."""
     if abs(ahead) <= OFF:
         return Check("clock", True, f"within {OFF.total_seconds():.0f} s of the server's")
     way = "behind" if ahead > timedelta(0) else "ahead of"
@@ -87,7 +87,7 @@ def clock_check(ahead: timedelta, url: str) -> Check:
 
 
 def postgres_check(given: Mapping[str, Any]) -> Check:
-    """Log in to the PostgreSQL of this host, and see how many connections it has left."""
+    """Log in to PostgreSQL on this host, and check how many connections are left."""
     name, address = "postgresql", f"{given['host']}:{given['port']}"
     plain = {"tls": False, "ca": "", "cert": "", "key": "", "check_hostname": False}
     try:
@@ -100,7 +100,7 @@ def postgres_check(given: Mapping[str, Any]) -> Check:
 
 
 def redis_check(url: str) -> Check:
-    """Log in to a Redis and have it answer."""
+    """Log in to Redis and send PING."""
     name, parts = "redis", urlsplit(url)
     host, port = parts.hostname or "", parts.port or 6379
     credential = [unquote(each) for each in (parts.username, parts.password) if each]
@@ -126,16 +126,16 @@ def _secured(plain: socket.socket, url: str) -> socket.socket:
 
 
 def _resp(words: list[str]) -> bytes:
-    """Return a command in the protocol of Redis."""
+    """Return a command in the Redis protocol."""
     return b"".join(
         [b"*%d\r\n" % len(words), *(b"$%d\r\n%s\r\n" % (len(each), each) for each in map(str.encode, words))]
     )
 
 
 def proxy_checks(*, address: str, url: str) -> Iterator[Check]:
-    """Ask the API, whose public address is `url`, by the proxy of this host, and look at its certificate.
+    """Query the API, whose public address is `url`, through the proxy on this host, and check its certificate.
 
-    Who signed it is not asked: that is for those to know who use the API.
+    The certificate's issuer is not verified: the API's clients do that.
     """
     parts = urlsplit(url)
     host, port = parts.hostname or "", parts.port or 443
@@ -163,7 +163,7 @@ def proxy_checks(*, address: str, url: str) -> Iterator[Check]:
 
 
 def certificate_checks(url: str, *, ca: str | None) -> Iterator[Check]:
-    """Judge the certificate of the API as its clients do."""
+    """Check the API's certificate as its clients do."""
     parts = urlsplit(url)
     host = parts.hostname or ""
     try:
@@ -175,12 +175,12 @@ def certificate_checks(url: str, *, ca: str | None) -> Iterator[Check]:
     except ssl.SSLError as error:
         yield Check("certificate", False, f"{host}: {error}")
     except OSError:
-        # Nobody is there: that is said of the API.
+        # No server answers: the check of the API reports that.
         return
 
 
 def expiry_check(name: str, host: str, connection: ssl.SSLSocket) -> Check:
-    """Judge how long the certificate at the other end of a connection is good for."""
+    """Check how long the certificate at the other end of a connection is valid."""
     until = not_after(connection.getpeercert(binary_form=True) or b"")
     left = until - datetime.now(timezone.utc)
     detail = f"{host}: expires in {left / timedelta(days=1):.0f} days, on {until:%Y-%m-%d}"
@@ -188,10 +188,10 @@ def expiry_check(name: str, host: str, connection: ssl.SSLSocket) -> Check:
 
 
 def not_after(certificate: bytes) -> datetime:
-    """Return until when a certificate (DER) is good, which Python says only of one that it trusts."""
+    """Return when a certificate (DER) expires; Python itself reports that only for a trusted one."""
 
     def children(start: int, end: int) -> Iterator[tuple[int, int, int]]:
-        """Yield tag, start and end of the content of each element."""
+        """Yield the tag, and the start and end of the content, of each element."""
         while start < end:
             tag, length = certificate[start], certificate[start + 1]
             start += 2
@@ -208,6 +208,6 @@ def not_after(certificate: bytes) -> datetime:
     _, _, _, (_, start, end), *_ = (each for each in children(start, end) if each[0] != 0xA0)
     _, (tag, start, end) = children(start, end)
     text = certificate[start:end].decode()
-    # UTCTime has two digits of the year, until 2049.
+    # UTCTime has a two-digit year, until 2049.
     full = f"20{text}" if tag == 0x17 and int(text[:2]) < 50 else f"19{text}" if tag == 0x17 else text
     return datetime.strptime(full, "%Y%m%d%H%M%SZ").replace(tzinfo=timezone.utc)

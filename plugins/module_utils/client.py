@@ -1,8 +1,8 @@
-"""Prefect's REST API, and the only place of the collection that speaks HTTP.
+"""Client of Prefect's REST API, and the only HTTP client of the collection.
 
-One `Api` holds one connection and keeps it alive: a TLS handshake per request would cost more than the request.
-It hides what a caller should not have to know: CSRF tokens, pages, SQLite's random 503, a proxy's maintenance page.
-Nothing here needs Ansible: `prefect-info` and the exporter run it on hosts that have none.
+One `Api` holds one connection and keeps it alive: a TLS handshake per request would cost more than the request. It
+hides what a caller should not need to know: CSRF tokens, pages, SQLite's random 503, a proxy's maintenance page.
+Nothing here needs Ansible: `prefect-info` and the exporter use it on hosts without Ansible.
 """
 
 from __future__ import annotations
@@ -30,12 +30,13 @@ from typing import Any
 from urllib.parse import SplitResult, quote, unquote, urlsplit
 
 PAGE = 200
-"""Objects a page: Prefect's default for PREFECT_SERVER_API_DEFAULT_LIMIT.
+"""Objects per page: Prefect's default for PREFECT_SERVER_API_DEFAULT_LIMIT.
 
-A server with a lower limit answers 422 and names it."""
+A server with a lower limit answers 422 and names it.
+"""
 
 PASSES = 12
-"""How often a listing is read until nothing in it is missing."""
+"""How often a listing is read, at most, until it is complete."""
 
 ROWS: tuple[tuple[str, frozenset[str]], ...] = tuple(
     (route, frozenset({"id", *fields}))
@@ -60,7 +61,7 @@ ROWS: tuple[tuple[str, frozenset[str]], ...] = tuple(
         (r"/logs", ("message", "level")),
     )
 )
-"""The fields that every object below a route has, from prefect.server.schemas. The first route that fits counts."""
+"""Fields of every object below a route, from prefect.server.schemas. The first matching route counts."""
 
 VALUES: tuple[tuple[str, type, tuple[str, ...]], ...] = (
     (r"GET /health", bool, ()),
@@ -76,14 +77,14 @@ VALUES: tuple[tuple[str, type, tuple[str, ...]], ...] = (
     (r"POST /events/filter", dict, ("events",)),
     (r"POST /flow_runs/[^/]+/(?:set_state|resume)", dict, ("status",)),
 )
-"""What answers other than objects are: method and route, the type, and the keys of a mapping or of those in a list."""
+"""Answers other than objects: method and route, type, and the required keys of a mapping or of the list's elements."""
 
 RETRIED = frozenset({408, 429, 502, 503})
-"""Answers that Prefect's own client tries again, too. SQLite gives 503 whenever a writer is in the way."""
+"""Status codes that Prefect's own client retries, too. SQLite causes a 503 whenever another writer holds its lock."""
 
 
 class Failure(Exception):
-    """What ends a module: a sentence that a person can act on, and `details` that a play can."""
+    """An error that ends a module: a message that the user can act on, and `details` for the play."""
 
     def __init__(self, message: str, **details: Any) -> None:
         super().__init__(message)
@@ -93,8 +94,8 @@ class Failure(Exception):
 class ApiError(Failure):
     """A request that did not succeed.
 
-    `status` is None when no answer came; `body` is then the reason. `lost` says that an attempt of the request went
-    without an answer: it may have been carried out all the same.
+    `status` is None if no response arrived; `body` is then the reason. `lost` means that an attempt got no response:
+    the server may have carried it out nevertheless.
     """
 
     def __init__(
@@ -122,7 +123,7 @@ class ApiError(Failure):
 
 @dataclass(frozen=True, kw_only=True)
 class Answer:
-    """What came back: `body` is parsed JSON (None when empty), or the text of what was not JSON."""
+    """A response: `body` is parsed JSON (None if empty), or the text if it was not JSON."""
 
     status: int
     headers: Message
@@ -145,14 +146,13 @@ class Answer:
 class Api:
     """A connection to one Prefect API.
 
-    `auth` is `user:password`, `ca` a PEM file of authorities, `timeout` seconds of silence. `csrf` fetches a token
-    before the first write; without it, one is fetched when the server asks for it.
-    `patience` and `maintenance` bound, in seconds, how long a request is tried again: after a retryable answer or a
-    dropped connection, and while a proxy says `Prefect-Maintenance: true`. A server that has never answered is not
-    waited for: that is a wrong address more often than a restart, and `services` waits for restarts.
-    Not for several threads at once: give each its own, by `twin`.
-    `direct` passes by the proxies of the environment, for a server on this host.
-    `busy` is called whenever the server could not cope with a request, `sent` counts the requests that went out.
+    `auth` is `user:password`, `ca` a PEM file of certificate authorities, `timeout` the seconds to wait for data.
+    `csrf` fetches a token before the first write; without it, a token is fetched when the server requires one.
+    `patience` and `maintenance` limit, in seconds, how long a request is retried: after a retryable response or a
+    dropped connection, and while a proxy sends `Prefect-Maintenance: true`. A server that has never answered is not
+    retried: a wrong address is more likely than a restart, and `services` waits for restarts. An instance must not be
+    shared by threads: give each its own, by `twin`. `direct` bypasses the environment's proxies, for a server on this
+    host. `busy` is called whenever the server could not handle a request, `sent` counts the requests sent.
     """
 
     def __init__(
@@ -181,7 +181,7 @@ class Api:
         self.busy: Callable[[], None] = lambda: None
         self.sent = 0
         self.page = PAGE
-        """How many objects are asked for at once: no more than the server is known to return."""
+        """How many objects to request at once: at most as many as the server returns."""
         self._split, self._ca, self._validate_certs = split, ca, validate_certs
         self._headers = {"Accept": "application/json", **{name: str(value) for name, value in (headers or {}).items()}}
         if auth:
@@ -193,9 +193,9 @@ class Api:
         self._answered = False
         self._direct = direct
         self._via = ""
-        """The proxy that requests go through and the variable that names it; empty without one."""
+        """The proxy of the requests and the variable that names it; empty without a proxy."""
         self.ahead = timedelta(0)
-        """How far the server's clock is ahead of ours, by its last answer; 0 below 2 s, which is no measure of it."""
+        """How far the server's clock is ahead of this host's, by its last response; 0 below 2 s, its precision."""
 
     def __enter__(self) -> Api:
         return self
@@ -212,7 +212,7 @@ class Api:
         return other
 
     def close(self) -> None:
-        """Drop the connection; the next request opens another."""
+        """Close the connection; the next request opens another."""
         if self._connection is not None:
             self._connection.close()
             self._connection = None
@@ -222,11 +222,11 @@ class Api:
         return self.call("GET", path).body
 
     def post(self, path: str, body: Any) -> Any:
-        """Send `body` and return what the server made of it. Raises ApiError."""
+        """Send `body` and return the server's response. Raises ApiError."""
         return self.call("POST", path, body).body
 
     def find(self, path: str) -> Any | None:
-        """Return the object at `path`, or None when the API knows no such object. Raises ApiError."""
+        """Return the object at `path`, or None if it does not exist. Raises ApiError."""
         try:
             return self.get(path)
         except ApiError as error:
@@ -237,11 +237,11 @@ class Api:
     def pages(
         self, path: str, body: Mapping[str, Any] | None = None, *, most: int | None = None
     ) -> Iterator[dict[str, Any]]:
-        """Yield each object of a `.../filter` route once, the first `most` of them if that is given. Raises ApiError.
+        """Yield each object of a `.../filter` route once, or only the first `most` of them. Raises ApiError.
 
-        PostgreSQL may order objects that sort as equals (deployments of one name) differently for each page, so that
-        one is returned twice and another not at all. A pass that returned an object twice is followed by another one
-        with pages of another size, until as many objects are known as a pass returned.
+        PostgreSQL may order objects that sort as equal (deployments of one name) differently for each page, so that one
+        is returned twice and another not at all. After a pass that returned an object twice, another pass with a
+        different page size follows, until as many objects are known as a pass returned.
         """
         known: set[str] = set()
         size = self.page
@@ -268,7 +268,7 @@ class Api:
         )
 
     def _listed(self, path: str, body: Mapping[str, Any] | None, *, limit: int, offset: int) -> list[dict[str, Any]]:
-        """Return one page; a server that returns fewer objects a page says so, and is asked for as many."""
+        """Return one page; if the server names a lower limit, request that many."""
         try:
             page: list[dict[str, Any]] = self.post(path, {**(body or {}), "limit": limit, "offset": offset})
         except ApiError as error:
@@ -282,10 +282,10 @@ class Api:
     def call(
         self, method: str, path: str, body: Any = None, *, patience: float | None = None, repeatable: bool = True
     ) -> Answer:
-        """Send one request, again where that can help, and return its 2xx answer. `patience` 0 sends it once.
+        """Send a request, retry it if that can help, and return its 2xx response. `patience` 0 sends it once.
 
-        A request that is not `repeatable` would do its work twice: it is not sent again once it may have been carried
-        out, and the error says `lost`. Raises ApiError for any other answer, and when none came.
+        A request that is not `repeatable` would take effect twice: it is not sent again once the server may have
+        carried it out, and the error says `lost`. Raises ApiError for any other response, and if none arrived.
         """
         began = time.monotonic()
         renewed = lost = False
@@ -306,7 +306,7 @@ class Api:
                     raise failure from error
                 if not self._answered and not isinstance(error, (ConnectionResetError, BrokenPipeError)):
                     raise failure from error
-                # A server closes a connection that was idle for longer than its keep-alive time: nothing to wait for.
+                # The server closed a connection that was idle for longer than its keep-alive time: retry at once.
                 if idle and sent == 1:
                     pause = 0.0
             else:
@@ -325,9 +325,9 @@ class Api:
                 failure = self._failure(method, path, status=status, body=answer.body, sent=sent, lost=lost, hint=hint)
                 if status not in RETRIED:
                     raise failure
-                # Prefect ends the connection after a 503 without a word: another try on it would fail.
+                # Prefect closes the connection silently after a 503: a retry on it would fail.
                 self.close()
-                # A proxy that gave up on the server cannot tell what became of the request.
+                # A proxy that gave up on the server does not know whether the request was carried out.
                 lost = lost or status in {408, 502}
                 failure.lost = lost
                 self.busy()
@@ -344,13 +344,13 @@ class Api:
     def _failure(
         self, method: str, path: str, *, status: int | None, body: Any, hint: str = "", **answer: Any
     ) -> ApiError:
-        # Prefect says in JSON what it refuses and why; what else comes through a proxy may be the proxy's own.
+        # Prefect rejects requests in JSON; any other response that comes through a proxy may be the proxy's own.
         if self._via and not (isinstance(body, dict) and body.keys() & {"detail", "exception_message"}):
             hint = "; ".join(part for part in (hint, self._via) if part)
         return ApiError(method=method, url=self.url, path=path, status=status, body=body, hint=hint, **answer)
 
     def _exchange(self, method: str, path: str, body: Any) -> Answer:
-        """Send one request once. Raises OSError or HTTPException when no whole answer comes back."""
+        """Send one request once. Raises OSError or HTTPException if no complete response arrives."""
         if self._connection is None:
             self._connection = self._connect()
         self.sent += 1
@@ -382,7 +382,7 @@ class Api:
             return Answer(status=response.status, headers=response.headers, body=text, is_json=False)
 
     def _connect(self) -> http.client.HTTPConnection:
-        """Return a connection to the server, or to the proxy that the environment names for it."""
+        """Return a connection to the server, or to the environment's proxy for it."""
         host, port = self._split.hostname or "", self._split.port
         secure = self._split.scheme == "https"
         passed_by = self._direct or urllib.request.proxy_bypass(host)
@@ -402,7 +402,7 @@ class Api:
                 connection.set_tunnel(host, port, identity)
             return connection
         if via:
-            # A plain proxy wants the whole address in the request line.
+            # A plain HTTP proxy needs the absolute URL in the request line.
             self._target = self.url
             self._headers.update(identity)
         return http.client.HTTPConnection(*first, timeout=self.timeout)
@@ -412,7 +412,7 @@ class Api:
         try:
             token = self.get(f"/csrf-token?client={client}")
         except ApiError as error:
-            # 422: the protection is off, whatever `csrf` says.
+            # 422: CSRF protection is off, whatever `csrf` says.
             if error.status != 422:
                 raise
             self._csrf = False
@@ -421,9 +421,9 @@ class Api:
 
 
 def worker_online_since(api: Api, *, pool: str, worker: str, since: datetime) -> bool:
-    """Whether the server has heard of `worker` after `since`, by our clock, and calls it ONLINE. Raises ApiError.
+    """Whether the server marks `worker` ONLINE and got a heartbeat after `since` (this host's clock). Raises ApiError.
 
-    The status alone would say yes for up to two minutes after a worker died.
+    The server may mark a worker ONLINE for up to two minutes after it died.
     """
     online = {"workers": {"status": {"any_": ["ONLINE"]}}}
     beats = [
@@ -440,7 +440,7 @@ FOREIGN = "that is not Prefect's API, or something between here and there change
 
 
 def misfit(method: str, path: str, status: int, body: Any) -> str:
-    """Return how a 2xx answer differs from what Prefect answers to a request, or an empty string where it does not."""
+    """Return how a 2xx response differs from what Prefect answers to a request, or an empty string if it does not."""
     route = path.partition("?")[0]
     for pattern, kind, keys in VALUES:
         if re.fullmatch(pattern, f"{method} {route}"):
@@ -451,7 +451,7 @@ def misfit(method: str, path: str, status: int, body: Any) -> str:
             return f"{_described(body)} in place of {_article(kind)}{_with(keys)}"
     fields = next((fields for pattern, fields in ROWS if re.match(rf"{pattern}(/|$)", route)), frozenset({"id"}))
     if method in {"PATCH", "PUT", "DELETE"}:
-        # The deletion of a tag's limit is the one change that answers 200, with null.
+        # Deleting a tag's limit is the only change that answers 200, with null.
         return "" if body is None and (status == 204 or method == "DELETE") else f"{_described(body)} in place of none"
     if route.endswith(("/filter", "/schedules")):
         if not isinstance(body, list):
@@ -461,7 +461,7 @@ def misfit(method: str, path: str, status: int, body: Any) -> str:
 
 
 def _unlike(rows: list[Any], fields: frozenset[str]) -> str:
-    """Return how a list differs from one of objects with some fields, or an empty string where it does not."""
+    """Return how a list differs from a list of objects with some fields, or an empty string if it does not."""
     others = [row for row in rows if not _has(row, fields)]
     return f"a list with {_described(others[0])} in place of objects{_with(fields)}" if others else ""
 
@@ -479,7 +479,7 @@ def _article(kind: type) -> str:
 
 
 def _described(body: Any) -> str:
-    """Return what an answer is, without what it holds: that may be a secret of another program."""
+    """Describe a response body without its content, which may be a secret of another program."""
     if body is None:
         return "an empty answer"
     if isinstance(body, dict):
@@ -492,12 +492,12 @@ def _described(body: Any) -> str:
 
 
 def quoted(part: str) -> str:
-    """Return `part` (a name, say) as one segment of a path."""
+    """Return `part` (such as a name) as one path segment."""
     return quote(part, safe="")
 
 
 def moment(text: str) -> datetime:
-    """Return a point in time that the API wrote (ISO 8601; Python 3.10 does not read the `Z`)."""
+    """Parse a time that the API wrote (ISO 8601; Python 3.10 does not accept the `Z`)."""
     return datetime.fromisoformat(text.replace("Z", "+00:00"))
 
 
@@ -506,8 +506,8 @@ def _basic(auth: str) -> str:
 
 
 def _through(proxy: SplitResult, *, scheme: str, host: str) -> str:
-    """Return what to say of an answer that came through a proxy of the environment, without its credential."""
-    # As urllib does it: the name in lower case counts, where both are set.
+    """Return the hint for a response that came through a proxy of the environment, without its credentials."""
+    # As in urllib, the lower-case name takes precedence if both are set.
     names = [name for name in (f"{scheme}_proxy", f"{scheme}_proxy".upper()) if os.environ.get(name)]
     address = f"{proxy.hostname}:{proxy.port}" if proxy.port else proxy.hostname
     return (
@@ -517,12 +517,12 @@ def _through(proxy: SplitResult, *, scheme: str, host: str) -> str:
 
 
 def _backoff(sent: int) -> float:
-    """Return seconds to wait after the `sent`th attempt, at random so that many clients do not come back together."""
+    """Return the seconds to wait after attempt number `sent`, at random so that many clients do not retry together."""
     return min(0.03 * 2.0**sent, 2.0) * random.uniform(0.5, 1.0)
 
 
 def _retry_after(headers: Message) -> float:
-    """Return the seconds of a Retry-After header, which may be a date; 0 without one."""
+    """Return the seconds in a Retry-After header, which may be a date; 0 without one."""
     value = headers.get("Retry-After", "").strip()
     if value.isdecimal():
         return float(value)
@@ -531,7 +531,7 @@ def _retry_after(headers: Message) -> float:
 
 
 def _date(value: str | None) -> datetime | None:
-    """Return the point in time of an HTTP header, or None when it is none."""
+    """Parse the date in an HTTP header; None if it is not a date."""
     try:
         return datetime.fromtimestamp(parsedate_to_datetime(value or "").timestamp(), timezone.utc)
     except (TypeError, ValueError):
@@ -546,7 +546,7 @@ def _reason(error: Exception) -> str:
 
 
 def _is_unknown_route(body: Any) -> bool:
-    """Whether a 404 means a wrong address: an unknown object names itself, an unknown route says just this."""
+    """Whether a 404 means a wrong address: for an unknown object, Prefect names it; for an unknown route, not."""
     return not isinstance(body, dict) or body == {"detail": "Not Found"}
 
 
@@ -561,7 +561,7 @@ def _hint(answer: Answer) -> str:
 
 
 def _scrub(body: Any) -> Any:
-    """Return an error's body without the request that it repeats, which may hold secrets."""
+    """Return an error's body without the request that it repeats, which may contain secrets."""
     if isinstance(body, dict):
         return {key: _scrub(value) for key, value in body.items() if key not in {"request_body", "input", "ctx"}}
     if isinstance(body, list):
@@ -570,7 +570,7 @@ def _scrub(body: Any) -> Any:
 
 
 def _explain(body: Any) -> str:
-    """Return the server's own words in an error's body, in any of the shapes that it uses."""
+    """Return the server's message from an error's body, in any of its formats."""
     if isinstance(body, dict):
         texts = [_explain(body[key]) for key in ("exception_message", "exception_detail", "detail") if body.get(key)]
         if not texts and "msg" in body:

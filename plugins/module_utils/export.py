@@ -1,4 +1,4 @@
-"""What is inside a Prefect, written down as somebody would who had made it by an inventory."""
+"""The objects of a Prefect server, written as a user would describe them in an inventory."""
 
 from __future__ import annotations
 
@@ -30,24 +30,24 @@ DEFAULTS: dict[str, Values] = {
     },
     "automation": {"enabled": True, "tags": [], "actions_on_trigger": [], "actions_on_resolve": []},
 }
-"""What a new object of each kind is where nothing is said of a field."""
+"""Default values of the fields of a new object, by kind."""
 
 POOLS_OWN = "The work pool's default queue."
-"""What the server says of a queue that it makes with a pool."""
+"""The description that the server gives to the queue that it creates with a pool."""
 
 SCHEDULE: Values = {"day_or": True, "timezone": "UTC", "active": True}
 
 Lists = dict[str, list[Values]]
 Place = list[str | int]
-"""Keys and indices that lead to a value in the lists, from the name of the list on."""
+"""Keys and indices that lead to a value in the lists, starting with the list's name."""
 
 
 @dataclass(kw_only=True)
 class Exported:
-    """Objects as `resources` takes them, by its names for the lists, and what stands in the place of their secrets.
+    """Objects in the format of `resources`, keyed by its list names, and the references that replace their secrets.
 
-    `variables` says by name what each variable is for, and `references` where in the lists the reference to it is: only
-    there is a text a template. A text of the server's may look like one.
+    `variables` maps the name of each variable to its purpose, and `references` to the place of its reference in the
+    lists: only those places hold templates. A text from the server may merely look like one.
     """
 
     lists: Lists = field(default_factory=dict)
@@ -55,7 +55,7 @@ class Exported:
     references: dict[str, Place] = field(default_factory=dict)
 
     def refer(self, place: Place, about: str) -> str:
-        """Return the reference that is put into a place, to a new variable that is named like what it is for."""
+        """Return the reference to put into a place, to a new variable named after its purpose."""
         name = reference_name(about, self.variables)
         self.variables[name] = about
         self.references[name] = place
@@ -63,10 +63,10 @@ class Exported:
 
 
 def export(server: Server, names: Iterable[str], *, secrets: str) -> Exported:
-    """Return all objects of some kinds, as short as `resources` takes them.
+    """Return all objects of some kinds, in the shortest form that `resources` accepts.
 
-    Secrets become references to variables, are left out, or stay: `secrets` is `variables`, `omitted` or `clear`. What
-    belongs to Prefect itself is left out, and so are flows that their deployments bring along. Raises ApiError.
+    `secrets` is `variables` (replace secrets by references to variables), `omitted` (leave them out) or `clear` (keep
+    them). Prefect's own objects are left out, and so are flows that their deployments create. Raises ApiError.
     """
     found = Exported()
     for name in sorted(names, key=lambda name: KINDS[name].level):
@@ -101,7 +101,7 @@ def export(server: Server, names: Iterable[str], *, secrets: str) -> Exported:
 
 
 def exported(kind: Kind, row: Mapping[str, Any]) -> bool:
-    """Return whether an object is a person's and can be described. A pool's own queue may have been changed by one."""
+    """Return whether an object is a user's and can be described. A user may have changed a pool's own queue."""
     if kind.name == "variable" and row.get("value") is None:
         return False
     if kind.name == "work_queue":
@@ -110,12 +110,12 @@ def exported(kind: Kind, row: Mapping[str, Any]) -> bool:
 
 
 def packaged(server: Server, slug: str) -> bool:
-    """Return whether a block type comes with a package: its schema is of a version of that."""
+    """Return whether a block type comes with a package: its schema then has the version of that package."""
     return any(re.match(r"\d+\.\d", str(schema.get("version"))) for schema in server.schemas.get(slug, []))
 
 
 def short(kind: Kind, row: Mapping[str, Any], values: Values) -> Values:
-    """Return the fields of an object without those that a new one has anyway."""
+    """Return the fields of an object without those that a new one has by default."""
     defaults = DEFAULTS.get(kind.name, {})
     after = {name: value for name, value in values.items() if not (name in defaults and same(value, defaults[name]))}
     if kind.name == "work_queue" and row["name"] == "default":
@@ -138,7 +138,7 @@ def short(kind: Kind, row: Mapping[str, Any], values: Values) -> Values:
 
 
 def without(values: Mapping[str, Any], defaults: Mapping[str, Any]) -> Values:
-    """Return fields without those that are at their default, or nothing at all."""
+    """Return fields without those that are unset or at their default."""
     return {
         name: value
         for name, value in values.items()
@@ -147,7 +147,7 @@ def without(values: Mapping[str, Any], defaults: Mapping[str, Any]) -> Values:
 
 
 def short_trigger(trigger: Values) -> Values:
-    """Return a canonical trigger as somebody would write it."""
+    """Return a canonical trigger as a user would write it."""
     after = without(trigger, {**automations.TRIGGERS.get(trigger["type"], {}), "type": "event", "match_related": []})
     if "match" in after:
         after["match"] = {label: one(values) for label, values in after["match"].items()}
@@ -165,13 +165,13 @@ def one(values: list[Any]) -> Any:
 
 
 def about_of(about: str, name: Any) -> str:
-    """Return in a line what a value is for, of which `about` is the object: the fields of a block are its own."""
+    """Return the purpose of a value in one line; `about` is its object. A block's `data` is not part of it."""
     text = " ".join(str(name).split())
     return about if text == "data" and "prefect_" not in about else f"{about}/{text}"
 
 
 def with_references(found: Exported, value: Any, shown: Any, place: Place, about: str) -> Any:
-    """Return a value with each that is hidden in `shown` replaced by a reference to a variable."""
+    """Return a value with each part that `shown` hides replaced by a reference to a variable."""
     if shown == HIDDEN and value != HIDDEN:
         return found.refer(place, about)
     if isinstance(value, Mapping):
@@ -188,9 +188,10 @@ def with_references(found: Exported, value: Any, shown: Any, place: Place, about
 
 
 def without_secrets(kind: Kind, fields: Values, shown: Values) -> Values:
-    """Return fields without what is hidden in `shown`.
+    """Return fields without what `shown` hides.
 
-    Of a field that is written as a whole a part would replace the rest: it is left out whole, and stays as it is.
+    A field that is always written as a whole is left out as a whole, because a part of it would replace the rest: so it
+    stays as it is.
     """
     after: Values = {}
     for name, value in fields.items():
@@ -202,7 +203,7 @@ def without_secrets(kind: Kind, fields: Values, shown: Values) -> Values:
 
 
 def reference_name(about: str, taken: Container[str]) -> str:
-    """Return the name of a new variable that is named like what it is for."""
+    """Return the name of a new variable, after its purpose."""
     name = first = "vault_" + re.sub(r"\W+", "_", about.lower(), flags=re.ASCII).strip("_")
     number = 1
     while name in taken:
@@ -212,7 +213,7 @@ def reference_name(about: str, taken: Container[str]) -> str:
 
 
 def job_templates(server: Server) -> Values:
-    """Return by type the job template that a pool gets when none is given, as far as the server knows it."""
+    """Return the default job templates of pools by type, as far as the server knows them."""
     try:
         packages = server.api.get("/collections/views/aggregate-worker-metadata")
     except ApiError:

@@ -1,7 +1,8 @@
-"""What a host remembers of the generated secrets that it uses: enough to recognize one, too little to recover it.
+"""Fingerprints of a host's generated secrets: enough to recognize a secret, too little to recover it.
 
-The file has a line for each: its name, a salt, and the SHA-256 of both and the secret. A secret of 40 random letters
-and digits cannot be found by trial, and only root reads the file, which lies beside files that hold the secret itself.
+The file has a line per secret: its name, a salt, and the SHA-256 of salt, name and secret. A secret of 40 random
+letters and digits cannot be guessed, and only root can read the file, which is beside files that contain the secret
+itself.
 """
 
 from __future__ import annotations
@@ -24,14 +25,14 @@ def fingerprint(name: str, secret: str, *, salt: str = "") -> str:
 
 
 def matches(known: str, name: str, secret: str) -> bool:
-    """Return whether a fingerprint is that of a secret."""
+    """Return whether a fingerprint belongs to a secret."""
     return secrets.compare_digest(fingerprint(name, secret, salt=known.partition(":")[0]), known)
 
 
 def read(path: str | os.PathLike[str]) -> dict[str, str]:
-    """Return the fingerprints in a file by the names of the secrets; none where it does not exist.
+    """Return the fingerprints in a file by the names of the secrets; none if the file does not exist.
 
-    A file below something that is not a directory does not exist either; preflight refuses that path. Raises OSError.
+    A file below something that is not a directory does not exist either; preflight rejects that path. Raises OSError.
     """
     try:
         text = safe_files.read(path).decode(errors="replace")
@@ -41,14 +42,14 @@ def read(path: str | os.PathLike[str]) -> dict[str, str]:
 
 
 def read_all(paths: Iterable[str]) -> dict[str, dict[str, str]]:
-    """Return the fingerprints of each file that holds any, by its path. Raises OSError."""
+    """Return the fingerprints of each file that contains any, by path. Raises OSError."""
     return {path: found for path in paths if (found := read(path))}
 
 
 def files(name: str, etc: str, *, scope: str) -> list[str]:
-    """Return the files with fingerprints that the parts of an instance have: Prefect, PostgreSQL, Redis, the proxy.
+    """Return the fingerprint files of the parts of an instance: Prefect, PostgreSQL, Redis, the proxy.
 
-    `name` is what its paths start with, `etc` the directory of its settings. Without root there is Prefect alone.
+    `name` is the prefix of its paths, `etc` the directory of its settings. Without root, Prefect is the only part.
     """
     own = [f"{etc}/fingerprints"]
     if scope == "user":

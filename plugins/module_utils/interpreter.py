@@ -1,6 +1,6 @@
-"""Whether the Python that Ansible found on a host runs the modules of this collection.
+"""Whether the Python that Ansible found on a host can run the modules of this collection.
 
-What reads a host first imports this, so nothing here or there needs a newer Python to be imported.
+The modules that read a host first import this, so neither they nor this file may need a newer Python to be imported.
 """
 
 from __future__ import annotations
@@ -8,11 +8,11 @@ from __future__ import annotations
 import sys
 
 MIN_PYTHON = (3, 10)
-"""The oldest Python that the modules run on, and any version of Prefect that is installed."""
+"""The oldest Python that runs the modules and every version of Prefect that can be installed."""
 
 
 def too_old(python: tuple[int, ...] = sys.version_info[:3]) -> str:
-    """Return an obstacle where the Python that runs Ansible's modules on this host is too old for this collection."""
+    """Return an error if the Python that runs Ansible's modules on this host is too old for this collection."""
     if python >= MIN_PYTHON:
         return ""
     found, needed = (".".join(map(str, numbers)) for numbers in (python, MIN_PYTHON))

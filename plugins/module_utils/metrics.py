@@ -1,4 +1,4 @@
-"""What `status` reads, in Prometheus' text format, and a small server of it: the exporter."""
+"""The results of `status` in Prometheus' text format, and the exporter: a small server for them."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ Sample = tuple[Mapping[str, str], float]
 
 
 def metrics(info: Json) -> str:
-    """Say it to Prometheus, in its text format."""
+    """Return the status in Prometheus' text format."""
     return "".join(
         f"# HELP {name} {what}\n# TYPE {name} gauge\n"
         + "".join(f"{name}{_labels(labels)} {value:.15g}\n" for labels, value in samples)
@@ -26,7 +26,7 @@ def metrics(info: Json) -> str:
 
 
 def _families(info: Json) -> Iterator[tuple[str, str, list[Sample]]]:
-    """Yield each metric: its name, what it says, and its samples."""
+    """Yield each metric: its name, help text and samples."""
     pools, runs = info.get("work_pools", []), info.get("flow_runs", {})
     versions = {"version": info["version"], "server_version": info.get("server_version", "")}
     yield "prefect_info", "Versions of the release on this host and of the server.", [(versions, 1)]
@@ -136,7 +136,7 @@ def _labels(labels: Mapping[str, str]) -> str:
 
 
 class Exporter(ThreadingHTTPServer):
-    """Serves /metrics, read anew when the last reading is `fresh` seconds old, so that scrapes cost nothing extra."""
+    """Serves /metrics; reads the status again only after `fresh` seconds, so that frequent scrapes cost nothing."""
 
     daemon_threads = True
 
@@ -161,7 +161,7 @@ class Exporter(ThreadingHTTPServer):
 
 
 class Handler(BaseHTTPRequestHandler):
-    """Answers /metrics, and /health without a reading."""
+    """Serves /metrics, and /health without reading the status."""
 
     server: Exporter
 
@@ -176,4 +176,4 @@ class Handler(BaseHTTPRequestHandler):
         self.wfile.write(content)
 
     def log_message(self, format: str, *arguments: Any) -> None:
-        """Say nothing of a scrape that went well."""
+        """Do not log scrapes."""

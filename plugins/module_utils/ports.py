@@ -1,4 +1,4 @@
-"""Who listens on a port of this host, and why nobody answers on one of another."""
+"""Which process listens on a port of this host, and why a service on another host cannot be reached."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 
 
 def listeners(port: int) -> list[tuple[int, str]]:
-    """Return (pid, command line) of the processes that listen on a TCP port; pid 0 where it cannot be known."""
+    """Return (pid, command line) of the processes that listen on a TCP port; pid 0 if it is unknown."""
     inodes = set()
     for table in ("/proc/net/tcp", "/proc/net/tcp6"):
         with contextlib.suppress(OSError):
@@ -30,16 +30,16 @@ def listeners(port: int) -> list[tuple[int, str]]:
 
 
 def taken(ports: Mapping[str, int], *, ours: str) -> list[str]:
-    """Return a complaint for each port, by its variable, that somebody holds who is not ours.
+    """Return an error, by variable, for each port in use by a process that does not belong to this installation.
 
-    Ours is a process whose program, or a file that it was started with, is below `ours`.
+    A process belongs to it if its program, or a file that it was started with, is below the directory `ours`.
     """
     prefixes = tuple(f"{directory}/" for directory in (ours, os.path.realpath(ours)))
     return held(ports, but=lambda command: any(word.startswith(prefixes) for word in command.split()))
 
 
 def held(ports: Mapping[str, int], *, but: Callable[[str], bool]) -> list[str]:
-    """Return a complaint for each port, by its variable, that somebody holds whose command line is not one of `but`."""
+    """Return an error, by variable, for each port in use by a process whose command line `but` does not accept."""
     found = []
     for variable, port in ports.items():
         for pid, command in listeners(int(port)):
@@ -50,8 +50,9 @@ def held(ports: Mapping[str, int], *, but: Callable[[str], bool]) -> list[str]:
 
 
 def unreachable(error: Exception, *, variable: str, host: str, port: int, service: str, silent: str) -> str:
-    """Return a complaint, by its variable, about a service that cannot be spoken to; `silent` is asked of one that
-    takes the connection and says nothing.
+    """Return an error, by variable, about an unreachable service.
+
+    `silent` is the question to ask if the service does not answer in time.
     """
     where = f"{host}:{port}"
     if isinstance(error, socket.gaierror):

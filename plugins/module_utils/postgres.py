@@ -1,4 +1,4 @@
-"""A PostgreSQL client that needs nothing on the host: enough of the protocol to log in and to ask simple questions.
+"""A PostgreSQL client without dependencies: enough of the protocol to log in and to run simple queries and COPY.
 
 https://www.postgresql.org/docs/current/protocol.html
 """
@@ -28,7 +28,7 @@ COPY_CHUNK = 1 << 16
 
 UNESCAPES = {"b": "\b", "f": "\f", "n": "\n", "r": "\r", "t": "\t", "v": "\v"}
 ESCAPES = str.maketrans({"\\": r"\\"} | {text: f"\\{letter}" for letter, text in UNESCAPES.items()})
-"""What stands for what in COPY's text format."""
+"""The escapes of COPY's text format."""
 
 
 REASONS = {
@@ -38,7 +38,7 @@ REASONS = {
     "42501": "prefect_database_user: {user} may not connect to {name} on {where} ({said})",
     "53300": "prefect_database_host: {where} has no connection left ({said}); raise its max_connections",
 }
-"""What a server answers, by its SQLSTATE."""
+"""Messages for server errors, by SQLSTATE."""
 
 
 LOGIN: dict[str, Any] = {
@@ -50,16 +50,16 @@ LOGIN: dict[str, Any] = {
     "tls": {"type": "bool", "default": False},
     "ca": {"type": "str", "default": ""},
     "cert": {"type": "str", "default": ""},
-    # A path, and no secret.
+    # A path, not a secret.
     "key": {"type": "str", "default": "", "no_log": False},
     "check_hostname": {"type": "bool", "default": True},
     "account": {"type": "str", "default": ""},
 }
-"""Argument spec of what `connect` and `explain` take. Its documentation is the fragment `postgres`."""
+"""Argument spec of the options that `connect` and `explain` take. The fragment `postgres` documents them."""
 
 
 class DatabaseError(Exception):
-    """What went wrong, with the SQLSTATE (empty where the server did not get to say one)."""
+    """An error with its SQLSTATE, which is empty if it did not come from the server."""
 
     def __init__(self, message: str, *, code: str = "") -> None:
         super().__init__(message)
@@ -67,7 +67,7 @@ class DatabaseError(Exception):
 
 
 def saslprep(text: str) -> str:
-    """Return a password as RFC 4013 prepares it, as it is where the RFC forbids it, which PostgreSQL does, too."""
+    """Return a password prepared by RFC 4013, or unchanged if the RFC forbids it, as PostgreSQL does."""
     mapped = "".join(
         " " if stringprep.in_table_c12(character) else character
         for character in text
@@ -89,13 +89,13 @@ def saslprep(text: str) -> str:
 
 
 def tls_context(*, ca: str, cert: str, key: str, check_hostname: bool, verify: bool) -> ssl.SSLContext:
-    """Return how to speak TLS. Raises DatabaseError where a file is missing, or certificate and key do not match."""
+    """Return the TLS context. Raises DatabaseError if a file is missing, or certificate and key do not match."""
     context = ssl.create_default_context()
     context.check_hostname = check_hostname and verify
     context.verify_mode = ssl.CERT_REQUIRED if verify else ssl.CERT_NONE
     try:
         if ca:
-            # Beside the host's own it would let those in, too.
+            # Start without the host's authorities: otherwise those would be trusted, too.
             context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
             context.check_hostname = check_hostname and verify
             context.verify_mode = ssl.CERT_REQUIRED if verify else ssl.CERT_NONE
@@ -118,23 +118,23 @@ def tls_context(*, ca: str, cert: str, key: str, check_hostname: bool, verify: b
 
 
 def copy_text(value: str | None) -> str:
-    """Return a value as COPY reads it."""
+    """Return a value in COPY's text format."""
     if value is None:
         return r"\N"
     return value.translate(ESCAPES)
 
 
 def copied(field: str) -> str | None:
-    """Return a value from what COPY wrote."""
+    """Parse a value in COPY's text format."""
     if field == r"\N":
         return None
     return re.sub(r"\\(.)", lambda found: UNESCAPES.get(found[1], found[1]), field) if "\\" in field else field
 
 
 def opened(host: str, port: int, timeout: float) -> socket.socket:
-    """Return a connection to a host, or to the socket in a directory of this one. Raises OSError."""
+    """Connect to a host, or to the socket in a directory of this host. Raises OSError."""
     if not host.startswith("/"):
-        # A host may have an address that nobody answers at before one that somebody does.
+        # A host may have several addresses of which only a later one answers.
         return socket.create_connection((host, port), timeout)
     local = socket.socket(socket.AF_UNIX)
     try:
@@ -148,9 +148,9 @@ def opened(host: str, port: int, timeout: float) -> socket.socket:
 
 @contextlib.contextmanager
 def acting_as(account: str) -> Iterator[None]:
-    """Be another account of this host for as long as a connection is opened, where root may and the account exists.
+    """Switch to another account while a connection is opened, if this runs as root and the account exists.
 
-    PostgreSQL may take the account at the other end of its socket for the user (peer authentication).
+    PostgreSQL may identify the user by the account at the other end of its socket (peer authentication).
     """
     user = None
     if account and os.geteuid() == 0:
@@ -167,7 +167,7 @@ def acting_as(account: str) -> Iterator[None]:
 
 
 class Connection:
-    """A session with a PostgreSQL, logged in. Raises DatabaseError, or OSError where the network fails."""
+    """A logged-in PostgreSQL session. Raises DatabaseError, or OSError for network errors."""
 
     def __init__(
         self,
@@ -265,7 +265,7 @@ class Connection:
             raise DatabaseError(f"the server wants a way to log in that is not known here (method {method})")
 
     def _scram(self, mechanisms: list[bytes]) -> None:
-        """Log in by SCRAM-SHA-256 (RFC 5802, RFC 7677), in which the server proves that it knows the password, too."""
+        """Log in by SCRAM-SHA-256 (RFC 5802, RFC 7677), where the server also proves that it knows the password."""
         if b"SCRAM-SHA-256" not in mechanisms:
             raise DatabaseError("the server wants a way to log in that is not known here")
         nonce = base64.b64encode(os.urandom(18))
@@ -290,7 +290,7 @@ class Connection:
             raise DatabaseError("the server does not know the password that it let us in with")
 
     def query(self, sql: str) -> list[list[str | None]]:
-        """Run a statement and return its rows, each value as text."""
+        """Run a statement and return its rows, with each value as text."""
         self._send(b"Q", sql.encode() + b"\0")
         rows: list[list[str | None]] = []
         failure: DatabaseError | None = None
@@ -310,11 +310,11 @@ class Connection:
                 return rows
 
     def patient(self) -> None:
-        """Wait for as long as a statement takes: what is asked for now may be a lot."""
+        """Remove the timeout: the statements that follow may take long."""
         self._socket.settimeout(None)
 
     def copy_in(self, sql: str, rows: Iterable[Sequence[str | None]]) -> None:
-        """Run a COPY FROM STDIN with rows of text; the server reads them as its types. Raises what `rows` raises."""
+        """Run COPY FROM STDIN with rows of text, which the server converts to its types. Raises what `rows` raises."""
         self._send(b"Q", sql.encode() + b"\0")
         self._message()
         chunk = bytearray()
@@ -334,7 +334,7 @@ class Connection:
         self._finish()
 
     def copy_out(self, sql: str) -> Iterator[list[str | None]]:
-        """Run a COPY TO STDOUT and give its rows as they come."""
+        """Run COPY TO STDOUT and yield its rows as they arrive."""
         self._send(b"Q", sql.encode() + b"\0")
         while True:
             kind, payload = self._message()
@@ -344,7 +344,7 @@ class Connection:
                 return
 
     def _finish(self) -> None:
-        """Read to the end of a statement. Raises the failure that it ended with."""
+        """Read to the end of a statement. Raises the error that it ended with."""
         failure: DatabaseError | None = None
         while True:
             try:
@@ -373,10 +373,10 @@ class Connection:
 
 
 def connect(given: dict[str, Any], *, timeout: float) -> Connection:
-    """Return a session with a database given as host, port, name, user, password, tls, ca, cert, key, check_hostname.
+    """Connect to a database, given as host, port, name, user, password, tls, ca, cert, key, check_hostname, account.
 
-    Without `tls`, TLS is taken where the server has it and nobody has to prove anything, as libpq and asyncpg do it.
-    A host that begins with a slash is a directory with a socket, which is opened as the `account`, without TLS.
+    Without `tls`, TLS is used if the server supports it, without verification, as in libpq and asyncpg. A host that
+    begins with a slash is a directory with a socket, which is opened as the `account`, without TLS.
     """
     by_socket = given["host"].startswith("/")
     context = None
@@ -402,7 +402,7 @@ def connect(given: dict[str, Any], *, timeout: float) -> Connection:
 
 
 def explain(error: Exception, params: dict[str, Any]) -> str:
-    """Return one message that names what is wrong, the variable and the way out."""
+    """Return one message that names the problem, the variable and the solution."""
     where, variable = f"{params['host']}:{params['port']}", params["variable"]
     if isinstance(error, DatabaseError):
         if error.code in REASONS:

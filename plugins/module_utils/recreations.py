@@ -1,8 +1,8 @@
-"""What deleting an object takes from others, remembered on the server until it was recreated and they have it again.
+"""Records of what is lost when an object is deleted to be recreated, kept on the server until it is restored.
 
-With a work pool go its queues and every deployment's link to it, and no request deletes and creates at once. So all
-of it is written into variables before the deletion, and a run that finds such a record finishes what another one began.
-A record is compressed JSON, in as many variables as it takes; it counts when all of them are there.
+Deleting a work pool also deletes its queues and every deployment's link to it, and no request deletes and creates at
+once. So all of it is stored in variables before the deletion, and a run that finds such a record finishes what another
+run began. A record is compressed JSON, split over as many variables as it needs; it is valid once all of them exist.
 """
 
 from __future__ import annotations
@@ -22,20 +22,20 @@ from typing import Any
 from .client import Api, ApiError, moment
 
 PREFIX = "ansible_owner__recreate-"
-"""How the names of such variables begin. No owner's mark is named so: an owner has no underscore."""
+"""Prefix of these variables. It cannot be an owner's mark: an owner's name has no underscore."""
 
 PART = 4500
-"""Characters a variable, of the 5000 that it takes."""
+"""Characters per variable, of the 5000 that it can hold."""
 
 FORGOTTEN = timedelta(hours=1)
-"""How old a record is that no controller is at work on any more."""
+"""Age of a record after which no controller can still be working on it."""
 
 TAGS = ["ansible", "selfhosted.prefect"]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Recreation:
-    """An object that is being recreated: the `row` that it was, and what is to be `restored`, as its kind noted it."""
+    """An object being recreated: its former `row`, and what to restore, in the form that its kind defines."""
 
     kind: str
     key: str
@@ -45,14 +45,14 @@ class Recreation:
 
 
 def prefix(kind: str, key: str) -> str:
-    """Return how the names of the variables begin that remember the recreation of an object."""
+    """Return the prefix of the variables that record the recreation of an object."""
     return PREFIX + hashlib.sha256(f"{kind} {key}".encode()).hexdigest()[:12]
 
 
 def read(rows: Iterable[Mapping[str, Any]], known: Iterable[str]) -> tuple[list[Recreation], list[str]]:
-    """Return the recreations of some `known` kinds that variables hold, the latest last, and names of what is no use.
+    """Return the recreations of `known` kinds stored in variables, latest last, and the names of useless variables.
 
-    What was only half written has changed nothing yet, and what was half deleted is done.
+    An incomplete record is useless: either nothing had been changed yet, or the recreation is finished.
     """
     parts: dict[str, dict[int, Mapping[str, Any]]] = {}
     for row in rows:
@@ -77,7 +77,7 @@ def read(rows: Iterable[Mapping[str, Any]], known: Iterable[str]) -> tuple[list[
 
 
 def write(api: Api, kind: str, key: str, row: Mapping[str, Any], restored: Mapping[str, Any]) -> Recreation:
-    """Remember what is to be recreated. Raises ApiError."""
+    """Record an object to be recreated. Raises ApiError."""
     said = json.dumps({"kind": kind, "key": key, "row": row, "restored": restored}, separators=(",", ":"))
     text = base64.b64encode(zlib.compress(said.encode(), 9)).decode()
     name = f"{prefix(kind, key)}-{uuid.uuid4().hex[:8]}"
@@ -90,14 +90,14 @@ def write(api: Api, kind: str, key: str, row: Mapping[str, Any], restored: Mappi
         try:
             api.post("/variables/", body)
         except ApiError as error:
-            # A request that was sent again because its answer was lost had been carried out.
+            # A request that was repeated because its response was lost had already succeeded.
             if error.status != 409:
                 raise
     return Recreation(kind=kind, key=key, row=dict(row), restored=dict(restored), names=tuple(names))
 
 
 def forget(api: Api, names: Iterable[str]) -> None:
-    """Delete variables that may be gone already. Raises ApiError."""
+    """Delete variables that may already have been deleted. Raises ApiError."""
     for name in names:
         try:
             api.call("DELETE", f"/variables/name/{name}")

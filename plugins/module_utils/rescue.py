@@ -1,13 +1,14 @@
-"""What becomes of the flow runs of a process worker that has ended.
+"""Cleans up the flow runs of a process worker that has ended.
 
-Prefect's worker, told to stop, kills its flow runs and tells nobody: they stay Running for ever, and hold their
-concurrency slots (issues 16746 and 22528 of PrefectHQ/prefect). Nor can one that lost its worker end well: it writes to
-a pipe that nobody reads. systemd ends it, too, and a worker's unit runs this after it has ended, and before it starts,
-for what a power cut left, with the worker's own settings. A flow run whose process lives all the same is let be.
+When Prefect's worker is stopped, it kills its flow runs without reporting it: they stay Running forever, and hold their
+concurrency slots (issues 16746 and 22528 of PrefectHQ/prefect). A flow run that lost its worker cannot end well either:
+it writes to a pipe that nothing reads. systemd ends it, too. The worker's unit runs this command with the worker's
+settings after the worker has ended, and before it starts, for what a power failure left. A flow run whose process is
+still alive is left alone.
 
-A worker takes a flow run by making it Pending, reads what it needs for it, and writes its own name to it only then. The
-name ends in an identity that no other installation has. A worker that ends in between leaves a flow run that is
-nobody's: any worker of the pool that ends or starts lets that begin.
+A worker takes a flow run by setting it to Pending, reads what it needs for it, and only then writes its own name to it.
+The name ends in an identity that no other installation has. If a worker ends in between, its flow run has no owner: any
+worker of the pool that ends or starts reschedules it.
 """
 
 from __future__ import annotations
@@ -31,20 +32,24 @@ THEN: dict[str, dict[str, str]] = {
     "reschedule": {"type": "SCHEDULED", "name": "AwaitingRetry"},
     "crash": {"type": "CRASHED", "name": "Crashed"},
 }
-"""The state that an interrupted flow run gets. Rescheduled ones begin again, as those of Prefect's workers on
-Kubernetes do; whoever has flows that must not be begun twice lets them crash."""
+"""The state of an interrupted flow run.
+
+Rescheduled flow runs start again, as with Prefect's workers on Kubernetes; choose crash if flows must not start twice.
+"""
 
 CANCELLED = {"type": "CANCELLED", "name": "Cancelled"}
 MESSAGE = "The worker ended, and this flow run with it."
 UNEXPECTED = "The worker ended without being stopped"
-"""How the message of a state begins where the worker did not end as it should: such states are counted."""
+"""Start of the message of a state if the worker was not stopped as usual: such states are counted."""
 
 GRACE = 15.0
-"""Seconds after which a Pending flow run that is nobody's has lost its worker: more than one takes to read what it
-needs."""
+"""Seconds after which a Pending flow run without an owner has lost its worker.
+
+A worker needs less time to read what it needs.
+"""
 
 PATIENCE = {"start": 60.0, "stop": 10.0}
-"""Seconds to wait for an API that is away. A worker has nothing to do without it: at boot the server may come later."""
+"""Seconds to wait for an unavailable API. A worker needs it anyway, and at boot the server may come up later."""
 
 
 def begun(api: Api, *, pool: str) -> list[dict[str, Any]]:
@@ -53,16 +58,16 @@ def begun(api: Api, *, pool: str) -> list[dict[str, Any]]:
         "flow_runs": {"state": {"type": {"any_": ["PENDING", "RUNNING", "CANCELLING"]}}},
         "work_pools": {"name": {"any_": [pool]}},
     }
-    # Each gets another state while the pages are read: all are read before.
+    # The loop that follows changes their states, so read all pages first.
     return list(api.pages("/flow_runs/filter", wanted))
 
 
 @dataclass(frozen=True)
 class Worker:
-    """A worker of a pool, and how its flow runs are known.
+    """A worker of a pool, and how its flow runs are identified.
 
-    With an `identity`, every name that ends in it is the worker's: the host in front of it may have got another name.
-    `formerly` is the name that it had before it had an identity, which a worker of another host may have as well.
+    With an `identity`, every name that ends in it is the worker's: the host name in front of it may have changed.
+    `formerly` is its name before it had an identity, which a worker on another host may have, too.
     """
 
     pool: str
@@ -71,12 +76,12 @@ class Worker:
     formerly: str = ""
 
     def has(self, name: str) -> bool:
-        """Return whether the worker goes, or went, by a name."""
+        """Return whether a name is, or was, the worker's."""
         return name.endswith(f"-{self.identity}") if self.identity else name == self.name
 
 
 def interrupted(api: Api, worker: Worker, *, alive: set[str]) -> list[dict[str, Any]]:
-    """Return the flow runs that `worker` has begun, and that no living process runs. Raises ApiError."""
+    """Return the flow runs that `worker` began and that no living process runs. Raises ApiError."""
     mine, formerly = [], []
     for run in begun(api, pool=worker.pool):
         name = run["labels"].get("prefect.worker.name", "")
@@ -87,20 +92,20 @@ def interrupted(api: Api, worker: Worker, *, alive: set[str]) -> list[dict[str, 
         elif name and name == worker.formerly:
             formerly.append(run)
     if formerly:
-        # What has begun under that name since the worker has its own is another host's.
+        # A run that began under that name after the worker got its identity belongs to another host.
         known = first_heard(api, worker)
         mine += [run for run in formerly if known is None or moment(run["state"]["timestamp"]) < known]
     return mine
 
 
 def first_heard(api: Api, worker: Worker) -> datetime | None:
-    """Return when the server first heard of a worker by a name with its identity, or None. Raises ApiError."""
+    """Return when the server first saw a worker whose name has this identity, or None. Raises ApiError."""
     rows = api.pages(f"/work_pools/{quoted(worker.pool)}/workers/filter")
     return min((moment(row["created"]) for row in rows if worker.has(row["name"])), default=None)
 
 
 def forgotten(api: Api, *, pool: str) -> dict[str, dict[str, Any]]:
-    """Return the Pending flow runs of `pool` that no worker has its name on, by the ids of their states."""
+    """Return the Pending flow runs of `pool` without a worker's name, by the ids of their states."""
     return {
         run["state_id"]: run
         for run in begun(api, pool=pool)
@@ -109,13 +114,13 @@ def forgotten(api: Api, *, pool: str) -> dict[str, dict[str, Any]]:
 
 
 def running(processes: Path = Path("/proc")) -> set[str]:
-    """Return the ids of the flow runs that processes of this user run."""
+    """Return the ids of the flow runs whose processes belong to this user."""
     ids = set()
     for environment in processes.glob("[0-9]*/environ"):
         try:
             variables = environment.read_bytes().decode(errors="replace").split("\0")
         except OSError:
-            # It has ended meanwhile, or is somebody else's.
+            # The process has ended, or belongs to another user.
             continue
         for name, _, value in (variable.partition("=") for variable in variables):
             if name == "PREFECT__FLOW_RUN_ID":
@@ -125,9 +130,10 @@ def running(processes: Path = Path("/proc")) -> set[str]:
 
 
 def cause(environment: Mapping[str, str], groups: Path = Path("/sys/fs/cgroup")) -> str:
-    """Return why a worker has ended without being stopped, or an empty string where it was stopped.
+    """Return why a worker ended without being stopped, or an empty string if it was stopped.
 
-    `environment` is what systemd sets for what runs after a service, see systemd.exec(5), and nothing before a service.
+    `environment` is what systemd sets for commands that run after a service, see systemd.exec(5); it sets nothing for
+    those before a service.
     """
     result = environment.get("SERVICE_RESULT")
     if result == "success":
@@ -140,10 +146,10 @@ def cause(environment: Mapping[str, str], groups: Path = Path("/sys/fs/cgroup"))
 
 
 def memory_kills(groups: Path, processes: Path = Path("/proc")) -> int:
-    """Return how many processes of this unit the kernel has killed for memory, as far as it tells."""
+    """Return how many processes of this unit the kernel has killed for memory; 0 if unknown."""
     with contextlib.suppress(OSError, ValueError):
         own = re.search(r"^0::/(.*)$", (processes / "self/cgroup").read_text(), re.MULTILINE)
-        # Where the unit's cgroup is delegated, this command is in one below it.
+        # If the unit's cgroup is delegated, this command runs in one below it.
         unit = Path(groups, own[1].removesuffix("/.control")) if own else groups
         events = re.search(r"^oom_kill (\d+)$", (unit / "memory.events").read_text(), re.MULTILINE)
         return int(events[1]) if events else 0
@@ -153,10 +159,10 @@ def memory_kills(groups: Path, processes: Path = Path("/proc")) -> int:
 def rescue(
     api: Api, worker: Worker, *, then: Mapping[str, str], alive: set[str], why: str = "", limit: int | None = None
 ) -> Iterator[str]:
-    """Give every interrupted flow run its state, and yield a line about each. Raises ApiError.
+    """Set the state of every interrupted flow run, and yield a line about each. Raises ApiError.
 
-    `why` is the cause where the worker was not stopped. A flow run that this has happened to more than `limit` times
-    does not begin again: it may be what ends its worker.
+    `why` is the cause if the worker was not stopped. A flow run to which this has happened more than `limit` times is
+    not started again: it may be what ends its worker.
     """
     message = f"{UNEXPECTED} ({why}), and this flow run with it." if why else MESSAGE
     for run in interrupted(api, worker, alive=alive):
@@ -171,18 +177,18 @@ def rescue(
         time.sleep(GRACE)
         for state, run in forgotten(api, pool=worker.pool).items():
             if state in seen:
-                # It has not begun, so it can begin.
+                # It has not started, so it can be started.
                 yield move(api, run, THEN["reschedule"], MESSAGE)
 
 
 def endings(api: Api, run: Mapping[str, Any]) -> int:
-    """Return how often a worker has ended without being stopped while it ran a flow run. Raises ApiError."""
+    """Return how often a worker ended without being stopped while it ran a flow run. Raises ApiError."""
     states = api.get(f"/flow_run_states/?flow_run_id={run['id']}")
     return sum(str(state.get("message")).startswith(UNEXPECTED) for state in states)
 
 
 def move(api: Api, run: Mapping[str, Any], state: Mapping[str, str], message: str) -> str:
-    """Give a flow run another state, and return a line about it. Raises ApiError."""
+    """Set the state of a flow run, and return a line about it. Raises ApiError."""
     answer = api.post(f"/flow_runs/{run['id']}/set_state", {"state": {**state, "message": message}})
     if answer["status"] == "ACCEPT":
         return f"flow run {run['name']} was {run['state_name']}: {state['name']} now. {message}"
@@ -190,18 +196,18 @@ def move(api: Api, run: Mapping[str, Any], state: Mapping[str, str], message: st
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Be the command, and return its exit code: 0, or 1 when the API could not be asked."""
+    """Run the command and return its exit code: 0, or 1 if the API did not answer."""
     parser = argparse.ArgumentParser(description="Look after the flow runs of a worker that has ended.")
     parser.add_argument("--pool", required=True)
     parser.add_argument("--worker", required=True)
-    # A unit of an earlier version gives none of these.
+    # The unit of an earlier version passes none of these.
     parser.add_argument("--identity", default="")
     parser.add_argument("--formerly", default="")
     parser.add_argument("--limit", type=int)
     parser.add_argument("--then", choices=THEN, required=True)
     wanted = parser.parse_args(arguments)
     worker = Worker(pool=wanted.pool, name=wanted.worker, identity=wanted.identity, formerly=wanted.formerly)
-    # systemd.exec(5): set for what runs after a service has ended, and only there.
+    # Set only for commands that run after a service has ended, see systemd.exec(5).
     deadline = time.monotonic() + PATIENCE["stop" if "SERVICE_RESULT" in os.environ else "start"]
     while True:
         try:

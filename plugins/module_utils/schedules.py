@@ -1,7 +1,8 @@
-"""Schedules of a deployment: the words for them, what the server makes of them, and which one is which.
+"""Schedules of a deployment: their options, how the server stores them, and how wanted and present ones are matched.
 
-The server keeps a schedule's definition in an object of one of three kinds, fills it in and rewrites it: an interval
-gets an anchor, a recurrence rule a start, a missing time zone is UTC. A schedule has no name unless it has a slug.
+The server stores a schedule's definition as an object of one of three kinds, completes it and rewrites it: an interval
+gets an anchor, a recurrence rule a start, and a missing time zone becomes UTC. A schedule has no name unless it has a
+slug.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ Schedule = dict[str, Any]
 
 KINDS = ("cron", "interval", "rrule")
 NOBODY = "00000000-0000-0000-0000-000000000000"
-"""The id of a deployment that no server has."""
+"""A deployment id that no server has."""
 
 SCHEDULE_SPEC: dict[str, dict[str, Any]] = {
     "cron": {"type": "str"},
@@ -35,7 +36,7 @@ SCHEDULE_SPEC: dict[str, dict[str, Any]] = {
 
 
 def renamed(entry: Mapping[str, Any]) -> Schedule:
-    """Return a schedule in our words that was written down in older ones, such as `schedule_type: cron`."""
+    """Return a schedule with former option names, such as `schedule_type: cron`, replaced by current ones."""
     schedule = dict(entry)
     nested = schedule.pop("schedule_config", None)
     if isinstance(nested, Mapping):
@@ -48,12 +49,12 @@ def renamed(entry: Mapping[str, Any]) -> Schedule:
 
 
 def is_manual(entry: Mapping[str, Any]) -> bool:
-    """Whether an entry says that there is no schedule: an interval of 0, or the type `manual`."""
+    """Whether an entry means no schedule: an interval of 0, or the type `manual` or `none`."""
     return entry.get("interval") == 0 or entry.get("schedule_type") in {"manual", "none"}
 
 
 def complaints(schedule: Mapping[str, Any]) -> Iterator[str]:
-    """Yield what is wrong with a schedule by itself. What only the server can tell is asked by `refusals`."""
+    """Yield the errors in a schedule that need no server; `refusals` asks the server for the others."""
     kinds = [kind for kind in KINDS if schedule.get(kind) is not None]
     if len(kinds) != 1:
         yield f"a schedule is one of cron, interval and rrule, not {' and '.join(kinds) or 'none of them'}"
@@ -73,9 +74,9 @@ def complaints(schedule: Mapping[str, Any]) -> Iterator[str]:
 
 
 def refusals(api: Api, schedules: Sequence[Mapping[str, Any]]) -> dict[int, str]:
-    """Return by index why the server would refuse a schedule, without making any. Raises ApiError.
+    """Return by index why the server would reject a schedule, without creating any. Raises ApiError.
 
-    They are offered to a deployment that does not exist: a server looks at them before it looks for it.
+    They are sent for a deployment that does not exist: the server validates them before it looks for the deployment.
     """
     found: dict[int, list[str]] = {}
     try:
@@ -88,7 +89,7 @@ def refusals(api: Api, schedules: Sequence[Mapping[str, Any]]) -> dict[int, str]
             raise
         for detail in details:
             place = [part for part in detail.get("loc", ()) if part != "body"]
-            # The server tries all three kinds: only what it says of the one that was meant is of interest.
+            # The server tries all three kinds: only its errors for the kind that was meant are of interest.
             if not place or not isinstance(place[0], int) or detail.get("type") in {"missing", "extra_forbidden"}:
                 continue
             zone = schedules[place[0]].get("timezone")
@@ -106,7 +107,7 @@ def refusals(api: Api, schedules: Sequence[Mapping[str, Any]]) -> dict[int, str]
 
 
 def from_server(row: Mapping[str, Any]) -> Schedule:
-    """Return a schedule of the server in our words, with its `id`."""
+    """Return a schedule from the server under this collection's names, with its `id`."""
     definition = {name: value for name, value in row["schedule"].items() if name != "timezone"}
     if "rrule" in definition:
         definition["rrule"] = definition["rrule"].strip()
@@ -118,12 +119,12 @@ def from_server(row: Mapping[str, Any]) -> Schedule:
 
 
 def in_order(rows: Sequence[Mapping[str, Any]]) -> list[Schedule]:
-    """Return a deployment's schedules in the order in which they were made; the server gives the newest first."""
+    """Return a deployment's schedules in order of creation; the server returns the newest first."""
     return [from_server(row) for row in sorted(rows, key=lambda row: str(row.get("created")))]
 
 
 def to_server(schedule: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the request for a schedule. A change sends it whole: what it leaves out, the server takes away."""
+    """Return the request body for a schedule. An update sends it whole, because the server removes what is missing."""
     kind = next(kind for kind in KINDS if schedule.get(kind) is not None)
     names = {"cron": ("cron", "day_or"), "interval": ("interval", "anchor_date"), "rrule": ("rrule",)}[kind]
     definition = {name: schedule[name] for name in (*names, "timezone") if schedule.get(name) is not None}
@@ -132,9 +133,9 @@ def to_server(schedule: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def merged(wanted: Mapping[str, Any], present: Mapping[str, Any]) -> Schedule:
-    """Return the schedule that is to be: as wanted, and as present where `wanted` leaves something out."""
+    """Return the resulting schedule: as wanted, and as present where `wanted` leaves something out."""
     kept = {name: present.get(name) for name in ("active", "parameters", "max_scheduled_runs", "slug", "id")}
-    # The same rule, or an interval of another length, goes on from the start that it has.
+    # An unchanged rule, or an interval of another length, keeps its start.
     if wanted.get("interval") is not None and present.get("interval") is not None:
         kept["anchor_date"] = present.get("anchor_date")
     if wanted.get("rrule") is not None and present.get("rrule") is not None and _same_rule(wanted, present):
@@ -147,7 +148,7 @@ def merged(wanted: Mapping[str, Any], present: Mapping[str, Any]) -> Schedule:
 
 
 def canonical(schedule: Mapping[str, Any]) -> Schedule:
-    """Return a schedule in the form that is compared and shown: defaults filled in, nothing that says nothing."""
+    """Return a schedule in the form that is compared and shown: with defaults, without empty values."""
     after: Schedule = {name: value for name, value in schedule.items() if value is not None and name != "id"}
     if after.get("cron") is not None:
         after["day_or"] = after.get("day_or", True)
@@ -167,9 +168,10 @@ def canonical(schedule: Mapping[str, Any]) -> Schedule:
 def pair(
     wanted: Sequence[Mapping[str, Any]], present: Sequence[Mapping[str, Any]]
 ) -> list[tuple[Mapping[str, Any] | None, Mapping[str, Any] | None]]:
-    """Return which of the `present` schedules each `wanted` one is; None where there is no counterpart.
+    """Match each `wanted` schedule with one of the `present` ones; None if there is no counterpart.
 
-    By slug first, then by what they say, and what is left in order, unless both sides have slugs of their own.
+    They are matched by slug first, then by definition, and the rest in order, unless both sides have slugs of their
+    own.
     """
     left = list(present)
     partner: dict[int, Mapping[str, Any]] = {}
@@ -193,7 +195,7 @@ def pair(
 
 
 def definition(schedule: Mapping[str, Any]) -> Schedule:
-    """Return when a schedule fires, without how."""
+    """Return only when a schedule fires, without its other options."""
     return {
         name: value
         for name, value in canonical(schedule).items()
@@ -202,7 +204,7 @@ def definition(schedule: Mapping[str, Any]) -> Schedule:
 
 
 def instant(text: Any) -> datetime | None:
-    """Return a date as a point in time, or None where it is none. Without an offset it is UTC."""
+    """Parse a date as a point in time, or return None if it is not a date. Without an offset it is UTC."""
     try:
         moment = datetime.fromisoformat(str(text).replace("Z", "+00:00").replace(" ", "T"))
     except ValueError:
@@ -216,7 +218,7 @@ def _iso(text: Any) -> str:
 
 
 def _same_rule(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
-    """Whether two rules say the same, but for a start that the server chose for the one that has none."""
+    """Whether two rules are the same, ignoring a start that the server chose for a rule without one."""
     wanted, present = str(one["rrule"]).strip(), str(other["rrule"])
     if "DTSTART" not in wanted:
         present = re.sub(r"^DTSTART[^\n]*\n", "", present)

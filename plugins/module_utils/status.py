@@ -1,8 +1,8 @@
-"""How a Prefect is: read in a few cheap requests, judged, and said as text, as JSON or as Prometheus metrics.
+"""Health of a Prefect instance: read in a few cheap requests, reported as text, JSON or Prometheus metrics.
 
-The module `status` runs this from the controller; every host has it as `prefect-info`, and as the exporter. What it
-reads from the API is a count or one page, however long the history is. Everything that can be wrong is a `Check`, and
-what `prefect-info` calls problems are the checks that failed.
+The module `status` runs this on the controller; every host has it as `prefect-info` and as the exporter. Each API
+request returns a count or one page, however long the history is. Everything that can fail is a `Check`; the problems
+that `prefect-info` lists are the failed checks.
 """
 
 from __future__ import annotations
@@ -35,31 +35,31 @@ from .client import PAGE, Api, ApiError, Failure, moment, quoted
 from .metrics import Exporter, metrics
 
 UNMARKED = timedelta(minutes=5)
-"""A flow run that was due that long ago and is not called late yet (Prefect needs 15 s): the services are not there."""
+"""If a flow run was due that long ago and is not marked late (Prefect needs 15 s), the services do not run."""
 
 UNHEARD = timedelta(minutes=2)
-"""How long after the end of a flow run its events have to be there."""
+"""How long after the end of a flow run its events must have arrived."""
 
 WINDOWS = (timedelta(minutes=1), timedelta(minutes=10), timedelta(hours=1), timedelta(days=1))
-"""How far back the newest event is looked for, one after the other: the API counts all events of a window."""
+"""Successive windows in which the newest event is searched: the API counts all events of a window."""
 
 RECENT = timedelta(hours=1)
-"""How far back flow runs that have ended are counted."""
+"""How long ago the flow runs counted as recently ended may have ended."""
 
 BEATS = 4
-"""Heartbeats after which a worker is silent. The server calls it OFFLINE after three, as long as it can write that."""
+"""Heartbeats after which a worker is silent. The server marks it OFFLINE after three, as long as it can write that."""
 
 LEAST_SILENCE = timedelta(minutes=2)
-"""How long a worker may be silent however short its interval is."""
+"""How long a worker may be silent, however short its heartbeat interval is."""
 
 DAY = timedelta(days=1)
 
 UNITS = ("server", "services", "exporter", "worker@*", "serve@*", "celery@*", "definitions*", "redis")
 UP = ("running", "waiting")
-"""States of a service, and of a timer, that are as they should be."""
+"""Healthy states of a service, and of a timer."""
 
 ITERATIONS = 10
-"""Times of a schedule that are looked at, for the longest interval between two: a week of working days, for one."""
+"""Times of a schedule to inspect for the longest interval between two: enough for a week of working days."""
 
 ENDED = ("COMPLETED", "FAILED", "CRASHED", "CANCELLED")
 UNDER_WAY = ("PENDING", "RUNNING", "PAUSED", "CANCELLING")
@@ -69,14 +69,14 @@ Json = dict[str, Any]
 
 @dataclass(frozen=True)
 class Instance:
-    """What is to be looked at: an instance of Prefect on this host.
+    """A Prefect instance on this host.
 
-    `opt` and `etc` are directories, `services` the services that this host has to have, a name ending in `@` standing
-    for at least one instance of that template. `backup` is the calendar expression by which this host backs up the
-    database, empty where it does not. `api` is whether it has clients of the API. `redis` (a URL), `postgres`
-    (as for `postgres.connect`) and `proxy` (for `proxy_checks`) are what else of the platform is on this host. `disks`
-    are the directories that have to have space left, by what they are for. `writes` is whether the server is asked to
-    write something, and to remove it.
+    `opt` and `etc` are directories, `services` the services that this host must have; a name ending in `@` stands for
+    at least one instance of that template. `backup` is the calendar expression by which this host backs up the
+    database, empty if it does not. `api` is whether it has clients of the API. `redis` (a URL), `postgres` (as for
+    `postgres.connect`) and `proxy` (for `proxy_checks`) are the other parts of the platform on this host. `disks` maps
+    purposes to the directories that must have free space. `writes` is whether to test that the server can write and
+    delete an object.
     """
 
     instance: str
@@ -105,13 +105,13 @@ class Instance:
 
 
 def settings(file: Path) -> dict[str, str]:
-    """Return what an environment file of ours sets. Raises OSError."""
+    """Return the settings in an environment file written by this collection. Raises OSError."""
     found = re.findall(r'^(\w+)="((?:[^"\\]|\\.)*)"$', file.read_text(), re.MULTILINE)
     return {name: re.sub(r'\\(["\\$`])', r"\1", value) for name, value in found}
 
 
 def client_of(given: Mapping[str, str]) -> Api:
-    """Return a client of the API with the settings of Prefect's own clients. Raises Failure for what cannot be."""
+    """Return an API client with the settings of Prefect's own clients. Raises Failure for invalid settings."""
     return Api(
         given["PREFECT_API_URL"],
         auth=given.get("PREFECT_API_AUTH_STRING"),
@@ -124,19 +124,19 @@ def client_of(given: Mapping[str, str]) -> Api:
 
 
 def services(instance: Instance) -> dict[str, str] | None:
-    """Return the state of each service of the instance on this host, or None where nobody can tell."""
+    """Return the state of each service of the instance on this host, or None if it cannot be determined."""
     if instance.manager == "systemd":
         job = f"{instance.name}-backup"
         units = [*(f"{instance.name}-{unit}.service" for unit in UNITS), f"{job}.timer", f"{job}.service"]
         rows = _rows(["systemctl", f"--{instance.scope}", "list-units", "--all", "--plain", "--no-legend", *units])
         found = [row for row in rows or [] if len(row) > 3 and row[1] != "not-found"]
-        # What a timer starts has nothing to say between two times, but that it failed.
+        # A service started by a timer is reported only if it failed.
         found = [row for row in found if row[0] != f"{job}.service" or row[3] == "failed"]
         return None if rows is None else {row[0].removesuffix(".service"): row[3] for row in found}
     if instance.manager == "supervisord":
         supervisor = Path(instance.opt, "supervisor")
         control, configuration = supervisor / "current/bin/supervisorctl", supervisor / "supervisord.conf"
-        # Its exit code says whether all run, too.
+        # Its exit code also tells whether all processes run.
         rows = _rows([str(control), "-c", str(configuration), "status"], codes=(0, 3))
         found = [row for row in rows or [] if len(row) > 1 and row[0].startswith(instance.name)]
         return None if rows is None else {row[0]: row[1].lower() for row in found}
@@ -144,8 +144,8 @@ def services(instance: Instance) -> dict[str, str] | None:
 
 
 def _rows(command: list[str], codes: Sequence[int] = (0,)) -> list[list[str]] | None:
-    """Return the words of each line that a command writes, or None where it fails."""
-    # What a login sets, and `su` or a plain ssh command may not.
+    """Return the words of each line that a command prints, or None if it fails."""
+    # A login sets this; `su` or a plain ssh command may not.
     runtime = {"XDG_RUNTIME_DIR": f"/run/user/{os.getuid()}"} | dict(os.environ)
     try:
         done = subprocess.run(command, env=runtime, capture_output=True, text=True, check=False)
@@ -155,7 +155,7 @@ def _rows(command: list[str], codes: Sequence[int] = (0,)) -> list[list[str]] | 
 
 
 def read(instance: Instance) -> Json:
-    """Return all that is known of an instance, with its `checks` and the `problems` that they found."""
+    """Return everything known about an instance, with its `checks` and the `problems` that they found."""
     current = Path(instance.opt, "current").resolve()
     release = current.name
     found = services(instance)
@@ -179,7 +179,7 @@ def read(instance: Instance) -> Json:
 
 
 def backup_checks(instance: Instance, info: Json) -> Iterator[Check]:
-    """Put the newest backup that this host made into `info`, and judge its age where there is a schedule."""
+    """Add the newest backup that this host made to `info`, and check its age if backups are scheduled."""
     made = ""
     with contextlib.suppress(OSError, ValueError, KeyError):
         backup = json.loads(Path(instance.opt, "state", "backup.json").read_text(encoding="utf-8"))
@@ -191,7 +191,7 @@ def backup_checks(instance: Instance, info: Json) -> Iterator[Check]:
     if not made and not settings_file.exists():
         yield Check("backup", False, "the timer has no settings on this host: run site.yml")
         return
-    # Before the first one is due, the schedule is as old as its settings.
+    # Before the first backup, measure from the time when the schedule was set.
     age = timedelta(seconds=_age(made) if made else _now().timestamp() - settings_file.stat().st_mtime)
     interval = longest_interval(instance.backup)
     most = interval + min(interval, DAY)
@@ -201,7 +201,7 @@ def backup_checks(instance: Instance, info: Json) -> Iterator[Check]:
 
 
 def longest_interval(calendar: str) -> timedelta:
-    """Return the longest time between two of the next times of a calendar expression; a day where none is known."""
+    """Return the longest interval between the next times of a calendar expression; a day if it is unknown."""
     words = ["systemd-analyze", "calendar", f"--iterations={ITERATIONS}", "--", calendar]
     environment = os.environ | {"TZ": "UTC", "LC_ALL": "C"}
     try:
@@ -221,7 +221,7 @@ def _hours(time: timedelta) -> str:
 
 
 def backend_checks(instance: Instance) -> Iterator[Check]:
-    """Judge the server, the database, the Redis and the proxy of this host, and the Redis that a server on it needs."""
+    """Check the server, database, Redis and proxy on this host, and the Redis that a server on it needs."""
     if instance.postgres:
         yield postgres_check(instance.postgres)
     given: dict[str, str] = {}
@@ -229,7 +229,7 @@ def backend_checks(instance: Instance) -> Iterator[Check]:
         given = settings(instance.server_settings_file)
     yield from server_checks(given)
     url = instance.redis or given.get("PREFECT_REDIS_WORKER_CLEANUP_QUEUE_URL", "")
-    # Which of the servers behind a Sentinel it is, only a client of it knows.
+    # Only a Sentinel client knows which of the servers behind a Sentinel it is.
     if url and "+sentinel" not in url:
         yield redis_check(url)
     if instance.proxy:
@@ -237,7 +237,7 @@ def backend_checks(instance: Instance) -> Iterator[Check]:
 
 
 def server_checks(given: Mapping[str, str]) -> Iterator[Check]:
-    """Ask the server of this host, by its settings, where its clients are led to another one as well."""
+    """Query this host's server directly, using its settings, if its clients may be routed to another one."""
     host, port = given.get("PREFECT_SERVER_API_HOST", ""), given.get("PREFECT_SERVER_API_PORT", "")
     probe = "127.0.0.1" if host in {"0.0.0.0", "::"} else f"[{host}]" if ":" in host else host
     url = f"http://{probe}:{port}{given.get('PREFECT_SERVER_API_BASE_PATH', '/api')}"
@@ -252,7 +252,7 @@ def server_checks(given: Mapping[str, str]) -> Iterator[Check]:
 
 
 def client_checks(instance: Instance, info: Json) -> Iterator[Check]:
-    """Ask the API as the clients of this host do, put what it says into `info`, and judge it."""
+    """Query the API as the clients on this host do, add the results to `info`, and check them."""
     try:
         given = settings(instance.settings_file)
         if "PREFECT_API_URL" not in given:
@@ -274,7 +274,7 @@ def client_checks(instance: Instance, info: Json) -> Iterator[Check]:
 
 
 def service_checks(instance: Instance, found: Mapping[str, str]) -> Iterator[Check]:
-    """Judge the services of this host: those that are there, and those that should be."""
+    """Check the services on this host: those that exist, and those that should exist."""
     log = "journalctl -u" if instance.scope == "system" else "journalctl --user -u"
     for name, state in found.items():
         yield Check(name, state in UP, state if state in UP else f"{state}; see {log} {name}")
@@ -284,14 +284,14 @@ def service_checks(instance: Instance, found: Mapping[str, str]) -> Iterator[Che
 
 
 def api_checks(api: Api, info: Json, *, database: str, writes: bool) -> Iterator[Check]:
-    """Ask the API, put what it says into `info`, and judge it. Raises ApiError when there is none."""
+    """Query the API, add the results to `info`, and check them. Raises ApiError if it does not answer."""
     api.call("GET", "/health", patience=0)
     yield Check("api", True, api.url)
     yield clock_check(api.ahead, api.url)
     try:
         api.call("GET", "/ready", patience=0)
     except ApiError as error:
-        # The server's own 503 is JSON; a proxy's, for a server that is away, is a page.
+        # The server's own 503 is JSON; the proxy's 503, if no server is available, is an HTML page.
         if error.status != 503 or not isinstance(error.body, dict):
             raise
         yield Check(
@@ -311,9 +311,9 @@ def api_checks(api: Api, info: Json, *, database: str, writes: bool) -> Iterator
 
 
 def write_check(api: Api) -> Check:
-    """Have the server write something, and remove it again. Raises ApiError where there is no server.
+    """Create a variable through the server, and delete it. Raises ApiError if no server answers.
 
-    A database that is full, or that has become read-only, still answers every other question.
+    A database that is full, or has become read-only, still answers all reads.
     """
     name = f"selfhosted_prefect_status_{uuid.uuid4().hex}"
     try:
@@ -328,7 +328,7 @@ def write_check(api: Api) -> Check:
 
 
 def platform(api: Api) -> Json:
-    """Return what a server that is ready tells of itself. Raises ApiError."""
+    """Return what a ready server reports. Raises ApiError."""
     flows = {flow["id"]: flow["name"] for flow in _first(api, "/flows/filter")}
     deployments = _first(api, "/deployments/filter")
     pools = sorted(_first(api, "/work_pools/filter"), key=lambda pool: str(pool["name"]))
@@ -357,19 +357,19 @@ def platform(api: Api) -> Json:
 
 
 def _first(api: Api, path: str) -> list[Json]:
-    """Return the first objects of a `.../filter` route, one page at most where the server's limit is the default."""
+    """Return the first objects of a `.../filter` route: at most one page at the server's default limit."""
     return list(api.pages(path, most=PAGE))
 
 
 def _is_scheduled(deployment: Mapping[str, Any]) -> bool:
-    """Return whether the scheduler has to have made runs for a deployment by now."""
+    """Return whether the scheduler should have created runs for a deployment by now."""
     active = any(schedule.get("active") for schedule in deployment.get("schedules") or [])
     settled = _now() - moment(deployment["updated"]) > UNHEARD if deployment.get("updated") else True
     return active and not deployment.get("paused") and settled
 
 
 def work_pool(api: Api, pool: Mapping[str, Any]) -> Json:
-    """Return a work pool with its workers and how many of its flow runs wait, by work queue. Raises ApiError."""
+    """Return a work pool with its workers, and the number of waiting flow runs by work queue. Raises ApiError."""
     path = f"/work_pools/{quoted(pool['name'])}"
     workers = sorted(_first(api, f"{path}/workers/filter"), key=lambda worker: str(worker["name"]))
     queues = _first(api, f"{path}/queues/filter")
@@ -390,7 +390,7 @@ def work_pool(api: Api, pool: Mapping[str, Any]) -> Json:
 
 
 def silence(worker: Mapping[str, Any], ahead: timedelta) -> float:
-    """Return how many seconds ago the server heard of a worker that it calls ONLINE, or 0 where that is soon enough."""
+    """Return the seconds since the last heartbeat of a worker that the server marks ONLINE; 0 if recent enough."""
     if worker.get("status") != "ONLINE" or not worker.get("last_heartbeat_time"):
         return 0.0
     age = _age(worker["last_heartbeat_time"]) + ahead.total_seconds()
@@ -399,7 +399,7 @@ def silence(worker: Mapping[str, Any], ahead: timedelta) -> float:
 
 
 def flow_runs(api: Api) -> Json:
-    """Return how many flow runs are where, and how late the oldest is. Raises ApiError."""
+    """Return the number of flow runs by state, and when the oldest was due. Raises ApiError."""
     now = _now()
     ahead = {"state": {"type": {"any_": ["SCHEDULED"]}}, "next_scheduled_start_time": {"after_": now.isoformat()}}
     overdue = _due(now - UNMARKED)
@@ -421,7 +421,7 @@ def flow_runs(api: Api) -> Json:
 
 
 def _due(until: datetime | None = None) -> Json:
-    """Return the filter of the flow runs that should have been picked up by now."""
+    """Return the filter for flow runs that workers should have picked up by now."""
     before = (until or _now()).isoformat()
     return {"state": {"type": {"any_": ["SCHEDULED"]}}, "next_scheduled_start_time": {"before_": before}}
 
@@ -447,7 +447,7 @@ def newest_event(api: Api) -> str | None:
 
 
 def pool_check(pool: Mapping[str, Any]) -> Check:
-    """Judge a work pool: that it hands out flow runs, and that somebody takes them."""
+    """Check that a work pool is not paused, and that its workers pick up flow runs."""
     name, waiting = f"work pool {pool['name']}", sum(pool["waiting_flow_runs"].values())
     online = [worker for worker, status in pool["workers"].items() if status == "ONLINE"]
     if pool["paused"]:
@@ -468,7 +468,7 @@ def pool_check(pool: Mapping[str, Any]) -> Check:
 
 
 def schedule_check(info: Json) -> Check:
-    """Judge the background services by what they leave: runs made ahead of time, and none overdue without a mark."""
+    """Check the background services by their results: runs scheduled ahead, and no overdue run left unmarked."""
     runs, name = info["flow_runs"], "background services"
     where = "see the log of the server or, where it has a unit of its own, of the services"
     if runs["unmarked"]:
@@ -482,7 +482,7 @@ def schedule_check(info: Json) -> Check:
 
 
 def events_check(api: Api, info: Json) -> Check:
-    """Judge the events by the last flow run, which must have left some. Raises ApiError."""
+    """Check that events of the last flow run arrived. Raises ApiError."""
     last, newest = info["last_flow_run"], info["newest_event"]
     detail = f"the newest is {_age(newest):.0f} s old" if newest else "none in the last day"
     if last and UNHEARD < timedelta(seconds=_age(last["end_time"])) < WINDOWS[-1]:
@@ -498,12 +498,12 @@ def _now() -> datetime:
 
 
 def _age(text: str | None) -> float:
-    """Return how many seconds ago a point in time was, as the API wrote it; negative for one to come."""
+    """Return the seconds since a time that the API wrote; negative if it is in the future."""
     return (_now() - moment(text)).total_seconds() if text else 0.0
 
 
 def text(info: Json) -> str:
-    """Say it to a person."""
+    """Return the status as text for the user."""
     run = info.get("last_flow_run")
     version = info["version"] + ("" if info.get("locked", True) else " (without a lock)")
     version += f", server {info['server_version']}" if "server_version" in info else ""
@@ -535,7 +535,7 @@ def _shown(names: list[str], most: int = 10) -> str:
 
 
 def main(given: Mapping[str, Any], arguments: Sequence[str] | None = None) -> int:
-    """Be `prefect-info` and return its exit code: 0 when nothing is wrong, otherwise 1."""
+    """Run `prefect-info` and return its exit code: 0 if there are no problems, otherwise 1."""
     instance = Instance(**given)
     parser = argparse.ArgumentParser(
         prog=f"{instance.name}-info",
