@@ -1,6 +1,6 @@
-"""The databases that are backed up: a SQLite file, or Prefect's tables in a PostgreSQL; and what is done with a backup.
+"""The databases to back up, a SQLite file or Prefect's tables in PostgreSQL, and the operations on their backups.
 
-The module `backup` does this from the controller, and the timer on a host does it there: see `main`.
+The module `backup` runs this from the controller, and a timer runs it on the host: see `main`.
 """
 
 from __future__ import annotations
@@ -77,15 +77,15 @@ TABLES = frozenset(
         "worker",
     }
 )
-"""The tables of Prefect 3.5.0 to 3.9.1. In a PostgreSQL, others may be beside them, and are another owner's."""
+"""The tables of Prefect 3.5.0 to 3.9.1. A PostgreSQL database may contain others, which belong to another owner."""
 
 TYPES = frozenset({"deployment_status", "state_type", "work_pool_status", "work_queue_status", "worker_status"})
-"""The types of the same."""
+"""The types of the same versions."""
 
 BY_TABLE = ("TABLE DATA", "TABLE", "FK CONSTRAINT", "CONSTRAINT", "DEFAULT", "TRIGGER")
 OTHER = ("SEQUENCE OWNED BY", "SEQUENCE SET", "SEQUENCE", "INDEX", "TYPE")
 ENTRY = re.compile(rf"(?P<id>\d+); \d+ \d+ (?P<kind>{'|'.join(BY_TABLE + OTHER)}) (?P<schema>\S+) (?P<tag>\S+).*")
-"""A line of pg_restore's list of an archive; of the other kinds, none is Prefect's."""
+"""A line of pg_restore's list of an archive; Prefect has no entries of other kinds."""
 
 COPY = re.compile(rb'COPY (?:"[^"]+"|\S+?)\."?([^". ]+)"? \(.*\) FROM stdin;\n')
 CLIENTS = ("/usr/lib/postgresql/*/bin", "/usr/pgsql-*/bin")
@@ -115,21 +115,21 @@ AND setdatabase IN (0, (SELECT oid FROM pg_database WHERE datname = current_data
 AND setrole IN (0, (SELECT oid FROM pg_roles WHERE rolname = {user}))
 ORDER BY setrole <> 0 DESC, setdatabase <> 0 DESC LIMIT 1
 """
-"""The search_path that the user's sessions begin with, which a superuser's do not."""
+"""The search_path with which the user's sessions begin; a superuser's sessions do not have it."""
 
 
 def literal(text: str) -> str:
-    """Return a text as SQL's literal."""
+    """Return a text as an SQL literal."""
     return "'" + text.replace("'", "''") + "'"
 
 
 def identifier(name: str) -> str:
-    """Return a name as SQL's quoted identifier, which the patterns of pg_dump read, too."""
+    """Return a name as a quoted SQL identifier, which the patterns of pg_dump accept, too."""
     return '"' + name.replace('"', '""') + '"'
 
 
 OPTIONS = "PREFECT_BACKUP_OPTIONS"
-"""Variable of the environment in which a host's timer says what `main` does, as JSON."""
+"""Environment variable in which a host's timer passes the options of `main`, as JSON."""
 
 LAST_LINES = 20
 
@@ -159,33 +159,33 @@ DEFAULTS: Mapping[str, Any] = {
     "key": None,
     "superuser": None,
 }
-"""The options of the module `backup` that have a default."""
+"""Defaults of the options of the module `backup`."""
 
 
 class NoDatabaseError(BackupError):
-    """No server has ever made its tables in this database."""
+    """No server has ever created its tables in this database."""
 
 
 FAILURES = (BackupError, AccountError, DatabaseError, OSError)
-"""What goes wrong with a database, a backup or a host."""
+"""Errors of a database, a backup or a host."""
 
 
 class Sqlite:
-    """A SQLite database, which is a file, its log and its index, in a directory that another account can write."""
+    """A SQLite database: a file, its log and its index, in a directory that another account can write."""
 
     suffix = ".sqlite"
 
     def __init__(self, file: Path, owner: str | None = None) -> None:
         self.file = file
         self.owner: tuple[int, int] | None = None
-        # Before the first installation there is no such account yet.
+        # Before the first installation this account does not exist.
         with contextlib.suppress(KeyError):
             account = pwd.getpwnam(owner) if owner else None
             self.owner = (account.pw_uid, account.pw_gid) if account else None
         self.name = file.stem
 
     def ready(self, backup: Path | None, directory: Path) -> None:
-        """See that there is space for the copies that a change needs. Raises BackupError and OSError."""
+        """Check that there is space for the copies that a change needs. Raises BackupError and OSError."""
         there = self.file.stat().st_size if sqlite_files.exists(self.file) else 0
         for place, needed in ((directory, there), (self.file.parent, backup.stat().st_size if backup else 0)):
             existing = next(parent for parent in (place, *place.parents) if parent.exists())
@@ -194,14 +194,14 @@ class Sqlite:
                 raise BackupError(f"{place}: {needed >> 20} MiB are needed there, and {free >> 20} MiB are free")
 
     def dump(self, target: Path) -> Contents:
-        """Copy the database as it is at one moment, even while written to. Raises BackupError and AccountError."""
+        """Copy a consistent state of the database, even during writes. Raises BackupError and AccountError."""
         if not sqlite_files.exists(self.file):
             raise NoDatabaseError(f"{self.file} does not exist: has the server ever run?")
         sqlite_files.copy(self.file, target)
         return self.prove(target)
 
     def prove(self, backup: Path) -> Contents:
-        """See that a backup is sound and Prefect's, and what it holds. Raises BackupError and AccountError."""
+        """Verify that a backup is intact and Prefect's; return its content. Raises BackupError and AccountError."""
 
         def question(copy: sqlite3.Connection) -> tuple[str, str, dict[str, int]]:
             try:
@@ -225,16 +225,16 @@ class Sqlite:
         return Contents(revision=revision, rows=rows)
 
     def restore(self, backup: Path) -> None:
-        """Put a backup where the database is, with the owner of its directory. Raises AccountError and OSError."""
+        """Replace the database by a backup, with the owner of its directory. Raises AccountError and OSError."""
         sqlite_files.replace(self.file, backup, owner=self.owner)
 
     def empty(self) -> None:
-        """Leave no database. Raises AccountError and OSError."""
+        """Remove the database. Raises AccountError and OSError."""
         if sqlite_files.exists(self.file):
             sqlite_files.remove(self.file)
 
     def salvage(self, directory: Path) -> Path:
-        """Copy a database that is damaged as it is, and return where to."""
+        """Copy a damaged database as it is, and return the directory of the copy."""
         target = Path(tempfile.mkdtemp(prefix="damaged-", dir=directory))
         with beside(followed(self.file)) as (home, name), reach(target) as kept:
             for each in (name, f"{name}-wal"):
@@ -250,7 +250,7 @@ class Sqlite:
 
 
 class Schema(NamedTuple):
-    """Where Prefect's tables are, or would be."""
+    """The schema in which Prefect's tables are, or would be."""
 
     major: int
     name: str
@@ -258,7 +258,7 @@ class Schema(NamedTuple):
 
 
 class Postgresql:
-    """A PostgreSQL database, by its client programs."""
+    """A PostgreSQL database, accessed through PostgreSQL's client programs."""
 
     suffix = ".dump"
 
@@ -267,7 +267,7 @@ class Postgresql:
         self.name = given["database"]
         self.user = given["user"]
         self.superuser = given["superuser"]
-        # PostgreSQL may take the account at the other end of its socket for the user.
+        # PostgreSQL may identify the user by the account at the other end of its socket.
         by_socket = (given["host"] or "").startswith("/") and os.geteuid() == 0
         self.account = self.superuser or (given["owner"] if by_socket else None)
         wanted = {
@@ -286,7 +286,7 @@ class Postgresql:
         self.environment = {**os.environ, **{name: value for name, value in wanted.items() if value}}
 
     def ready(self, backup: Path | None, directory: Path) -> None:
-        """See that the programs that a change needs are here, and the backup fits the database. Raises BackupError."""
+        """Check that the programs for a change are installed and the backup fits the database. Raises BackupError."""
         schema = self._schema()
         program("psql")
         program("pg_dump", at_least=schema.major)
@@ -294,7 +294,7 @@ class Postgresql:
             self._entries(backup, schema)
 
     def dump(self, target: Path) -> Contents:
-        """Dump Prefect's tables as they are at one moment. Raises BackupError."""
+        """Dump a consistent state of Prefect's tables. Raises BackupError."""
         schema = self._schema()
         if not schema.exists:
             raise NoDatabaseError(f"{self.name} has no tables of Prefect yet: has the server ever run?")
@@ -307,7 +307,7 @@ class Postgresql:
         return self.prove(target)
 
     def prove(self, backup: Path) -> Contents:
-        """Read all of a backup, and return what it holds. Raises BackupError where it is damaged or not Prefect's."""
+        """Read all of a backup, and return its content. Raises BackupError if it is damaged or not Prefect's."""
         rows: dict[str, int] = {}
         revision, table = "", ""
         with self._script(backup) as script:
@@ -325,13 +325,13 @@ class Postgresql:
         return Contents(revision=revision, rows=rows)
 
     def restore(self, backup: Path) -> None:
-        """Replace Prefect's tables by those of a backup, all of them or none. Raises BackupError."""
+        """Replace Prefect's tables by those of a backup, all or none. Raises BackupError."""
         schema = self._schema()
         entries = self._entries(backup, schema)
         with tempfile.NamedTemporaryFile("w", prefix="prefect-restore-") as chosen:
             chosen.write("\n".join(entries) + "\n")
             chosen.flush()
-            # The PostgreSQL superuser reads it; it holds no data.
+            # The PostgreSQL superuser reads this file; it contains no data.
             os.fchmod(chosen.fileno(), 0o644)
             options = [f"--use-list={chosen.name}"]
 
@@ -354,7 +354,7 @@ class Postgresql:
         return [(name or "", is_table == "t") for name, is_table in found]
 
     def _ask(self, sql: str) -> list[list[str | None]]:
-        """Return the rows of a query, asked as the server's user with the search_path of the server."""
+        """Return the rows of a query, run as the server's user with the server's search_path."""
         path = self.given["search_path"]
         if self.superuser and not path:
             ((path,),) = self._query(SETTINGS.format(user=literal(self.user))) or [[""]]
@@ -392,7 +392,7 @@ class Postgresql:
             return connection.query(sql)
 
     def _entries(self, backup: Path, schema: Schema) -> list[str]:
-        """Return the entries of an archive that are Prefect's, as pg_restore lists them. Raises BackupError."""
+        """Return Prefect's entries of an archive, as pg_restore lists them. Raises BackupError."""
         with backup.open("rb") as content:
             listed = self._restorer(content, "--list", "--verbose").decode(errors="replace")
         entries: list[re.Match[str]] = []
@@ -412,7 +412,7 @@ class Postgresql:
         own: set[str] = set()
         chosen = []
         for entry in entries:
-            # An archive has what something depends on before it.
+            # An archive lists dependencies before the entries that depend on them.
             if entry["schema"] == schema.name and (
                 entry["tag"] in TABLES
                 if entry["kind"] in BY_TABLE
@@ -426,11 +426,11 @@ class Postgresql:
 
     @contextlib.contextmanager
     def _script(self, backup: Path, *options: str) -> Iterator[IO[bytes]]:
-        """Give the SQL of a backup. Raises BackupError at its end where the program that reads it failed."""
+        """Yield the SQL of a backup. Raises BackupError at the end if the program that reads it failed."""
         words = ["--no-owner", "--no-privileges", "--no-comments", *options, "--file=-"]
         with backup.open("rb") as content, tempfile.TemporaryFile() as said:
             command = self._as_user([self._reader(backup), *words])
-            # A directory that the superuser may enter.
+            # The superuser may not be able to enter the current directory.
             reader = subprocess.Popen(
                 command, env=self.environment, cwd="/", stdin=content, stdout=subprocess.PIPE, stderr=said
             )
@@ -446,7 +446,7 @@ class Postgresql:
                 raise BackupError(f"{backup} is no good backup of a PostgreSQL database of Prefect: {reason}")
 
     def _reader(self, backup: Path) -> str:
-        """Return the oldest pg_restore that reads a backup: what newer ones write, an older server may not know."""
+        """Return the oldest pg_restore that reads a backup: an older server may not understand what a newer one writes."""
         reason = f"{program('pg_restore')} cannot read it"
         for _, directory in clients("pg_restore"):
             with backup.open("rb") as content:
@@ -465,7 +465,7 @@ class Postgresql:
         tables = [f"{home}.{identifier(name)}" for name, table in self._relations(schema) if table and name in TABLES]
         enums = [str(name) for (name,) in self._ask(ENUMS.format(schema=literal(schema.name)))]
         types = [f"{home}.{identifier(name)}" for name in enums if name in TYPES]
-        # Another owner's table or view that depends on one of these is an error, which names it.
+        # If another owner's table or view depends on one of these, the statement fails with an error that names it.
         begin = [
             "BEGIN;",
             "SET LOCAL lock_timeout = '60s';",
@@ -481,12 +481,12 @@ class Postgresql:
             try:
                 psql.stdin.write("\n".join([*begin, ""]).encode())
                 feed(psql.stdin)
-                # Nothing else commits: where this module or `feed` ends before, psql reads the end of its input, and
-                # the server rolls back.
+                # Only this commits: if this module or `feed` ends earlier, psql reads the end of its input, and the
+                # server rolls back.
                 psql.stdin.write(b"\nCOMMIT;\n")
                 psql.stdin.close()
             except BrokenPipeError:
-                # It has ended, and says why.
+                # psql has ended and reports the reason below.
                 pass
             finally:
                 with contextlib.suppress(BrokenPipeError):
@@ -497,11 +497,11 @@ class Postgresql:
                 raise BackupError(f"psql: nothing has changed: {said.read().decode(errors='replace').strip()}")
 
     def _as_user(self, words: list[str]) -> list[str]:
-        # Nothing of root's environment but libpq's variables is needed, and `runuser` keeps them.
+        # Only libpq's variables are needed from root's environment, and `runuser` keeps them.
         return ["runuser", "--user", self.account, "--", *words] if self.account else words
 
     def _call(self, words: list[str], **streams: Any) -> subprocess.CompletedProcess[bytes]:
-        # A directory that the superuser may enter.
+        # The superuser may not be able to enter the current directory.
         command = self._as_user(words)
         return subprocess.run(command, env=self.environment, cwd="/", stderr=subprocess.PIPE, check=False, **streams)
 
@@ -513,7 +513,7 @@ class Postgresql:
 
 
 def clients(name: str) -> list[tuple[int, Path]]:
-    """Return the directories of this host with a client program of PostgreSQL, by its version, the oldest first."""
+    """Return the directories on this host with a PostgreSQL client program, by major version, oldest first."""
     found: dict[int, Path] = {}
     if there := shutil.which(name):
         said = subprocess.run([there, "--version"], capture_output=True, text=True, check=False).stdout
@@ -527,7 +527,7 @@ def clients(name: str) -> list[tuple[int, Path]]:
 
 
 def program(name: str, *, at_least: int = 0) -> str:
-    """Return the oldest client program that speaks to a server of a major version. Raises BackupError."""
+    """Return the oldest client program that supports a server of a major version. Raises BackupError."""
     there = clients(name)
     for version, directory in there:
         if version >= at_least:
@@ -542,7 +542,7 @@ def program(name: str, *, at_least: int = 0) -> str:
 
 
 def chosen(database: Sqlite | Postgresql, directory: Path, *, own: list[Backup], given: Mapping[str, Any]) -> Backup:
-    """Return the backup to restore, having seen that it is sound and fits. Raises BackupError."""
+    """Return the backup to restore, after checking that it is intact and fits. Raises BackupError."""
     name = given["restore"]
     if name == "latest":
         if not own:
@@ -575,7 +575,7 @@ def chosen(database: Sqlite | Postgresql, directory: Path, *, own: list[Backup],
 
 @contextlib.contextmanager
 def as_backup_errors() -> Iterator[None]:
-    """Raise BackupError for what the host or an account refuses."""
+    """Convert errors of the host or of an account into BackupError."""
     try:
         yield
     except (AccountError, OSError) as error:
@@ -583,7 +583,7 @@ def as_backup_errors() -> Iterator[None]:
 
 
 def check(directory: Path) -> None:
-    """Refuse a directory of backups in which another account can put something else. Raises BackupError."""
+    """Reject a backup directory whose content another account can replace. Raises BackupError."""
     existing = next(step for step in (directory, *directory.parents) if step.exists())
     with as_backup_errors(), reach(followed(existing)) as found:
         if not found.is_safe:
@@ -594,10 +594,10 @@ def check(directory: Path) -> None:
 
 
 def move(former: Path, directory: Path, *, suffix: str, dry: bool) -> list[str]:
-    """Move the backups that root made where earlier versions kept them, and return their names. Raises BackupError."""
+    """Move root's backups from the directory of earlier versions, and return their names. Raises BackupError."""
     found: list[str] = []
     with as_backup_errors(), contextlib.suppress(FileNotFoundError), reach(former) as old:
-        # Where the directory is not root's, the account has put it in the place of the one that was.
+        # If the directory is not root's, the account has replaced the original one.
         if old.own_state().st_uid != os.geteuid():
             return []
         for name in old.names():
@@ -615,28 +615,28 @@ def move(former: Path, directory: Path, *, suffix: str, dry: bool) -> list[str]:
                             os.write(writing, part)
                     os.unlink(name, dir_fd=old.descriptor)
     if found and not dry:
-        # What is not a backup keeps it.
+        # A directory with other files stays.
         with contextlib.suppress(OSError), beside(former) as (above, last):
             os.rmdir(last, dir_fd=above.descriptor)
     return found
 
 
 def secure(database: Sqlite | Postgresql, directory: Path, *, origin: Origin) -> Path | None:
-    """Back up what is to be replaced, and return where to; None where there is nothing. Raises BackupError."""
+    """Back up what is about to be replaced; return the path, or None if there is no database. Raises BackupError."""
     place = directory / backups.SAFETY
     try:
         return backups.write(place, origin=origin, suffix=database.suffix, make=database.dump).path
     except NoDatabaseError:
         return None
     except (BackupError, AccountError) as error:
-        # Not one that is locked, or a disk that is full.
+        # Salvage only a damaged database, not one that is locked, nor one on a full disk.
         if isinstance(database, Postgresql) or (isinstance(error, AccountError) and error.kind != "DatabaseError"):
             raise
         return database.salvage(place)
 
 
 def message(error: Exception) -> str:
-    """Return what an error of the operating system, of SQLite or of PostgreSQL says, and of which file."""
+    """Return the message of an error of the operating system, SQLite or PostgreSQL, with the file that it concerns."""
     if isinstance(error, OSError) and not isinstance(error, UnsafePathError):
         where = f"{error.filename}: " if error.filename else ""
         full = (
@@ -649,7 +649,7 @@ def message(error: Exception) -> str:
 
 
 def surplus(own: list[Backup], *, keep: int, keep_days: int) -> list[Backup]:
-    """Return the backups to remove once there is a newer one than these: those beyond a number, and of an age."""
+    """Return the backups to remove after the next one is made: those beyond a number, and those too old."""
     now = datetime.strptime(backups.moment(), backups.MOMENT).replace(tzinfo=timezone.utc)
     oldest = (now - timedelta(days=keep_days)).strftime(backups.MOMENT) if keep_days else ""
     many = max(0, len(own) + 1 - keep) if keep else 0
@@ -657,8 +657,8 @@ def surplus(own: list[Backup], *, keep: int, keep_days: int) -> list[Backup]:
 
 
 def hand_over(command: list[str], backup: Path) -> None:
-    """Run the user's command that copies a backup off the host. Raises BackupError where it fails."""
-    # In a timer's unit, the server's password is in it.
+    """Run the user's command that copies a backup off the host. Raises BackupError if it fails."""
+    # In a timer's unit, the environment contains the server's password.
     environment = {name: value for name, value in os.environ.items() if not name.startswith("PREFECT_")}
     words = [*command, str(backup)]
     try:
@@ -676,7 +676,7 @@ def hand_over(command: list[str], backup: Path) -> None:
     except OSError as error:
         reason, said = f"cannot be started: {error.strerror}", ""
     if reason:
-        # Its arguments may hold a secret.
+        # Name only the program: its arguments may contain a secret.
         raise BackupError(
             f"prefect_server_backup_command: {command[0]} {reason} on {os.uname().nodename}. The backup is good and "
             f"stays in {backup}; run the command by hand to see why, and copy it"
@@ -685,7 +685,7 @@ def hand_over(command: list[str], backup: Path) -> None:
 
 
 def record(path: Path, backup: Backup) -> None:
-    """Write when the newest backup was made, for prefect-info, which may not look into the directory of backups."""
+    """Record when the newest backup was made, for prefect-info, which may not read the backup directory."""
     made = datetime.strptime(backup.made, backups.MOMENT).replace(tzinfo=timezone.utc).isoformat()
     content = json.dumps({"name": backup.path.name, "made": made, "size": backup.size})
     own = {"owner": os.geteuid(), "group": os.getegid()}
@@ -693,13 +693,13 @@ def record(path: Path, backup: Backup) -> None:
 
 
 def run(given: Mapping[str, Any], *, dry: bool, warn: Callable[[str], None]) -> dict[str, Any]:
-    """Do what the options say and return the module's result. Raises BackupError, OSError and the databases' own."""
+    """Run the given options and return the module's result. Raises BackupError, OSError and the databases' errors."""
     database = Sqlite(Path(given["sqlite"]), given["owner"]) if given["sqlite"] else Postgresql(given)
     directory, state, suffix = Path(given["directory"]), given["state"], database.suffix
     origin = Origin(
         instance=given["instance"], server=given["server"], database=database.name, version=given["version"]
     )
-    # The servers of an instance share a PostgreSQL.
+    # The servers of an instance share a PostgreSQL database.
     whose = origin if given["sqlite"] else replace(origin, server="")
     result: dict[str, Any] = {"changed": state not in {"checked", "listed"}, "path": None, "removed": []}
     check(directory)
@@ -744,13 +744,13 @@ def run(given: Mapping[str, Any], *, dry: bool, warn: Callable[[str], None]) -> 
 
 
 def server_password(environment: Mapping[str, str]) -> str | None:
-    """Return the password of the database that the settings of the server have."""
+    """Return the database password in the server's settings."""
     url = urlsplit(environment.get("PREFECT_SERVER_DATABASE_CONNECTION_URL", ""))
     return unquote(url.password) if url.password else environment.get("PREFECT_SERVER_DATABASE_PASSWORD")
 
 
 def main() -> int:
-    """Do what a timer is for, and return the exit code of its unit."""
+    """Run a timer's job, and return the exit code of its unit."""
     given = {**DEFAULTS, **json.loads(os.environ[OPTIONS]), "password": server_password(os.environ)}
     given["version"] = Path(given.pop("release")).resolve().name.rpartition("-")[0]
     try:

@@ -85,7 +85,7 @@ def path_of(name: str) -> Path:
 
 
 def missing_above(path: Path) -> list[Path]:
-    """Return the directories above a path that do not exist, the topmost first."""
+    """Return the directories above a path that do not exist, topmost first."""
     return [step for step in reversed(path.parents) if not os.path.lexists(step)]
 
 

@@ -1,4 +1,4 @@
-"""What of a value is shown: the one place that decides it, for plans, results, diffs, exports and error messages."""
+"""Which parts of a value are shown: the one place that decides it for plans, results, diffs, exports and errors."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ SECRET_PAIRS = re.compile(
     |session\\sid""",
     re.VERBOSE,
 )
-"""Words, and words beside each other, that make a key that of a credential: `api_key`, `accessKeyId`."""
+"""Words, and pairs of adjacent words, that mark a key as that of a credential: `api_key`, `accessKeyId`."""
 
 WORD = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+|\d+")
 
@@ -46,16 +46,16 @@ SECRET_TEXT = re.compile(
     """,
     re.VERBOSE | re.IGNORECASE,
 )
-"""What carries a credential wherever it stands."""
+"""Texts that contain a credential wherever they occur."""
 
 ASSIGNMENT = re.compile(r"""(?P<name>[A-Za-z_][\w.-]*)(?:["']?\s*=\s*|["']\s*:\s*|:\s+)["']?(?=[^\s"'{$])""")
 FLAG = re.compile(r"--(?P<name>[A-Za-z][\w-]*)\s+(?=[^\s{$-])")
-"""`NAME=value` and `--name value` in a text, where the value is not a reference to something else."""
+"""`NAME=value` and `--name value` in a text, if the value is not a reference."""
 
 RANDOM = re.compile(r"(?=\S*[a-z])(?=\S*[A-Z])(?=\S*\d)[A-Za-z0-9_+=-]{20,}")
 
 REFERENCE = re.compile(r"""\s*\{\{[^{}"']*\}\}\s*""")
-"""A text that is nothing but a reference to what is kept elsewhere: a block, a variable, the environment."""
+"""A text that is only a reference to a block, a variable or the environment."""
 
 HARMLESS = re.compile(
     """active|allow_private_urls|base_?path|block_type|bucket(?:_folder|_name|_path)?|cluster(?:_name)?|cpu|database
@@ -65,17 +65,17 @@ HARMLESS = re.compile(
     |verify_ssl|version|warehouse|work_(?:pool|queue)|zone""",
     re.VERBOSE,
 )
-"""Fields of blocks that hold no secret in any block type that is known: everything else of a block is hidden."""
+"""Fields that hold no secret in any known block type: all other fields of a block are hidden."""
 
 SURE = 6
-"""From how many characters a secret text is looked for inside of others: a shorter one is in many by chance."""
+"""Minimum length of a secret that is searched for inside other texts: a shorter one occurs in many by chance."""
 
 SCHEMA_VALUES = frozenset({"const", "default", "enum", "example", "examples"})
-"""Of a JSON schema, what holds values; the rest describes them."""
+"""The keys of a JSON schema that hold values; the others describe them."""
 
 
 HARMLESS_NAMES = frozenset({"secret_fields"})
-"""Keys that look like those of credentials, and hold names of fields."""
+"""Keys that look like those of credentials but hold names of fields."""
 
 
 def is_secret_name(name: str) -> bool:
@@ -89,7 +89,7 @@ def is_secret_name(name: str) -> bool:
 
 
 def is_secret_text(text: str) -> bool:
-    """Return whether a text carries a credential, whatever its key: a URL with one, a webhook, `NAME=value`, a key."""
+    """Return whether a text contains a credential, whatever its key: in a URL, a webhook, `NAME=value`, a key."""
     if SECRET_TEXT.search(text) or RANDOM.fullmatch(text):
         return True
     named = [*ASSIGNMENT.finditer(text), *FLAG.finditer(text)]
@@ -97,18 +97,18 @@ def is_secret_text(text: str) -> bool:
 
 
 def without_userinfo(text: str) -> str:
-    """Return a text with what URLs in it have before the host replaced."""
+    """Return a text with the userinfo of the URLs in it replaced."""
     return re.sub(r"(\b[a-z][a-z0-9+.-]*://)[^\s/?#@]+@", rf"\1{HIDDEN}@", text, flags=re.IGNORECASE)
 
 
 def userinfo(text: str) -> set[str]:
-    """Return what the URLs in a text have before the host, whole and the password alone."""
+    """Return the userinfo of the URLs in a text, whole and the password alone."""
     found = set(re.findall(r"\b[a-z][a-z0-9+.-]*://([^\s/?#@]+)@", text, flags=re.IGNORECASE))
     return found | {password for each in found if (password := each.partition(":")[2])}
 
 
 def reference_to(value: Any) -> str | None:
-    """Return the other block that a value stands for, by its id or name, or None where it stands for itself."""
+    """Return the id or name of the block that a value refers to, or None if it is not a reference."""
     if not isinstance(value, Mapping) or set(value) != {"$ref"}:
         return None
     target = value["$ref"]
@@ -118,7 +118,7 @@ def reference_to(value: Any) -> str | None:
 
 
 def texts(value: Any) -> Iterator[str]:
-    """Yield the texts and numbers in a value, but for the names of other blocks."""
+    """Yield the texts and numbers in a value, except for references to other blocks."""
     if reference_to(value) is not None:
         return
     if isinstance(value, Mapping):
@@ -132,20 +132,20 @@ def texts(value: Any) -> Iterator[str]:
 
 @dataclass(frozen=True)
 class Mask:
-    """What is hidden from the person who runs a play.
+    """What to hide from the user who runs a play.
 
-    `known` are texts that are secret wherever they are: what ansible-vault decrypted. `show` hides nothing.
+    `known` are texts that are secret wherever they occur: those that ansible-vault decrypted. `show` hides nothing.
     """
 
     known: tuple[str, ...] = ()
     show: bool = False
 
     def fields(self, values: Mapping[str, Any], *, secret: bool = False) -> dict[str, Any]:
-        """Return fields of an object fit for a person's eyes; with `secret`, all of their values are hidden."""
+        """Return fields of an object that are safe to show to a user; with `secret`, all their values are hidden."""
         return {name: self._value(str(name), value, secret=secret) for name, value in values.items()}
 
     def block(self, data: Mapping[str, Any], secret_paths: Iterable[Path], *, sure: bool = False) -> dict[str, Any]:
-        """Return the fields of a block: shown are those alone that are known to be harmless.
+        """Return the fields of a block, with everything hidden that is not known to be harmless.
 
         `secret_paths` are those that the block's schema marks, with `*` for any key. With `sure`, only what is known to
         be a secret is hidden.
@@ -168,10 +168,10 @@ class Mask:
         return HIDDEN if secret or self._is_known(value) or is_secret_text(str(value)) else value
 
     def _inner(self, name: str, key: str, values: Mapping[str, Any], *, secret: bool) -> Any:
-        """Return the value of a key of a mapping that is called `name`."""
+        """Return the value of a key in a mapping that is named `name`."""
         value = values[key]
         if name == "properties" and isinstance(value, Mapping):
-            # The schema of a parameter, whose name says what its default is, and not what its title is.
+            # The schema of a parameter: its name tells whether its default is a secret, but not whether its title is.
             hidden = secret or is_secret_name(key)
             return {
                 word: self._value(word, each, secret=hidden and word in SCHEMA_VALUES) for word, each in value.items()
@@ -203,7 +203,7 @@ class Mask:
 
 
 def below(paths: Iterable[Path], name: str) -> set[Path]:
-    """Return what paths say of a key, from there."""
+    """Return the rest of the paths that apply to a key."""
     return {path[1:] for path in paths if path and path[0] in {name, "*"}}
 
 
@@ -220,7 +220,7 @@ def hidden_texts(value: Any, shown: Any) -> Iterator[str]:
 
 
 def marked(old: Any, new: Any, before: Any, after: Any) -> Any:
-    """Return `new`, which is shown of `after`, with each hidden value marked that is another one than before."""
+    """Return `new`, the shown form of `after`, with each hidden value marked that differs from the one before."""
     if isinstance(new, Mapping) and isinstance(after, Mapping):
         return {
             name: marked(part(old, name), value, part(before, name), after[name]) if name in after else value
@@ -233,7 +233,7 @@ def marked(old: Any, new: Any, before: Any, after: Any) -> Any:
 
 
 def part(value: Any, place: Any) -> Any:
-    """Return what stands at a key or an index, or None where nothing does."""
+    """Return the item at a key or an index, or None if there is none."""
     if isinstance(value, list) and isinstance(place, int):
         return value[place] if place < len(value) else None
     return value.get(place) if isinstance(value, Mapping) else None

@@ -1,4 +1,4 @@
-"""A copy of Nginx's configuration beside the live one, in which Nginx tests a change before it is made."""
+"""A copy of the Nginx configuration beside the live one, in which Nginx tests a change before it is applied."""
 
 from __future__ import annotations
 
@@ -16,19 +16,19 @@ MAIN = "nginx.conf"
 """The file that includes all others."""
 
 PREFIX = "selfhosted-prefect-nginx-"
-"""How the names of the copies begin."""
+"""Prefix of the names of the copies."""
 
 PID = re.compile(rb"(?m)^(\s*)pid\s[^;]*;")
-"""Where Nginx writes the number of its process, which a test would create."""
+"""The directive for Nginx's PID file, which a test would create."""
 
 
 def runtime() -> Path:
-    """Return the directory of the copies: in memory, since they hold keys, where there is such a directory."""
+    """Return the parent directory of the copies: one in memory if possible, because they contain keys."""
     return Path("/run") if os.geteuid() == 0 and Path("/run").is_dir() else Path(tempfile.gettempdir())
 
 
 def sweep() -> None:
-    """Remove the copies that killed runs left. A test takes less than an hour."""
+    """Remove the copies of killed runs. A test takes less than an hour."""
     for left in runtime().glob(f"{PREFIX}*"):
         with contextlib.suppress(FileNotFoundError):
             found = left.lstat()
@@ -38,10 +38,10 @@ def sweep() -> None:
 
 @contextlib.contextmanager
 def trial(live: Path, changes: Mapping[Path, bytes | None]) -> Iterator[Path]:
-    """Give a copy of the configuration in `live`, with what some files are to hold, or without them (None).
+    """Yield a copy of the configuration in `live`, with new content for some files, or without them (None).
 
-    Only this process's user can enter it. What does not change is a link to the live file; absolute paths of `live`
-    in what is included, and in what changes, are those of the copy.
+    Only this process's user can enter it. Unchanged files are links to the live ones; absolute paths below `live`, in
+    include directives and in changed files, refer to the copy.
     """
     with tempfile.TemporaryDirectory(prefix=PREFIX, dir=runtime()) as scratch:
         copy = Path(scratch, "nginx")
@@ -56,13 +56,13 @@ def trial(live: Path, changes: Mapping[Path, bytes | None]) -> Iterator[Path]:
         with contextlib.suppress(OSError):
             text, pid = main.read_bytes(), f"pid {scratch}/nginx.pid;".encode()
             main.unlink()
-            # On the first line where there is none: numbers of lines are those of the live file.
+            # If there is none, add it to the first line, so that line numbers stay those of the live file.
             main.write_bytes(PID.sub(lambda found: found[1] + pid, text) if PID.search(text) else pid + b" " + text)
         yield copy
 
 
 def mirror(live: Path, copy: Path, changed: Collection[Path], *, moved: tuple[bytes, bytes]) -> None:
-    """Fill a new directory with links to what is in another one, and with copies of what includes by absolute path.
+    """Fill a new directory with links to the files of another, and with copies of files that include by absolute path.
 
     Files in `changed` are left out.
     """

@@ -1,13 +1,13 @@
-"""What an owner made on a server, remembered there: in variables, since most objects have no place for a mark.
+"""The registry of what an owner created, kept in the server's variables because most objects have no field for a mark.
 
-An object is remembered by its id, so one of the same name that a person creates later is not taken for it. What is
-about to be created has no id yet: a promise holds its name, what it is to be, and when that was. A promise proves
-nothing by its name. It is believed only of an object that was created within `PROMISED` after it and has nothing in it
-that was not promised; and it never lets anything be deleted before it was replaced by the object's own mark.
+An object is registered by its id, so another object that a person later creates under the same name is not mistaken for
+it. An object about to be created has no id yet: a promise records its name, its content, and the time. A promise's name
+proves nothing. It counts only for an object that was created within `PROMISED` after it and has no content that was not
+promised; and it never permits a deletion: only the object's own mark, which replaces it, does.
 
-A variable is written once and never changed, since two controllers that change one at the same time lose what one of
-them wrote. New marks go into a new variable; old ones are deleted after their marks were written to another.
-A variable takes 5000 characters: an object is ten of them, and there are as many variables as it takes.
+A variable is written once and never changed, because two controllers that change one at the same time lose what one of
+them wrote. New marks go into a new variable; old variables are deleted after their marks were written to another. A
+variable holds 5000 characters: an object takes ten of them, and there are as many variables as needed.
 """
 
 from __future__ import annotations
@@ -26,44 +26,44 @@ from .kinds import REGISTRY
 
 WIDTH = 10
 MOST = 480
-"""Objects a variable."""
+"""Objects per variable."""
 
 SPARE = 4
-"""How many more variables there may be than the marks need, before they are written together."""
+"""How many variables beyond those that the marks need may exist before they are merged."""
 
 PROMISED = timedelta(hours=1)
-"""How long after a promise an object may have been created by it."""
+"""How long after a promise an object may be created for it."""
 
 INEXACT = timedelta(seconds=3)
-"""How far a server's clock is known: an HTTP header has whole seconds."""
+"""Uncertainty of a server's clock: an HTTP header has whole seconds."""
 
 FORMER = "ansible"
-"""The owner of every inventory before each had its own; what it made is the inventory's that describes it."""
+"""The owner of every inventory before each had its own; its objects belong to the inventory that describes them."""
 
 TAGS = ["ansible", "selfhosted.prefect"]
 
 
 def mark(kind: str, identity: str) -> str:
-    """Return what an object is remembered by."""
+    """Return the mark that registers an object."""
     digest = hashlib.sha256(f"{kind} {identity}".encode()).digest()
     return base64.urlsafe_b64encode(digest).decode()[:WIDTH]
 
 
 def promise(kind: str, key: str, wanted: Mapping[str, Any]) -> tuple[str, str]:
-    """Return what an object is remembered by before it has an id: its name, and what it is to be."""
+    """Return the marks that register an object before it has an id: of its name and of its content."""
     content = json.dumps(wanted, sort_keys=True, default=str)
     return mark(f"new {kind}", key), mark(f"content {kind}", content)
 
 
 class Ownership:
-    """The marks of one owner, as they are on the server; `others` are those of other owners, with who that is."""
+    """The marks of one owner on the server; `others` maps the marks of other owners to those owners."""
 
     def __init__(self, owner: str) -> None:
         self.owner = owner
         self.marks: set[str] = set()
         self.others: dict[str, str] = {}
         self.rest: list[dict[str, Any]] = []
-        """The variables of the registry that hold no marks."""
+        """The variables of the registry that contain no marks."""
         self._promises: dict[str, tuple[datetime, dict[str, str]]] = {}
         self._rows: dict[str, tuple[str, set[str]]] = {}
 
@@ -92,15 +92,15 @@ class Ownership:
                 self.others |= dict.fromkeys(marks, owner)
 
     def has(self, kind: str, identity: str) -> bool:
-        """Whether the owner made an object."""
+        """Whether the owner created an object."""
         return mark(kind, identity) in self.marks
 
     def may_have_made(self, kind: str, key: str, row: Mapping[str, Any]) -> bool:
-        """Whether an object of this name was created shortly after it was promised, as far as its age tells."""
+        """Whether an object of this name was created shortly after it was promised, judging by its creation time."""
         return any(mark(f"new {kind}", key) in promises for _, promises in self._believable(row))
 
     def proves(self, kind: str, key: str, wanted: Mapping[str, Any], row: Mapping[str, Any]) -> bool:
-        """Whether an object was created shortly after exactly this was promised."""
+        """Whether an object was created shortly after exactly this content was promised."""
         name, content = promise(kind, key, wanted)
         return any(promises.get(name) == content for _, promises in self._believable(row))
 
@@ -111,7 +111,7 @@ class Ownership:
         ]
 
     def give(self, api: Api, promises: Iterable[tuple[str, str]]) -> None:
-        """Remember what is about to be created. Raises ApiError."""
+        """Record what is about to be created. Raises ApiError."""
         listed, since = sorted(promises), datetime.now(timezone.utc) + api.ahead
         for at in range(0, len(listed), MOST // 2):
             part = dict(listed[at : at + MOST // 2])
@@ -123,9 +123,9 @@ class Ownership:
             _create(api, name, value)
 
     def redeem(self, api: Api, done: Iterable[str] | None = None) -> None:
-        """Forget promises of which all were kept or broken: the names in `done`, or every one of this run and before.
+        """Delete settled promises: those whose names are all in `done`, or without `done` all that this owner has.
 
-        Others may be another controller's that is at work; they prove nothing when they are old, and go then.
+        The others may belong to another controller that is still running; old ones prove nothing, and are deleted too.
         """
         known = None if done is None else set(done)
         old = datetime.now(timezone.utc) + api.ahead - PROMISED - INEXACT
@@ -135,9 +135,9 @@ class Ownership:
                 del self._promises[name]
 
     def change(self, api: Api, *, add: Iterable[str] = (), drop: Iterable[str] = (), take: Iterable[str] = ()) -> None:
-        """Add, drop and take marks, beside those that are on the server now. Raises ApiError.
+        """Add, drop and take over marks, on top of those now on the server. Raises ApiError.
 
-        What is taken is added, and no other owner's any more.
+        Marks to take are added, and removed from other owners.
         """
         take = set(take)
         add, drop = set(add) | take, set(drop)
@@ -177,7 +177,7 @@ def _create(api: Api, name: str, value: Mapping[str, Any]) -> None:
     try:
         api.post("/variables/", {"name": name, "value": value, "tags": TAGS})
     except ApiError as error:
-        # A request that was sent again because its answer was lost had been carried out.
+        # A request that was repeated because its response was lost had already succeeded.
         if error.status != 409:
             raise
 

@@ -1,4 +1,4 @@
-"""What a process that outlives a module starts with."""
+"""The environment of processes that outlive a module."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ import pwd
 
 
 def clean_environment() -> dict[str, str]:
-    """Return the environment for a daemon: that of the account, and nothing of the play's, which may hold secrets.
+    """Return the environment for a daemon: the account's, without the play's variables, which may contain secrets.
 
-    A daemon hands its environment on to all that it starts, and keeps it for as long as it runs.
+    A daemon passes its environment to every process that it starts, and keeps it as long as it runs.
     """
     account = pwd.getpwuid(os.geteuid())
     return {

@@ -67,7 +67,7 @@ class Entry:
 
 @dataclass(kw_only=True)
 class Report:
-    """What was or would be done: `plans` in order, `kept` as text for the user, `requests` the number of requests."""
+    """The result: `plans` in order, `kept` as text for the user, and the number of `requests`."""
 
     plans: list[Plan] = field(default_factory=list)
     unchanged: int = 0

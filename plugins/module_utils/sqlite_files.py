@@ -1,7 +1,7 @@
 """The SQLite database of a server, in a directory that the server's account can write.
 
-SQLite opens by path what it finds there, so it does so as that account. What root holds elsewhere, such as a backup, is
-opened before the privileges are dropped.
+SQLite opens files in that directory by path, so it runs as that account. Files that root holds elsewhere, such as a
+backup, are opened before the privileges are dropped.
 """
 
 from __future__ import annotations
@@ -23,20 +23,20 @@ from .safe_files import (
 T = TypeVar("T")
 
 LOGS = ("-wal", "-shm", "-journal")
-"""What SQLite keeps beside a database."""
+"""Suffixes of the files that SQLite keeps beside a database."""
 
 ROLLBACK_JOURNAL = b"\1\1"
-"""Bytes 18 and 19 of a database that is one file alone; with 2 it wants a write-ahead log beside it."""
+"""Bytes 18 and 19 of a database that is a single file; the value 2 requires a write-ahead log beside it."""
 
 PATIENCE = 60
-"""Seconds to wait for others who hold the database."""
+"""Seconds to wait for other processes that lock the database."""
 
 LONGEST = 4 * 3600.0
-"""Seconds that a copy may take. What an account puts in the way the moment before cannot stop root for longer."""
+"""Maximum seconds for a copy. An account that interferes at the last moment cannot block root for longer."""
 
 
 def exists(file: Path) -> bool:
-    """Return whether there is a database. Raises UnsafePathError where something else has its name."""
+    """Return whether the database exists. Raises UnsafePathError if its name is not a regular file."""
     try:
         with beside(followed(file)) as (directory, name):
             found = directory.state(name)
@@ -49,9 +49,9 @@ def exists(file: Path) -> bool:
 
 
 def account(file: Path) -> tuple[int, int]:
-    """Return the user and group of a database, where there is none yet those of its directory.
+    """Return the user and group of a database, or those of its directory if it does not exist.
 
-    Raises UnsafePathError for what is no file, also in the place of a log: SQLite would wait at a pipe. Raises OSError.
+    Raises UnsafePathError if the database or a log is not a regular file: SQLite would block on a pipe. Raises OSError.
     """
     is_there = exists(file)
     with beside(followed(file)) as (directory, name):
@@ -61,25 +61,25 @@ def account(file: Path) -> tuple[int, int]:
                     pass
         above = directory.own_state()
         found = (directory.state(name) or above) if is_there else above
-        # One of root's, in a directory of an account, is opened as that account all the same.
+        # Even a database of root's in an account's directory is opened as that account.
         owner = found if found.st_uid else above
         return owner.st_uid, owner.st_gid
 
 
 def address(file: Path, mode: str) -> str:
-    """Return the address by which SQLite opens a file."""
+    """Return the URI with which SQLite opens a file."""
     return f"{file.absolute().as_uri()}?{mode}"
 
 
 def copy(file: Path, target: Path, *, timeout: float = LONGEST) -> None:
-    """Copy a database as it is at one moment, also while it is written to, into a new file of root's.
+    """Copy a consistent state of a database, even during writes, into a new file of root's.
 
     Raises AccountError and OSError.
     """
 
     def first() -> sqlite3.Connection:
         into = sqlite3.connect(target)
-        # The account can make nothing beside it.
+        # The account cannot create a journal beside it.
         into.execute("PRAGMA journal_mode = OFF")
         return into
 
@@ -88,7 +88,7 @@ def copy(file: Path, target: Path, *, timeout: float = LONGEST) -> None:
             contextlib.closing(into),
             contextlib.closing(sqlite3.connect(address(file, "mode=ro"), uri=True, timeout=PATIENCE)) as source,
         ):
-            # Waits for PATIENCE at most, where the copy would go on waiting.
+            # This waits for PATIENCE at most; the copy itself would wait on.
             source.execute("PRAGMA schema_version").fetchone()
             source.backup(into)
 
@@ -104,9 +104,9 @@ def copy(file: Path, target: Path, *, timeout: float = LONGEST) -> None:
 
 
 def ask(backup: Path, question: Callable[[sqlite3.Connection], T], *, like: Path, timeout: float = LONGEST) -> T:
-    """Return what a question to a copy gives, in JSON's types, asked as the account of the database `like`.
+    """Run `question` on a copy, as the account of the database `like`; return its result, in JSON's types.
 
-    What that account wrote is not root's to parse. Raises AccountError and OSError.
+    Root must not parse what that account wrote. Raises AccountError and OSError.
     """
 
     def first() -> sqlite3.Connection:
@@ -122,9 +122,9 @@ def ask(backup: Path, question: Callable[[sqlite3.Connection], T], *, like: Path
 
 
 def settle(file: Path) -> None:
-    """Bring what the log of a database holds into it, and remove the log, which the next would take for its own.
+    """Write the log of a database into it, and remove the log, which the next database would mistake for its own.
 
-    Of a database that is damaged nothing more can be saved. Raises AccountError where it is in use, and OSError.
+    The log of a damaged database is lost. Raises AccountError if the database is in use, and OSError.
     """
 
     def work(_: Any) -> None:
@@ -147,7 +147,7 @@ def settle(file: Path) -> None:
 
 
 def replace(file: Path, backup: Path, *, owner: tuple[int, int] | None = None, mode: int = 0o640) -> None:
-    """Put a copy in the place of a database, which is whole until then; `owner` gets it where there is none yet.
+    """Replace a database by a copy in one step; if there is none yet, `owner` gets the new one.
 
     Raises AccountError and OSError.
     """
@@ -162,12 +162,12 @@ def replace(file: Path, backup: Path, *, owner: tuple[int, int] | None = None, m
     ):
         while part := os.read(reading, 2**20):
             os.write(writing, part)
-        # The last moment before it takes the place of the other.
+        # The last moment before the copy replaces the database.
         settle(file)
 
 
 def remove(file: Path) -> None:
-    """Leave no database, and no log that the next one would take for its own. Raises AccountError and OSError."""
+    """Remove a database, and its log, which the next one would mistake for its own. Raises AccountError and OSError."""
     settle(file)
     with beside(followed(file)) as (directory, name):
         directory.remove(name)
@@ -175,7 +175,7 @@ def remove(file: Path) -> None:
 
 
 def move(file: Path, aside: Path) -> None:
-    """Give a database, with what SQLite keeps beside it, another name. Raises OSError."""
+    """Rename a database and the files that SQLite keeps beside it. Raises OSError."""
     uid, gid = account(file)
     with beside(aside.parent, make=True) as (above, last):
         if above.state(last) is None:

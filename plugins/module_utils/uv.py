@@ -1,7 +1,7 @@
-"""A uv for a host: one that it has, or the locked wheel from its package index, fetched with Python alone.
+"""Finds or fetches uv for a host: an installed uv, or the locked wheel from its package index, using only Python.
 
-The lock is a hashed requirement file as pip reads it. It holds the digest of each platform's wheel, so that whatever an
-index or a mirror serves is either the locked file or refused.
+The lock is a requirements file with hashes, in pip's format. It contains the digest of each platform's wheel, so a file
+from an index or a mirror is either the locked one or rejected.
 """
 
 from __future__ import annotations
@@ -32,18 +32,18 @@ from ansible_collections.selfhosted.prefect.plugins.module_utils.masking import 
 from ansible_collections.selfhosted.prefect.plugins.module_utils.safe_files import exposed
 
 ANY = "any"
-"""The platform of a uv of which nothing is known, since the user named it."""
+"""The platform of a uv that the user named, about which nothing is known."""
 
 DEFAULT_INDEX = "https://pypi.org/simple"
-"""That of uv, for hosts whose environment names no other one in UV_DEFAULT_INDEX or UV_INDEX_URL."""
+"""uv's default index, for hosts whose environment sets neither UV_DEFAULT_INDEX nor UV_INDEX_URL."""
 
 ATTEMPTS = 3
 LARGEST_PAGE = 32 * 2**20
 LARGEST_WHEEL = 256 * 2**20
-"""Bytes after which an answer is no list of files and no wheel of uv; the wheel of 0.13 has 25 MB."""
+"""Maximum bytes of a list of files and of a wheel of uv; the wheel of 0.13 has 25 MB."""
 
 TIMEOUT = 60
-"""Seconds without a byte after which the index does not answer."""
+"""Seconds without data after which the index counts as unreachable."""
 
 SEARCHED = ("/usr/local/bin", "/usr/bin", "/bin")
 
@@ -55,19 +55,19 @@ UNREACHABLE = (
 
 
 class UvError(Exception):
-    """No uv can be had; the message names the variable, what was found, and what to do."""
+    """uv is not available; the message names the variable, what was found, and what to do."""
 
 
 @dataclass(frozen=True)
 class Lock:
-    """One version of uv, and the SHA-256 of each of its files."""
+    """One version of uv, and the SHA-256 digests of its files."""
 
     version: str
     digests: frozenset[str]
 
     @classmethod
     def parse(cls, text: str) -> Lock:
-        """Raises UvError where the text pins no uv."""
+        """Parse a lock. Raises UvError if the text pins no uv."""
         if not (pin := re.search(r"^uv==([^\s;\\]+)", text, re.MULTILINE)):
             raise UvError("The lock of uv pins no version of uv.")
         return cls(version=pin[1], digests=frozenset(re.findall(r"--hash=sha256:([0-9a-f]{64})", text)))
@@ -75,22 +75,22 @@ class Lock:
 
 @dataclass(frozen=True)
 class Index:
-    """Where a host fetches packages; `ca_bundle` is the file of the authorities that it trusts, or empty."""
+    """Where a host fetches packages; `ca_bundle` is the file of trusted certificate authorities, or empty."""
 
     url: str = ""
     ca_bundle: str = ""
 
     def page(self, package: str) -> str:
-        """Return the address of the list of a package's files."""
+        """Return the URL of the list of a package's files."""
         named = self.url or os.environ.get("UV_DEFAULT_INDEX") or os.environ.get("UV_INDEX_URL") or DEFAULT_INDEX
         return f"{named.rstrip('/')}/{package}/"
 
     @contextlib.contextmanager
     def opened(self, url: str) -> Iterator[IO[bytes]]:
-        """Open an address that the index names. The proxy is that of the environment, as for uv.
+        """Open a URL that the index names, through the environment's proxy, as uv does.
 
         Raises:
-            OSError: it cannot be read; urllib.error.HTTPError for an answer that is an error.
+            OSError: it cannot be read; urllib.error.HTTPError for an HTTP error.
         """
         parts = urlsplit(url)
         userinfo, _, place = parts.netloc.rpartition("@")
@@ -98,7 +98,7 @@ class Index:
         request.add_header("Accept", "text/html")
         request.add_header("User-Agent", "selfhosted.prefect")
         if userinfo:
-            # Not for where a redirection leads.
+            # The credentials are not sent to the target of a redirect.
             name = base64.b64encode(":".join(map(unquote, userinfo.split(":", 1))).encode()).decode()
             request.add_unredirected_header("Authorization", f"Basic {name}")
         context = ssl.create_default_context(cafile=self.ca_bundle or None)
@@ -108,7 +108,7 @@ class Index:
 
 
 class Links(HTMLParser):
-    """The files that a page of a package index names, as addresses by file name."""
+    """The files on a page of a package index: URLs by file name."""
 
     def __init__(self, page: str) -> None:
         super().__init__()
@@ -125,13 +125,13 @@ class Links(HTMLParser):
 
 
 def own_platform() -> str:
-    """Return what a uv of this machine runs on: `linux-x86_64-glibc`."""
+    """Return the platform of this machine for uv, such as `linux-x86_64-glibc`."""
     system = platform.system().lower()
     return "-".join([system, machine(), *([] if system != "linux" else ["musl"] if is_musl() else ["glibc"])])
 
 
 def machine() -> str:
-    """Return the architecture of this machine's programs, as wheels call it."""
+    """Return the architecture of this machine's programs, as wheels name it."""
     name = platform.machine().lower()
     if struct.calcsize("P") == 4:
         # A 32-bit system on a 64-bit kernel.
@@ -140,12 +140,12 @@ def machine() -> str:
 
 
 def is_musl() -> bool:
-    """Return whether the C library of this system is musl, whose loader has the name of the architecture."""
+    """Return whether the C library of this system is musl, whose loader is named after the architecture."""
     return not platform.libc_ver()[0] and any(Path("/lib").glob("ld-musl-*"))
 
 
 def platform_tags() -> Iterator[tuple[int, int, str]]:
-    """Yield patterns of the wheels' tags that fit this machine, the best first, each with the newest C library."""
+    """Yield patterns of the wheel tags that fit this machine, best first, each with the newest C library version."""
     if is_musl():
         yield 1, 2, rf"musllinux_(\d+)_(\d+)_{machine()}"
     else:
@@ -156,7 +156,7 @@ def platform_tags() -> Iterator[tuple[int, int, str]]:
 
 
 def wheel(names: Iterable[str], version: str) -> str | None:
-    """Return that of the files' names which is the wheel of a version for this machine, or None where there is none."""
+    """Return the file name of a version's wheel for this machine, or None if there is none."""
     wheels = re.compile(rf"uv-{re.escape(version)}-py3-none-(.+)\.whl")
     tags = [(tag, name) for name in sorted(names) if (match := wheels.fullmatch(name)) for tag in match[1].split(".")]
     for major, minor, pattern in platform_tags():
@@ -171,7 +171,7 @@ def wheel(names: Iterable[str], version: str) -> str | None:
 
 
 def installed(version: str, *paths: str) -> str | None:
-    """Return the path of a uv on this host that is at least of a version, and that no other account can replace.
+    """Return the path of a uv on this host that has at least a version and that no other account can replace.
 
     Args:
         paths: files to look at before the PATH.
@@ -196,7 +196,7 @@ def _key(version: str) -> list[int]:
 
 
 def locate(index: Index, lock: Lock) -> str:
-    """Return the address of the locked wheel for this machine.
+    """Return the URL of the locked wheel for this machine.
 
     Raises:
         UvError: the index cannot be reached, or has no such wheel.
@@ -226,7 +226,7 @@ def _read(index: Index, url: str) -> bytes:
 
 
 def _patiently(read: Any) -> Any:
-    """Return what a function returns, called again after an error of the network that another attempt may not have."""
+    """Call a function and return its result; retry after network errors that may be temporary."""
     for attempt in range(1, ATTEMPTS):
         try:
             return read()
@@ -243,10 +243,10 @@ def _unread(url: str, error: OSError) -> UvError:
 
 
 def fetch(index: Index, lock: Lock, destination: Path) -> None:
-    """Fetch the locked wheel, and put its executable where `destination` is.
+    """Fetch the locked wheel, and install its executable as `destination`.
 
     Raises:
-        UvError: the wheel cannot be had, is not the locked one, or does not run here.
+        UvError: the wheel cannot be fetched, is not the locked one, or does not run on this host.
     """
     url = locate(index, lock)
     shown = without_userinfo(url)
@@ -277,7 +277,7 @@ def fetch(index: Index, lock: Lock, destination: Path) -> None:
 
 
 def _download(index: Index, url: str, path: Path) -> str:
-    """Write what an address has to a file, and return its SHA-256."""
+    """Download a URL to a file, and return its SHA-256."""
     digest, size = hashlib.sha256(), 0
     with index.opened(url) as answer, path.open("wb") as file:
         while size <= LARGEST_WHEEL and (part := answer.read(2**20)):
