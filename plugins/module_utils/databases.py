@@ -446,7 +446,7 @@ class Postgresql:
                 raise BackupError(f"{backup} is no good backup of a PostgreSQL database of Prefect: {reason}")
 
     def _reader(self, backup: Path) -> str:
-        """Return the oldest pg_restore that reads a backup: an older server may not understand what a newer one writes."""
+        """Return the oldest pg_restore that reads a backup: an older server may not accept what a newer one writes."""
         reason = f"{program('pg_restore')} cannot read it"
         for _, directory in clients("pg_restore"):
             with backup.open("rb") as content:

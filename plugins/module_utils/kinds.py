@@ -565,7 +565,7 @@ class Deployment(Kind):
             for index, each in enumerate(todo.changes.get("schedules") or [])
             if not any(same(each, other) for other in todo.diff["before"].get("schedules") or [])
         ]
-        # A schedule that the server accepts once, it accepts in every deployment.
+        # The server judges equal schedules alike, so send each only once.
         distinct = {json.dumps(schedules.definition(each), sort_keys=True): each for _, _, each in listed}
         asked = dict(enumerate(distinct))
         if asked:

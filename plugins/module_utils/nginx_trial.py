@@ -56,7 +56,7 @@ def trial(live: Path, changes: Mapping[Path, bytes | None]) -> Iterator[Path]:
         with contextlib.suppress(OSError):
             text, pid = main.read_bytes(), f"pid {scratch}/nginx.pid;".encode()
             main.unlink()
-            # If there is none, add it to the first line, so that line numbers stay those of the live file.
+            # Without such a directive, add it to the first line, so that line numbers stay those of the live file.
             main.write_bytes(PID.sub(lambda found: found[1] + pid, text) if PID.search(text) else pid + b" " + text)
         yield copy
 

@@ -1,13 +1,13 @@
 """The registry of what an owner created, kept in the server's variables because most objects have no field for a mark.
 
 An object is registered by its id, so another object that a person later creates under the same name is not mistaken for
-it. An object about to be created has no id yet: a promise records its name, its content, and the time. A promise's name
-proves nothing. It counts only for an object that was created within `PROMISED` after it and has no content that was not
-promised; and it never permits a deletion: only the object's own mark, which replaces it, does.
+it. An object about to be created has no id yet: a promise records its name, its content, and the time. A name alone
+proves nothing: the promise counts only for an object that was created within `PROMISED` after it and has no content
+that was not promised. It never permits a deletion until the object's own mark has replaced it.
 
 A variable is written once and never changed, because two controllers that change one at the same time lose what one of
 them wrote. New marks go into a new variable; old variables are deleted after their marks were written to another. A
-variable holds 5000 characters: an object takes ten of them, and there are as many variables as needed.
+variable holds 5000 characters: a mark takes ten of them, and an owner has as many variables as its marks need.
 """
 
 from __future__ import annotations
