@@ -1,5 +1,5 @@
 #!/usr/bin/python
-"""Make a automation present or absent."""
+"""Create, change or delete an automation."""
 
 from __future__ import annotations
 
@@ -10,18 +10,17 @@ version_added: 0.1.0
 author:
   - The selfhosted.prefect maintainers (@selfhosted)
 description:
-  - Creates, changes and deletes an automation over Prefect's API. It is found by its name, of which there may be
-    one only.
+  - Creates, changes and deletes an automation over Prefect's API. It is found by its name, which must be unique.
   - >-
-    What triggers and actions are about is named: C(deployment: flow/name), C(block: type/name), C(work_pool),
+    Triggers and actions refer to objects by name: C(deployment: flow/name), C(block: type/name), C(work_pool),
     C(work_queue: pool/queue), C(automation), and in the labels that a trigger matches
-    C(prefect.deployment.flow/name), C(prefect.flow.name) and so on. Prefect's ids are taken as well.
-  - An option that is left out is left alone on one that exists.
+    C(prefect.deployment.flow/name), C(prefect.flow.name) and so on. Prefect's ids are accepted as well.
+  - An option that is left out does not change an existing automation.
 extends_documentation_fragment:
   - selfhosted.prefect.api
 attributes:
   check_mode:
-    description: Predicts the change, and changes nothing.
+    description: Reports what would change, and changes nothing.
     support: full
   diff_mode:
     description: Shows the options that change.
@@ -34,17 +33,17 @@ options:
     required: true
   state:
     description:
-      - Whether the automation is there.
+      - Whether the automation exists.
     type: str
     choices: [present, absent]
     default: present
   description:
     description:
-      - What it is for. An empty text clears it.
+      - What the automation is for. An empty text clears it.
     type: str
   enabled:
     description:
-      - Whether it acts.
+      - Whether the automation is enabled.
     type: bool
   tags:
     description:
@@ -54,29 +53,29 @@ options:
   trigger:
     description:
       - >-
-        When it acts: a trigger of type C(event) (unless given), C(compound) or C(sequence), in Prefect's words.
-        C(posture) is C(Reactive) and C(require) is C(all) unless given, spans of time are seconds. A new
-        automation has to have one.
+        When it acts: a trigger of type C(event) (the default), C(compound) or C(sequence), with Prefect's fields.
+        The default of C(posture) is C(Reactive), that of C(require) is C(all); durations are in seconds. Required for
+        a new automation.
     type: dict
   actions:
     description:
-      - What it does, in Prefect's words with names instead of ids. A new automation has to have them.
+      - Its actions, with Prefect's fields and names instead of ids. Required for a new automation.
     type: list
     elements: dict
   actions_on_trigger:
     description:
-      - What it does when it becomes triggered.
+      - Its actions when it is triggered.
     type: list
     elements: dict
   actions_on_resolve:
     description:
-      - What it does when the trigger is resolved.
+      - Its actions when the trigger is resolved.
     type: list
     elements: dict
 """
 
 EXAMPLES = r"""
-- name: Tell the team of failed runs
+- name: Notify the team of failed runs
   selfhosted.prefect.automation:
     api_url: http://127.0.0.1:4200/api
     name: Tell of failures
@@ -92,7 +91,7 @@ EXAMPLES = r"""
         subject: A run of stock failed
         body: "See {% raw %}{{ flow_run|ui_url }}{% endraw %}"
 
-- name: Call runs crashed that have lost their process
+- name: Mark runs as crashed when their process is gone
   selfhosted.prefect.automation:
     api_url: http://127.0.0.1:4200/api
     name: Crash zombie flow runs
@@ -140,8 +139,8 @@ object:
         block: slack-webhook/team
 request:
   description:
-    - The request that failed. Its C(status) is null when there was no answer.
-  returned: when the API was the reason of a failure
+    - The request that failed. Its C(status) is null if the server did not answer.
+  returned: when an API request failed
   type: dict
 """
 

@@ -1,5 +1,5 @@
 #!/usr/bin/python
-"""Make a block present or absent."""
+"""Create, change or delete a block."""
 
 from __future__ import annotations
 
@@ -10,17 +10,16 @@ version_added: 0.1.0
 author:
   - The selfhosted.prefect maintainers (@selfhosted)
 description:
-  - Creates, changes and deletes a block, of a type of Prefect's own or of any other, over Prefect's API.
-  - >-
-    The values of secret fields are compared, and never shown: not in results, differences or logs.
+  - Creates, changes and deletes a block of a built-in or any other type over Prefect's API.
+  - The values of secret fields are compared, but never shown in results, diffs or logs.
 extends_documentation_fragment:
   - selfhosted.prefect.api
 attributes:
   check_mode:
-    description: Predicts the change, and changes nothing.
+    description: Reports what would change, and changes nothing.
     support: full
   diff_mode:
-    description: Shows the fields that change. Of a secret, only that it changes.
+    description: Shows the fields that change. For a secret, it only shows that it changes.
     support: full
 options:
   block_type:
@@ -36,21 +35,21 @@ options:
     required: true
   state:
     description:
-      - Whether the block is there.
+      - Whether the block exists.
     type: str
     choices: [present, absent]
     default: present
   data:
     description:
-      - The block's fields. A field that is left out is left alone, and null sets it to null. A new block has to have
-        the fields that its type requires.
+      - The block's fields. A field that is left out keeps its value, null sets it to null. A new block needs the
+        fields that its type requires.
       - >-
-        Another block is referred to as C({$ref: type/name}).
+        Refer to another block as C({$ref: type/name}).
     type: dict
 """
 
 EXAMPLES = r"""
-- name: Keep a password
+- name: Store a password
   selfhosted.prefect.block:
     api_url: http://127.0.0.1:4200/api
     block_type: secret
@@ -58,7 +57,7 @@ EXAMPLES = r"""
     data:
       value: "{{ vault_shop_password }}"
 
-- name: Have a channel for notifications
+- name: Create a Slack webhook for notifications
   selfhosted.prefect.block:
     api_url: http://127.0.0.1:4200/api
     block_type: slack-webhook
@@ -79,8 +78,8 @@ object:
     data: {value: '********'}
 request:
   description:
-    - The request that failed. Its C(status) is null when there was no answer.
-  returned: when the API was the reason of a failure
+    - The request that failed. Its C(status) is null if the server did not answer.
+  returned: when an API request failed
   type: dict
 """
 

@@ -1,5 +1,5 @@
 #!/usr/bin/python
-"""Make a block type present or absent."""
+"""Create, change or delete a block type."""
 
 from __future__ import annotations
 
@@ -10,16 +10,15 @@ version_added: 0.1.0
 author:
   - The selfhosted.prefect maintainers (@selfhosted)
 description:
-  - Creates, changes and deletes a type of block over Prefect's API, where Python code does not register it
+  - Creates, changes and deletes a block type over Prefect's API. Use it for types that no Python code registers
     (C(prefect block register)).
-  - A change of O(schema) adds a schema, of which the newest counts. Blocks that exist keep theirs until they are
-    changed.
-  - An option that is left out is left alone on one that exists.
+  - Changing O(schema) adds a schema. Prefect uses the newest; existing blocks keep theirs until they are changed.
+  - An option that is left out does not change an existing type.
 extends_documentation_fragment:
   - selfhosted.prefect.api
 attributes:
   check_mode:
-    description: Predicts the change, and changes nothing.
+    description: Reports what would change, and changes nothing.
     support: full
   diff_mode:
     description: Shows the options that change.
@@ -28,20 +27,20 @@ options:
   slug:
     description:
       - >-
-        What the type is called in addresses and in O(selfhosted.prefect.block#module:block_type): lowercase letters,
-        digits and dashes.
+        Name of the type in URLs and in O(selfhosted.prefect.block#module:block_type): lowercase letters, digits and
+        dashes.
     type: str
     required: true
   state:
     description:
-      - Whether the type is there.
-      - Deleting a type deletes its blocks. Prefect's own types cannot be deleted.
+      - Whether the type exists.
+      - Deleting a type deletes its blocks. Prefect's built-in types cannot be deleted.
     type: str
     choices: [present, absent]
     default: present
   name:
     description:
-      - What people see. It is chosen when the type is created, from O(slug) unless given, and cannot be changed.
+      - Name that the UI shows. It is set when the type is created, by default from O(slug), and cannot be changed.
     type: str
   description:
     description:
@@ -49,19 +48,19 @@ options:
     type: str
   logo_url:
     description:
-      - Address of a picture. An empty text clears it.
+      - URL of a logo. An empty text clears it.
     type: str
   documentation_url:
     description:
-      - Address of its documentation. An empty text clears it.
+      - URL of its documentation. An empty text clears it.
     type: str
   code_example:
     description:
-      - Markdown that the UI shows. An empty text clears it.
+      - Code example in Markdown that the UI shows. An empty text clears it.
     type: str
   schema:
     description:
-      - What its blocks hold, as JSON Schema. C(secret_fields) lists the fields that are never shown.
+      - JSON Schema of its blocks. C(secret_fields) lists the fields that are never shown.
     type: dict
   capabilities:
     description:
@@ -71,7 +70,7 @@ options:
 """
 
 EXAMPLES = r"""
-- name: Have a type of block for a shop's account
+- name: Create a block type for a shop's account
   selfhosted.prefect.block_type:
     api_url: http://127.0.0.1:4200/api
     slug: shop-account
@@ -98,8 +97,8 @@ object:
     description: An account at the shop
 request:
   description:
-    - The request that failed. Its C(status) is null when there was no answer.
-  returned: when the API was the reason of a failure
+    - The request that failed. Its C(status) is null if the server did not answer.
+  returned: when an API request failed
   type: dict
 """
 

@@ -1,5 +1,5 @@
 #!/usr/bin/python
-"""Make a deployment present or absent."""
+"""Create, change or delete a deployment."""
 
 from __future__ import annotations
 
@@ -10,16 +10,15 @@ version_added: 0.1.0
 author:
   - The selfhosted.prefect maintainers (@selfhosted)
 description:
-  - Creates, changes and deletes a deployment with its schedules over Prefect's API. The code of the flow is not
-    looked at.
-  - >-
-    Only what differs is written: schedules that have not changed keep their ids and their planned runs.
-  - An option that is left out is left alone on one that exists.
+  - Creates, changes and deletes a deployment with its schedules over Prefect's API. The module does not read the
+    flow's code.
+  - It writes only what differs. Unchanged schedules keep their ids and their scheduled runs.
+  - An option that is left out does not change an existing deployment.
 extends_documentation_fragment:
   - selfhosted.prefect.api
 attributes:
   check_mode:
-    description: Predicts the change, and changes nothing.
+    description: Reports what would change, and changes nothing.
     support: full
   diff_mode:
     description: Shows the options that change.
@@ -27,7 +26,7 @@ attributes:
 options:
   flow:
     description:
-      - Name of the flow. One that is not there is created.
+      - Name of the flow. It is created if it does not exist.
     type: str
     required: true
   name:
@@ -37,8 +36,8 @@ options:
     required: true
   state:
     description:
-      - Whether the deployment is there.
-      - Deleting it deletes its runs that have not begun.
+      - Whether the deployment exists.
+      - Deleting it deletes its runs that have not started.
     type: str
     choices: [present, absent]
     default: present
@@ -57,26 +56,26 @@ options:
     elements: str
   labels:
     description:
-      - Labels. They can only be chosen when the deployment is created, and changed with O(recreate). Others that it
-        has are left alone.
+      - Labels. They are set when the deployment is created and can only be changed with O(recreate). Its other labels
+        stay.
     type: dict
   entrypoint:
     description:
-      - Where the flow is, as C(file.py:function) or C(package.module.function). An empty text clears it.
+      - Location of the flow, as C(file.py:function) or C(package.module.function). An empty text clears it.
     type: str
   path:
     description:
-      - Directory of the code for a worker, if O(pull_steps) do not say it. An empty text clears it.
+      - Directory of the code on the worker, unless O(pull_steps) set it. An empty text clears it.
     type: str
   pull_steps:
     description:
-      - What a worker does to get the code, as in a C(prefect.yaml). An empty list clears them.
+      - Steps by which a worker gets the code, as in C(prefect.yaml). An empty list clears them.
     type: list
     elements: dict
   parameters:
     description:
-      - Parameters of its runs. They replace those that are there. They are checked against the flow's schema, if that
-        is known, before anything is written.
+      - Parameters of its runs. They replace the existing ones. If the flow's schema is known, they are checked against
+        it before anything is written.
     type: dict
   parameter_openapi_schema:
     description:
@@ -84,20 +83,20 @@ options:
     type: dict
   enforce_parameter_schema:
     description:
-      - Whether runs with parameters that do not fit the schema are refused.
+      - Whether Prefect rejects runs whose parameters do not match the schema.
     type: bool
   job_variables:
     description:
-      - Variables of the work pool's job template. They replace those that are there.
+      - Variables of the work pool's job template. They replace the existing ones.
     type: dict
   work_pool:
     description:
-      - The work pool of its runs. An empty text takes the deployment out of its pool, which older versions of Prefect
-        cannot do.
+      - The work pool of its runs. An empty text removes the deployment from its pool, which older versions of Prefect
+        do not support.
     type: str
   work_queue:
     description:
-      - The queue in O(work_pool). Where only the pool is given and changes, it is V(default).
+      - The queue in O(work_pool). If only the pool is set and changes, it is V(default).
     type: str
   concurrency_limit:
     description:
@@ -110,29 +109,30 @@ options:
     type: str
   concurrency_options:
     description:
-      - What becomes of a run over the limit, C(collision_strategy) (V(ENQUEUE) or V(CANCEL_NEW)) and
+      - How a run over the limit is handled, with C(collision_strategy) (V(ENQUEUE) or V(CANCEL_NEW)) and
         C(grace_period_seconds). An empty mapping clears it.
     type: dict
   paused:
     description:
-      - Whether its schedules are paused as a whole.
+      - Whether all its schedules are paused.
     type: bool
   schedules:
     description:
-      - All schedules of the deployment, each one of C(cron), C(interval) and C(rrule). An empty list removes them.
-      - A schedule is found again by its slug, else by when it fires, else by its place. What has not changed keeps
-        its id, its anchor and its planned runs.
+      - All schedules of the deployment. Each sets one of C(cron), C(interval) and C(rrule). An empty list removes
+        them.
+      - A schedule is matched by its slug, else by when it fires, else by its position. An unchanged schedule keeps its
+        id, its anchor and its scheduled runs.
     type: list
     elements: dict
     suboptions:
       cron:
         description:
-          - When it fires, as a cron expression.
+          - Cron expression of when it fires.
         type: str
       day_or:
         description:
-          - How O(schedules[].cron) reads a day of the month and a day of the week, either of them, or with V(false)
-            both. V(true) unless given.
+          - Whether a day of the month and a day of the week in O(schedules[].cron) match if either does, or with
+            V(false) only if both do. Default V(true).
         type: bool
       interval:
         description:
@@ -140,44 +140,44 @@ options:
         type: float
       anchor_date:
         description:
-          - The point in time that intervals are counted from, in ISO 8601. Left out, it is left alone, and the moment
-            of creation for a new schedule.
+          - Time from which intervals are counted, in ISO 8601. If left out, it does not change; for a new schedule, it
+            is the time of creation.
         type: str
       rrule:
         description:
-          - When it fires, as a recurrence rule of RFC 5545.
+          - Recurrence rule of when it fires (RFC 5545).
         type: str
       timezone:
         description:
-          - The time zone, such as V(Europe/Berlin). UTC unless given.
+          - The time zone, such as V(Europe/Berlin). Default UTC.
         type: str
       active:
         description:
-          - Whether it fires. Left out, it is left alone.
+          - Whether it fires. If left out, it does not change.
         type: bool
       parameters:
         description:
-          - Parameters of its runs, over those of the deployment. Left out, they are left alone.
+          - Parameters of its runs, which override those of the deployment. If left out, they do not change.
         type: dict
       max_scheduled_runs:
         description:
-          - How many runs are planned ahead. V(-1) leaves it to the server.
+          - How many runs are scheduled ahead. V(-1) leaves it to the server.
         type: int
       slug:
         description:
-          - A name for the schedule, by which it is found again.
+          - A name that identifies the schedule.
         type: str
   pauses:
     description:
-      - What becomes of a pause of the deployment or of a schedule that is not wanted, by V(false) in O(paused) or
-        V(true) in C(active). V(enforce) ends it. V(keep) takes it for a person's and leaves it alone.
+      - How to handle a paused deployment or schedule where O(paused) is V(false) or C(active) is V(true). V(enforce)
+        resumes it. V(keep) assumes that a person paused it and leaves it paused.
     type: str
     choices: [keep, enforce]
     default: enforce
   recreate:
     description:
-      - Whether the deployment may be deleted and made anew where O(labels) change. Its planned runs are planned
-        again; runs that have begun are kept.
+      - Whether the deployment may be deleted and recreated if O(labels) change. Its scheduled runs are scheduled
+        again; runs that have started are kept.
     type: bool
     default: false
 """
@@ -202,14 +202,14 @@ EXAMPLES = r"""
         interval: 600
         active: false
 
-- name: Pause it
+- name: Pause the deployment
   selfhosted.prefect.deployment:
     api_url: http://127.0.0.1:4200/api
     flow: stock
     name: daily
     paused: true
 
-- name: Let it run by hand only
+- name: Remove its schedules so that it only runs by hand
   selfhosted.prefect.deployment:
     api_url: http://127.0.0.1:4200/api
     flow: stock
@@ -236,15 +236,15 @@ object:
         timezone: Europe/Berlin
         active: true
 kept:
-  description: The pauses that were kept.
+  description: The pauses that O(pauses=keep) left in place.
   returned: success
   type: list
   elements: str
   sample: [paused]
 request:
   description:
-    - The request that failed. Its C(status) is null when there was no answer.
-  returned: when the API was the reason of a failure
+    - The request that failed. Its C(status) is null if the server did not answer.
+  returned: when an API request failed
   type: dict
 """
 

@@ -1,5 +1,5 @@
 #!/usr/bin/python
-"""Make a flow present or absent."""
+"""Create, change or delete a flow."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ version_added: 0.1.0
 author:
   - The selfhosted.prefect maintainers (@selfhosted)
 description:
-  - Creates, changes and deletes a flow over Prefect's API. Deploying a flow or running it creates it as well.
+  - Creates, changes and deletes a flow over Prefect's API. Deploying or running a flow also creates it.
 extends_documentation_fragment:
   - selfhosted.prefect.api
 attributes:
   check_mode:
-    description: Predicts the change, and changes nothing.
+    description: Reports what would change, and changes nothing.
     support: full
   diff_mode:
     description: Shows the options that change.
@@ -28,24 +28,24 @@ options:
     required: true
   state:
     description:
-      - Whether the flow is there.
+      - Whether the flow exists.
       - Deleting a flow deletes its deployments and the history of its runs.
     type: str
     choices: [present, absent]
     default: present
   tags:
     description:
-      - Tags of the flow. An empty list clears them. Left out, they are left alone.
+      - Tags of the flow. An empty list clears them. If left out, the flow keeps its tags.
     type: list
     elements: str
   labels:
     description:
-      - Labels of the flow. They can only be chosen when it is created. Others that it has are left alone.
+      - Labels of the flow. They can only be set when it is created. Its other labels stay.
     type: dict
 """
 
 EXAMPLES = r"""
-- name: Have a flow with a tag
+- name: Create a flow with a tag
   selfhosted.prefect.flow:
     api_url: http://127.0.0.1:4200/api
     name: stock
@@ -64,8 +64,8 @@ object:
     labels: {}
 request:
   description:
-    - The request that failed. Its C(status) is null when there was no answer.
-  returned: when the API was the reason of a failure
+    - The request that failed. Its C(status) is null if the server did not answer.
+  returned: when an API request failed
   type: dict
 """
 

@@ -10,15 +10,15 @@ version_added: 0.1.0
 author:
   - The selfhosted.prefect maintainers (@selfhosted)
 description:
-  - Starts a flow run of a deployment, cancels one, resumes one that is paused or retries one that failed, and waits
-    for what becomes of it.
-  - Fails unless the run ends as O(until) wants it, with the reason, the end of its log, and, for a run that nobody
-    has picked up, what keeps it from running.
+  - Starts a flow run of a deployment, cancels one, resumes a paused one or retries a failed one, and waits for its
+    outcome.
+  - Fails unless the run reaches a state in O(until). The error has the reason, the end of the run's log and, if no
+    worker has picked up the run, why not.
 extends_documentation_fragment:
   - selfhosted.prefect.api
 attributes:
   check_mode:
-    description: Looks up the deployment or the run, and says what would change.
+    description: Looks up the deployment or the run, and reports what would change.
     support: full
   diff_mode:
     description: A flow run has nothing to compare.
@@ -27,19 +27,19 @@ options:
   state:
     description:
       - V(started) creates a run of O(deployment). It does so every time, unless O(idempotency_key) is given.
-      - V(cancelled) cancels the run O(id). One that has ended stays as it is.
-      - V(resumed) resumes the run O(id), which has to be paused. One that has ended stays as it is.
-      - V(retried) runs O(id) again, which has failed, crashed or been cancelled. One that has completed or is under
-        way stays as it is.
+      - V(cancelled) cancels the run O(id). A run that has ended does not change.
+      - V(resumed) resumes the run O(id), which must be paused. A run that has ended does not change.
+      - V(retried) runs O(id) again if it has failed, crashed or been cancelled. A run that has completed or is in
+        progress does not change.
       - V(waited) only waits for the run O(id).
-      - Instead of O(id), O(deployment) takes its latest run, of those that can be cancelled, resumed, retried or
-        waited for.
+      - O(deployment) instead of O(id) selects the latest of its runs that can be cancelled, resumed, retried or waited
+        for.
     type: str
     choices: [started, cancelled, resumed, retried, waited]
     default: started
   deployment:
     description:
-      - The deployment to start a run of, or whose latest run is meant, as C(flow/deployment).
+      - The deployment to start a run of, or whose latest run is selected, as C(flow/deployment).
     type: str
   id:
     description:
@@ -47,64 +47,65 @@ options:
     type: str
   name:
     description:
-      - Name of the new run. Prefect makes one up otherwise.
+      - Name of the new run. By default, Prefect generates one.
     type: str
   parameters:
     description:
-      - Parameters of the new run, over those of the deployment.
+      - Parameters of the new run, which override those of the deployment.
     type: dict
   job_variables:
     description:
-      - Variables of the work pool's job template for the new run, over those of the deployment.
+      - Variables of the work pool's job template for the new run, which override those of the deployment.
     type: dict
   tags:
     description:
-      - Tags of the new run, besides those of the deployment.
+      - Tags of the new run, in addition to those of the deployment.
     type: list
     elements: str
   idempotency_key:
     description:
-      - If the deployment has a run that was started with the same key, that run is taken, and nothing changes.
-        A run that failed, crashed or was cancelled is not taken but followed by a new one.
+      - If a run of the deployment was started with the same key, the module uses that run, and nothing changes.
+        If that run failed, crashed or was cancelled, a new one is started.
     type: str
   run_input:
     description:
-      - What a paused run is to get, where it waits for input.
+      - Input for a paused run that waits for it.
     type: dict
   wait:
     description:
-      - Whether to wait until the run is in a state that is named in O(until), or has ended.
+      - Whether to wait until the run is in a state listed in O(until) or has ended.
     type: bool
     default: true
   until:
     description:
-      - The types of state to wait for. A run that ends in another one fails the task.
-      - A type that a run only passes through, such as V(RUNNING), may be over between two looks. Name what comes
-        after it, too.
-      - By default, V(COMPLETED) for a run that was started or resumed, and any end for a cancelled one.
+      - The state types to wait for. The task fails if the run ends in another one.
+      - A run may pass through a type such as V(RUNNING) between two polls. List the types that follow it, too.
+      - By default, V(COMPLETED) for a run that was started, resumed or retried or is waited for, and any final type
+        for a cancelled one.
     type: list
     elements: str
     choices: [PENDING, RUNNING, PAUSED, COMPLETED, FAILED, CANCELLED, CRASHED]
   timeout:
     description:
-      - Seconds to wait. The run goes on when they are over, and the task fails.
+      - Seconds to wait. The task then fails, and the run continues.
     type: float
     default: 600.0
   poll:
     description:
-      - Seconds between two looks at most. The first come after half a second.
+      - Maximum seconds between two polls. The first poll comes after half a second, and the interval then grows.
     type: float
     default: 2.0
   log_lines:
     description:
-      - How many lines of the log to return, out of its last 200 records at most.
-      - V(0) reads the log of a run that fails the task alone, which saves up to three seconds of waiting for its end.
+      - How many lines of the log to return, from its last 200 records at most.
+      - With V(0), the log is read only if the run fails the task. This saves up to three seconds of waiting for the
+        end of the log.
     type: int
     default: 50
 """
 
 EXAMPLES = r"""
-- name: Run a flow and wait until it has completed
+- name: Run a flow and wait for its completion
   selfhosted.prefect.flow_run:
     api_url: http://127.0.0.1:4200/api
     deployment: hello/default
@@ -130,7 +131,7 @@ EXAMPLES = r"""
     until: [PAUSED]
   register: approval
 
-- name: Approve it
+- name: Approve the flow run
   selfhosted.prefect.flow_run:
     api_url: http://127.0.0.1:4200/api
     state: resumed
@@ -138,7 +139,7 @@ EXAMPLES = r"""
     run_input:
       approved: true
 
-- name: Retry what failed last
+- name: Retry the run that failed last
   selfhosted.prefect.flow_run:
     api_url: http://127.0.0.1:4200/api
     state: retried
@@ -154,7 +155,7 @@ EXAMPLES = r"""
 
 RETURN = r"""
 id:
-  description: The run. Null in check mode for one that would be started.
+  description: Id of the run. Null in check mode if the run would be started.
   returned: when there is a run
   type: str
   sample: 4d3b0a3e-6c0e-4f0b-9f0a-3a0b5f0f3c11
@@ -169,22 +170,21 @@ state_type:
   type: str
   sample: COMPLETED
 state_name:
-  description: The name of its state, which says more than the type at times, such as C(Late) or C(TimedOut).
+  description: The name of its state, which can be more precise than the type, such as C(Late) or C(TimedOut).
   returned: when there is a run
   type: str
   sample: Completed
 state_message:
-  description: What the flow, the worker or the server said about the state.
+  description: The message of the flow, the worker or the server about the state.
   returned: when there is a run
   type: str
 result:
   description:
-    - What the server keeps of its result. With persisted results, that says where the result is stored; otherwise
-      null.
+    - The server's data about the result. For a persisted result, it says where the result is stored; otherwise null.
   returned: when there is a run
   type: raw
 duration:
-  description: Seconds that it has been running, without the time that it waited.
+  description: Seconds that the run has been running, without the time that it waited.
   returned: when there is a run
   type: float
   sample: 1.52
@@ -195,20 +195,20 @@ logs:
   elements: str
   sample: ["01:12:05 | INFO    | prefect.flow_runs | Hello, Ada!"]
 url:
-  description: Where the run is shown in the UI, if that is served where the API is.
+  description: Address of the run in the UI, if the UI is served at the address of the API.
   returned: when there is a run
   type: str
   sample: http://127.0.0.1:4200/runs/flow-run/4d3b0a3e-6c0e-4f0b-9f0a-3a0b5f0f3c11
 waiting_for:
-  description: What keeps a run that nobody has picked up from running.
-  returned: when the time is over and the run has not begun
+  description: Why no worker has picked up the run.
+  returned: when the timeout has passed and the run has not started
   type: list
   elements: str
   sample: ["the work pool main is paused"]
 request:
   description:
-    - The request that failed. Its C(status) is null when there was no answer.
-  returned: when the API was the reason of a failure
+    - The request that failed. Its C(status) is null if the server did not answer.
+  returned: when an API request failed
   type: dict
 """
 
@@ -229,17 +229,17 @@ CANDIDATES = {
     "retried": ["FAILED", "CRASHED", "CANCELLED"],
     "waited": ["PENDING", "RUNNING", "PAUSED", "CANCELLING", "COMPLETED", "FAILED", "CRASHED", "CANCELLED"],
 }
-"""The types of state that the latest run of a deployment may be in."""
+"""The state types in which the latest run of a deployment is selected, by `state`."""
 
 LAST_WORDS = 20
-"""Lines of the log that a failure shows where none were asked for."""
+"""Lines of the log that an error shows if the task requests none."""
 
 SETTLE = 3.0
-"""Seconds that the log of a run may take to arrive: flows send theirs every 2 s, the rest when they exit."""
+"""Seconds that the log of a run may take to arrive: flows send it every 2 s, and the rest when they exit."""
 
 
 def work(api: Api, params: Mapping[str, Any], check_mode: bool) -> dict[str, Any]:
-    """Do what `state` says and return the module's result. Raises Failure, with the same facts in its details."""
+    """Apply `state` and return the module's result. Raises Failure with the same facts in its details."""
     acts = {"started": start, "cancelled": cancel, "resumed": resume, "retried": retry, "waited": wait}
     if params["state"] != "started" and params["id"] is None:
         params = {**params, "id": latest(api, params["deployment"], params["state"])}
@@ -265,7 +265,7 @@ def start(api: Api, params: Mapping[str, Any], check_mode: bool) -> tuple[bool, 
         known = started(api, deployment["flow_id"], params["idempotency_key"])
         return not known, known
     body = {option: params[option] for option in ("name", "parameters", "job_variables", "tags") if params[option]}
-    # With a key, a request that is sent again because its answer was lost starts no second run.
+    # With a key, a request that is repeated because its response was lost starts no second run.
     body["idempotency_key"] = params["idempotency_key"] or uuid.uuid4().hex
     patience = params["timeout"] if params["wait"] else None
     answer = api.call("POST", f"/deployments/{deployment['id']}/create_flow_run", body, patience=patience)
@@ -276,14 +276,14 @@ def start(api: Api, params: Mapping[str, Any], check_mode: bool) -> tuple[bool, 
 
 
 def after(key: str, failed: Mapping[str, Any]) -> str:
-    """Return the idempotency key of the run that follows a failed one: of the same length for each further attempt."""
+    """Return the idempotency key of the run that follows a failed one. Its length does not grow with the attempts."""
     return f"{key} {failed['id']}"
 
 
 def started(api: Api, flow: str, key: str | None) -> dict[str, Any]:
-    """Return the run that a start with an idempotency key takes, or an empty mapping where it creates one.
+    """Return the run that a start with an idempotency key reuses, or an empty mapping if it creates one.
 
-    The server knows a key by its flow: a run of a deployment that was deleted since then is taken, too.
+    The server stores a key per flow, so a run of a deployment that has been deleted since is reused, too.
     """
     wanted = key
     while wanted:
@@ -296,7 +296,7 @@ def started(api: Api, flow: str, key: str | None) -> dict[str, Any]:
 
 
 def find(api: Api, key: str) -> dict[str, Any]:
-    """Return the deployment `flow/name`. Raises Failure where there is none."""
+    """Return the deployment `flow/name`. Raises Failure if it does not exist."""
     flow, slash, name = key.partition("/")
     if not (flow and slash and name):
         raise Failure(f"deployment is {key!r}: it should be like flow/deployment")
@@ -308,7 +308,7 @@ def find(api: Api, key: str) -> dict[str, Any]:
 
 
 def latest(api: Api, key: str, state: str) -> str | None:
-    """Return the latest run of a deployment that `state` can be about; None where there is nothing to cancel."""
+    """Return the latest run of a deployment to which `state` applies; None if there is nothing to cancel."""
     body = {
         "deployments": {"id": {"any_": [find(api, key)["id"]]}},
         "flow_runs": {"state": {"type": {"any_": CANDIDATES[state]}}},
@@ -322,7 +322,7 @@ def latest(api: Api, key: str, state: str) -> str | None:
 
 
 def cancel(api: Api, params: Mapping[str, Any], check_mode: bool) -> tuple[bool, dict[str, Any]]:
-    """Cancel the run unless it has ended or is being cancelled; return whether that changes it, and the run."""
+    """Cancel the run unless it has ended or is being cancelled; return whether it changes, and the run."""
     run = read(api, params["id"])
     if run["state_type"] in ENDS | {"CANCELLING"}:
         return False, run
@@ -333,7 +333,7 @@ def cancel(api: Api, params: Mapping[str, Any], check_mode: bool) -> tuple[bool,
 
 
 def resume(api: Api, params: Mapping[str, Any], check_mode: bool) -> tuple[bool, dict[str, Any]]:
-    """Resume the run unless it has ended; return whether that changes it, and the run."""
+    """Resume the run unless it has ended; return whether it changes, and the run."""
     run = read(api, params["id"])
     if run["state_type"] in ENDS:
         return False, run
@@ -350,7 +350,7 @@ def resume(api: Api, params: Mapping[str, Any], check_mode: bool) -> tuple[bool,
 
 
 def retry(api: Api, params: Mapping[str, Any], check_mode: bool) -> tuple[bool, dict[str, Any]]:
-    """Have a run that ended badly run again; return whether that changes it, and the run."""
+    """Retry a run that failed, crashed or was cancelled; return whether it changes, and the run."""
     run = read(api, params["id"])
     if run["state_type"] not in ENDS - {"COMPLETED"}:
         return False, run
@@ -375,9 +375,9 @@ def read(api: Api, run_id: str) -> dict[str, Any]:
 
 
 def follow(api: Api, run: dict[str, Any], *, until: set[str], timeout: float, poll: float) -> dict[str, Any]:
-    """Look at the run until it is in a state of `until`, has ended, or the time is over; return it as it is then.
+    """Poll the run until it reaches a state of `until`, has ended or the timeout has passed; return its last version.
 
-    A server that does not answer in between, as SQLite's may for a minute when flow runs begin everywhere, has as long.
+    A server that stops answering has until the timeout, too: with SQLite, it may take a minute when many runs start.
     """
     deadline = time.monotonic() + timeout
     pause = min(0.5, poll)
@@ -390,7 +390,7 @@ def follow(api: Api, run: dict[str, Any], *, until: set[str], timeout: float, po
 
 
 def facts(api: Api, run: Mapping[str, Any], *, lines: int) -> dict[str, Any]:
-    """Return what the module tells about a run."""
+    """Return the module's result for a run."""
     return {
         "id": run["id"],
         "name": run["name"],
@@ -405,8 +405,8 @@ def facts(api: Api, run: Mapping[str, Any], *, lines: int) -> dict[str, Any]:
 
 
 def tail(api: Api, run: Mapping[str, Any], *, lines: int) -> list[str]:
-    """Return the last lines of a run's log. Of one that has run and ended, wait a little for the very last."""
-    # Whatever is wanted, the flow's last words are looked for among what the engine and the worker say after them.
+    """Return the last lines of a run's log. If the run has ended, wait briefly for the very last lines."""
+    # At least 20 lines, since the engine and the worker write some after the flow's last one.
     limit = max(20, min(lines, PAGE))
     body = {"logs": {"flow_run_id": {"any_": [run["id"]]}}, "sort": "TIMESTAMP_DESC"}
     settling = run["state_type"] in ENDS and run["start_time"] is not None
@@ -425,7 +425,7 @@ def tail(api: Api, run: Mapping[str, Any], *, lines: int) -> list[str]:
 
 
 def explained(api: Api, run: Mapping[str, Any], *, changed: bool, timeout: float, lines: int) -> Failure:
-    """Return the failure of a run that did not come to the wanted state."""
+    """Return the Failure for a run that did not reach the wanted state."""
     ended = run["state_type"] in ENDS
     result = {"changed": changed, **facts(api, run, lines=lines or LAST_WORDS)}
     label = f"flow run {run['name']} is {run['state_name']}" + ("" if ended else f" after {timeout:g} s")
@@ -444,7 +444,7 @@ def explained(api: Api, run: Mapping[str, Any], *, changed: bool, timeout: float
 
 
 def obstacles(api: Api, run: Mapping[str, Any]) -> Iterator[str]:
-    """Yield what keeps a scheduled run from being picked up."""
+    """Yield the reasons why no worker has picked up a scheduled run."""
     due = moment(run["expected_start_time"]) if run["expected_start_time"] else None
     if due and due > datetime.now(timezone.utc):
         yield f"it is due at {due:%Y-%m-%d %H:%M:%S} UTC"
@@ -479,19 +479,19 @@ def obstacles(api: Api, run: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _expect(answer: Mapping[str, Any], run: Mapping[str, Any], verb: str) -> None:
-    """Raise Failure when the server did not do as it was told: it says so in a 200."""
+    """Raise Failure if the server did not accept the state, which it reports with status 200."""
     if answer["status"] in {"ABORT", "WAIT"} or (answer["status"] == "REJECT" and not _overtaken(answer)):
         reason = (answer.get("details") or {}).get("reason") or answer["status"]
         raise Failure(f"cannot {verb} flow run {run['name']}: {reason}", id=run["id"])
 
 
 def _overtaken(answer: Mapping[str, Any]) -> bool:
-    """Whether a refused order led to the same end: a run that has not begun goes to Cancelled at once."""
+    """Whether the run has ended in spite of the rejection: a run that has not started is Cancelled at once."""
     return bool((answer.get("state") or {}).get("type") in ENDS)
 
 
 def _near(api: Api, flow: str, name: str) -> list[str]:
-    """Return the deployments that somebody may have meant: names alike, or else the first ones."""
+    """Return the deployments that the user may have meant: those with similar names, or else the first ones."""
     flows = {row["id"]: row["name"] for row in api.pages("/flows/filter")}
     known = sorted(f"{flows.get(row['flow_id'])}/{row['name']}" for row in api.pages("/deployments/filter"))
     return difflib.get_close_matches(f"{flow}/{name}", known) or known[:10]

@@ -1,5 +1,5 @@
 #!/usr/bin/python
-"""Make a global concurrency limit present or absent."""
+"""Create, change or delete a global concurrency limit."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ author:
   - The selfhosted.prefect maintainers (@selfhosted)
 description:
   - Creates, changes and deletes a global concurrency limit over Prefect's API.
-  - Limits named C(tag:*) and C(deployment:*) are parts of other objects and are refused.
-  - An option that is left out is left alone on one that exists.
+  - Limits named C(tag:*) and C(deployment:*) belong to other objects and are rejected.
+  - An option that is left out does not change an existing limit.
 extends_documentation_fragment:
   - selfhosted.prefect.api
 attributes:
   check_mode:
-    description: Predicts the change, and changes nothing.
+    description: Reports what would change, and changes nothing.
     support: full
   diff_mode:
     description: Shows the options that change.
@@ -25,31 +25,31 @@ attributes:
 options:
   name:
     description:
-      - Name of the limit, which flows name in C(concurrency) and C(rate_limit).
+      - Name of the limit, as flows pass it to C(concurrency) and C(rate_limit).
     type: str
     required: true
   state:
     description:
-      - Whether the limit is there.
+      - Whether the limit exists.
     type: str
     choices: [present, absent]
     default: present
   limit:
     description:
-      - How many slots there are. A new limit has to have it.
+      - Number of slots. Required for a new limit.
     type: int
   active:
     description:
-      - Whether the limit counts.
+      - Whether Prefect enforces the limit.
     type: bool
   slot_decay_per_second:
     description:
-      - How many slots become free again each second, for a rate limit. V(0) frees a slot when it is given back.
+      - For a rate limit, how many slots become free each second. With V(0), a slot is free once it is released.
     type: float
 """
 
 EXAMPLES = r"""
-- name: Let at most five tasks use the database at a time
+- name: Limit the database to five concurrent tasks
   selfhosted.prefect.global_concurrency_limit:
     api_url: http://127.0.0.1:4200/api
     name: database
@@ -69,8 +69,8 @@ object:
     slot_decay_per_second: 0.0
 request:
   description:
-    - The request that failed. Its C(status) is null when there was no answer.
-  returned: when the API was the reason of a failure
+    - The request that failed. Its C(status) is null if the server did not answer.
+  returned: when an API request failed
   type: dict
 """
 

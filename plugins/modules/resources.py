@@ -221,8 +221,8 @@ done:
   elements: str
 request:
   description:
-    - The request that failed. Its C(status) is null when there was no answer.
-  returned: when the API was the reason of a failure
+    - The request that failed. Its C(status) is null if the server did not answer.
+  returned: when an API request failed
   type: dict
 """
 

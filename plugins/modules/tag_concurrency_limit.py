@@ -1,5 +1,5 @@
 #!/usr/bin/python
-"""Make a tag concurrency limit present or absent."""
+"""Create, change or delete a tag concurrency limit."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ version_added: 0.1.0
 author:
   - The selfhosted.prefect maintainers (@selfhosted)
 description:
-  - Creates, changes and deletes the limit of the task runs that carry a tag, over Prefect's API.
+  - Creates, changes and deletes the limit on the task runs with a tag over Prefect's API.
 extends_documentation_fragment:
   - selfhosted.prefect.api
 attributes:
   check_mode:
-    description: Predicts the change, and changes nothing.
+    description: Reports what would change, and changes nothing.
     support: full
   diff_mode:
     description: Shows the options that change.
@@ -28,18 +28,18 @@ options:
     required: true
   state:
     description:
-      - Whether the limit is there.
+      - Whether the limit exists.
     type: str
     choices: [present, absent]
     default: present
   concurrency_limit:
     description:
-      - How many task runs with the tag may run at the same time. V(0) lets none run. A new limit has to have it.
+      - How many task runs with the tag may run at the same time. V(0) prevents all runs. Required for a new limit.
     type: int
 """
 
 EXAMPLES = r"""
-- name: Let at most two task runs with a tag run
+- name: Limit the task runs with a tag to two at a time
   selfhosted.prefect.tag_concurrency_limit:
     api_url: http://127.0.0.1:4200/api
     tag: shop
@@ -57,8 +57,8 @@ object:
     concurrency_limit: 2
 request:
   description:
-    - The request that failed. Its C(status) is null when there was no answer.
-  returned: when the API was the reason of a failure
+    - The request that failed. Its C(status) is null if the server did not answer.
+  returned: when an API request failed
   type: dict
 """
 

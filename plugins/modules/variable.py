@@ -1,5 +1,5 @@
 #!/usr/bin/python
-"""Make a variable present or absent."""
+"""Create, change or delete a variable."""
 
 from __future__ import annotations
 
@@ -11,14 +11,13 @@ author:
   - The selfhosted.prefect maintainers (@selfhosted)
 description:
   - Creates, changes and deletes a variable over Prefect's API.
-  - >-
-    Everybody who may use the API can read variables. Keep a secret in a block: M(selfhosted.prefect.block).
-  - An option that is left out is left alone on one that exists.
+  - Everyone with access to the API can read variables. Store secrets in a block, see M(selfhosted.prefect.block).
+  - An option that is left out does not change an existing variable.
 extends_documentation_fragment:
   - selfhosted.prefect.api
 attributes:
   check_mode:
-    description: Predicts the change, and changes nothing.
+    description: Reports what would change, and changes nothing.
     support: full
   diff_mode:
     description: Shows the options that change.
@@ -28,19 +27,18 @@ options:
     description:
       - >-
         Name of the variable: lowercase letters, digits, dashes and underscores. Names that start with
-        C(ansible_owner_) are kept for M(selfhosted.prefect.resources).
+        C(ansible_owner_) are reserved for M(selfhosted.prefect.resources).
     type: str
     required: true
   state:
     description:
-      - Whether the variable is there.
+      - Whether the variable exists.
     type: str
     choices: [present, absent]
     default: present
   value:
     description:
-      - >-
-        The value: any JSON, up to 5000 characters. A new variable has to have one.
+      - The value, any JSON of up to 5000 characters. Required for a new variable.
     type: raw
   tags:
     description:
@@ -50,7 +48,7 @@ options:
 """
 
 EXAMPLES = r"""
-- name: Tell flows where the shop is
+- name: Set the shop's address for flows
   selfhosted.prefect.variable:
     api_url: http://127.0.0.1:4200/api
     name: shop
@@ -72,8 +70,8 @@ object:
     tags: [shop]
 request:
   description:
-    - The request that failed. Its C(status) is null when there was no answer.
-  returned: when the API was the reason of a failure
+    - The request that failed. Its C(status) is null if the server did not answer.
+  returned: when an API request failed
   type: dict
 """
 

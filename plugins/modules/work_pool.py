@@ -1,5 +1,5 @@
 #!/usr/bin/python
-"""Make a work pool present or absent."""
+"""Create, change or delete a work pool."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ author:
   - The selfhosted.prefect maintainers (@selfhosted)
 description:
   - Creates, changes and deletes a work pool over Prefect's API.
-  - An option that is left out is left alone on one that exists.
+  - An option that is left out does not change an existing pool.
 extends_documentation_fragment:
   - selfhosted.prefect.api
 attributes:
   check_mode:
-    description: Predicts the change, and changes nothing.
+    description: Reports what would change, and changes nothing.
     support: full
   diff_mode:
     description: Shows the options that change.
@@ -24,21 +24,21 @@ attributes:
 options:
   name:
     description:
-      - Name of the pool. Prefect keeps names that start with C(prefect), in any case, for itself.
-      - It may not hold any of C(/ % & < >).
+      - Name of the pool. Prefect reserves names that start with C(prefect), in any case.
+      - It must not contain any of C(/ % & < >).
     type: str
     required: true
   state:
     description:
-      - Whether the pool is there.
-      - Deleting a pool leaves its deployments without one, and deletes its queues and its list of workers.
+      - Whether the pool exists.
+      - Deleting a pool also deletes its queues and its list of workers, and leaves its deployments without a pool.
     type: str
     choices: [present, absent]
     default: present
   type:
     description:
       - What runs the pool's flow runs, such as V(process), V(docker) or V(kubernetes).
-      - It is chosen when the pool is created (V(process) unless given) and can only be changed with O(recreate).
+      - It is set when the pool is created (default V(process)) and can only be changed with O(recreate).
     type: str
   description:
     description:
@@ -46,43 +46,43 @@ options:
     type: str
   concurrency_limit:
     description:
-      - How many flow runs of the pool may run at the same time. V(-1) removes the limit, V(0) lets none run.
+      - How many flow runs of the pool may run at the same time. V(-1) removes the limit, V(0) prevents all runs.
     type: int
   is_paused:
     description:
-      - Whether the pool hands out no flow runs. Runs that are due then wait, and become Late.
+      - Whether the pool is paused. Workers then get no flow runs from it; runs that are due wait and become Late.
     type: bool
   base_job_template:
     description:
-      - What the pool's flow runs are made of, C(job_configuration) and C(variables), as C(prefect work-pool get-
+      - Job template of the pool's flow runs with C(job_configuration) and C(variables), as C(prefect work-pool get-
         default-base-job-template) prints it. It replaces the whole template.
-      - The first worker of a pool without a template fills in that of its type. So leave this out unless the template
-        is yours, and do not give an empty one.
-      - The template's own C({{ }}) is not Ansible's. Read it from a file, as in the example, or tag it C(!unsafe).
+      - The first worker of a pool without a template fills in the default of its type. So set this only for a
+        template of your own, and never to an empty mapping.
+      - Ansible must not evaluate the template's C({{ }}). Read it from a file, as in the example, or tag it C(!unsafe).
     type: dict
   recreate:
     description:
-      - Whether a pool of another O(type) may be deleted and made anew. Its queues are made again and its deployments
-        brought back to it; its list of workers begins anew.
+      - Whether a pool of another O(type) may be deleted and recreated. Its queues are recreated and its deployments
+        reassigned to it; its list of workers starts empty.
     type: bool
     default: false
 """
 
 EXAMPLES = r"""
-- name: Have a pool for at most ten processes at a time
+- name: Create a pool for at most ten concurrent processes
   selfhosted.prefect.work_pool:
     api_url: http://127.0.0.1:4200/api
     name: main
     type: process
     concurrency_limit: 10
 
-- name: Stop handing out flow runs before an upgrade
+- name: Pause the pool before an upgrade
   selfhosted.prefect.work_pool:
     api_url: http://127.0.0.1:4200/api
     name: main
     is_paused: true
 
-- name: Remove the limit, and use a job template from a file
+- name: Remove the limit and use a job template from a file
   selfhosted.prefect.work_pool:
     api_url: http://127.0.0.1:4200/api
     name: main
@@ -116,8 +116,8 @@ object:
     status: READY
 request:
   description:
-    - The request that failed. Its C(status) is null when there was no answer.
-  returned: when the API was the reason of a failure
+    - The request that failed. Its C(status) is null if the server did not answer.
+  returned: when an API request failed
   type: dict
 """
 

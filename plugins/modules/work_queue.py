@@ -1,5 +1,5 @@
 #!/usr/bin/python
-"""Make a work queue present or absent."""
+"""Create, change or delete a work queue."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ author:
   - The selfhosted.prefect maintainers (@selfhosted)
 description:
   - Creates, changes and deletes a queue of a work pool over Prefect's API.
-  - An option that is left out is left alone on one that exists.
+  - An option that is left out does not change an existing queue.
 extends_documentation_fragment:
   - selfhosted.prefect.api
 attributes:
   check_mode:
-    description: Predicts the change, and changes nothing.
+    description: Reports what would change, and changes nothing.
     support: full
   diff_mode:
     description: Shows the options that change.
@@ -24,20 +24,19 @@ attributes:
 options:
   work_pool:
     description:
-      - The pool that the queue belongs to. It has to be there.
+      - The pool that the queue belongs to. It must exist.
     type: str
     required: true
   name:
     description:
-      - >-
-        Name of the queue. The queue V(default) comes and goes with its pool: it can be changed, not deleted.
+      - Name of the queue. The queue V(default) is created and deleted with its pool; it can be changed, but not
+        deleted on its own.
     type: str
     required: true
   state:
     description:
-      - Whether the queue is there.
-      - >-
-        Deployments of a queue that is deleted move to none: give them another one first.
+      - Whether the queue exists.
+      - Deployments are left without a queue when their queue is deleted. Assign another one to them first.
     type: str
     choices: [present, absent]
     default: present
@@ -47,21 +46,21 @@ options:
     type: str
   concurrency_limit:
     description:
-      - How many flow runs of the queue may run at the same time. V(-1) removes the limit, V(0) lets none run.
+      - How many flow runs of the queue may run at the same time. V(-1) removes the limit, V(0) prevents all runs.
     type: int
   is_paused:
     description:
-      - Whether the queue hands out no flow runs.
+      - Whether the queue is paused. Workers then get no flow runs from it.
     type: bool
   priority:
     description:
-      - Place of the queue among those of its pool, V(1) is served first. Prefect moves the other queues back to make
-        room, so set the queues of a pool in the order of their priorities.
+      - Priority of the queue within its pool; V(1) is the highest. Prefect moves the other queues back to make room,
+        so set the queues of a pool in the order of their priorities.
     type: int
 """
 
 EXAMPLES = r"""
-- name: Serve urgent runs first, three at a time
+- name: Create a queue for urgent runs with the highest priority
   selfhosted.prefect.work_queue:
     api_url: http://127.0.0.1:4200/api
     work_pool: main
@@ -84,8 +83,8 @@ object:
     is_paused: false
 request:
   description:
-    - The request that failed. Its C(status) is null when there was no answer.
-  returned: when the API was the reason of a failure
+    - The request that failed. Its C(status) is null if the server did not answer.
+  returned: when an API request failed
   type: dict
 """
 
