@@ -7,7 +7,7 @@ class ModuleDocFragment:
     DOCUMENTATION = r"""
 options:
   files:
-    description: The directories and files, in the order in which they are made.
+    description: The directories and files, in the order in which they are created.
     type: list
     elements: dict
     required: true
@@ -17,40 +17,40 @@ options:
         type: path
         required: true
       template:
-        description: Template on the controller that the file is written from. Left out, O(files[].path) is a directory.
+        description: Template of the file on the controller. If left out, O(files[].path) is a directory.
         type: str
       vars:
         description: Variables of that template.
         type: dict
         default: {}
       owner:
-        description: Owner. Left out, whoever connects.
+        description: Owner. Defaults to the user who connects.
         type: str
       group:
-        description: Group. Left out, that of whoever connects.
+        description: Group. Defaults to that of the user who connects.
         type: str
       mode:
-        description: Permissions, in octal digits. Needed unless the path is to be absent.
+        description: Permissions in octal digits. Required unless the path is removed.
         type: str
       state:
         description:
-          - V(kept) gives a directory owner and mode if it is there, and makes none. V(unused) removes a directory that
-            is empty, V(absent) removes it with all that is in it.
+          - V(kept) sets owner and mode of a directory if it exists, and does not create it. V(unused) removes an empty
+            directory, V(absent) removes a directory with its content.
         type: str
         choices: [present, kept, unused, absent]
         default: present
       recurse:
         description:
-          - Whether what an account that no longer exists has left below a directory gets the same owner and group. What
-            belongs to other accounts is left as it is.
+          - Whether files below the directory whose account no longer exists get the same owner and group. Files of
+            other accounts do not change.
         type: bool
         default: false
       recurse_root:
-        description: Whether O(files[].recurse) gives root's files too, where the directory itself belongs to root.
+        description: Whether O(files[].recurse) also changes root's files, if the directory itself belongs to root.
         type: bool
         default: false
       secret:
-        description: Whether neither a diff nor a log may show the content.
+        description: Whether to hide the content in diffs and logs.
         type: bool
         default: false
 """

@@ -1,4 +1,4 @@
-"""What the modules that create something on a host have in common."""
+"""The option `ledger` of the modules that create something on a host."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ class ModuleDocFragment:
 options:
   ledger:
     description:
-      - The ledger of what the instance creates on this host. Given, what exists and is not in it is refused unless
-        O(ledger.adopt) allows it, and only what is in it is removed.
+      - The ledger of what the instance creates on this host. If it is set, the module refuses to use what exists
+        outside the ledger unless O(ledger.adopt) allows it, and removes only what the ledger lists.
     type: dict
     suboptions:
       name:
@@ -17,16 +17,16 @@ options:
         type: str
         required: true
       part:
-        description: Part of the instance that creates.
+        description: Part of the instance that the entries belong to.
         type: str
         default: prefect
       adopt:
-        description: What of others may be taken over.
+        description: Kinds of existing objects of other owners that may be taken over.
         type: list
         elements: str
         choices: [user, directories, units, files, database]
         default: []
       opt:
-        description: Directory of the releases, by which an earlier installation is recognized.
+        description: Directory of the releases. An earlier installation is recognized by it.
         type: path
 """

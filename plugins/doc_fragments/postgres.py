@@ -1,4 +1,4 @@
-"""The options of `module_utils/postgres.py`, for the documentation of the modules that log in to a PostgreSQL."""
+"""The options of `module_utils/postgres.py`, for the documentation of the modules that log in to PostgreSQL."""
 
 from __future__ import annotations
 
@@ -27,12 +27,12 @@ options:
     type: str
     default: ''
   tls:
-    description: Whether the server has to speak TLS and prove who it is.
+    description: Whether to require TLS and verify the server's certificate.
     type: bool
     default: false
   ca:
     description:
-      - File on the host with the certificate authorities to trust, or themselves in PEM. Empty trusts the host's own.
+      - The certificate authorities to trust, as a file on the host or as PEM text. Empty trusts the host's own.
     type: str
     default: ''
   cert:
@@ -44,12 +44,13 @@ options:
     type: str
     default: ''
   check_hostname:
-    description: Whether the server's certificate has to name O(host).
+    description: Whether the server's certificate must name O(host).
     type: bool
     default: true
   account:
     description:
-      - Account of this host to open a socket as, if it exists and root may. PostgreSQL may take it for the user.
+      - Account of this host to open a socket as, if the account exists and the module runs as root. PostgreSQL may
+        authenticate the user by it.
     type: str
     default: ''
 """

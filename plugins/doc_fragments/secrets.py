@@ -1,4 +1,4 @@
-"""The option `secrets` of the modules that read a host: what their action plugins compare with its fingerprints."""
+"""The option `secrets` of modules that read a host. Their action plugins compare it with the host's fingerprints."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ class ModuleDocFragment:
 options:
   secrets:
     description:
-      - Generated secrets that this host uses, to be compared with what it remembers of them. Where the controller has
-        lost one, or holds another, the task fails. Left out, nothing is compared.
+      - Generated secrets that this host uses. They are compared with the fingerprints that the host stores. The task
+        fails if the controller has lost a secret or holds another one. If left out, nothing is compared.
     type: dict
     suboptions:
       directory:

@@ -1,7 +1,7 @@
 #!/usr/bin/python
 # Copyright: The selfhosted.prefect maintainers
 # Apache License 2.0 (see LICENSE or https://www.apache.org/licenses/LICENSE-2.0)
-"""Divide the data of an instance between the account of its server and the account of its flows."""
+"""Divide the data of an instance between the server's account and the flows' account."""
 
 from __future__ import annotations
 
@@ -9,22 +9,22 @@ DOCUMENTATION = r"""
 module: accounts
 short_description: Divide the data of an instance between its accounts
 description:
-  - Gives everything below the directory of the data to the account that it is for, the server's or that of the flows.
-    An installation of an earlier version had one account for both.
-  - What another account of the host owns stays as it is. No link is followed, and a file that has a further hard link
-    elsewhere is left alone, with a warning.
-  - With two accounts the directory itself belongs to root. The server's account creates its files there, and neither
+  - Changes the owner of everything below the data directory to the account that uses it, the server's or the flows'.
+    Earlier versions used one account for both.
+  - Files of other accounts do not change. The module follows no links, and skips a file with another hard link
+    elsewhere, with a warning.
+  - With two accounts, the directory itself belongs to root. The server's account creates its files there, and neither
     account can replace a directory of the other.
-  - Files of flows that lie in the directory itself move to O(worker_home), because flows can create nothing beside
-    them any more. A link to them stays. Hidden ones, such as C(.ssh), move without a link, with the home directory
-    that they are looked for in.
-  - The directory, or O(worker_home), gets its owner last, so that a run that was killed is finished by the next one.
-    None of the services that run flows may be running.
+  - Files of flows in the directory itself move to O(worker_home), because flows can no longer create files beside
+    them, and a link to them stays. Hidden files, such as C(.ssh), move without a link, because programs look for them
+    in the account's home directory.
+  - The owner of the directory, or of O(worker_home), changes last, so that the next run completes one that was
+    killed. Stop all services that run flows first.
 version_added: 0.1.0
 author: The selfhosted.prefect maintainers
 options:
   home:
-    description: Directory of the data.
+    description: The data directory.
     type: path
     required: true
   user:
@@ -32,20 +32,20 @@ options:
     type: str
     required: true
   worker_user:
-    description: Account of the flows, which may be that of the server.
+    description: Account of the flows, which may be the server's.
     type: str
     required: true
   worker_home:
-    description: Home directory, below O(home), of the account of the flows, where that is another than the server's.
+    description: Home directory of the flows' account below O(home), if it is not the server's account.
     type: path
     required: true
   server_files:
-    description: Files below O(home) that the server needs, besides those that Prefect has.
+    description: Files below O(home) that the server needs in addition to Prefect's own.
     type: list
     elements: path
     default: []
   flows_dirs:
-    description: Directories of flows outside of O(home), where the flows get what the server's account owns.
+    description: Directories of flows outside O(home). Files of the server's account there change to the flows' account.
     type: list
     elements: path
     default: []
@@ -55,14 +55,14 @@ options:
     required: true
   members:
     description:
-      - Accounts to move from the server's group to O(operators). Operators were once members of the group of the only
-        account.
+      - Accounts to move from the server's group to O(operators). In earlier versions, operators were members of the
+        group of the only account.
     type: list
     elements: str
     default: []
 attributes:
   check_mode:
-    description: Says that something would change.
+    description: Always reports a change.
     support: full
   diff_mode:
     description: Owners have no diff.
@@ -86,7 +86,7 @@ moved:
   type: list
   elements: str
 left:
-  description: Files that kept their owner, because they have a further hard link elsewhere.
+  description: Files that kept their owner because they have another hard link elsewhere.
   returned: success
   type: list
   elements: str
@@ -117,19 +117,19 @@ SERVER_FILES = {
     "tmp",
     "ui",
 }
-"""What a server keeps in its PREFECT_HOME, and what its driver of PostgreSQL looks for there; besides the database."""
+"""Files in PREFECT_HOME of a server and its PostgreSQL driver, except the database."""
 
 SHARED_MODE = 0o1771
-"""Of the directory that the server's account creates files in, and that the flows' account passes through."""
+"""Mode of the directory where the server's account creates files, and which the flows' account traverses."""
 
 DEPTH = 200
-"""Directories below each other that are gone through: each takes a file descriptor."""
+"""Maximum depth of nested directories: each level takes a file descriptor."""
 
 ANYONE = 0o007
 
 
 class FileError(Exception):
-    """A file that cannot be given to its account; the message names it."""
+    """The owner of a file cannot be changed; the message names the file."""
 
 
 @dataclass(frozen=True)
@@ -147,12 +147,12 @@ class Account:
 
 @dataclass
 class Division:
-    """What belongs to whom below the directories, and what was left alone."""
+    """Which files change their owner, and which were skipped."""
 
     ours: Callable[[int], bool]
-    """Whether what has this owner is to get another one."""
+    """Whether files of this user ID change their owner."""
     links: Counter[tuple[int, int]] = field(default_factory=Counter)
-    """How many hard links each file has that was counted, by device and inode."""
+    """Number of hard links to each file found below the directories, by device and inode."""
     left: list[str] = field(default_factory=list)
 
     def count(self, parent: int, name: str, *, depth: int = 0) -> None:
@@ -166,7 +166,7 @@ class Division:
                     self.count(inside, child, depth=depth + 1)
 
     def give(self, parent: int, name: str, to: Account, *, path: str, depth: int = 0) -> None:
-        """Give a name and what is below it to an account. A directory comes before what it holds."""
+        """Change the owner of a name and everything below it. A directory changes before its content."""
         found = look(parent, name)
         is_directory = stat.S_ISDIR(found.st_mode)
         linked = not is_directory and found.st_nlink > 1 and self.links[found.st_dev, found.st_ino] != found.st_nlink
@@ -183,7 +183,7 @@ class Division:
 
 @contextlib.contextmanager
 def directory(parent: int, name: str) -> Iterator[int]:
-    """Open a directory, not where a link leads."""
+    """Open a directory without following a link."""
     descriptor = os.open(name, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW, dir_fd=parent)
     try:
         yield descriptor
@@ -193,7 +193,7 @@ def directory(parent: int, name: str) -> Iterator[int]:
 
 @contextlib.contextmanager
 def opened(path: Path) -> Iterator[int]:
-    """Open a directory by its path, which only links of root's lead on; one that is missing is made."""
+    """Open a directory by its path, following only root's links; create it if it does not exist."""
     with beside(followed(path), make=True) as (parent, name):
         if parent.state(name) is None:
             os.mkdir(name, 0o700, dir_fd=parent.descriptor)
@@ -202,7 +202,7 @@ def opened(path: Path) -> Iterator[int]:
 
 
 def look(parent: int, name: str) -> os.stat_result:
-    """Return what a name in a directory is, itself where it is a link."""
+    """Return the status of a name in a directory, without following a link."""
     return os.stat(name, dir_fd=parent, follow_symlinks=False)
 
 
@@ -214,7 +214,7 @@ def exists(parent: int, name: str) -> bool:
 
 
 def close_to_others(parent: int, name: str) -> None:
-    """Take every permission of other accounts from a file or directory."""
+    """Remove every permission of other accounts from a file or directory."""
     found = look(parent, name)
     if found.st_mode & ANYONE and (stat.S_ISREG(found.st_mode) or stat.S_ISDIR(found.st_mode)):
         descriptor = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK, dir_fd=parent)
@@ -233,7 +233,7 @@ def move(name: str, source: int, target: int) -> bool:
 
 
 def move_and_link(name: str, source: int, target: int, *, link: str) -> bool:
-    """Move a file to another directory and leave a link, which leads to it at every moment; return whether it moved."""
+    """Move a file to another directory and leave a link, so that the old path always works; return whether it moved."""
     if not exists(target, name):
         os.link(name, name, src_dir_fd=source, dst_dir_fd=target, follow_symlinks=False)
     if not os.path.samestat(look(source, name), look(target, name)):
@@ -247,7 +247,7 @@ def move_and_link(name: str, source: int, target: int, *, link: str) -> bool:
 
 
 def move_in(names: list[str], source: int, target: int, *, link: str, of: Account) -> list[str]:
-    """Move the files of an account, and all that is hidden, to another directory, called `link`; return what moved."""
+    """Move the files and all hidden names of an account to another directory, called `link`; return what moved."""
     moved = []
     for name in names:
         found = look(source, name)
@@ -261,21 +261,21 @@ def move_in(names: list[str], source: int, target: int, *, link: str, of: Accoun
 
 
 def is_servers(name: str, *, besides: set[str]) -> bool:
-    """Return whether a name in the directory of the data is the server's."""
+    """Return whether a name in the data directory is the server's."""
     return name.startswith(("prefect.db", ".prefect.db")) or name in SERVER_FILES | besides
 
 
 def divide(home: Path, worker_home: Path, *, server: Account, worker: Account, besides: set[str]) -> dict[str, Any]:
-    """Divide a directory between two accounts, or give all of it to one; return what moved and what was left.
+    """Divide a directory between two accounts, or give all of it to one; return what moved and what was skipped.
 
-    `besides` are further names of the server's. Raises FileError for one of its files that has a further hard link.
+    `besides` are further names of the server. Raises FileError if one of its files has another hard link elsewhere.
     """
     shared, below = server != worker, worker_home.name
     moved: list[str] = []
     with opened(home) as top:
         former = {look(top, below).st_uid} - {0} if exists(top, below) else set()
         known = {server.uid, worker.uid} | former
-        # What absent leaves is root's, and what is in it belongs to numbers that no account has any more.
+        # After state absent, the directory is root's, and its content belongs to numbers that no account has.
         was_left = os.fstat(top).st_uid == 0 or is_lost(os.fstat(top).st_uid)
         division = Division(ours=lambda uid: uid in known or (was_left and is_lost(uid)))
         if shared and os.fstat(top).st_uid != 0:
@@ -304,7 +304,7 @@ def divide(home: Path, worker_home: Path, *, server: Account, worker: Account, b
                     division.give(inside, name, worker, path=f"{worker_home}/{name}")
                 if not shared:
                     moved = [name for name in listed(inside) if name.startswith(".") and move(name, inside, top)]
-                # Its owner says whose the rest was.
+                # Changed last: its owner shows a later run whose the rest was.
                 os.fchown(inside, worker.uid, worker.gid)
         os.fchown(top, 0 if shared else server.uid, server.gid)
         os.fchmod(top, SHARED_MODE if shared else 0o750)
@@ -312,7 +312,7 @@ def divide(home: Path, worker_home: Path, *, server: Account, worker: Account, b
 
 
 def give_outside(path: Path, *, server: Account, worker: Account) -> list[str]:
-    """Give what the server's account owns in a directory of flows to the flows; return what was left."""
+    """Give the files of the server's account in a directory of flows to the flows; return what was skipped."""
     division = Division(ours=lambda uid: uid == server.uid)
     if path.is_dir():
         with opened(path) as top:

@@ -1,38 +1,38 @@
 #!/usr/bin/python
 # Copyright: The selfhosted.prefect maintainers
 # Apache License 2.0 (see LICENSE or https://www.apache.org/licenses/LICENSE-2.0)
-"""Read a host that is to run a database or a Redis, and refuse what cannot work there, before anything is changed."""
+"""Check a host that will run PostgreSQL or Redis, and report what cannot work there before anything changes."""
 
 from __future__ import annotations
 
 DOCUMENTATION = r"""
 module: backend
-short_description: Read a host that is to run a PostgreSQL or a Redis
+short_description: Check a host that will run PostgreSQL or Redis
 description:
-  - Finds out who the hosts that need it are, as seen from there, and which addresses of its own face them.
-  - Reports every obstacle at once, each with the variable to change, before anything is written.
+  - Resolves the addresses of the hosts that need the service, and finds the host's own addresses that face them.
+  - Reports all errors together, each with the variable to change, before anything is written.
 version_added: 0.2.0
 author: The selfhosted.prefect maintainers
 extends_documentation_fragment: selfhosted.prefect.secrets
 options:
   peers:
-    description: Addresses of the hosts that need it, by their names in the inventory. The host itself is none of them.
+    description: Addresses of the hosts that need the service, by inventory name, without the host itself.
     type: dict
     default: {}
   ports:
-    description: TCP ports to be free on the host, or held by O(ours), as a mapping of variable names to ports.
+    description: TCP ports that must be free on the host or held by O(ours), as a mapping of variable names to ports.
     type: dict
     default: {}
   ours:
-    description: Directory that the program which may hold the ports is in, or is started with.
+    description: Directory of the program that may hold the ports, or a directory on its command line.
     type: path
     required: true
   fingerprints:
-    description: File in which this host remembers the generated secrets that it uses.
+    description: File in which this host stores the fingerprints of its generated secrets.
     type: path
     required: true
   otherwise:
-    description: What to set where this host cannot run it.
+    description: Variable to set instead if this host cannot run the service.
     type: str
     required: true
 attributes:
@@ -42,7 +42,7 @@ attributes:
 """
 
 EXAMPLES = r"""
-- name: Read the host
+- name: Check the host
   selfhosted.prefect.backend:
     peers: {api1: 10.0.0.11}
     ports: {prefect_redis_port: 6379}
@@ -53,12 +53,12 @@ EXAMPLES = r"""
 
 RETURN = r"""
 fingerprints:
-  description: What the host remembers of the generated secrets that it uses, by file and name of the secret.
+  description: Stored fingerprints of the generated secrets that the host uses, by file and name of the secret.
   returned: success
   type: dict
 secrets_compared:
-  description: That O(secrets) was given and the controller holds what the host remembers.
-  returned: when O(secrets) was given
+  description: Whether O(secrets) was set and the controller's secrets match the host's fingerprints.
+  returned: when O(secrets) is set
   type: bool
 peers:
   description: IP addresses of the peers, as this host resolves them.
@@ -66,7 +66,7 @@ peers:
   type: list
   elements: str
 facing:
-  description: IP addresses of this host that the peers see, the loopback not among them.
+  description: IP addresses of this host that the peers see, except loopback addresses.
   returned: success
   type: list
   elements: str
@@ -92,7 +92,7 @@ from ansible_collections.selfhosted.prefect.plugins.module_utils.ports import ta
 
 
 def resolve(name: str) -> list[str]:
-    """Return the IP addresses of a host, none where its name is not known."""
+    """Return the IP addresses of a host, none if its name does not resolve."""
     with contextlib.suppress(OSError):
         found = {str(info[4][0]).split("%")[0] for info in socket.getaddrinfo(name, None, type=socket.SOCK_STREAM)}
         return sorted(found)
@@ -100,9 +100,9 @@ def resolve(name: str) -> list[str]:
 
 
 def facing(peer: str) -> str | None:
-    """Return the address of this host from which it would speak to a peer, and at which the peer finds it."""
+    """Return the address of this host from which it connects to a peer, and at which the peer reaches it."""
     family = socket.AF_INET6 if ":" in peer else socket.AF_INET
-    # Nothing is sent: connecting a datagram socket only asks the routing table.
+    # Nothing is sent: connecting a datagram socket only queries the routing table.
     with contextlib.suppress(OSError), socket.socket(family, socket.SOCK_DGRAM) as probe:
         probe.connect((peer, 9))
         return str(probe.getsockname()[0])
@@ -110,13 +110,13 @@ def facing(peer: str) -> str | None:
 
 
 def memory_mb() -> int:
-    """Return the memory that this host has, in megabytes."""
+    """Return the memory of this host in megabytes."""
     found = re.search(r"^MemTotal:\s+(\d+) kB", Path("/proc/meminfo").read_text(), re.MULTILINE)
     return int(found[1]) // 1024 if found else 0
 
 
 def obstacles(params: dict[str, Any], addresses: dict[str, list[str]]) -> list[str]:
-    """Return everything about the host that would make the installation fail."""
+    """Return the errors of all conditions on the host that would make the installation fail."""
     instead = f"set {params['otherwise']} to one that runs elsewhere"
     found = [old] if (old := too_old()) else []
     if os.geteuid() != 0:

@@ -1,7 +1,7 @@
 #!/usr/bin/python
 # Copyright: The selfhosted.prefect maintainers
 # Apache License 2.0 (see LICENSE or https://www.apache.org/licenses/LICENSE-2.0)
-"""Back up the database of a Prefect, or put a backup in its place."""
+"""Back up the database of a Prefect instance, or restore a backup."""
 
 from __future__ import annotations
 
@@ -10,34 +10,34 @@ module: backup
 short_description: Back up the database of a Prefect instance, restore it, or empty it
 description:
   - Copies a SQLite database while the server uses it, or dumps Prefect's tables of a PostgreSQL database with
-    C(pg_dump). A backup gets its name when all of it is on the disk and was read again. Beside it is a manifest with
-    the instance, server, database, version, schema revision, number of rows of each table, size and SHA-256 digest.
-  - What is replaced or emptied is backed up first, in the directory C(safety) below O(directory). Stop the servers
-    before.
-  - A restore of PostgreSQL is one transaction. One of SQLite is written beside the database and renamed. Tables of
-    others in the same PostgreSQL stay as they are.
-  - Needs to read the SQLite file, or the PostgreSQL client programs of at least the server's major version, which it
-    looks for on the PATH and where Debian and Red Hat install each version.
+    C(pg_dump). A backup gets its name when it is completely on disk and has been read back. Its manifest, beside it,
+    has the instance, server, database, version, schema revision, rows of each table, size and SHA-256 digest.
+  - Before a database is replaced or emptied, it is backed up to the directory C(safety) below O(directory). Stop the
+    servers first.
+  - PostgreSQL is restored in one transaction. SQLite is restored to a file beside the database, which is then renamed.
+    Other tables in the same PostgreSQL database do not change.
+  - Needs read access to the SQLite file, or the PostgreSQL client programs of at least the server's major version.
+    It looks for these on the PATH and where Debian and Red Hat install each version.
 version_added: 0.1.0
 author: The selfhosted.prefect maintainers
 options:
   state:
     description:
-      - V(present) makes a backup. V(checked) sees that O(restore), or without it the database, can be used, and changes
-        nothing. V(listed) lists the backups. V(restored) replaces the database by a backup, V(emptied) removes
-        Prefect's tables.
+      - V(present) makes a backup. V(checked) checks that O(restore), or without it the database, can be used, and
+        changes nothing. V(listed) lists the backups. V(restored) replaces the database by a backup. V(emptied)
+        removes Prefect's tables.
     type: str
     choices: [present, checked, listed, restored, emptied]
     default: present
   directory:
     description:
-      - Directory of the backups. It is created for its owner alone. Root refuses one that another account can write.
-        Several instances may share one.
+      - Directory of the backups. It is created with access for its owner only. Root refuses a directory that another
+        account can write to. Several instances may share one.
     type: path
     required: true
   former:
     description:
-      - Directory in which earlier versions kept the backups. Those that root made there are moved to O(directory).
+      - Directory in which earlier versions kept the backups. Backups that root made there are moved to O(directory).
     type: path
   instance:
     description: Name of the instance.
@@ -48,39 +48,39 @@ options:
     type: str
     required: true
   version:
-    description: Version of Prefect that the database is used by.
+    description: Version of Prefect that uses the database.
     type: str
     default: ''
   target:
-    description: Version of Prefect that will use a restored database. Empty is O(version).
+    description: Version of Prefect that will use a restored database. Empty means O(version).
     type: str
     default: ''
   restore:
     description:
-      - The backup to restore, as a name in O(directory) or its directory C(safety), a path, or V(latest), the newest of
-        this instance's database, never one in C(safety).
+      - The backup to restore, as a name in O(directory) or its directory C(safety), a path, or V(latest), the newest
+        backup of this instance's database outside C(safety).
     type: str
   restore_instance:
-    description: Instance that the backup is of, where it is not O(instance).
+    description: Instance of the backup, if it is not O(instance).
     type: str
     default: ''
   safety:
-    description: Whether what is replaced or emptied is backed up first.
+    description: Whether to back up the database before it is replaced or emptied.
     type: bool
     default: true
   keep:
-    description: How many backups of this instance's database to keep, the oldest going first. 0 keeps all.
+    description: How many of the newest backups of this instance's database to keep. 0 keeps all.
     type: int
     default: 0
   keep_days:
-    description: Days after which a backup of this instance's database is removed, when a newer one is made. 0 keeps it.
+    description: Days to keep a backup of this instance's database. A new backup removes older ones. 0 keeps all.
     type: int
     default: 0
   command:
     description:
-      - Command line that copies a new backup off the host. The path of the backup is added as its last argument, and is
-        in the environment as C(PREFECT_BACKUP); beside it is its manifest, the same name with C(.json). Where it fails,
-        the task fails, and the backup stays.
+      - Command line that copies a new backup off the host. The path of the backup is its last argument, and is in the
+        environment as C(PREFECT_BACKUP); the manifest beside it has the same name with C(.json). If the command fails,
+        the task fails and the backup is kept.
     type: list
     elements: str
     default: []
@@ -88,16 +88,16 @@ options:
     description: File to which the time of the newest backup is written.
     type: path
   sqlite:
-    description: The SQLite file. Left out, the database is a PostgreSQL.
+    description: The SQLite file. If left out, the database is PostgreSQL.
     type: path
   owner:
-    description: Account that a SQLite file is given to where there is none yet. Left out, its directory's owner.
+    description: Owner of a SQLite file that does not exist yet. Defaults to its directory's owner.
     type: str
   host:
-    description: Host of the PostgreSQL. Left out, its socket on this host.
+    description: Host of PostgreSQL. Defaults to its socket on this host.
     type: str
   port:
-    description: Port of the PostgreSQL.
+    description: Port of PostgreSQL.
     type: int
     default: 5432
   database:
@@ -105,18 +105,18 @@ options:
     type: str
     default: prefect
   user:
-    description: PostgreSQL user, and owner of what is restored.
+    description: PostgreSQL user, and owner of the restored objects.
     type: str
     default: prefect
   password:
     description: Password of that user.
     type: str
   search_path:
-    description: PostgreSQL's search_path of the server's sessions. Empty is that of the user.
+    description: PostgreSQL's search_path of the server's sessions. Empty means that of the user.
     type: str
     default: ''
   sslmode:
-    description: Libpq's word for how far the TLS of the PostgreSQL is trusted.
+    description: The sslmode of libpq for the connection to PostgreSQL.
     type: str
     default: prefer
   ca:
@@ -126,14 +126,14 @@ options:
     description: File of the client certificate.
     type: path
   key:
-    description: File of its key.
+    description: File of the client certificate's key.
     type: path
   superuser:
-    description: User of the host to run the client programs as, who is the PostgreSQL superuser on its socket.
+    description: User of the host that runs the client programs and is the PostgreSQL superuser on its socket.
     type: str
 attributes:
   check_mode:
-    description: Says that it would, and does not.
+    description: Reports what would be done, and changes nothing.
     support: full
 """
 
@@ -160,7 +160,7 @@ EXAMPLES = r"""
 
 RETURN = r"""
 path:
-  description: The backup that was made. Null in check mode, and where there was nothing to back up before a restore.
+  description: The backup that was made. Null in check mode, and if there was nothing to back up before a restore.
   returned: success
   type: str
 moved:
@@ -179,13 +179,13 @@ removed:
   elements: str
 backups:
   description:
-    - The backups, each with its name, when it was made, size in bytes, version, revision, whether it was C(checked) and
-      what is wrong with it (C(problem)), whether it is C(latest), and whether it is a C(safety) backup.
+    - The backups, each with its name, creation time, size in bytes, version, revision, whether it was C(checked), its
+      error if it is damaged (C(problem)), whether it is C(latest), and whether it is a C(safety) backup.
   returned: with O(state=listed)
   type: list
   elements: dict
 table:
-  description: The same as lines of text.
+  description: The backups as lines of text.
   returned: with O(state=listed)
   type: list
   elements: str

@@ -1,18 +1,18 @@
 #!/usr/bin/python
-"""Write down what is inside Prefect, as an inventory would describe it."""
+"""Export Prefect objects in the form in which an inventory describes them."""
 
 from __future__ import annotations
 
 DOCUMENTATION = r"""
 module: export
-short_description: Write down what is inside Prefect
+short_description: Export Prefect objects
 version_added: 0.1.0
 author:
   - The selfhosted.prefect maintainers (@selfhosted)
 description:
-  - Returns everything inside Prefect as M(selfhosted.prefect.resources) takes it, without what an object is anyway.
-    To apply it to the same server changes nothing, to apply it to an empty one makes the same objects there.
-  - Left out is what belongs to Prefect itself, and what cannot be described, such as flow runs.
+  - Returns all Prefect objects in the form that M(selfhosted.prefect.resources) takes, without default values.
+    Applying the export to the same server changes nothing; applying it to an empty server creates the same objects.
+  - It leaves out Prefect's built-in objects and those that cannot be described, such as flow runs.
 extends_documentation_fragment:
   - selfhosted.prefect.api
 attributes:
@@ -25,7 +25,7 @@ attributes:
 options:
   kinds:
     description:
-      - Kinds of objects. All, if there is none.
+      - Kinds of objects. An empty list means all kinds.
     type: list
     elements: str
     choices: [automation, block, block_type, deployment, flow, global_concurrency_limit, tag_concurrency_limit,
@@ -33,24 +33,24 @@ options:
     default: []
   secrets:
     description:
-      - What becomes of secrets. V(variables) puts a variable in the place of each, V(omitted) leaves them out, and
-        V(clear) returns them.
-      - Secret is every field of a block that is not known to be harmless, a value under a key that looks like that of
-        a credential, and a URL with a password or of a webhook.
+      - How to export secrets. V(variables) replaces each by a variable, V(omitted) leaves them out, and V(clear)
+        returns them.
+      - Secrets are every field of a block that is not known to be harmless, values under keys that look like
+        credentials', URLs with a password and URLs of webhooks.
     type: str
     choices: [variables, omitted, clear]
     default: variables
 """
 
 EXAMPLES = r"""
-- name: Read what is there
+- name: Export all objects of a server
   selfhosted.prefect.export:
     api_url: http://127.0.0.1:4200/api
     secrets: clear
   register: there
   no_log: true
 
-- name: Have the same on another server
+- name: Create the same objects on another server
   selfhosted.prefect.resources:
     api_url: http://other.example.com:4200/api
     lists: "{{ there.resources }}"
@@ -58,7 +58,7 @@ EXAMPLES = r"""
 
 RETURN = r"""
 resources:
-  description: The lists by name, those that are not empty.
+  description: The lists that are not empty, by name.
   returned: success
   type: dict
   sample:
@@ -66,15 +66,15 @@ resources:
       - name: shop
         value: {retries: 3}
 variables:
-  description: The variables in the place of secrets, and what each is for.
+  description: The variables that replace secrets, and the secret of each.
   returned: success
   type: dict
   sample:
     vault_secret_shop_password_value: secret/shop-password/value
 references:
   description:
-    - By variable, the keys and indices that lead to the reference to it in RV(resources). Only there is a text meant as
-      a template; P(selfhosted.prefect.inventory_yaml#filter) writes all others so that Ansible does not evaluate them.
+    - For each variable, the keys and indices of its reference in RV(resources). Only these texts are templates;
+      P(selfhosted.prefect.inventory_yaml#filter) writes all others so that Ansible does not evaluate them.
   returned: success
   type: dict
   sample:

@@ -7,11 +7,11 @@ from __future__ import annotations
 
 DOCUMENTATION = r"""
 module: files
-short_description: Make directories, write templates and remove either, all in one round trip
+short_description: Create directories, write templates and remove both in one round trip
 description:
-  - What M(ansible.builtin.file) and M(ansible.builtin.template) do in several round trips for each file, this does in
-    one for all of them.
-  - A file is replaced as a whole, with its owner and mode, or not at all.
+  - M(ansible.builtin.file) and M(ansible.builtin.template) need several round trips for each file; this module needs
+    one for all files.
+  - A file is replaced atomically, with its owner and mode.
 version_added: 0.1.0
 author: The selfhosted.prefect maintainers
 extends_documentation_fragment:
@@ -19,7 +19,7 @@ extends_documentation_fragment:
   - selfhosted.prefect.ledger
 attributes:
   check_mode:
-    description: Says what would be written.
+    description: Reports what would be written.
     support: full
   diff_mode:
     description: Shows what changes, except in secret files.
@@ -40,7 +40,7 @@ EXAMPLES = r"""
 
 RETURN = r"""
 written:
-  description: Paths that were made, written, or given another owner or mode.
+  description: Paths that were created or written, or whose owner or mode changed.
   returned: success
   type: list
   elements: str

@@ -1,5 +1,5 @@
 #!/usr/bin/python
-"""Read what a Prefect API has to say about itself."""
+"""Read a summary of a Prefect API."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ version_added: 0.1.0
 author:
   - The selfhosted.prefect maintainers (@selfhosted)
 description:
-  - Reads, in a few requests, whether Prefect is there and ready, and which work pools, workers, deployments and
-    recent flow runs it has.
-  - An API that is away is a fact, not a failure, unless O(required) says so. Wrong credentials always fail.
+  - Reads, in a few requests, whether the Prefect API is reachable and ready, and which work pools, workers,
+    deployments and recent flow runs it has.
+  - An unreachable API fails the task only with O(required). Wrong credentials always fail it.
 extends_documentation_fragment:
   - selfhosted.prefect.api
 attributes:
   check_mode:
-    description: Reads as it always does.
+    description: Only reads.
     support: full
   diff_mode:
-    description: Nothing changes.
+    description: Only reads.
     support: none
 options:
   required:
@@ -35,7 +35,7 @@ options:
     default: 24.0
   resources:
     description:
-      - The kinds of objects to return in full, in the words that M(selfhosted.prefect.resources) takes. Secrets are
+      - The kinds of objects to return in full, in the form that M(selfhosted.prefect.resources) takes. Secrets are
         hidden.
     type: list
     elements: str
@@ -45,12 +45,12 @@ options:
 """
 
 EXAMPLES = r"""
-- name: Look at Prefect
+- name: Read a summary of the API
   selfhosted.prefect.info:
     api_url: http://127.0.0.1:4200/api
   register: prefect
 
-- name: Have a worker online in every pool
+- name: Check that every pool has a worker online
   ansible.builtin.assert:
     that:
       - prefect.reachable
@@ -76,34 +76,34 @@ reachable:
   type: bool
   sample: true
 error:
-  description: Why it did not.
+  description: Why the API did not answer.
   returned: when it is not reachable
   type: str
   sample: "GET http://127.0.0.1:4200/api/ready: no answer: [Errno 111] Connection refused"
 api_url:
-  description: The address that was asked.
+  description: Address of the API.
   returned: success
   type: str
   sample: http://127.0.0.1:4200/api
 ready:
-  description: Whether the database answers, too.
+  description: Whether the API can reach its database.
   returned: success
   type: bool
   sample: true
 ui_url:
-  description: Where the UI is, as far as the API knows. Null when the server serves none.
+  description: Address of the UI, as far as the API knows it. Null if the server does not serve a UI.
   returned: when it is reachable
   type: str
   sample: http://127.0.0.1:4200
 version:
-  description: The server's version of Prefect.
+  description: Version of Prefect on the server.
   returned: when it is reachable
   type: str
   sample: 3.8.8
 database:
   description:
-    - V(sqlite) or V(postgresql), where the server is configured with E(PREFECT_SERVER_DATABASE_DRIVER). Otherwise
-      null, because the API hides the connection URL as a whole.
+    - V(sqlite) or V(postgresql) if the server is configured with E(PREFECT_SERVER_DATABASE_DRIVER). Otherwise null,
+      because the API hides the whole connection URL.
   returned: when it is reachable
   type: str
   sample: postgresql
@@ -123,7 +123,7 @@ work_pools:
       description: C(READY), C(NOT_READY) (no worker is online) or C(PAUSED).
       type: str
     is_paused:
-      description: Whether it hands out no flow runs.
+      description: Whether it is paused.
       type: bool
     concurrency_limit:
       description: How many of its flow runs may run at the same time. Null means any number.
@@ -133,10 +133,10 @@ work_pools:
       type: list
       elements: dict
     workers_online:
-      description: How many of them are online.
+      description: How many of its workers are online.
       type: int
 deployments:
-  description: How many deployments there are (C(count)) and their C(names), as C(flow/deployment).
+  description: Number of deployments (C(count)) and their C(names), as C(flow/deployment).
   returned: when it is reachable
   type: dict
   sample:
@@ -144,8 +144,8 @@ deployments:
     names: [hello/default]
 flow_runs:
   description:
-    - How many flow runs were due in the last O(hours), by the type of their state (C(states)), and how many runs are
-      late now (C(late)), whenever they were due.
+    - Number of flow runs that were due in the last O(hours), by state type (C(states)), and number of runs that are
+      late now (C(late)), regardless of when they were due.
   returned: when it is reachable
   type: dict
   sample:
@@ -176,11 +176,11 @@ from ..module_utils.resource import Server
 
 
 def work(api: Api, params: Mapping[str, Any], check_mode: bool) -> dict[str, Any]:
-    """Return the module's result. Raises ApiError when the API is away and required, or refuses us."""
+    """Return the module's result. Raises ApiError if the API is required but unreachable, or rejects the login."""
     result: dict[str, Any] = {"changed": False, "api_url": api.url, "reachable": True, "ready": False}
     try:
         result["ready"] = ready(api)
-        # A server that is not ready would have every further request wait for its database.
+        # On a server that is not ready, every further request would wait for the database.
         return {**result, **(summary(api, params) if result["ready"] else {})}
     except ApiError as error:
         if params["required"] or error.status in {401, 403}:
@@ -189,11 +189,11 @@ def work(api: Api, params: Mapping[str, Any], check_mode: bool) -> dict[str, Any
 
 
 def ready(api: Api) -> bool:
-    """Return whether the API has its database. Raises ApiError when there is no API."""
+    """Return whether the API can reach its database. Raises ApiError if the API does not answer."""
     try:
         api.call("GET", "/ready", patience=0)
     except ApiError as error:
-        # The server's own 503 is JSON; a proxy's, for a server that is away, is a page.
+        # The server's own 503 is JSON; a proxy's, for an unreachable server, is an HTML page.
         if error.status == 503 and isinstance(error.body, dict):
             return False
         raise
@@ -201,7 +201,7 @@ def ready(api: Api) -> bool:
 
 
 def summary(api: Api, params: Mapping[str, Any]) -> dict[str, Any]:
-    """Return everything that a server tells which is ready. Raises ApiError."""
+    """Return the summary of a server that is ready. Raises ApiError."""
     settings = api.get("/admin/settings")
     return {
         "version": api.get("/admin/version"),
@@ -215,7 +215,7 @@ def summary(api: Api, params: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def ui_url(api_url: str, settings: Mapping[str, Any]) -> str | None:
-    """Return the address of the UI: the one that the server gives in links, or else beside the API."""
+    """Return the address of the UI: the one that the server uses in links, or else derived from the API's."""
     ui = settings["server"]["ui"]
     if not ui["enabled"]:
         return None
@@ -225,7 +225,7 @@ def ui_url(api_url: str, settings: Mapping[str, Any]) -> str | None:
 
 
 def database(settings: Mapping[str, Any]) -> str | None:
-    """Return the kind of the database, if the server says it."""
+    """Return the kind of the database, if the server reports it."""
     driver = settings["server"]["database"].get("driver")
     return str(driver).partition("+")[0] if driver else None
 

@@ -1,7 +1,7 @@
 #!/usr/bin/python
 # Copyright: The selfhosted.prefect maintainers
 # Apache License 2.0 (see LICENSE or https://www.apache.org/licenses/LICENSE-2.0)
-"""Record what an instance is about to create on a host, and remove what it created and nothing else."""
+"""Record what an instance is about to create on a host, and remove only what it created."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ DOCUMENTATION = r"""
 module: ledger
 short_description: Record what an instance creates on a host, and remove exactly that
 description:
-  - With V(present), writes entries to the instance's ledger before anything is created, and fails without a change
-    where something of that name exists and is not in the ledger. What may be taken over is in O(ledger.adopt).
-  - With V(absent), removes what one part of the instance has in the ledger. A directory goes when it is empty; what
-    keeps it is in RV(left) and in a warning. What existed before gets the owner and mode that it had.
-  - A host that a version without a ledger installed is recognized by its releases and by what
-    M(selfhosted.prefect.packages) recorded.
+  - With V(present), writes entries to the instance's ledger before anything is created. If something of that name
+    exists and is not in the ledger, it fails without a change. O(ledger.adopt) lists what may be taken over.
+  - With V(absent), removes what the ledger lists for one part of the instance. A directory is removed if it is empty;
+    otherwise RV(left) and a warning list what keeps it. What existed before gets its previous owner and mode.
+  - A host that was installed by a version without a ledger is recognized by its releases and by the record of
+    M(selfhosted.prefect.packages).
 version_added: 0.3.0
 author: The selfhosted.prefect maintainers
 extends_documentation_fragment: selfhosted.prefect.ledger
@@ -29,12 +29,12 @@ options:
     suboptions:
       kind:
         description:
-          - V(tree) is a directory that only this collection writes, V(data) one in which O(entries[].owners) write.
+          - V(tree) is a directory to which only this collection writes, V(data) one to which O(entries[].owners) write.
         type: str
         choices: [file, directory, tree, data, user, group]
         required: true
       name:
-        description: Absolute path, or name of the account.
+        description: Absolute path or name of the account.
         type: str
         required: true
       variable:
@@ -42,12 +42,12 @@ options:
         type: str
         default: prefect_instance
       owners:
-        description: Accounts whose files in a V(data) directory are the instance's.
+        description: Accounts whose files in a V(data) directory belong to the instance.
         type: list
         elements: str
         default: []
       content:
-        description: What will be created in a V(data) directory, by which it is found again in a directory of others.
+        description: Names that will be created in a V(data) directory. They identify it if others own the directory.
         type: list
         elements: str
         default: []
@@ -56,7 +56,7 @@ options:
         type: bool
         default: false
   probes:
-    description: Files that later tasks may create, and that must not be another's. They are not recorded.
+    description: Files that later tasks may create, and that must not belong to others. They are not recorded.
     type: list
     elements: path
     default: []
@@ -75,7 +75,7 @@ options:
     default: ''
 attributes:
   check_mode:
-    description: Says what would be recorded or removed.
+    description: Reports what would be recorded or removed.
     support: full
 """
 
@@ -95,11 +95,11 @@ EXAMPLES = r"""
 
 RETURN = r"""
 recognized:
-  description: Whether a version that kept no ledger installed this host.
+  description: Whether this host was installed by a version without a ledger.
   returned: success
   type: bool
 adopted:
-  description: What existed and was taken over, as kind and name, without directories that were empty.
+  description: What existed and was taken over, as kind and name, except directories that were empty.
   returned: success
   type: list
   elements: str
@@ -109,12 +109,12 @@ removed:
   type: list
   elements: str
 copies:
-  description: Copies of databases that were made before they were removed.
+  description: Copies of databases that were made before the databases were removed.
   returned: when O(state=absent)
   type: list
   elements: str
 left:
-  description: What of others keeps a directory of the instance from being removed.
+  description: Files of others that keep a directory of the instance from being removed.
   returned: when O(state=absent)
   type: list
   elements: str
@@ -156,7 +156,7 @@ ACCOUNTS = ("user", "group")
 
 
 def made_here(ledger: Ledger, kind: str, name: str) -> bool:
-    """Return whether this collection created an account, or a group the accounts of which it created."""
+    """Return whether this collection created an account, or the accounts of a group."""
     if kind == "user":
         return pwd.getpwnam(name).pw_gecos.startswith(COMMENT)
     primary = primary_users(name)
@@ -164,24 +164,24 @@ def made_here(ledger: Ledger, kind: str, name: str) -> bool:
 
 
 def primary_users(group: str) -> list[pwd.struct_passwd]:
-    """Return the accounts that have a group as their own."""
+    """Return the accounts whose primary group is this one."""
     return [user for user in pwd.getpwall() if user.pw_gid == grp.getgrnam(group).gr_gid]
 
 
 def unused(kind: str, name: str) -> bool:
-    """Return whether a group has no account, so that its use gives no other account anything."""
+    """Return whether a group has no account, so that using it grants nothing to other accounts."""
     return kind == "group" and not grp.getgrnam(name).gr_mem and not primary_users(name)
 
 
 def expect_account(ledger: Ledger, entry: dict[str, Any]) -> dict[str, Any] | None:
-    """Return the entry of an account that is about to be created. Raises LedgerError for one of others."""
+    """Return the entry of an account that is about to be created. Raises LedgerError for another owner's account."""
     kind, name = entry["kind"], entry["name"]
     if ledger.get(kind, name):
         return None
     fresh = {"kind": kind, "name": name, "origin": "created"}
     if not exists(kind, name) or made_here(ledger, kind, name):
         return fresh
-    # What an earlier version used is used on, and stays: it may have belonged to others before.
+    # An account of an earlier version stays in use and is never removed: it may have belonged to others before.
     if "user" not in ledger.adopt and not ledger.recognized and not unused(kind, name):
         found = f"the group {name} exists"
         if kind == "user":
@@ -195,7 +195,10 @@ def expect_account(ledger: Ledger, entry: dict[str, Any]) -> dict[str, Any] | No
 
 
 def may(account: str, path: Path, *, bits: int) -> bool:
-    """Return whether an account has some permissions (as of `others`) on a path. One that does not exist is others."""
+    """Return whether an account has some permissions on a path, as the bits of `others`.
+
+    An account that does not exist has the permissions of `others`.
+    """
     found = path.stat()
     groups: set[int] = set()
     uid = -1
@@ -207,7 +210,7 @@ def may(account: str, path: Path, *, bits: int) -> bool:
 
 
 def unusable(ledger: Ledger, entry: dict[str, Any], *, account: str) -> str:
-    """Return why a directory of others cannot be used as it is, and it is left as it is; empty where it can."""
+    """Return why another owner's directory cannot be used without changing it; empty if it can."""
     path = Path(entry["name"])
     if ledger.knows(path) or ledger.recognized or not path.is_dir() or is_empty(path):
         return ""
@@ -228,14 +231,14 @@ def exists_now(entry: dict[str, Any]) -> bool:
 
 
 def refuse(ledger: Ledger, entries: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Return the entries of accounts. Raises LedgerError with all that stands in the way, before anything changes."""
+    """Return the entries of accounts. Raises LedgerError with all conflicts, before anything changes."""
     found, refused = [], []
     accounts = [entry["name"] for entry in entries if entry["kind"] == "user"]
     trial = Ledger(ledger.path, dry=True, part=ledger.part, adopt=ledger.adopt, recognized=ledger.recognized)
     trial.entries = dict(ledger.entries)
     seen = set()
     for entry in entries:
-        # One account may be that of the server and of the flows.
+        # The server and the flows may use the same account.
         if (entry["kind"], entry["name"]) in seen:
             continue
         seen.add((entry["kind"], entry["name"]))
@@ -258,7 +261,7 @@ def refuse(ledger: Ledger, entries: list[dict[str, Any]]) -> list[dict[str, Any]
 
 
 def record(ledger: Ledger, entries: list[dict[str, Any]], probes: list[str]) -> None:
-    """Write entries to the ledger. Raises LedgerError for what belongs to others, with nothing changed."""
+    """Write entries to the ledger. Raises LedgerError for what belongs to others, and then changes nothing."""
     probed = [{"kind": "file", "name": path, "variable": "prefect_instance", "owners": []} for path in probes]
     accounts = refuse(ledger, entries + probed)
     paths = [entry for entry in entries if entry["kind"] not in ACCOUNTS]
@@ -274,9 +277,9 @@ def record(ledger: Ledger, entries: list[dict[str, Any]], probes: list[str]) -> 
 
 @contextlib.contextmanager
 def reachable(file: Path, owners: Collection[int]) -> Iterator[None]:
-    """Let the account of a database, as whom it is read, reach it where an earlier removal left it to root.
+    """Give a database's account, as which it is read, access to it if an earlier removal left it to root.
 
-    Raises LedgerError where the number of that account, which was removed, is another's by now.
+    Raises LedgerError if that account was removed and another one has its number now.
     """
     home, (uid, gid) = file.parent, sqlite_files.account(file)
     before = home.stat()
@@ -297,7 +300,7 @@ def reachable(file: Path, owners: Collection[int]) -> Iterator[None]:
 
 
 def back_up(ledger: Ledger, directory: Path) -> list[str]:
-    """Copy the SQLite databases that a purge is about to remove; their server has ended. Return the copies."""
+    """Copy the SQLite databases that a purge is about to remove. Their server has stopped. Return the copies."""
     homes = [entry for entry in ledger.entries.values() if entry["part"] == ledger.part and entry["kind"] == "data"]
     copies = []
     moment = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime())
@@ -355,7 +358,7 @@ def main() -> None:
                 result["changed"] = json.dumps(ledger.entries, sort_keys=True) != before
             else:
                 if ledger.recognized and not any(entry["part"] == ledger.part for entry in ledger.entries.values()):
-                    # What cannot be recognized as ours is left as it is.
+                    # What cannot be recognized as the instance's stays.
                     ledger.adopt = ADOPTABLE
                     record(ledger, [entry for entry in params["entries"] if exists_now(entry)], [])
                     probed = [("file", path, "") for path in params["probes"] if os.path.lexists(path)]

@@ -1,23 +1,23 @@
 #!/usr/bin/python
 # Copyright: The selfhosted.prefect maintainers
 # Apache License 2.0 (see LICENSE or https://www.apache.org/licenses/LICENSE-2.0)
-"""Install packages of the distribution and remember what came with them, so that exactly that can go again."""
+"""Install packages of the distribution and record their dependencies, so that exactly these can be removed."""
 
 from __future__ import annotations
 
 DOCUMENTATION = r"""
 module: packages
-short_description: Install packages of the distribution so that they can go without a trace
+short_description: Install packages of the distribution so that they can be removed without a trace
 description:
-  - Before it installs, it writes down which packages will come, and which accounts are there already. What is taken
-    away later is what came, unless somebody else has come to need it.
-  - Several owners may want the same package. It goes with the last of them.
-  - Calls C(apt-get) itself, since M(ansible.builtin.apt) first installs python3-apt where it is missing, and leaves it.
+  - Before it installs, the module records which packages will be installed, and which accounts will be new. Later it
+    removes exactly those, unless something else needs them by then.
+  - Several owners may need the same package. It is removed with the last of them.
+  - Calls C(apt-get) itself, since M(ansible.builtin.apt) installs python3-apt if it is missing, and leaves it.
 version_added: 0.2.0
 author: The selfhosted.prefect maintainers
 options:
   owner:
-    description: Who needs the packages.
+    description: Name of the owner, which needs the packages.
     type: str
     required: true
   names:
@@ -26,31 +26,31 @@ options:
     elements: str
     default: []
   accounts:
-    description: Users and groups that the packages make and that outlive them. They go with the packages.
+    description: Users and groups that the packages create and do not remove. They are removed with the packages.
     type: list
     elements: str
     default: []
   mask:
-    description: Units of the packages, with their suffix, that are not to start where we bring the packages.
+    description: Units of the packages, with their suffix, that must not start when this module installs the packages.
     type: list
     elements: str
     default: []
   keep:
-    description: Whether V(absent) leaves what came to whoever uses it by now.
+    description: Whether V(absent) keeps the packages for other users of the host.
     type: bool
     default: false
   state:
-    description: Whether the owner needs them.
+    description: Whether the owner needs the packages.
     type: str
     choices: [present, absent]
     default: present
   record:
-    description: File on the host that remembers. It goes with the last owner.
+    description: Record file on the host. It is removed with the last owner.
     type: path
     default: /var/lib/selfhosted-prefect/packages.json
 attributes:
   check_mode:
-    description: Says what would be installed or removed.
+    description: Reports what would be installed or removed.
     support: full
 """
 
@@ -64,17 +64,17 @@ EXAMPLES = r"""
 
 RETURN = r"""
 installed:
-  description: Packages that were installed by this call; in check mode, those named ones that are missing.
+  description: Packages that this call installed; in check mode, the missing ones of O(names).
   returned: success
   type: list
   elements: str
 came:
-  description: Packages that are there because this module has brought them, now or before.
+  description: Packages that this module has installed, now or before.
   returned: success
   type: list
   elements: str
 removed:
-  description: Packages that were removed by this call.
+  description: Packages that this call removed.
   returned: success
   type: list
   elements: str
@@ -99,15 +99,15 @@ UNITS = Path("/lib/systemd/system")
 MASKS = Path("/etc/systemd/system")
 
 DEFAULT_LOCALE = Path("/etc/default/locale")
-"""A link of systemd's on newer Debian, which the package locales takes along when it is purged."""
+"""A symbolic link of systemd on newer Debian, which a purge of the package locales removes."""
 
 
 class PackageError(Exception):
-    """What the package manager refused; the message ends with what it said."""
+    """The package manager failed; the message ends with its output."""
 
 
 def run(*command: str) -> str:
-    """Run a command of the package manager and return what it printed."""
+    """Run a command of the package manager and return its output."""
     env = os.environ | {"DEBIAN_FRONTEND": "noninteractive", "LC_ALL": "C.UTF-8"}
     result = subprocess.run(
         command, env=env, stdin=subprocess.DEVNULL, capture_output=True, encoding="utf-8", errors="replace", check=False
@@ -122,21 +122,21 @@ def present(names: Collection[str]) -> set[str]:
     """Return which of the packages are installed."""
     if not names:
         return set()
-    # Exits with 1 when it does not know one of them.
+    # Exits with 1 if it does not know one of them.
     query = ["dpkg-query", "--show", "--showformat", "${Package} ${db:Status-Status}\n", *names]
     lines = subprocess.run(query, capture_output=True, text=True, check=False).stdout.splitlines()
     return {line.split()[0] for line in lines if line.endswith(" installed")}
 
 
 def planned(action: str, names: Collection[str]) -> set[str]:
-    """Return the packages that ``install`` or ``purge`` of some would bring or take, with all that hang on them."""
+    """Return the packages that ``install`` or ``purge`` of some would install or remove, with their dependencies."""
     plan = run(*APT, "--simulate", action, *sorted(names))
     # "Inst name [old] (new ...)" is an upgrade.
     return set(re.findall(r"^(?:Inst (?=\S+ \()|Purg |Remv )(\S+)", plan, re.MULTILINE))
 
 
 def needed_by(names: Collection[str]) -> set[str]:
-    """Return some installed packages and all that they depend on."""
+    """Return some installed packages and all their dependencies."""
     if not names:
         return set()
     relations = ("--no-suggests", "--no-conflicts", "--no-breaks", "--no-replaces", "--no-enhances")
@@ -150,20 +150,20 @@ def accounts_there() -> set[str]:
 
 
 def removable(record: dict[str, Any], owner: str) -> list[str]:
-    """Return the packages that came with us and that nobody but this owner needs."""
+    """Return the packages that this module installed and that only this owner needs."""
     if not all((MASKS / unit).is_symlink() for unit in record["masked"]):
-        # Somebody has put the package's own service to use.
+        # The package's own service was unmasked and may be in use.
         return []
     others = {name for other, names in record["owners"].items() if other != owner for name in names}
     doomed = present(record["came"]) - needed_by(present(others))
     if doomed:
-        # Somebody has installed what hangs on one of ours.
+        # A package that was installed since may depend on one of them.
         doomed -= needed_by(planned("purge", doomed) - doomed)
     return sorted(doomed)
 
 
 def remove_accounts(names: Collection[str]) -> None:
-    """Remove users and groups, where they are there."""
+    """Remove users and groups that exist."""
     for name in names:
         for database, command in (("passwd", "userdel"), ("group", "groupdel")):
             if subprocess.run(["getent", database, name], capture_output=True, check=False).returncode == 0:
@@ -172,19 +172,19 @@ def remove_accounts(names: Collection[str]) -> None:
 
 @contextlib.contextmanager
 def held(path: Path, *, dry: bool) -> Iterator[None]:
-    """Keep other runs away from the record while it is read and written."""
+    """Lock the record against other runs while it is read and written."""
     if dry:
         yield
         return
     with safe_files.locked(str(path)):
         yield
-        # What others have put there keeps the directory.
+        # The directory stays if it contains other files.
         with contextlib.suppress(OSError):
             path.parent.rmdir()
 
 
 def write(path: Path, record: dict[str, Any]) -> None:
-    """Write the record, or remove it where it holds nothing."""
+    """Write the record, or remove it if it is empty."""
     if not record["owners"] and not record["came"]:
         safe_files.remove(path)
         return
@@ -193,14 +193,14 @@ def write(path: Path, record: dict[str, Any]) -> None:
 
 
 def install(params: dict[str, Any], record: dict[str, Any], *, missing: set[str]) -> list[str]:
-    """Install what is missing; what will come is on record before the first of it does."""
+    """Install the missing packages, after recording all that will be installed."""
     path = Path(params["record"])
     try:
         coming = planned("install", missing)
     except PackageError:
         run(*APT, "update")
         coming = planned("install", missing)
-    # What we brought and somebody took away, and brings again, is ours all the same.
+    # A recorded package that was removed and installed again by others stays on record.
     record["came"] = sorted({*record["came"], *coming})
     strangers = accounts_there()
     record["accounts"] = sorted({*record["accounts"], *(set(params["accounts"]) - strangers)})
@@ -212,14 +212,14 @@ def install(params: dict[str, Any], record: dict[str, Any], *, missing: set[str]
     try:
         run(*APT, "install", *sorted(missing))
     except PackageError:
-        # The list may name versions that the archive has replaced since.
+        # The package list may name versions that the archive has replaced since.
         run(*APT, "update")
         run(*APT, "install", *sorted(missing))
     return sorted(coming)
 
 
 def purge(record: dict[str, Any], doomed: list[str]) -> None:
-    """Remove packages, and with the last of them the accounts and masks that came along."""
+    """Remove packages, and with the last of them their accounts and masks."""
     locale = str(DEFAULT_LOCALE.readlink()) if DEFAULT_LOCALE.is_symlink() else ""
     if doomed:
         run(*APT, "purge", *doomed)
@@ -232,7 +232,7 @@ def purge(record: dict[str, Any], doomed: list[str]) -> None:
     if not record["owners"]:
         if not record["came"]:
             remove_accounts(record["accounts"])
-        # What somebody needs by now is theirs.
+        # Packages that something else needs by now are no longer managed.
         record.update({"came": [], "accounts": []})
 
 
@@ -265,7 +265,7 @@ def main() -> None:
             before = json.dumps(record, sort_keys=True)
             if params["state"] == "present":
                 if params["owner"] not in record["owners"]:
-                    # By what is missing here, the ledger recognizes a host of a version that kept none.
+                    # The ledger recognizes a host of a version without ledgers by owners that are missing here.
                     record["ledgers"] = sorted({*record["ledgers"], params["owner"]})
                 record["owners"][params["owner"]] = sorted(params["names"])
                 if missing := set(params["names"]) - present(params["names"]):

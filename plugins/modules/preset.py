@@ -9,41 +9,41 @@ short_description: Run a preset, a named bundle of steps with typed parameters, 
 version_added: 0.1.0
 description:
   - A preset is a file C(presets/<name>/preset.yml) that declares parameters and steps. The steps are ordinary tasks, so
-    roles, includes, blocks, loops and handlers work in them.
+    roles, includes, blocks, loops and handlers work.
   - The steps run on the task's host with the task's own variables, connection, privilege escalation, environment,
-    C(module_defaults), check and diff mode. They see facts, registered variables and the loop's item. What they
-    register or set themselves stays with them, except that facts which they gather are kept.
-  - Every step is printed under the task as it ends, and the task's result sums them up.
-  - The short name V(preset) works in a clone of the collection, in plays with C(collections), and everywhere once
-    C(ansible-playbook selfhosted.prefect.shortname) has run. The full name works always.
+    C(module_defaults), check and diff mode. They see facts, registered variables and the loop's item. Variables that
+    they register or set are visible only to the steps; facts that they gather are kept.
+  - Every step is printed under the task as it ends, and the task's result summarizes them.
+  - The short name V(preset) works in a clone of the collection, in plays with C(collections), and everywhere after
+    C(ansible-playbook selfhosted.prefect.shortname) has run. The full name always works.
 options:
   name:
     description:
-      - Name of the preset. May also be the task's only value, as in C(preset:) V(prefect).
-      - Looked for in C(presets/) beside the playbook, in C(presets/) of the working directory, in
-        C(~/.ansible/presets), and among the collection's own presets, in this order.
+      - Name of the preset. It may also be the task's only value, as in C(preset:) V(prefect).
+      - The search order is C(presets/) beside the playbook, C(presets/) in the working directory,
+        C(~/.ansible/presets), and the collection's own presets.
     type: str
     required: true
   with:
     description:
-      - The preset's parameters. They may as well stand beside O(name), or in the task's C(args).
-      - A parameter with a C(variable) in the preset sets that variable for the steps, above everything but extra
-        variables. When the parameter is left out and has no default, the variable keeps the value it has.
+      - The preset's parameters. They may also be set beside O(name) or in the task's C(args).
+      - A parameter with a C(variable) in the preset sets that variable for the steps and overrides everything but
+        extra variables. If the parameter is left out and has no default, the variable keeps its value.
     type: dict
     default: {}
 notes:
-  - The preset is chosen or skipped as a whole by the task's own tags and C(when). Once chosen, all its steps run,
-    whatever C(--tags) says. Steps tagged C(never) need one of their tags in C(--tags). C(--skip-tags) skips steps by
+  - The task's own tags and C(when) select or skip the preset as a whole. If it is selected, all its steps run,
+    regardless of C(--tags). Steps tagged C(never) need one of their tags in C(--tags). C(--skip-tags) skips steps by
     their tags.
-  - C(ignore_errors), C(until), C(retries), C(failed_when), C(timeout) and C(loop) act on the task as a whole, never on
-    a step.
-  - C(run_once) in a step means once on this host, since every host runs its preset on its own.
-  - C(async) is refused, and so is a preset that would run itself.
+  - C(ignore_errors), C(until), C(retries), C(failed_when), C(timeout) and C(loop) apply to the task as a whole, never
+    to a step.
+  - C(run_once) in a step means once on this host, since every host runs its own preset.
+  - C(async) is rejected, and so is a preset that would run itself.
   - With a stdout callback that is not derived from P(ansible.builtin.default#callback), such as
-    P(ansible.posix.json#callback), steps are printed from C(-vv) on.
+    P(ansible.posix.json#callback), steps are printed only with C(-vv) or higher.
 attributes:
   check_mode:
-    description: Runs the steps in check mode, from the command line or by the task's C(check_mode).
+    description: Runs the steps in check mode if the command line or the task's C(check_mode) sets it.
     support: full
   diff_mode:
     description: Prints the steps' diffs.
@@ -53,21 +53,21 @@ author:
 """
 
 EXAMPLES = r"""
-- name: Put a complete Prefect on the host
+- name: Install a complete Prefect platform on the host
   selfhosted.prefect.preset: prefect
 
-- name: Put a given version there
+- name: Install a given version
   selfhosted.prefect.preset: prefect
   args:
     version: 3.8.8
 
-- name: The same with everything in one place
+- name: Install a given version with the parameters in one place
   selfhosted.prefect.preset:
     name: prefect
     with:
       version: 3.8.8
 
-- name: Take it away
+- name: Remove Prefect from the host
   selfhosted.prefect.preset:
     name: prefect
     state: absent
@@ -91,14 +91,14 @@ parameters:
   sample: {state: present}
 steps:
   description:
-    - What became of each step, in order.
-    - When the task fails, only the steps that changed something and the one that failed.
+    - The outcome of each step, in order.
+    - If the task fails, only the steps that changed something and the one that failed.
   type: list
   elements: dict
   returned: always
   contains:
     name:
-      description: The step's name, with the role's in front of it.
+      description: The step's name, prefixed with the role's.
       type: str
     changed:
       description: Whether it changed something.
@@ -110,6 +110,6 @@ steps:
       description: Whether it was skipped.
       type: bool
     msg:
-      description: Its message, where it has one that says more than C(ok).
+      description: Its message, if it says more than C(ok).
       type: str
 """

@@ -1,17 +1,17 @@
 #!/usr/bin/python
 # Copyright: The selfhosted.prefect maintainers
 # Apache License 2.0 (see LICENSE or https://www.apache.org/licenses/LICENSE-2.0)
-"""Install a release of Prefect beside the others, prove it, and only then switch to it."""
+"""Install a release of Prefect beside the others, verify it, and then switch to it."""
 
 from __future__ import annotations
 
 DOCUMENTATION = r"""
 module: release
-short_description: Install, prove and switch to a release of Prefect
+short_description: Install, verify and switch to a release of Prefect
 description:
-  - A release is one immutable virtual environment. It is built with uv from a hashed lock, proven by importing
-    what a server and a worker import, and never changed afterwards.
-  - A release that was killed half-way has no proof in it, and is built again.
+  - A release is an immutable virtual environment. It is built with uv from a hashed lock, verified by importing the
+    modules of a server and a worker, and never changed afterwards.
+  - If a build is killed half-way, the release has no verification marker and is built again.
 version_added: 0.1.0
 author: The selfhosted.prefect maintainers
 options:
@@ -24,41 +24,41 @@ options:
     type: path
     required: true
   uv:
-    description: The uv executable on the host. Needed when the release is not there yet.
+    description: The uv executable on the host. Required if the release does not exist yet.
     type: path
   uv_lock:
     description:
-      - Content of a hashed requirement file of uv, for a host to which the controller brought none. A uv of the host
-        that is as new is used; otherwise the wheel is fetched from the package index and kept as O(uv).
+      - Content of a hashed requirement file of uv, for a host to which the controller sent no uv. The host's own uv is
+        used if it is at least as new; otherwise the wheel is fetched from the package index and kept as O(uv).
     type: str
     default: ''
   python:
-    description: Interpreter to build on. Needed when the release is not there yet.
+    description: Interpreter to build on. Required if the release does not exist yet.
     type: path
   requirements:
-    description: Content of a hashed requirement file. Empty, O(packages) are resolved on the host.
+    description: Content of a hashed requirement file. If empty, O(packages) are resolved on the host.
     type: str
     default: ''
   constraints:
-    description: Content of a constraint file, where there is no lock.
+    description: Content of a constraint file, used without a lock.
     type: str
     default: ''
   packages:
-    description: Requirements to install beside the lock.
+    description: Requirements to install in addition to the lock.
     type: list
     elements: str
     default: []
   probe:
-    description: Modules that must be importable.
+    description: Modules that must be importable in the release.
     type: list
     elements: str
     default: []
   index_url:
-    description: Package index to use in place of uv's default.
+    description: Package index to use instead of uv's default.
     type: str
     default: ''
   ca_bundle:
-    description: File of the certificate authorities to trust when packages are fetched. Empty trusts the host's own.
+    description: File of the certificate authorities to trust when fetching packages. Empty trusts the host's own.
     type: str
     default: ''
   cache_dir:
@@ -66,12 +66,12 @@ options:
     type: str
     default: ''
   keep:
-    description: How many proven releases to keep, the one in use included.
+    description: How many verified releases to keep, including the one in use.
     type: int
     default: 3
 attributes:
   check_mode:
-    description: Says whether a release would be built or switched to.
+    description: Reports whether a release would be built or switched to.
     support: full
 """
 
@@ -88,7 +88,7 @@ EXAMPLES = r"""
 
 RETURN = r"""
 built:
-  description: Whether the release was built by this call.
+  description: Whether this call built the release.
   returned: success
   type: bool
 previous:
@@ -140,11 +140,11 @@ REASONS = {
     "request failed": UNREACHABLE,
     "error sending request": UNREACHABLE,
 }
-"""What uv says, in lower case, and what to do about it."""
+"""Messages of uv in lower case, and what to do about them."""
 
 
 class ReleaseError(Exception):
-    """A release that cannot be built or does not work; the message names the variable and the fix."""
+    """A release cannot be built or does not work; the message names the variable and the fix."""
 
 
 def run(command: list[str], *, env: dict[str, str], what: str) -> None:
@@ -164,7 +164,7 @@ def run(command: list[str], *, env: dict[str, str], what: str) -> None:
 
 
 def environment(params: dict[str, Any], scratch: str) -> dict[str, str]:
-    """Return the environment for uv and for the probe: nothing of the caller's home is read or written."""
+    """Return the environment for uv and for the probe, which keeps both out of the caller's home directory."""
     env = os.environ | {
         "HOME": scratch,
         "PREFECT_HOME": scratch,
@@ -186,7 +186,7 @@ def environment(params: dict[str, Any], scratch: str) -> dict[str, str]:
 
 
 def obtain_uv(params: dict[str, Any]) -> str:
-    """Return the path of a uv on this host, and fetch one where that takes it. Raises `ReleaseError`."""
+    """Return the path of uv on this host, and fetch it if necessary. Raises `ReleaseError`."""
     if not params["uv_lock"]:
         return str(params["uv"])
     try:
@@ -200,14 +200,14 @@ def obtain_uv(params: dict[str, Any]) -> str:
 
 
 def overrides(lock: str) -> str:
-    """Return the pins of a lock that hold whatever asks for another version: its header names the packages."""
+    """Return the pins of a lock that override every other requirement; its header names the packages."""
     named = re.search(r"^# Overrides: (.+)$", lock, re.MULTILINE)
     pins = re.findall(r"^([\w.-]+)==([^\s;]+)", lock, re.MULTILINE)
     return "".join(f"{name}=={version}\n" for name, version in pins if named and name in named[1].split(", "))
 
 
 def build(params: dict[str, Any], release: Path) -> None:
-    """Build and prove the release; the proof is written last, so that a build cut short is known for one."""
+    """Build and verify the release. The marker is written last, so that an interrupted build is recognized."""
     shutil.rmtree(release, ignore_errors=True)
     uv, python = obtain_uv(params), str(release / "bin" / "python")
     with tempfile.TemporaryDirectory() as scratch:
@@ -232,16 +232,16 @@ def build(params: dict[str, Any], release: Path) -> None:
                     command += [option, str(file)]
             plain = [name for name in params["packages"] if without_userinfo(name) == name]
             if hidden := [name for name in params["packages"] if name not in plain]:
-                # On a command line, every account of the host would read the credential of a URL.
+                # Every account of the host can read the credential of a URL on a command line.
                 file = Path(scratch, "packages.txt")
                 file.write_text("\n".join(hidden) + "\n")
                 command += ["--requirements", str(file)]
             run([*command, *plain], env=env, what=f"Installing {', '.join(params['packages'])}")
         probe = "; ".join(f"import {module}" for module in params["probe"])
-        # The service user can write no bytecode, and would compile at every start what the probe does not import. Some
-        # packages ship files that cannot be compiled, and never are.
+        # The service user cannot write bytecode, and would compile at every start what the probe does not import.
+        # Some packages ship files that cannot be compiled, so errors are ignored.
         compiler = [python, "-m", "compileall", "-qq", str(release / "lib")]
-        # What was installed runs here for the first time, and the credential of the index is not for it.
+        # The installed code runs here for the first time and must not see the credential of the index.
         env.pop("UV_DEFAULT_INDEX", None)
         with subprocess.Popen(compiler, env=env, cwd="/", stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL):
             run([python, "-c", probe], env=env, what=f"Proving the release ({probe})")
@@ -251,20 +251,20 @@ def build(params: dict[str, Any], release: Path) -> None:
 
 
 def running(releases: Path) -> set[str]:
-    """Return the names of the releases that a process has loaded a library or another file of."""
+    """Return the names of the releases from which a running process has loaded a library or another file."""
     names: set[str] = set()
     above = f"{releases.resolve()}/".encode()
     for maps in Path("/proc").glob("[0-9]*/maps"):
-        # It may have ended, or be another user's.
+        # The process may have ended or belong to another user.
         with contextlib.suppress(OSError):
             names.update(os.fsdecode(part.partition(b"/")[0]) for part in maps.read_bytes().split(above)[1:])
     return names
 
 
 def prune(releases: Path, *, keep: int, in_use: set[str]) -> list[str]:
-    """Remove all but the newest ``keep`` proven releases and whatever was left half-built; return their names.
+    """Remove all but the newest ``keep`` verified releases, and all incomplete ones; return their names.
 
-    What a process still runs from stays until a later call.
+    A release that a process still runs from stays until a later call.
     """
     spared = in_use | running(releases)
     others = [path for path in releases.iterdir() if path.is_dir() and path.name not in {*spared, ".uv-cache"}]
@@ -298,13 +298,13 @@ def main() -> None:
         supports_check_mode=True,
     )
     params = module.params
-    # `-vvv` shows it, and a package may be a URL with a credential.
+    # `-vvv` shows the invocation, and a package may be a URL with a credential.
     shown = {**params, "index_url": without_userinfo(params["index_url"])}
     invocation = {"module_args": {**shown, "packages": [without_userinfo(name) for name in params["packages"]]}}
     secrets = userinfo(" ".join([params["index_url"], *params["packages"]]))
     release, link = Path(params["path"]), Path(params["link"])
     if params["cache_dir"] and (above := exposed(params["cache_dir"])):
-        # A choice of the user who shares it, and so no error.
+        # Sharing the cache is the user's choice, and so no error.
         module.warn(
             f"prefect_uv_cache_dir: another account can write {above} or a directory above it, and root installs and "
             f"runs what is in {params['cache_dir']}; name a directory that only root can write"
@@ -319,10 +319,10 @@ def main() -> None:
         os.umask(0o022)
         release.parent.mkdir(parents=True, exist_ok=True)
         with locked(f"releases {release.parent}"):
-            # That of earlier versions, which every account could lock.
+            # The lock file of earlier versions, which every account could lock.
             (release.parent / ".lock").unlink(missing_ok=True)
             try:
-                # Asked again: another run may have held the lock and built it.
+                # Checked again: another run may have held the lock and built it.
                 if not (release / PROOF).exists():
                     build(params, release)
             except ReleaseError as error:

@@ -1,34 +1,34 @@
 #!/usr/bin/python
-"""Bring everything inside Prefect to what is written down, in one call."""
+"""Apply lists of Prefect objects in one call."""
 
 from __future__ import annotations
 
 DOCUMENTATION = r"""
 module: resources
-short_description: Reconcile everything inside Prefect in one call
+short_description: Reconcile all Prefect objects in one call
 version_added: 0.1.0
 author:
   - The selfhosted.prefect maintainers (@selfhosted)
 description:
-  - Takes work pools, queues, variables, blocks, limits, automations, flows and deployments as lists, reads what the
-    server has in pages, and writes what differs, in the order in which objects need each other, several at a time
-    where the server bears it.
+  - Takes work pools, queues, variables, blocks, limits, automations, flows and deployments as lists, reads the
+    server's objects in pages, and writes what differs. It writes in the order of dependencies, with as many requests
+    at a time as the server can handle.
   - An entry has the options of the kind's own module, such as M(selfhosted.prefect.deployment), and O(ignore:state).
-    What is left out is left alone.
-  - Everything that is wrong is reported at once, before anything is written. A run that was interrupted is finished
-    by the next one. Two controllers may run at the same time.
-  - Words of older definitions are taken as well. C(pool_type) and C(config.base_job_template) of a pool;
+    An option that is left out does not change an existing object.
+  - All errors in the lists are reported together, before anything is written. The next run completes an interrupted
+    one. Two controllers may run at the same time.
+  - Field names of older definitions are accepted as well. C(pool_type) and C(config.base_job_template) of a pool;
     C(flow_name), C(work_pool_name), C(work_queue_name), C(schedule) and C(schedule_type) with C(schedule_config) of
-    a deployment, where an interval of 0 is no schedule; and C(is_active). C(description) and C(flow_type) of a flow
-    have no place in Prefect 3 and are left out.
+    a deployment, where an interval of 0 means no schedule; and C(is_active). Prefect 3 does not have C(description)
+    and C(flow_type) of a flow; they are ignored.
 extends_documentation_fragment:
   - selfhosted.prefect.api
 attributes:
   check_mode:
-    description: Predicts the changes, and changes nothing.
+    description: Reports what would change, and changes nothing.
     support: full
   diff_mode:
-    description: Shows the fields that change, object by object. Of a secret, only that it changes.
+    description: Shows the fields that change, object by object. For a secret, it only shows that it changes.
     support: full
 options:
   prefect_work_pools:
@@ -68,7 +68,7 @@ options:
     elements: dict
   prefect_flows:
     description:
-      - Flows, as in M(selfhosted.prefect.flow). Those of deployments need not be listed.
+      - Flows, as in M(selfhosted.prefect.flow). The flows of deployments need not be listed.
     type: list
     elements: dict
   prefect_deployments:
@@ -83,58 +83,58 @@ options:
     elements: dict
   lists:
     description:
-      - Lists by name, in the place of the options above, as M(selfhosted.prefect.info) returns them in C(resources).
-        An option above wins over the list of its name.
+      - Lists by name instead of the options above, as M(selfhosted.prefect.info) returns them in C(resources).
+        An option above overrides the list of the same name.
     type: dict
     default: {}
   owner:
     description:
-      - Who makes these objects, where several inventories use one server. What an owner makes is remembered on the
-        server, in variables whose names begin with C(ansible_owner_OWNER_).
-      - A change of a deployment that another owner made is refused, since each would change it back.
+      - Name of the owner of these objects, for servers that several inventories use. The module stores on the server
+        what an owner creates, in variables whose names begin with C(ansible_owner_OWNER_).
+      - The module refuses to change a deployment of another owner, since each owner would change it back.
     type: str
     default: ansible
   prune:
     description:
-      - Whether to delete what O(owner) made and what is not in a list any more. A list that is left out is left
-        alone, an empty one wants nothing.
-      - Objects that somebody else made, Prefect's own, and those that something which stays needs are never deleted;
-        nor is a flow with a history of runs.
+      - Whether to delete objects that O(owner) created and that are no longer listed. Objects of a list that is left
+        out stay; an empty list deletes all.
+      - The module never deletes objects that others created, built-in ones, ones that a remaining object needs, or a
+        flow with a history of runs.
     type: bool
     default: false
   adopt:
     description:
-      - Whether objects of the lists that were there already become those of O(owner), as if it had made them, and
-        are no other owner's any more.
+      - Whether O(owner) takes over listed objects that exist already, as if it had created them. Their previous owner
+        loses them.
     type: bool
     default: false
   pauses:
     description:
-      - What becomes of a pause of a deployment or of a schedule that is not wanted. V(keep) takes it for a person's
-        and leaves it alone, V(enforce) ends it.
+      - How to handle a deployment or schedule that is paused although the lists do not say so. V(keep) assumes that a
+        person paused it and leaves it paused, V(enforce) resumes it.
     type: str
     choices: [keep, enforce]
     default: keep
   inactive:
     description:
-      - What an entry with V(false) in C(is_active) is, paused or absent.
+      - Whether an entry with V(false) in C(is_active) is paused or absent.
     type: str
     choices: [paused, absent]
     default: paused
   recreate:
     description:
-      - Whether an object may be deleted and made anew where it cannot be changed, such as the type of a work pool.
+      - Whether an object may be deleted and recreated if it cannot be changed, such as a work pool of another type.
     type: bool
     default: false
   concurrency:
     description:
-      - How many requests are under way at a time at most. It begins with one and adapts to what the server bears.
+      - Maximum number of concurrent requests. The module begins with one and adapts to the load of the server.
     type: int
     default: 4
 """
 
 EXAMPLES = r"""
-- name: Have a pool, a secret and a deployment
+- name: Create a pool, a secret and a deployment
   selfhosted.prefect.resources:
     api_url: http://127.0.0.1:4200/api
     prune: true
@@ -166,8 +166,8 @@ EXAMPLES = r"""
 RETURN = r"""
 plan:
   description:
-    - What was done, or would be in check mode, a line an object. C(+) is new, C(~) changes, C(-) goes, C(±) is made
-      anew, and C(=) stays as it is in spite of the lists.
+    - What was done, or would be in check mode, one line per object. C(+) is created, C(~) changed, C(-) deleted, C(±)
+      recreated, and C(=) kept in spite of the lists.
   returned: success
   type: list
   elements: str
@@ -176,7 +176,7 @@ plan:
     - "~ deployment stock/daily (version: 1 -> 2)"
     - "- variable old"
 changes:
-  description: The same for a program.
+  description: The same in machine-readable form.
   returned: success
   type: list
   elements: dict
@@ -191,32 +191,32 @@ changes:
       description: Its name, such as C(stock/daily).
       type: str
     fields:
-      description: By field, C(before) and C(after).
+      description: C(before) and C(after) of each field.
       type: dict
 summary:
-  description: How many objects there are of each action, and C(unchanged) and C(adopted) ones.
+  description: Number of objects for each action, and of C(unchanged) and C(adopted) ones.
   returned: success
   type: dict
   sample: {create: 1, update: 1, recreate: 0, delete: 1, unchanged: 40, adopted: 0}
 kept:
-  description: What stays as it is in spite of the lists, and why.
+  description: What was kept in spite of the lists, and why.
   returned: success
   type: list
   elements: str
   sample: ["deployment stock/daily: paused"]
 requests:
-  description: How many requests it took.
+  description: Number of requests that were sent.
   returned: success
   type: int
   sample: 14
 errors:
-  description: Everything that is wrong with the lists.
-  returned: when something is
+  description: All errors in the lists.
+  returned: when the lists have errors
   type: list
   elements: str
 done:
-  description: What had been done until a failure.
-  returned: when it failed while writing
+  description: What had been done before the failure.
+  returned: when the module failed while writing
   type: list
   elements: str
 request:
@@ -261,7 +261,7 @@ def work(api: Api, params: Mapping[str, Any], check_mode: bool) -> dict[str, Any
 
 
 def entries(wanted: Mapping[str, Any]) -> Iterator[tuple[Kind, Mapping[str, Any]]]:
-    """Yield every object of the lists, as far as they hold any, with its kind."""
+    """Yield every object of the lists with its kind."""
     for name, given in wanted.items():
         if name in LISTS and isinstance(given, list):
             yield from ((LISTS[name], entry) for entry in given if isinstance(entry, Mapping))

@@ -1,17 +1,17 @@
 #!/usr/bin/python
-"""Set what a Prefect server keeps as default for everybody."""
+"""Set the defaults that a Prefect server keeps for all clients."""
 
 from __future__ import annotations
 
 DOCUMENTATION = r"""
 module: server_settings
-short_description: Manage the defaults that a Prefect server keeps for everybody
+short_description: Manage the defaults that a Prefect server keeps for all clients
 version_added: 0.1.0
 author:
   - The selfhosted.prefect maintainers (@selfhosted)
 description:
-  - Sets where flows store their results unless they say otherwise, over Prefect's API.
-  - Settings of the server itself are environment variables, see the variable C(prefect_settings).
+  - Sets the default storage of flow results over Prefect's API.
+  - Settings of the server itself are environment variables; see the variable C(prefect_settings).
 extends_documentation_fragment:
   - selfhosted.prefect.api
 attributes:
@@ -24,8 +24,8 @@ attributes:
 options:
   result_storage:
     description:
-      - The storage block for results, as C(type/name), such as V(s3-bucket/results). An empty text sets none.
-      - Older versions of Prefect, 3.5 for example, have no such default.
+      - The storage block for results, as C(type/name), such as V(s3-bucket/results). An empty text removes the default.
+      - Older versions of Prefect, such as 3.5, do not support this default.
     type: str
     required: true
 """

@@ -1,18 +1,18 @@
 #!/usr/bin/python
 # Copyright: The selfhosted.prefect maintainers
 # Apache License 2.0 (see LICENSE or https://www.apache.org/licenses/LICENSE-2.0)
-"""Keep services running with the settings that are on disk, under systemd or supervisord."""
+"""Keep services running with their current settings, under systemd or supervisord."""
 
 from __future__ import annotations
 
 DOCUMENTATION = r"""
 module: services
-short_description: Keep services running with the settings that are on disk
+short_description: Keep services running with their current settings
 description:
-  - Starts services together, restarts exactly those whose files differ from the ones that they were last healthy
-    with, and waits until each is healthy. The digest of those files is kept in a state directory and written after
-    the wait, so that a run which was killed between writing and restarting is finished by the next one.
-  - A service that does not become healthy fails the task with the end of its log.
+  - Starts services together, restarts exactly those whose files have changed since they were last healthy, and waits
+    until each is healthy. The digest of those files is kept in a state directory and written after the wait. So the
+    next run completes one that was killed between writing and restarting.
+  - If a service does not become healthy, the task fails with the end of its log.
 version_added: 0.1.0
 author: The selfhosted.prefect maintainers
 extends_documentation_fragment: selfhosted.prefect.ledger
@@ -25,57 +25,56 @@ options:
     suboptions:
       name:
         description:
-          - Name of the unit without its suffix, or of the supervisord program. One that ends in C(.timer) is a timer of
-            systemd, and is with the service that it starts as one.
+          - Name of the unit without its suffix, or of the supervisord program. A name that ends in C(.timer) is a
+            systemd timer, and stands for the timer and the service that it starts.
         type: str
         required: true
       files:
-        description: Files that the service is made of. They are removed with it.
+        description: Files of the service. They are removed with it.
         type: list
         elements: path
         default: []
       watch:
-        description: Further files and symbolic links whose change asks for a restart.
+        description: Further files and symbolic links whose change restarts the service.
         type: list
         elements: path
         default: []
       ports:
         description:
-          - TCP ports that the service needs, by the variables that set them. Unless each is free or held by one of our
-            own, from the directory that O(state_dir) is in, nothing is stopped or started.
+          - TCP ports that the service needs, by the variables that set them. Unless each is free or held by a process
+            of this instance, from the directory that O(state_dir) is in, nothing is stopped or started.
         type: dict
         default: {}
       settings:
-        description: File of the service's settings, the environment of the commands below.
+        description: Settings file of the service, which is the environment of the commands below.
         type: path
       user:
-        description: Account that the commands below run as. Left out, it is the one who connects.
+        description: Account that the commands below run as. Defaults to the user who connects.
         type: str
       prepare:
         description:
-          - What has to be done each time before the service is started. It may take as long as it needs; when it fails,
-            nothing is started.
+          - What to run each time before the service starts. It has no time limit; if it fails, nothing is started.
         type: dict
         default: {}
         suboptions:
           command:
-            description: Command line, run as the service's account. Services with the same one have it run once.
+            description: Command line, run as the service's account. It runs once for services with the same command.
             type: list
             elements: str
       health:
         description:
-          - How the service is known to be healthy. C(url) answers 200; C(worker) of C(pool) is online at
-            C(api_url) since it was started; or C(command) ends with 0. Left out, it is enough that it runs.
-          - With C(api), the API at that address also has to answer a request with O(api_auth).
+          - How to check that the service is healthy. C(url) answers 200; C(worker) of C(pool) has come online at
+            C(api_url) since its start; or C(command) exits with 0. If left out, it is enough that the service runs.
+          - With C(api), the API at that address must also answer a request with O(api_auth).
         type: dict
         default: {}
         suboptions:
           command:
-            description: Command line, run as the service's account, to which the number of its process is added.
+            description: Command line, run as the service's account. The service's process ID is its last argument.
             type: list
             elements: str
           api:
-            description: Address of the API that the service is, on this host, ending in C(/api).
+            description: Address of the API that the service provides on this host, ending in C(/api).
             type: str
           url:
             description: Address that answers 200 once the service is healthy.
@@ -88,8 +87,8 @@ options:
             type: str
   state:
     description:
-      - V(started) as described, V(restarted) in any case, V(halted) stopped until the next start or boot,
-        V(stopped) and not started at boot, V(absent) stopped and its files removed.
+      - V(started) starts or restarts services as described, V(restarted) restarts them in any case, V(halted) stops
+        them until the next start or boot, V(stopped) also disables them at boot, V(absent) also removes their files.
     type: str
     choices: [started, restarted, halted, stopped, absent]
     default: started
@@ -99,7 +98,7 @@ options:
     choices: [systemd, supervisord, none]
     default: systemd
   scope:
-    description: The system's systemd, or that of the user who connects.
+    description: Whether to use the system's systemd or that of the user who connects.
     type: str
     choices: [system, user]
     default: system
@@ -119,17 +118,17 @@ options:
     default: /var/log
   prune:
     description:
-      - Services of these names that are not listed are removed.
+      - Names of services to remove unless they are listed.
         A name that ends in C(@) stands for a template unit and its instances.
     type: list
     elements: str
     default: []
   shutdown:
-    description: Whether to end supervisord itself, or the lingering of a user's services, once the services are gone.
+    description: Whether to stop supervisord itself, or disable the user's lingering, once the services are removed.
     type: bool
     default: false
   api_url:
-    description: Address of the API that workers report to, ending in C(/api). Needed where a service has a worker.
+    description: Address of the API that workers report to, ending in C(/api). Required for a service with a worker.
     type: str
   api_auth:
     description: The API's C(user:password).
@@ -138,12 +137,12 @@ options:
     description: File of the certificate authorities to trust.
     type: path
   timeout:
-    description: Seconds that the services have to become healthy.
+    description: Seconds to wait for the services to become healthy.
     type: int
     default: 180
 attributes:
   check_mode:
-    description: Says what would be started, restarted or removed.
+    description: Reports what would be started, restarted or removed.
     support: full
 """
 
@@ -161,7 +160,7 @@ EXAMPLES = r"""
 
 RETURN = r"""
 services:
-  description: What was done to each service, by name; one of started, restarted, stopped, removed and unchanged.
+  description: What was done to each service, by name; one of started, restarted, halted, stopped, removed, unchanged.
   returned: success
   type: dict
 """
@@ -209,17 +208,17 @@ LOG_BYTES = 100_000
 TIMER = ".timer"
 
 POLL = 0.25
-"""Seconds between two looks."""
+"""Seconds between two polls."""
 
 SHUTDOWN = 180
-"""Seconds that supervisord has to end what it runs; the slowest service has 60."""
+"""Seconds that supervisord may take to stop its programs; the slowest service may take 60."""
 
 CRASHES = 3
-"""Processes of one service that may come and go within one wait before it is given up."""
+"""Processes that a service may start within one wait before the wait fails."""
 
 
 class ServiceError(Exception):
-    """A service that cannot be run; the message ends with its log."""
+    """A service does not run; the message ends with its log."""
 
 
 STATES = ["started", "restarted", "halted", "stopped", "absent"]
@@ -228,7 +227,7 @@ STATES = ["started", "restarted", "halted", "stopped", "absent"]
 def run(
     command: list[str], *, env: dict[str, str] | None = None, check: bool = True
 ) -> subprocess.CompletedProcess[str]:
-    """Run a command and return it finished; a failure raises `ServiceError` with what it printed."""
+    """Run a command and return the completed process; a failure raises `ServiceError` with its output."""
     result = subprocess.run(command, env=env, capture_output=True, text=True, check=False)
     if check and result.returncode:
         raise ServiceError(
@@ -239,7 +238,7 @@ def run(
 
 @dataclass(frozen=True)
 class Status:
-    """What the manager says of a service: its process (0 for none), whether it runs at boot, whether it is given up.
+    """State of a service: its process (0 for none), whether it starts at boot, whether the manager has given it up.
 
     A timer has no process; it is `waiting`.
     """
@@ -255,17 +254,17 @@ class Status:
 
 
 def unit_of(name: str) -> str:
-    """Return the unit of systemd that a service is started and enabled by."""
+    """Return the systemd unit to start and enable for a service."""
     return name if name.endswith(TIMER) else f"{name}.service"
 
 
 def units_of(name: str) -> list[str]:
-    """Return all units of systemd that a service has: what a timer starts is with it."""
+    """Return all systemd units of a service: a timer includes the service that it starts."""
     return [unit_of(name), f"{name.removesuffix(TIMER)}.service"] if name.endswith(TIMER) else [unit_of(name)]
 
 
 class Manager(Protocol):
-    """systemd, supervisord, or nothing."""
+    """systemd, supervisord, or none."""
 
     def reload(self, names: Iterable[str]) -> None: ...
     def status(self, name: str) -> Status: ...
@@ -281,14 +280,14 @@ class Manager(Protocol):
 
 @dataclass
 class Systemd:
-    """systemd, the system's or the user's."""
+    """The system's or the user's systemd."""
 
     scope: str
     units: Path
     logs: Path
     """Directory of the log files, for services that do not write to the journal."""
     linger: Path
-    """File that remembers that it was us who made the user's services linger."""
+    """File that marks that this module enabled the user's lingering."""
     env: dict[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -300,7 +299,7 @@ class Systemd:
         return run(["systemctl", f"--{self.scope}", *words], env=self.env, check=check).stdout
 
     def reload(self, names: Iterable[str]) -> None:
-        """Read the units again, when one of them is newer than what systemd knows."""
+        """Reload the units if one of them has changed since systemd read it."""
         units = [unit for name in names for unit in units_of(name)]
         if not units or "yes" in self._systemctl("show", "--property=NeedDaemonReload", "--value", *units).split():
             self._systemctl("daemon-reload")
@@ -317,7 +316,7 @@ class Systemd:
         )
 
     def start(self, names: list[str]) -> None:
-        """Enable and (re)start services, all at the same time."""
+        """Enable and (re)start services together."""
         units = [unit_of(name) for name in names]
         self._systemctl("reset-failed", *units, check=False)
         self._systemctl("enable", "--quiet", *units)
@@ -326,7 +325,7 @@ class Systemd:
             raise ServiceError("\n".join([started.stderr.strip(), *map(self.log, names)]))
         account = pwd.getpwuid(os.getuid()).pw_name
         if self.scope == "user" and not Path("/var/lib/systemd/linger", account).exists():
-            # Without lingering a user's services end when the user logs out and do not start at boot.
+            # Without lingering, a user's services stop when the user logs out and do not start at boot.
             run(["loginctl", "enable-linger"], env=self.env, check=False)
             self.linger.parent.mkdir(parents=True, exist_ok=True)
             self.linger.touch()
@@ -360,19 +359,19 @@ class Systemd:
         return run(command, env=self.env, check=False).stdout
 
     def known(self, pattern: str) -> dict[str, list[Path]]:
-        """Return the services that a pattern stands for and that have files, with these."""
+        """Return the files of the services that match a pattern and have files."""
         files = [self.units / unit for unit in units_of(pattern) if (self.units / unit).exists()]
         found = {pattern: files} if files else {}
         if pattern.endswith("@"):
             for path in self.units.glob(f"*.wants/{pattern}*.service"):
                 found[path.name.removesuffix(".service")] = []
             for path in self.units.glob(f"{pattern}*.service.d"):
-                # The directory itself, too: a run that was killed may have left it empty.
+                # Including the directory: a run that was killed may have left it empty.
                 found[path.name.removesuffix(".service.d")] = [*path.iterdir(), path]
         return found
 
     def alive(self) -> bool:
-        """Return whether something of ours is left of which no service is the owner: the lingering."""
+        """Return whether lingering, which belongs to no single service, is still enabled by this module."""
         return self.scope == "user" and self.linger.exists()
 
     def shutdown(self) -> None:
@@ -382,11 +381,11 @@ class Systemd:
 
 @dataclass
 class Supervisord:
-    """supervisord from PyPI, one for each instance of Prefect, in an environment of its own."""
+    """supervisord from PyPI, one for each Prefect instance, in its own virtual environment."""
 
     directory: Path
     booted: bool = False
-    """Whether supervisord was started by us, and every program with it."""
+    """Whether this run started supervisord, and thereby every program."""
 
     def _ctl(self, *words: str) -> str:
         control = str(self.directory / "current" / "bin" / "supervisorctl")
@@ -398,7 +397,7 @@ class Supervisord:
     def reload(self, names: Iterable[str]) -> None:
         if not self.alive():
             (self.directory / "supervisor.sock").unlink(missing_ok=True)
-            # A shell's background job ignores SIGINT and hands that on, and a worker that ignores it cannot be stopped.
+            # A shell's background job ignores SIGINT, and its children inherit that; such a worker cannot be stopped.
             signal.signal(signal.SIGINT, signal.SIG_DFL)
             daemon = str(self.directory / "current" / "bin" / "supervisord")
             run([daemon, "--configuration", str(self.directory / "supervisord.conf")], env=clean_environment())
@@ -416,7 +415,7 @@ class Supervisord:
 
     def start(self, names: list[str]) -> None:
         for name in () if self.booted else names:
-            # `update` starts what is new, restarts what has changed, and says so. What it left alone is stopped or
+            # `update` starts new programs, restarts changed ones, and reports both. Any other program is stopped or
             # runs with old settings.
             if not self._ctl("update", name).strip():
                 self._ctl("restart", name)
@@ -442,7 +441,7 @@ class Supervisord:
         return {path.name.removesuffix(".conf"): [path] for path in (self.directory / "conf.d").glob(wanted)}
 
     def shutdown(self) -> None:
-        """End supervisord and what it runs; raise ServiceError where that takes too long."""
+        """Stop supervisord and its programs; raise ServiceError if that takes too long."""
         pid = int(self._ctl("pid"))
         self._ctl("shutdown")
         deadline = time.monotonic() + SHUTDOWN
@@ -453,7 +452,7 @@ class Supervisord:
 
 
 class Nothing:
-    """No manager: files are written, nothing runs (the building of an image)."""
+    """No manager: files are written, but nothing runs (when building an image)."""
 
     def reload(self, names: Iterable[str]) -> None:
         pass
@@ -487,9 +486,9 @@ class Nothing:
 
 
 def digest(paths: Iterable[str]) -> str:
-    """Return the SHA-256 of what the paths hold: a directory its Python code, a symbolic link its target's path.
+    """Return the SHA-256 of the paths' content: of a directory its Python code, of a symbolic link its target's path.
 
-    Flows can write some of them: nothing is read but regular files, see `safe_files`. Raises ServiceError.
+    Flows can write some of them, so it reads only regular files, see `safe_files`. Raises ServiceError.
     """
     total = hashlib.sha256()
 
@@ -520,7 +519,7 @@ def digest(paths: Iterable[str]) -> str:
 
 
 def ended(pid: int) -> bool:
-    """Return whether a process is gone. A zombie is: in a container there may be nobody to reap it."""
+    """Return whether a process has ended. A zombie counts as ended: in a container, nothing may reap it."""
     try:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] in ("Z", "X")
     except OSError:
@@ -528,7 +527,7 @@ def ended(pid: int) -> bool:
 
 
 def answers(url: str) -> bool:
-    """Return whether a GET of ``url`` gives 200. No proxy of the environment is asked: the service is on this host."""
+    """Return whether a GET of ``url`` gives 200. Ignores the environment's proxy: the service is on this host."""
     direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))
     with contextlib.suppress(OSError, http.client.HTTPException), direct.open(url, timeout=5) as response:
         return bool(response.status == 200)
@@ -536,23 +535,23 @@ def answers(url: str) -> bool:
 
 
 def settings_of(file: str) -> dict[str, str]:
-    """Return what a file of settings holds; every value in it is in double quotes, with escapes."""
+    """Return the settings in a file, where every value is in double quotes, with escapes."""
     text = safe_files.read(file).decode()
     found = re.findall(r'^(\w+)="((?:[^"\\]|\\.)*)"$', text, re.MULTILINE)
     return {name: re.sub(r'\\(["\\$`])', r"\1", value) for name, value in found}
 
 
 def environment_of(account: pwd.struct_passwd | None) -> dict[str, str]:
-    """Return the environment that a unit of an account starts with: of root's nothing. None is who runs this."""
+    """Return the environment of an account's unit, without root's variables. None is the user who runs this."""
     if account is None:
         return dict(os.environ)
-    # Libraries look for certificates and passwords at home.
+    # Libraries look for certificates and passwords in the home directory.
     identity = {"HOME": account.pw_dir, "LOGNAME": account.pw_name, "USER": account.pw_name}
     return identity | {"LANG": "C.UTF-8", "PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"}
 
 
 def run_for(service: dict[str, Any], command: list[str]) -> subprocess.CompletedProcess[str]:
-    """Run a command with the settings of a service, as its account."""
+    """Run a command as a service's account, with its settings."""
     account = pwd.getpwnam(service["user"]) if service["user"] and os.getuid() == 0 else None
     environment = environment_of(account)
     if service["settings"]:
@@ -571,7 +570,7 @@ def run_for(service: dict[str, Any], command: list[str]) -> subprocess.Completed
 
 
 def prepare(services: list[dict[str, Any]]) -> None:
-    """Do what has to be done before services start, each thing once. Raises ServiceError where that fails."""
+    """Run the commands that precede the start of services, each once. Raises ServiceError if one fails."""
     commands = {
         tuple(command): service for service in services if (command := (service["prepare"] or {}).get("command"))
     }
@@ -583,9 +582,9 @@ def prepare(services: list[dict[str, Any]]) -> None:
 
 
 def logs_in(url: str, auth: str | None) -> bool:
-    """Return whether the API of this host answers a request that only someone with its credential may make.
+    """Return whether the API of this host answers a request that requires its credential.
 
-    Its other addresses answer anyone, so they do not show that clients can work. Raises ApiError with what it says.
+    Its health endpoints need none, so they do not show that clients can log in. Raises ApiError with its answer.
     """
     with Api(url, auth=auth, direct=True, timeout=5) as api:
         return bool(api.call("GET", "/admin/version", patience=0))
@@ -594,7 +593,7 @@ def logs_in(url: str, auth: str | None) -> bool:
 def health_check(
     manager: Manager, service: dict[str, Any], *, api: Api | None, since: datetime, auth: str | None = None
 ) -> Callable[[], bool]:
-    """Return a question to ask until it says yes: is the service healthy?"""
+    """Return a function that returns whether the service is healthy."""
     health = service["health"] or {}
     if health.get("command"):
         return lambda: run_for(service, [*health["command"], str(manager.status(service["name"]).pid)]).returncode == 0
@@ -610,7 +609,7 @@ def health_check(
 def wait(
     manager: Manager, checks: dict[str, Callable[[], bool]], *, timeout: int, proven: Callable[[str], None]
 ) -> None:
-    """Wait until every service is healthy, and tell `proven` the name of each at once.
+    """Wait until every service is healthy, and call `proven` with the name of each as soon as it is.
 
     Raises ServiceError with the log of the first that is not.
     """
@@ -659,7 +658,7 @@ def start(
     auth: str | None,
     timeout: int,
 ) -> None:
-    """(Re)start services together and wait for them; each that is healthy is remembered, so that none starts twice."""
+    """(Re)start services together and wait for them. Each healthy one is recorded, so that none starts twice."""
     if not services:
         return
     names = [service["name"] for service in services]
@@ -680,7 +679,7 @@ def start(
 
 
 def remove(manager: Manager, doomed: dict[str, list[Path]], *, state_dir: Path, ledger: Ledger | None = None) -> None:
-    """Stop services, remove their files and what remembers them; what they replaced is put back."""
+    """Stop services, remove their files and records, and restore the files that they replaced."""
     for name in doomed:
         manager.stop(name)
     for name, files in doomed.items():
@@ -691,7 +690,7 @@ def remove(manager: Manager, doomed: dict[str, list[Path]], *, state_dir: Path, 
                 path.unlink(missing_ok=True)
             drop_ins = path if path.is_dir() else path.parent
             if drop_ins.name.endswith(".service.d"):
-                # Somebody else's drop-in keeps the directory.
+                # The directory stays if it contains another owner's drop-in.
                 with contextlib.suppress(OSError):
                     drop_ins.rmdir()
                     if ledger is not None:
@@ -704,7 +703,7 @@ def remove(manager: Manager, doomed: dict[str, list[Path]], *, state_dir: Path, 
 
 
 def manager_of(params: dict[str, Any]) -> Manager:
-    """Return the manager that the module was told to use."""
+    """Return the manager that the parameters select."""
     if params["manager"] == "systemd":
         units, logs, linger = Path(params["units_dir"]), Path(params["log_dir"]), Path(params["state_dir"], "linger")
         return Systemd(scope=params["scope"], units=units, logs=logs, linger=linger)
@@ -712,7 +711,7 @@ def manager_of(params: dict[str, Any]) -> Manager:
 
 
 def created(ledger: Ledger | None, path: Path) -> bool:
-    """Return whether this instance wrote a file of a service, as far as there is a ledger to say so."""
+    """Return whether this instance wrote a file of a service. Without a ledger, it is assumed to have."""
     if ledger is None or path.is_dir():
         return True
     return bool(ledger.get("file", path)) or ledger.holds(path) or recognizable(ledger, "file", path)
@@ -726,13 +725,13 @@ def surplus(
     absent: bool,
     ledger: Ledger | None = None,
 ) -> dict[str, list[Path]]:
-    """Return the services to remove and their files: all that are known, or those that are not listed.
+    """Return the services to remove and their files: all known ones, or those that are not listed.
 
-    A service of others that has such a name is none of them.
+    Another owner's service with a matching name is not included.
     """
     found = {name: files for pattern in patterns for name, files in manager.known(pattern).items()}
     others = {name for name, files in found.items() if not all(created(ledger, path) for path in files)}
-    # An instance is its template's.
+    # An instance belongs to the owner of its template.
     known = {
         name: files
         for name, files in found.items()
@@ -749,7 +748,7 @@ def surplus(
 
 
 def action_for(status: Status, *, state: str, proven: bool) -> str:
-    """Return what has to be done to a service so that it is in the wanted state with proven files."""
+    """Return the action that brings a service to the wanted state with files that it was healthy with."""
     if state == "halted":
         return "halted" if status.running else "unchanged"
     if state == "stopped":
@@ -797,7 +796,7 @@ def main() -> None:
             "prune": {"type": "list", "elements": "str", "default": []},
             "shutdown": {"type": "bool", "default": False},
             "api_url": text,
-            # Not in a mapping: Ansible does not mask every secret that is a suboption.
+            # Not in a mapping: Ansible does not mask every secret in a suboption.
             "api_auth": {"type": "str", "no_log": True},
             "api_ca": {"type": "path"},
             "timeout": {"type": "int", "default": 180},
@@ -813,7 +812,7 @@ def main() -> None:
     actions: dict[str, str] = {}
     try:
         url, auth, ca = params["api_url"], params["api_auth"] or None, params["api_ca"] or None
-        # Only who starts something waits. A bare host, and one half taken away, has no certificate authority to trust.
+        # Only a start waits. A bare or partly removed installation has no certificate authority to trust.
         waits = params["state"] in {"started", "restarted"} and not module.check_mode
         api = Api(url, auth=auth, ca=ca) if url and waits else None
         absent = params["state"] == "absent"

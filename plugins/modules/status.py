@@ -1,18 +1,18 @@
 #!/usr/bin/python
 # Copyright: The selfhosted.prefect maintainers
 # Apache License 2.0 (see LICENSE or https://www.apache.org/licenses/LICENSE-2.0)
-"""Read how an instance of Prefect on a host is. The reading itself is in `module_utils/status.py`."""
+"""Read the health of a Prefect instance on a host. The checks are in `module_utils/status.py`."""
 
 from __future__ import annotations
 
 DOCUMENTATION = r"""
 module: status
-short_description: Read how an instance of Prefect on a host is
+short_description: Read the health of a Prefect instance on a host
 description:
-  - Looks at the services of the host and, with the settings that its clients have, at the API - whether it and its
-    database answer, whether the work pools have workers, whether the background services plan and mark flow runs, and
+  - Checks the services of the host and, with the settings of its clients, the API - whether the API and its database
+    answer, whether the work pools have workers, whether the background services schedule and mark flow runs, and
     whether events arrive.
-  - What C(prefect-info) on a host says is the same. That something is wrong is a fact here, not a failure.
+  - C(prefect-info) on a host reports the same. Problems are returned and do not fail the task.
 version_added: 0.1.0
 author: The selfhosted.prefect maintainers
 options:
@@ -21,11 +21,11 @@ options:
     type: str
     default: prefect
   name:
-    description: What the names of its services begin with.
+    description: Prefix of the names of its services.
     type: str
     default: prefect
   scope:
-    description: Whether it was installed for everybody or for the user who connects.
+    description: Whether it was installed for the whole system or for the user who connects.
     type: str
     choices: [system, user]
     default: system
@@ -43,32 +43,32 @@ options:
     type: path
     default: /etc/prefect
   database:
-    description: Kind of its database, for the reader. Empty where the host does not know it.
+    description: Kind of its database, for display. Empty if the host does not know it.
     type: str
     default: ''
   services:
-    description: Services that the host has to have. A name that ends in C(@) stands for at least one instance.
+    description: Services that must run on the host. A name that ends in C(@) stands for at least one instance.
     type: list
     elements: str
     default: []
   backup:
-    description: Calendar expression by which the host backs up the database. Empty where it does not.
+    description: Calendar expression of the host's database backups. Empty if it makes none.
     type: str
     default: ''
   api:
-    description: Whether the host has clients of the API, which is then asked.
+    description: Whether the host has clients of the API. Only then is the API checked.
     type: bool
     default: true
   disks:
-    description: Directories that have to have space left, as a mapping of what they are for to paths.
+    description: Directories that must have free space, as a mapping of their purposes to paths.
     type: dict
     default: {}
   redis_url:
-    description: URL of the Redis of this host. That of a server is found in its settings.
+    description: URL of this host's Redis. A server's is found in its settings.
     type: str
     default: ''
   postgres_port:
-    description: Port of the PostgreSQL of this host. 0 is none.
+    description: Port of this host's PostgreSQL. 0 means that it has none.
     type: int
     default: 0
   postgres_database:
@@ -84,7 +84,7 @@ options:
     type: str
     default: ''
   proxy_url:
-    description: Public address of the API, where this host has a proxy. Empty where it has none.
+    description: Public address of the API if this host has a proxy, otherwise empty.
     type: str
     default: ''
   proxy_address:
@@ -93,20 +93,20 @@ options:
     default: 127.0.0.1
 attributes:
   check_mode:
-    description: Reads as it always does, and does not ask the server to write.
+    description: Only reads, and sends the server no request that writes.
     support: full
   diff_mode:
-    description: Nothing changes.
+    description: Only reads.
     support: none
 """
 
 EXAMPLES = r"""
-- name: Read how it is
+- name: Read the health of the instance
   selfhosted.prefect.status:
     services: [prefect-server, prefect-worker@]
   register: prefect
 
-- name: Stop here unless all is well
+- name: Stop unless the instance is healthy
   ansible.builtin.assert:
     that: prefect.status.problems | length == 0
     fail_msg: "{{ prefect.status.problems | join('\n') }}"
@@ -119,12 +119,12 @@ status:
   type: dict
   contains:
     checks:
-      description: Everything that was looked at, each with C(name), C(healthy), C(detail) and C(shared), which is
-        whether every host of the platform would say the same.
+      description: All checks, each with C(name), C(healthy), C(detail) and C(shared), which is whether every host of
+        the platform would report the same.
       type: list
       elements: dict
     problems:
-      description: The checks that are not healthy, a line each.
+      description: The checks that are not healthy, one line each.
       type: list
       elements: str
 """
@@ -134,7 +134,7 @@ from ansible.module_utils.basic import AnsibleModule
 from ..module_utils.status import Instance, read
 
 PLAIN = ("instance", "name", "scope", "manager", "opt", "etc", "database", "services", "backup", "api", "disks")
-"""Options that are what they are called."""
+"""Options that `Instance` takes under the same name."""
 
 
 def main() -> None:

@@ -1,16 +1,16 @@
 #!/usr/bin/python
 # Copyright: The selfhosted.prefect maintainers
 # Apache License 2.0 (see LICENSE or https://www.apache.org/licenses/LICENSE-2.0)
-"""Make a directory on the host equal to one on the controller. The action plugin of the same name sends the files."""
+"""Mirror a directory of the controller on the host. The action plugin of the same name sends the files."""
 
 from __future__ import annotations
 
 DOCUMENTATION = r"""
 module: tree
-short_description: Make a directory on the host equal to one on the controller
+short_description: Mirror a directory of the controller on the host
 description:
-  - Sends what differs, in one archive, and removes what it has sent before and is gone from the source.
-  - Files that it has not sent stay as they are.
+  - Sends files that differ in one archive, and removes files that it sent before and that the source no longer has.
+  - Files that it has not sent do not change.
 version_added: 0.1.0
 author: The selfhosted.prefect maintainers
 options:
@@ -19,20 +19,20 @@ options:
     type: path
     required: true
   dest:
-    description: Directory on the host. It is made if it is missing.
+    description: Directory on the host. It is created if it does not exist.
     type: path
     required: true
   state_dir:
     description:
-      - Directory in which the host remembers what was sent to O(dest). Only root writes there; where the memory of an
-        earlier version stands in O(dest), it is moved.
+      - Directory in which the host records what was sent to O(dest). Only root can write there. The record of an
+        earlier version in O(dest) is moved.
     type: path
     required: true
   owner:
-    description: Owner of what is sent. Left out, whoever connects.
+    description: Owner of the files. Defaults to the user who connects.
     type: str
   group:
-    description: Group of what is sent. Left out, that of whoever connects.
+    description: Group of the files. Defaults to that of the user who connects.
     type: str
   exclude:
     description: Names of files and directories to leave out, as shell patterns.
@@ -40,12 +40,12 @@ options:
     elements: str
     default: [.git, __pycache__, '*.pyc', .venv, .env]
   only_if_empty:
-    description: Whether to do nothing where files are already.
+    description: Whether to do nothing if O(dest) already contains files.
     type: bool
     default: false
 attributes:
   check_mode:
-    description: Says what would be sent and removed.
+    description: Reports what would be sent and removed.
     support: full
 """
 
@@ -95,14 +95,14 @@ from ansible_collections.selfhosted.prefect.plugins.module_utils.safe_files impo
 )
 
 OLD_MEMORY = ".selfhosted-prefect.json"
-"""File in the destination in which earlier versions named what was sent. The owner of the destination can write it."""
+"""File in the destination in which earlier versions listed what was sent. The destination's owner can write it."""
 
 LARGEST = 4 * 2**30
-"""Bytes of the largest file that is compared; a larger one differs."""
+"""Bytes of the largest file that is compared; a larger one always counts as different."""
 
 
 def is_inside(name: Any) -> bool:
-    """Return whether a name is that of a file below the destination."""
+    """Return whether a name is a path below the destination."""
     if not isinstance(name, str) or "\0" in name:
         return False
     parts = PurePosixPath(name).parts
@@ -111,13 +111,13 @@ def is_inside(name: Any) -> bool:
 
 @dataclass(frozen=True)
 class Memory:
-    """What was sent to a directory before, and whether that was done: a run may have been killed."""
+    """What was sent to a directory before, and whether that run completed: it may have been killed."""
 
     files: tuple[str, ...] = ()
     complete: bool = True
     exists: bool = False
     is_old: bool = False
-    """Whether it is that of an earlier version, which is still to be moved."""
+    """Whether it is the record of an earlier version and has yet to be moved."""
 
     @classmethod
     def of(cls, file: Path, dest: Path) -> Memory:
@@ -134,12 +134,12 @@ class Memory:
 
 
 def memory_file(state_dir: str, dest: Path) -> Path:
-    """Return the file that names what was sent to a directory."""
+    """Return the file that lists what was sent to a directory."""
     return Path(state_dir, f"tree-{hashlib.sha256(str(dest).encode()).hexdigest()[:16]}.json")
 
 
 def has(dest: Path, name: str) -> bool:
-    """Return whether a name below the destination is that of something that is no directory."""
+    """Return whether a name below the destination exists and is not a directory."""
     with contextlib.suppress(OSError), opened(dest, name) as (directory, last):
         found = directory.state(last)
         return found is not None and not stat.S_ISDIR(found.st_mode)
@@ -148,13 +148,13 @@ def has(dest: Path, name: str) -> bool:
 
 @contextlib.contextmanager
 def opened(dest: Path, name: str) -> Iterator[tuple[Directory, str]]:
-    """Open the directory that a file below the destination is in, and give it with the file's own name."""
+    """Open the directory of a file below the destination, and yield it with the file's own name."""
     with reach(followed(dest)) as directory, directory.within(name) as place:
         yield place
 
 
 def digest(dest: Path, name: str) -> str:
-    """Return the SHA-256 of a file and an x where it is executable; an empty string where there is no such file."""
+    """Return the SHA-256 of a file, with an x if it is executable; an empty string if it does not exist."""
     total = hashlib.sha256()
     with contextlib.suppress(OSError), opened(dest, name) as (directory, last), directory.open(last) as descriptor:
         found = os.fstat(descriptor)
@@ -167,14 +167,14 @@ def digest(dest: Path, name: str) -> str:
 
 
 def replace(directory: Directory, name: str, content: bytes, *, owner: int, group: int, mode: int) -> None:
-    """Write a file as a whole or not at all. What a loss of power leaves differs, and the next run sends it again."""
+    """Write a file atomically. After a power loss its content may differ, and the next run sends it again."""
     directory.write(name, content, owner=owner, group=group, mode=mode, sync=False)
 
 
 def unpack(
     archive: str, dest: Path, *, wanted: dict[str, str], owner: int, group: int, warn: Callable[[str], None]
 ) -> None:
-    """Write the files of an archive that are wanted, each at once."""
+    """Write the wanted files of an archive, each atomically."""
     with tarfile.open(archive) as tar, reach(followed(dest)) as top:
         for member in tar.getmembers():
             source = tar.extractfile(member)
@@ -194,7 +194,7 @@ def unpack(
 
 
 def remove(dest: Path, name: str) -> None:
-    """Remove a file and the directories below the destination that are empty without it."""
+    """Remove a file and the directories below the destination that are then empty."""
     with opened(dest, name) as (directory, last):
         os.unlink(last, dir_fd=directory.descriptor)
     with contextlib.suppress(OSError):
@@ -204,7 +204,7 @@ def remove(dest: Path, name: str) -> None:
 
 
 def names_in(dest: Path) -> list[str]:
-    """Return the names of what is in the destination; none where there is no such directory."""
+    """Return the names in the destination; none if it does not exist."""
     with contextlib.suppress(FileNotFoundError), reach(followed(dest)) as directory:
         return directory.names()
     return []
@@ -217,7 +217,7 @@ def is_directory(dest: Path) -> bool:
 
 
 def make(dest: Path, *, owner: int, group: int) -> None:
-    """Make the destination, and give it its owner."""
+    """Create the destination and set its owner."""
     with beside(followed(dest), make=True) as (above, name):
         above.make(name, owner=owner, group=group, mode=0o750 if above.state(name) is None else None)
 
@@ -256,7 +256,7 @@ def main() -> None:
         if before.is_old:
             with contextlib.suppress(FileNotFoundError), reach(followed(dest)) as directory:
                 directory.remove(OLD_MEMORY)
-        # Before anything is written: what was a file may have become a directory.
+        # Before anything is written, because a file may have become a directory.
         for name in doomed:
             remove(dest, name)
         if params["archive"]:
