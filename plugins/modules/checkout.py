@@ -1,16 +1,16 @@
 # Copyright: The selfhosted.prefect maintainers
 # Apache License 2.0 (see LICENSE or https://www.apache.org/licenses/LICENSE-2.0)
-"""Check a git repository out, with its credential on no command line. The action plugin of the same name does it."""
+"""Check out a git repository without its credential on a command line; see the action plugin of the same name."""
 
 from __future__ import annotations
 
 DOCUMENTATION = r"""
 module: checkout
-short_description: Check a git repository out, with its credential on no command line
+short_description: Check out a git repository without its credential on a command line
 description:
-  - Runs M(ansible.builtin.git) where the task runs, by C(delegate_to) on the controller.
-  - A user and a password or token in the URL are handed to git in a file that only its user can read, and that is
-    removed afterwards. They are in no argument, no environment, no output, and not in the checkout's configuration.
+  - Runs M(ansible.builtin.git) on the task's host; use C(delegate_to) to run it on the controller.
+  - Passes a user and a password or token of the URL to git in a file that only its user can read, and removes the file
+    afterwards. No argument, environment, output or configuration of the checkout contains them.
 version_added: 0.2.0
 author: The selfhosted.prefect maintainers
 options:
@@ -23,17 +23,17 @@ options:
     type: str
     default: HEAD
   dest:
-    description: Directory of the checkout. What was changed there is discarded.
+    description: Directory of the checkout. Local changes there are discarded.
     type: path
     required: true
 attributes:
   check_mode:
-    description: Says what would change.
+    description: Reports what would change.
     support: full
 """
 
 EXAMPLES = r"""
-- name: Check the flows out on the controller
+- name: Check out the flows on the controller
   selfhosted.prefect.checkout:
     repo: "https://deploy:{{ vault_token }}@git.example.com/flows.git"
     version: main
@@ -43,7 +43,7 @@ EXAMPLES = r"""
 
 RETURN = r"""
 after:
-  description: The commit that is checked out.
+  description: The checked-out commit.
   returned: success
   type: str
 """

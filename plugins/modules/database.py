@@ -1,35 +1,35 @@
 #!/usr/bin/python
 # Copyright: The selfhosted.prefect maintainers
 # Apache License 2.0 (see LICENSE or https://www.apache.org/licenses/LICENSE-2.0)
-"""Log in to a PostgreSQL from a host, and refuse one that cannot serve Prefect, before anything is changed."""
+"""Log in to PostgreSQL from a host, and fail if it cannot serve Prefect, before anything changes."""
 
 from __future__ import annotations
 
 DOCUMENTATION = r"""
 module: database
-short_description: Refuse a PostgreSQL that cannot serve Prefect
+short_description: Check that a PostgreSQL database can serve Prefect
 description:
-  - Logs in from the host on which it runs, as Prefect will, and asks for version, extension and connections.
+  - Logs in from the host on which the module runs, as Prefect will, and checks version, extension and connections.
   - Fails with one message that names the variable to change. It needs no client on the host.
 version_added: 0.2.0
 author: The selfhosted.prefect maintainers
 extends_documentation_fragment: selfhosted.prefect.postgres
 options:
   connections:
-    description: Connections that Prefect will open at most, over all its processes and hosts.
+    description: Maximum number of connections that Prefect opens, over all its processes and hosts.
     type: int
     default: 0
   sqlite:
     description:
-      - File of the SQLite database that the instance may have had before. Where it is there and nothing has been moved
-        to the PostgreSQL, that is refused, since all that it holds would seem lost.
+      - File of the SQLite database that the instance may have used before. The module fails if the file exists and
+        nothing has been moved to PostgreSQL, since all its data would seem lost.
     type: path
   variable:
-    description: Variable that says where the database is, for messages.
+    description: Variable that names the database, for messages.
     type: str
     default: prefect_database_host
   wait:
-    description: Seconds to wait for a database that is starting, or not reachable yet.
+    description: Seconds to wait for a database that is starting or not reachable yet.
     type: int
     default: 0
 attributes:
@@ -55,27 +55,27 @@ version:
   returned: success
   type: str
 max_connections:
-  description: Connections that the server allows to those who are no superusers.
+  description: Connections that the server allows to users that are not superusers.
   returned: success
   type: int
 free_connections:
-  description: How many of them others leave to this user.
+  description: How many of these connections other users leave to this one.
   returned: success
   type: int
 trigram:
-  description: Whether the extension pg_trgm is there already; Prefect's migration makes it otherwise.
+  description: Whether the extension pg_trgm exists. Otherwise Prefect's migration creates it.
   returned: success
   type: bool
 encrypted:
-  description: Whether the connection is.
+  description: Whether the connection is encrypted.
   returned: success
   type: bool
 used:
-  description: Whether it holds flows or work pools.
+  description: Whether the database contains flows or work pools.
   returned: success
   type: bool
 schema:
-  description: Revision of Prefect's schema, empty where there is none yet.
+  description: Revision of Prefect's schema, empty if there is none yet.
   returned: success
   type: str
 """
@@ -119,14 +119,14 @@ select current_setting('server_version'),
 
 
 def transient(error: Exception) -> bool:
-    """Return whether a database that starts, or a network that comes up, would fail like this."""
+    """Return whether a starting database or network could cause this error."""
     if isinstance(error, DatabaseError):
         return error.code == STARTING
     return isinstance(error, OSError) and not isinstance(error, ssl.SSLError)
 
 
 def is_unknown(error: Exception, params: dict[str, Any]) -> bool:
-    """Return whether a database refuses the caller of its socket where the service's account is still to be created."""
+    """Return whether a database rejects the caller on its socket because the service's account does not exist yet."""
     refused = isinstance(error, DatabaseError) and error.code == "28000" and params["host"].startswith("/")
     if not refused or os.geteuid() != 0:
         return False
@@ -138,7 +138,7 @@ def is_unknown(error: Exception, params: dict[str, Any]) -> bool:
 
 
 def look(session: Connection) -> dict[str, Any]:
-    """Return what a database says of itself."""
+    """Return facts about a database."""
     (row,) = session.query(FACTS)
     text = [value or "" for value in row]
     allowed = int(text[1])
@@ -164,7 +164,7 @@ def look(session: Connection) -> dict[str, Any]:
 
 
 def obstacles(found: dict[str, Any], params: dict[str, Any]) -> list[str]:
-    """Return everything about a database that would make Prefect fail on it."""
+    """Return the errors of all conditions in a database that would make Prefect fail."""
     where, variable = f"{params['host']}:{params['port']}", params["variable"]
     complaints = []
     version = tuple(int(part) for part in re.findall(r"\d+", found["version"])[:2])

@@ -1,38 +1,39 @@
 #!/usr/bin/python
 # Copyright: The selfhosted.prefect maintainers
 # Apache License 2.0 (see LICENSE or https://www.apache.org/licenses/LICENSE-2.0)
-"""Move what a SQLite database of Prefect holds to a PostgreSQL of the same schema, and prove that all is there."""
+"""Move a SQLite database of Prefect to a PostgreSQL database of the same schema, and verify the copy."""
 
 from __future__ import annotations
 
 DOCUMENTATION = r"""
 module: database_move
-short_description: Move Prefect's SQLite database to PostgreSQL and prove it
+short_description: Move Prefect's SQLite database to PostgreSQL and verify it
 description:
-  - Copies every table in one transaction, reads it back there, and compares counts and digests of the content. Where it
-    goes wrong, the PostgreSQL stays as it was. Once all is there, the SQLite file is put aside, unchanged.
-  - Both need the schema of one release, made by C(prefect server database upgrade). Nobody may use either.
-  - A PostgreSQL that holds rows which the SQLite does not is refused, unless O(replace) allows to lose them. One that
-    an earlier run filled, and that nobody has used since, is filled again.
+  - Copies every table in one transaction, reads it back, and compares row counts and digests of the content. On an
+    error, PostgreSQL does not change. After the copy is verified, the SQLite file is moved aside, unchanged.
+  - Both databases need the schema of the same release, created by C(prefect server database upgrade). Stop all clients
+    of both first.
+  - The module fails if PostgreSQL contains rows that SQLite does not, unless O(replace) allows to lose them. A database
+    that an earlier run filled, and that was not used since, is filled again.
 version_added: 0.2.0
 author: The selfhosted.prefect maintainers
 extends_documentation_fragment: selfhosted.prefect.postgres
 options:
   sqlite:
-    description: File of the SQLite database. Where it is not there, there is nothing to do.
+    description: File of the SQLite database. If it does not exist, the module does nothing.
     type: path
     required: true
   aside:
-    description: File to move it to.
+    description: File to which the SQLite database is moved afterwards.
     type: path
     required: true
   replace:
-    description: Whether rows that are in the PostgreSQL alone may be lost.
+    description: Whether rows that only PostgreSQL contains may be lost.
     type: bool
     default: false
 attributes:
   check_mode:
-    description: Says whether there is something to move.
+    description: Reports whether a database would be moved.
     support: full
 """
 
@@ -49,19 +50,19 @@ EXAMPLES = r"""
 
 RETURN = r"""
 tables:
-  description: Rows of each table that holds any.
+  description: Number of rows of each table that is not empty.
   returned: when moved
   type: dict
 rows:
-  description: Rows of all tables.
+  description: Number of rows of all tables.
   returned: when moved
   type: int
 replaced:
-  description: Values in which characters that PostgreSQL cannot hold (NUL, lone surrogates) were replaced by U+FFFD.
+  description: Number of values with characters that PostgreSQL cannot store (NUL, lone surrogates), replaced by U+FFFD.
   returned: when moved
   type: int
 unchecked:
-  description: Foreign keys that rows of the SQLite break. They hold for new rows alone.
+  description: Foreign keys that rows of SQLite violate. PostgreSQL enforces them only for new rows.
   returned: when moved
   type: list
   elements: str
@@ -94,9 +95,9 @@ from ansible_collections.selfhosted.prefect.plugins.module_utils.safe_files impo
 
 SCHEMA_TABLE = "alembic_version"
 PATIENCE = 5.0
-"""Seconds that whoever writes to the SQLite database has to come to an end."""
+"""Seconds to wait for another process to finish writing to the SQLite database."""
 LONGEST = 86400.0
-"""Seconds that a move may take."""
+"""Maximum duration of a move in seconds."""
 FOREIGN_KEY_BROKEN = "23503"
 EPOCH = datetime.date(1970, 1, 1)
 
@@ -129,16 +130,16 @@ select count(*) from pg_stat_activity
 
 
 class MoveError(Exception):
-    """Why nothing was moved; the message names the variable and the way out."""
+    """Nothing was moved; the message names the variable and the fix."""
 
 
 def cleaned(text: str) -> str:
-    """Return a text without the characters that PostgreSQL cannot hold."""
+    """Return a text without the characters that PostgreSQL cannot store."""
     return re.sub(r"[\x00\ud800-\udfff]", "\ufffd", text)
 
 
 def cleaned_json(value: Any) -> Any:
-    """Return a JSON value without the characters that PostgreSQL cannot hold."""
+    """Return a JSON value without the characters that PostgreSQL cannot store."""
     if isinstance(value, str):
         return cleaned(value)
     if isinstance(value, list):
@@ -149,7 +150,7 @@ def cleaned_json(value: Any) -> Any:
 
 
 def number(value: Decimal) -> str:
-    """Return a number in the one way that all spellings of it have in common."""
+    """Return the canonical spelling of a number."""
     sign, digits, exponent = value.as_tuple()
     text = "".join(map(str, digits)).lstrip("0")
     stripped = text.rstrip("0")
@@ -159,7 +160,7 @@ def number(value: Decimal) -> str:
 
 
 def canonical_json(value: Any) -> str:
-    """Return a JSON value in one spelling: keys in order, numbers by their value."""
+    """Return the canonical spelling of a JSON value: keys in order, numbers by their value."""
     if isinstance(value, Decimal):
         return number(value)
     if isinstance(value, list):
@@ -170,29 +171,29 @@ def canonical_json(value: Any) -> str:
 
 
 def read_json(text: str) -> Any:
-    # PostgreSQL has no NaN and no Infinity in JSON, and Prefect stores null in their place.
+    # PostgreSQL's JSON has no NaN and no Infinity, and Prefect stores null instead.
     return json.loads(text, parse_float=Decimal, parse_int=Decimal, parse_constant=lambda _: None)
 
 
 def as_json(value: Any) -> str:
-    """Return a value of a JSON column, which SQLite keeps as a number where it is one, as PostgreSQL reads it."""
+    """Return a value of a JSON column as PostgreSQL reads it. SQLite stores a number in it as a number."""
     if isinstance(value, float):
         return repr(value) if math.isfinite(value) else "null"
     text = str(value)
-    # As it stands, with every digit of it, unless it holds what PostgreSQL refuses.
+    # Unchanged, with every digit, unless it contains something that PostgreSQL rejects.
     if re.search(r"NaN|Infinity|\\u0000|\\u[dD][89a-fA-F]|[\x00\ud800-\udfff]", text):
         return json.dumps(cleaned_json(json.loads(text, parse_constant=lambda _: None)))
     return text
 
 
 def as_timestamp(value: Any) -> str:
-    """Return SQLite's timestamp, which is UTC and does not say so, as PostgreSQL reads it."""
+    """Return SQLite's timestamp, which is UTC without a time zone, as PostgreSQL reads it."""
     text = str(value).replace("T", " ")
     return text if re.search(r"(Z|[+-]\d\d(:?\d\d)?)$", text[10:]) else f"{text}+00"
 
 
 def as_interval(value: Any) -> str:
-    """Return SQLAlchemy's interval, which is a point in time after the epoch, as PostgreSQL reads it."""
+    """Return SQLAlchemy's interval, which is stored as a time after the epoch, as PostgreSQL reads it."""
     found = re.fullmatch(r"(\d{4})-(\d\d)-(\d\d)[ T](\d\d):(\d\d):(\d\d)(?:\.(\d{1,6}))?", str(value))
     if found is None:
         raise MoveError(f"{value!r} is no interval")
@@ -214,7 +215,7 @@ def same(text: str) -> str:
 
 @dataclass(frozen=True)
 class Kind:
-    """A type of PostgreSQL: how SQLite's value is written for it, and the one spelling of what it reads back."""
+    """A PostgreSQL type: how to write SQLite's value for it, and how to spell canonically what is read back."""
 
     write: Callable[[Any], str]
     canonical: Callable[[str], str] = same
@@ -234,12 +235,12 @@ KINDS = {
     "uuid": Kind(lambda value: str(uuid.UUID(value))),
     "text": Kind(lambda value: cleaned(value if isinstance(value, str) else str(value))),
 }
-"""By the names of PostgreSQL's types; whatever else there is, is text."""
+"""By the names of PostgreSQL's types; all others are text."""
 
 
 @dataclass
 class Table:
-    """A table of the PostgreSQL: its columns with their types, and its primary key."""
+    """A PostgreSQL table: its columns with their types, and its primary key."""
 
     name: str
     columns: dict[str, str] = field(default_factory=dict)
@@ -255,7 +256,7 @@ class Table:
 
 
 class Digest:
-    """A digest of rows in whatever order."""
+    """A digest of rows that does not depend on their order."""
 
     def __init__(self) -> None:
         self.rows, self._sum = 0, 0
@@ -298,7 +299,7 @@ def source_columns(source: sqlite3.Connection) -> dict[str, list[str]]:
 
 
 def check_schemas(source: dict[str, list[str]], target: dict[str, Table]) -> None:
-    """Refuse to move between different schemas. Raises MoveError."""
+    """Raise MoveError if the schemas differ."""
     if not target:
         raise MoveError("prefect_database_name: the PostgreSQL database has no tables of Prefect's; upgrade it first")
     ours = {f"{name}.{column}" for name, columns in source.items() for column in columns}
@@ -317,7 +318,7 @@ def key_of(table: Table, row: tuple[Any, ...]) -> tuple[str, ...]:
 
 
 def check_target(source: sqlite3.Connection, session: Connection, tables: dict[str, Table]) -> None:
-    """Refuse a target that holds what the source does not. Raises MoveError."""
+    """Raise MoveError if the target contains rows that the source does not."""
     found: dict[str, int] = {}
     for table in tables.values():
         names = ", ".join(map(identifier, table.key))
@@ -337,12 +338,12 @@ def check_target(source: sqlite3.Connection, session: Connection, tables: dict[s
 
 
 def was_replaced(text: str | None, value: Any) -> bool:
-    """Return whether a value lost characters that PostgreSQL cannot hold."""
+    """Return whether a value lost characters that PostgreSQL cannot store."""
     return text is not None and any(mark in text and mark not in str(value) for mark in ("\ufffd", r"\ufffd"))
 
 
 def copy(source: sqlite3.Connection, session: Connection, table: Table) -> tuple[tuple[int, int], int]:
-    """Copy a table; return the digest of what was sent, and in how many values characters were replaced."""
+    """Copy a table; return the digest of the rows sent, and the number of values with replaced characters."""
     digest, replaced = Digest(), 0
     kinds = table.kinds
 
@@ -367,7 +368,7 @@ def copy(source: sqlite3.Connection, session: Connection, table: Table) -> tuple
 
 
 def read_back(session: Connection, table: Table) -> tuple[int, int]:
-    """Return the digest of what a table holds."""
+    """Return the digest of a table's rows."""
     digest = Digest()
     expressions = ", ".join(
         f"((extract(epoch from {identifier(name)}) * 1000000)::bigint)::text || ' microseconds'"
@@ -383,7 +384,7 @@ def read_back(session: Connection, table: Table) -> tuple[int, int]:
 
 
 def restore_foreign_keys(session: Connection, keys: list[list[str | None]]) -> list[str]:
-    """Make foreign keys again; return those that rows break, which then hold for new rows alone."""
+    """Recreate foreign keys; return those that rows violate, which then apply only to new rows."""
     unchecked = []
     for table, name, definition in keys:
         session.query("savepoint foreign_key")
@@ -400,7 +401,7 @@ def restore_foreign_keys(session: Connection, keys: list[list[str | None]]) -> l
 
 
 def move(source: sqlite3.Connection, session: Connection, *, replace: bool) -> dict[str, Any]:
-    """Move all tables in one transaction, committed only when all of it has been read back. Raises MoveError."""
+    """Move all tables in one transaction, and commit it only after reading everything back. Raises MoveError."""
     session.query("set statement_timeout = 0; set timezone = 'UTC'; set datestyle = 'ISO'; set extra_float_digits = 1")
     if session.query(OTHERS) != [["0"]]:
         raise MoveError(
@@ -436,7 +437,7 @@ def move(source: sqlite3.Connection, session: Connection, *, replace: bool) -> d
 
 
 def open_source(path: Path) -> sqlite3.Connection:
-    """Return the SQLite database, to which nobody else can write. Raises MoveError."""
+    """Return the SQLite database, locked against other writers. Raises MoveError."""
     source = sqlite3.connect(f"{path.as_uri()}?mode=rw", uri=True, isolation_level=None, timeout=PATIENCE)
     source.text_factory = lambda data: data.decode("utf-8", errors="replace")
     try:
@@ -453,7 +454,7 @@ def open_source(path: Path) -> sqlite3.Connection:
 
 @contextlib.contextmanager
 def explained(params: dict[str, Any]) -> Iterator[None]:
-    """Raise MoveError, which names the variable and the way out, for what PostgreSQL or the network raises."""
+    """Turn errors of PostgreSQL or the network into MoveError, which names the variable and the fix."""
     try:
         yield
     except (DatabaseError, OSError) as error:
@@ -461,7 +462,7 @@ def explained(params: dict[str, Any]) -> Iterator[None]:
 
 
 def moved(session: Connection, path: Path, *, replace: bool) -> dict[str, Any]:
-    """Return what was moved. Raises MoveError."""
+    """Move the database and return the result. Raises MoveError."""
     with contextlib.closing(open_source(path)) as source:
         result = move(source, session, replace=replace)
         source.rollback()
@@ -481,7 +482,7 @@ def main() -> None:
     params = module.params
     path, aside = Path(params["sqlite"]), Path(params["aside"])
 
-    # Both run in the child that reads the SQLite database as its account: an error leaves it as a text.
+    # Both run in the child process that reads the SQLite database as its account; errors leave it as text.
     def first() -> Connection:
         with explained(params):
             return connect(params, timeout=10)

@@ -1,32 +1,32 @@
 #!/usr/bin/python
 # Copyright: The selfhosted.prefect maintainers
 # Apache License 2.0 (see LICENSE or https://www.apache.org/licenses/LICENSE-2.0)
-"""Put definitions of flows where the workers of a host find them. The action plugin of the same name reads files."""
+"""Install definitions of flows for a host's workers. The action plugin of the same name reads files."""
 
 from __future__ import annotations
 
 DOCUMENTATION = r"""
 module: definitions
-short_description: Put definitions of flows where the workers of a host find them
+short_description: Install definitions of flows for the workers of a host
 description:
-  - Reads definitions, refuses them with everything that is wrong, and writes them beside what runs them.
-  - Also refused is what would fail on this host, such as a callable that cannot be imported, a name of the environment
+  - Reads definitions, checks them, reports all errors together, and writes them beside the code that runs them.
+  - It also rejects what would fail on this host, such as a callable that cannot be imported, an environment variable
     that is not set, and a Celery task that no Celery worker serves.
-  - Registers nothing. What M(selfhosted.prefect.resources) has to be told of the definitions is returned.
+  - Registers nothing. It returns the objects of the definitions for M(selfhosted.prefect.resources).
 version_added: 0.1.0
 author: The selfhosted.prefect maintainers
 options:
   directory:
-    description: Directory with the package C(prefect_definitions), which the definitions are put into.
+    description: Directory with the package C(prefect_definitions), to which the definitions are written.
     type: path
     required: true
   source:
     description:
-      - SQLAlchemy URL of a database that this host reaches, or file or directory on the controller.
-        Left out, O(data) is the source.
+      - SQLAlchemy URL of a database that this host can reach, or file or directory on the controller.
+        Defaults to O(data).
     type: str
   data:
-    description: Definitions, as a file of them holds them.
+    description: Definitions, in the format of a definitions file.
     type: dict
     default: {}
   paths:
@@ -35,39 +35,38 @@ options:
     elements: str
     default: []
   work_pool:
-    description: Work pool of the deployments that name none.
+    description: Work pool of deployments that do not name one.
     type: str
     default: default
   inactive:
-    description: Whether what is not active is paused or absent.
+    description: Whether inactive deployments are paused or absent.
     type: str
     choices: [paused, absent]
     default: paused
   load_into:
     description:
-      - SQLAlchemy URL of a database that is made to hold O(data), in place of O(directory). Tables that are missing
-        are made.
-      - Rows that differ are changed, others are left alone, unless O(prune) is set.
+      - SQLAlchemy URL of a database to write O(data) to instead of O(directory). Missing tables are created.
+      - Rows that differ are changed. Rows that O(data) lacks stay unless O(prune) is set.
     type: str
   prune:
-    description: Whether rows of O(load_into) that O(data) has not are deleted.
+    description: Whether to delete rows of O(load_into) that O(data) lacks.
     type: bool
     default: false
   python:
-    description: Python of the release.
+    description: Python interpreter of the release.
     type: path
     required: true
   user:
-    description: User that flows run as. Left out, whoever connects.
+    description: User that flows run as. Defaults to the user who connects.
     type: str
 attributes:
   check_mode:
-    description: Says whether the definitions would change, and what is wrong with them.
+    description: Reports whether the definitions would change, and their errors.
     support: full
 """
 
 EXAMPLES = r"""
-- name: Put the definitions of a database there
+- name: Install the definitions of a database
   selfhosted.prefect.definitions:
     source: postgresql://reader:{{ password }}@db.example.com/flows
     directory: /var/lib/prefect/definitions
@@ -78,15 +77,15 @@ EXAMPLES = r"""
 RETURN = r"""
 resources:
   description: Work pools, flows and deployments, as M(selfhosted.prefect.resources) takes them.
-  returned: success, where a release is installed
+  returned: success, if a release is installed
   type: dict
 changes:
-  description: Tables and rows of O(load_into) that differed, a line each.
+  description: Tables and rows of O(load_into) that differed, one line each.
   returned: with O(load_into)
   type: list
   elements: str
 problems:
-  description: Everything that is wrong, a sentence each.
+  description: All errors, one sentence each.
   returned: failure
   type: list
   elements: str
@@ -103,7 +102,7 @@ from ansible.module_utils.basic import AnsibleModule
 
 
 def place(params: dict[str, Any], *, dry: bool) -> dict[str, Any]:
-    """Return what the package says of the definitions. Raises OSError and ValueError where it does not run."""
+    """Return the package's report on the definitions. Raises OSError or ValueError if it does not run."""
     account = pwd.getpwnam(params["user"]) if params["user"] else pwd.getpwuid(os.getuid())
     become: dict[str, Any] = {}
     if os.getuid() == 0 and account.pw_uid != 0:
@@ -137,7 +136,7 @@ def main() -> None:
     module = AnsibleModule(
         argument_spec={
             "directory": {"type": "path", "required": True},
-            # The address of a database may hold its password.
+            # The URL of a database may contain its password.
             "source": {"type": "str", "no_log": True},
             "data": {"type": "str", "default": "{}"},
             "paths": {"type": "list", "elements": "str", "default": []},

@@ -1,7 +1,7 @@
 #!/usr/bin/python
 # Copyright: The selfhosted.prefect maintainers
 # Apache License 2.0 (see LICENSE or https://www.apache.org/licenses/LICENSE-2.0)
-"""Run the scripts that register deployments, each again exactly when something that it depends on has changed."""
+"""Run the scripts that register deployments, each again only when something that it depends on has changed."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ DOCUMENTATION = r"""
 module: deployment_scripts
 short_description: Run the scripts that register deployments
 description:
-  - Runs Python scripts and C(prefect.yaml) projects on the host, as the service user, with the API set.
-  - Each runs again exactly when it, the code in O(watch), the release, the environment or the API has changed since it
-    last succeeded.
+  - Runs Python scripts and C(prefect.yaml) projects on the host, as the service user, with the settings of the API.
+  - Each runs again only if it, the code in O(chdir), the release, the environment or the API has changed since it last
+    succeeded.
   - All scripts are compiled before the first one runs, so that a syntax error changes nothing.
 version_added: 0.1.0
 author: The selfhosted.prefect maintainers
@@ -36,7 +36,7 @@ options:
         description: Text of the script.
         type: str
       project:
-        description: Directory of a C(prefect.yaml), relative to O(chdir), all of whose deployments are registered.
+        description: Directory of a C(prefect.yaml), relative to O(chdir). All its deployments are registered.
         type: str
       args:
         description: Arguments of the script.
@@ -44,7 +44,7 @@ options:
         elements: str
         default: []
       hosts:
-        description: Hosts and groups of the inventory that the script is meant for. Empty means all.
+        description: Hosts and groups of the inventory on which the script runs. Empty means all.
         type: list
         elements: str
         default: []
@@ -57,31 +57,31 @@ options:
     type: path
     required: true
   environment:
-    description: Environment of the scripts, over that of O(settings_file).
+    description: Environment of the scripts, which overrides O(settings_file).
     type: dict
     default: {}
   settings_file:
-    description: File on the host with the settings of the API's clients. It may hold secrets, which no log shows.
+    description: File on the host with the settings of the API's clients. Secrets in it are not logged.
     type: path
     required: true
   user:
-    description: User that runs the scripts. Left out, whoever connects.
+    description: User that runs the scripts. Defaults to the user who connects.
     type: str
   state_dir:
-    description: Directory that remembers what has succeeded.
+    description: Directory that records which scripts have succeeded.
     type: path
     required: true
   force:
-    description: Whether to run scripts that have not changed, too.
+    description: Whether to also run scripts that have not changed.
     type: bool
     default: false
   timeout:
-    description: Seconds that one script may take.
+    description: Maximum duration of one script in seconds.
     type: int
     default: 600
 attributes:
   check_mode:
-    description: Says which scripts would run.
+    description: Reports which scripts would run.
     support: full
 """
 
@@ -104,11 +104,11 @@ ran:
   type: list
   elements: str
 proof:
-  description: A SHA-256 that is another one whenever a script has run.
+  description: A SHA-256 that changes whenever a script has run.
   returned: success
   type: str
 output:
-  description: What the scripts printed, by name.
+  description: Output of the scripts, by name.
   returned: success
   type: dict
 """
@@ -134,7 +134,7 @@ IGNORED = {".git", "__pycache__", ".venv", ".prefect"}
 """Directories whose content is not code."""
 
 CODE = {".cfg", ".ini", ".json", ".py", ".sql", ".toml", ".txt", ".yaml", ".yml"}
-"""Endings of files that are code: flows run where their code is, and may leave data there."""
+"""Suffixes of code files. Flows run where their code is, and may leave data there."""
 
 
 COMPILER = """
@@ -151,15 +151,15 @@ for name, text in json.load(sys.stdin).items():
         print(f"{name}: {error}")
 sys.exit(failed)
 """
-"""Reads scripts by name as JSON and prints a line for each that is none."""
+"""Reads scripts by name as JSON and prints a line for each that does not compile."""
 
 
 class ScriptError(Exception):
-    """A script that cannot be run or that failed; the message ends with its output."""
+    """A script cannot be run or failed; the message ends with its output."""
 
 
 def code_digest(directory: Path) -> str:
-    """Return the SHA-256 of every file of code below a directory. Raises OSError."""
+    """Return the SHA-256 of all code files below a directory. Raises OSError."""
     total = hashlib.sha256()
     below = safe_files.code(directory, suffixes=CODE, skip=IGNORED)
     for name, content in sorted(below.items(), key=lambda found: Path(found[0])):
@@ -168,30 +168,30 @@ def code_digest(directory: Path) -> str:
 
 
 def settings(text: str) -> dict[str, str]:
-    """Return the content of a settings file as a shell reads it; the filter `env_value` wrote its values."""
+    """Return the settings in a file as a shell reads them; the filter `env_value` wrote the values."""
     found = re.findall(r'^(\w+)="((?:[^"\\]|\\.)*)"$', text, re.MULTILINE)
     return {name: re.sub(r'\\(["\\$`])', r"\1", value) for name, value in found}
 
 
 def script_digest(script: dict[str, Any], *, shared: str) -> str:
-    """Return what one script depends on, as a SHA-256."""
+    """Return the SHA-256 of everything that a script depends on."""
     return hashlib.sha256((shared + json.dumps(script, sort_keys=True)).encode()).hexdigest()
 
 
 def proof(memory: Iterable[Path]) -> str:
-    """Return the SHA-256 of when which script succeeded."""
+    """Return the SHA-256 of the records of successful scripts."""
     return hashlib.sha256("".join(map(remembered, memory)).encode()).hexdigest()
 
 
 def remembered(file: Path) -> str:
-    """Return what a file holds; an empty text where there is none."""
+    """Return the content of a file; an empty text if it does not exist."""
     with contextlib.suppress(FileNotFoundError):
         return safe_files.read(file).decode()
     return ""
 
 
 def refuse(scripts: list[dict[str, Any]]) -> None:
-    """Raise ScriptError for scripts that say too little, too much, or the same name twice."""
+    """Raise ScriptError for scripts with no source, with several sources or with the same name."""
     names = [script["name"] for script in scripts]
     doubled = sorted({name for name in names if names.count(name) > 1})
     if doubled:
@@ -204,7 +204,7 @@ def refuse(scripts: list[dict[str, Any]]) -> None:
 
 
 def source(script: dict[str, Any], chdir: Path) -> str:
-    """Return the text of a script, an empty one for a project. Raises ScriptError where there is nothing."""
+    """Return the text of a script, an empty one for a project. Raises ScriptError if the file does not exist."""
     if script["content"] is not None:
         return str(script["content"])
     path = chdir / (script["path"] or f"{script['project']}/prefect.yaml")
@@ -218,7 +218,7 @@ def source(script: dict[str, Any], chdir: Path) -> str:
 
 
 def check_syntax(texts: dict[str, str], python: Path, *, account: pwd.struct_passwd) -> None:
-    """Compile scripts by name with the Python that runs them, which may be newer than ours; raise ScriptError."""
+    """Compile scripts by name with the Python that runs them, which may be newer than Ansible's. Raises ScriptError."""
     try:
         answer = subprocess.run(
             [python, "-I", "-c", COMPILER],
@@ -238,26 +238,26 @@ def check_syntax(texts: dict[str, str], python: Path, *, account: pwd.struct_pas
 
 
 def command_of(script: dict[str, Any], *, binaries: Path) -> list[str]:
-    """Return the command line of a script, which is a file, standard input or a project."""
+    """Return the command line of a script, which comes from a file, standard input or a project."""
     if script["project"] is not None:
         return [str(binaries / "prefect"), "--no-prompt", "deploy", "--all"]
     return [str(binaries / "python"), script["path"] or "-", *script["args"]]
 
 
 def account_of(user: str | None) -> pwd.struct_passwd:
-    """Return the account of a user, or of who runs this. Raises KeyError."""
+    """Return the account of a user, by default that of the user who runs this. Raises KeyError."""
     return pwd.getpwnam(user) if user else pwd.getpwuid(os.getuid())
 
 
 def identity_of(account: pwd.struct_passwd) -> dict[str, Any]:
-    """Return what makes a process that of an account, where root starts it."""
+    """Return the arguments with which root starts a process as an account."""
     if os.getuid() != 0 or account.pw_uid == 0:
         return {}
     return {"user": account.pw_uid, "group": account.pw_gid, "extra_groups": []}
 
 
 def run(script: dict[str, Any], *, params: dict[str, Any], environment: dict[str, str]) -> str:
-    """Run one script as the user of the services and return what it printed. Raises ScriptError if it fails."""
+    """Run one script as the user of the services and return its output. Raises ScriptError if it fails."""
     binaries = Path(params["release"], "bin")
     account = account_of(params["user"])
     identity = {
@@ -277,7 +277,7 @@ def run(script: dict[str, Any], *, params: dict[str, Any], environment: dict[str
         stderr=subprocess.STDOUT,
         encoding="utf-8",
         errors="replace",
-        # A group of its own, so that nothing that the script has started outlives its time.
+        # A process group of its own, so that the timeout also ends what the script has started.
         start_new_session=True,
         **identity_of(account),
     )
@@ -316,7 +316,7 @@ def main() -> None:
             },
             "chdir": {"type": "path", "required": True},
             "release": {"type": "path", "required": True},
-            # One text, because of a mapping Ansible would hide every value wherever it turns up, be it "1".
+            # One text, because Ansible would hide every value of a mapping everywhere, even "1".
             "environment": {"type": "str", "no_log": True, "default": "{}"},
             "settings_file": {"type": "path", "required": True},
             "user": text,
@@ -335,7 +335,7 @@ def main() -> None:
         code = ""
     except OSError as error:
         module.fail_json(msg=f"prefect_flows_dir: {error}", ran=[], output={})
-    # What a script registers does not depend on the credential; and to register a schedule again drops its next runs.
+    # What a script registers does not depend on the credential, and registering a schedule again drops its next runs.
     given = {name: value for name, value in settings(settings_text).items() if name != "PREFECT_API_AUTH_STRING"}
     shared = json.dumps([os.path.realpath(params["release"]), params["environment"], given, code])
     digests = {script["name"]: script_digest(script, shared=shared) for script in params["scripts"]}

@@ -1,42 +1,42 @@
 #!/usr/bin/python
 # Copyright: The selfhosted.prefect maintainers
 # Apache License 2.0 (see LICENSE or https://www.apache.org/licenses/LICENSE-2.0)
-"""Let only those reach a port who need it, in a table of nftables of our own."""
+"""Restrict ports to the hosts that need them, in a separate nftables table."""
 
 from __future__ import annotations
 
 DOCUMENTATION = r"""
 module: firewall
-short_description: Let only some hosts reach TCP ports of this one
+short_description: Restrict TCP ports to the hosts that need them
 description:
-  - Writes a table of nftables of its own, and a unit that loads it at boot and again whenever C(nftables.service) has
-    flushed all rules. What other tables refuse stays refused, and what they say of other ports is not touched.
-  - The host itself always reaches its ports.
+  - Writes a separate nftables table, and a unit that loads it at boot and again whenever C(nftables.service) has
+    flushed all rules. Other tables stay in effect and do not change.
+  - The host itself can always reach its ports.
 version_added: 0.2.0
 author: The selfhosted.prefect maintainers
 extends_documentation_fragment: selfhosted.prefect.ledger
 options:
   name:
-    description: Name of the table, with underscores for hyphens, and with C(-firewall) behind it of the unit.
+    description: Name of the table, with underscores for hyphens. With C(-firewall) appended, it names the unit.
     type: str
     required: true
   ports:
-    description: TCP ports.
+    description: TCP ports to restrict.
     type: list
     elements: int
     default: []
   sources:
-    description: Who may reach them, as addresses, networks, or names that this host resolves.
+    description: Hosts that may reach the ports, as addresses, networks, or names that this host can resolve.
     type: list
     elements: str
     default: []
   state:
-    description: Whether the table is there.
+    description: Whether the table exists.
     type: str
     choices: [present, absent]
     default: present
   rules_dir:
-    description: Directory of the file that the table is loaded from.
+    description: Directory of the file with the table.
     type: path
     default: /etc/nftables.d
   units_dir:
@@ -45,7 +45,7 @@ options:
     default: /etc/systemd/system
 attributes:
   check_mode:
-    description: Says what would change.
+    description: Reports what would change.
     support: full
   diff_mode:
     description: Shows the rules.
@@ -53,7 +53,7 @@ attributes:
 """
 
 EXAMPLES = r"""
-- name: Let the servers alone reach the database
+- name: Restrict the database's port to the servers
   selfhosted.prefect.firewall:
     name: prefect-postgres
     ports: [5432]
@@ -138,18 +138,18 @@ WantedBy=multi-user.target nftables.service
 
 
 SYSTEM_PATH = "/usr/sbin:/sbin:/usr/bin:/bin"
-"""Where nft is; the path of whoever connects need not name it."""
+"""Directories of nft, which may be missing in the PATH of the user who connects."""
 
 
 class FirewallError(Exception):
-    """What keeps a firewall from being set up, with what to do."""
+    """A firewall cannot be set up; the message says what to do."""
 
 
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
 
 def networks(sources: list[str]) -> list[Network]:
-    """Return the addresses and networks of sources, sorted. Raises FirewallError for a name that cannot be resolved."""
+    """Return the sorted addresses and networks of sources. Raises FirewallError for a name that cannot be resolved."""
     found: set[Network] = set()
     for source in sources:
         try:
@@ -167,7 +167,7 @@ def networks(sources: list[str]) -> list[Network]:
 
 
 def rules(table: str, *, ports: list[int], allowed: list[Network]) -> str:
-    """Return the table as nft reads it."""
+    """Return the table in the syntax of nft."""
     sets, accepts = [], []
     listed = ", ".join(str(port) for port in sorted(set(ports)))
     for version, family in ((4, "ip"), (6, "ip6")):
@@ -179,7 +179,7 @@ def rules(table: str, *, ports: list[int], allowed: list[Network]) -> str:
 
 
 def run(*command: str, check: bool = True) -> bool:
-    """Run a command and return whether it succeeded. Raises FirewallError with what it said, if `check`."""
+    """Run a command and return whether it succeeded. With `check`, a failure raises FirewallError with its output."""
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if check and done.returncode:
         raise FirewallError(f"{' '.join(command)}: exit code {done.returncode}\n{(done.stderr or done.stdout).strip()}")
@@ -187,7 +187,7 @@ def run(*command: str, check: bool = True) -> bool:
 
 
 def files(name: str, content: str, *, nft: str, params: dict[str, Any]) -> list[dict[str, Any]]:
-    """Return the rules and the unit as files that are wanted, or not."""
+    """Return the wanted state of the files of the rules and the unit."""
     path, state = f"{params['rules_dir']}/{name}.nft", params["state"]
     unit = UNIT.format(name=name, nft=nft, rules=path, table=name.replace("-", "_"))
     shared = {"owner": None, "group": None, "secret": False, "recurse": False}
@@ -243,7 +243,7 @@ def main() -> None:
             run("systemctl", "daemon-reload")
             if present:
                 run("systemctl", "enable", "--quiet", unit)
-                # Reloading replaces the table in one step: at no time is a port open to everybody.
+                # Reloading replaces the table atomically, so that the ports are restricted at all times.
                 run("systemctl", "reload-or-restart", unit)
     except (FirewallError, FileError, LedgerError) as error:
         module.fail_json(msg=str(error))

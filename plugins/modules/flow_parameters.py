@@ -1,7 +1,7 @@
 #!/usr/bin/python
 # Copyright: The selfhosted.prefect maintainers
 # Apache License 2.0 (see LICENSE or https://www.apache.org/licenses/LICENSE-2.0)
-"""Read the parameters of flows from their code, as `prefect deploy` does, as the account that runs them."""
+"""Read the parameters of flows from their code like `prefect deploy`, as the account that runs them."""
 
 from __future__ import annotations
 
@@ -9,17 +9,17 @@ DOCUMENTATION = r"""
 module: flow_parameters
 short_description: Read the schemas of flows' parameters from their code
 description:
-  - Reads what C(prefect deploy) registers as C(parameter_openapi_schema), with the Prefect of a release, from the
-    entrypoints of deployments. Prefect parses the code, and imports it only where it does not find the function.
-  - This happens in a process of O(user), and again only when the code in O(directory), the entrypoints or the release
-    have changed.
-  - An entrypoint whose file is not on the host is left out.
+  - Reads from the entrypoints of deployments what C(prefect deploy) registers as C(parameter_openapi_schema), with the
+    Prefect of a release. Prefect parses the code, and imports it only if it does not find the function.
+  - The code is read in a process of O(user), and again only if the code in O(directory), the entrypoints or the
+    release have changed.
+  - An entrypoint whose file does not exist on the host is left out.
 version_added: 1.0.0
 author: The selfhosted.prefect maintainers
 options:
   entrypoints:
     description:
-      - By deployment (C(flow/name)), its C(entrypoint) and the C(directory) that this is in, relative to O(directory).
+      - For each deployment (C(flow/name)), its C(entrypoint) and the C(directory) of this, relative to O(directory).
     type: dict
     required: true
   directory:
@@ -27,27 +27,27 @@ options:
     type: path
     required: true
   release:
-    description: Directory (or link) of the release whose Python reads the code. Where there is none, nothing is read.
+    description: Directory (or link) of the release whose Python reads the code. If it does not exist, nothing is read.
     type: path
     required: true
   user:
-    description: User that reads the code. Left out, whoever connects.
+    description: User that reads the code. Defaults to the user who connects.
     type: str
   home:
-    description: Directory of the user that Prefect may write into.
+    description: Directory of the user to which Prefect may write.
     type: path
     required: true
   state_dir:
-    description: Directory that remembers what was read.
+    description: Directory that stores the schemas that were read.
     type: path
     required: true
   timeout:
-    description: Seconds that reading may take.
+    description: Maximum duration of reading in seconds.
     type: int
     default: 300
 attributes:
   check_mode:
-    description: Reads, but remembers nothing.
+    description: Reads, but does not store the schemas.
     support: full
 """
 
@@ -65,7 +65,7 @@ EXAMPLES = r"""
 
 RETURN = r"""
 schemas:
-  description: By deployment, the schema of its flow's parameters.
+  description: The schema of the flow's parameters of each deployment.
   returned: success
   type: dict
   sample: {stock/daily: {title: Parameters, type: object, properties: {day: {type: string, position: 0, title: day}}}}
@@ -133,15 +133,15 @@ json.dump(found, answer, default=str)
 answer.flush()
 os._exit(0)
 """
-"""Reads places by deployment as JSON, and writes a schema or an error for each that exists."""
+"""Reads entrypoints by deployment as JSON, and writes a schema or an error for each that exists."""
 
 
 class ReadingError(Exception):
-    """Code whose parameters cannot be read: a sentence for each deployment."""
+    """The parameters of some code cannot be read; the message has a sentence for each deployment."""
 
 
 def digest(places: dict[str, Any], release: str, directory: Path) -> str:
-    """Return the SHA-256 of all that schemas depend on. Raises OSError."""
+    """Return the SHA-256 of everything that schemas depend on. Raises OSError."""
     total = hashlib.sha256(json.dumps([places, os.path.realpath(release)], sort_keys=True).encode())
     for name, content in sorted(safe_files.code(directory, suffixes={".py"}, skip=IGNORED).items()):
         total.update(f"{name}\0{len(content)}\0".encode() + content)
@@ -149,7 +149,7 @@ def digest(places: dict[str, Any], release: str, directory: Path) -> str:
 
 
 def read(places: dict[str, Any], params: dict[str, Any]) -> dict[str, Any]:
-    """Return the schemas of what is on this host. Raises ReadingError."""
+    """Return the schemas of the entrypoints on this host. Raises ReadingError."""
     python = Path(params["release"], "bin", "python")
     account = pwd.getpwnam(params["user"]) if params["user"] else pwd.getpwuid(os.getuid())
     identity: dict[str, Any] = {}
@@ -172,7 +172,7 @@ def read(places: dict[str, Any], params: dict[str, Any]) -> dict[str, Any]:
         stderr=subprocess.PIPE,
         encoding="utf-8",
         errors="replace",
-        # A group of its own, so that nothing that the code has started outlives its time.
+        # A process group of its own, so that the timeout also ends what the code has started.
         start_new_session=True,
         **identity,
     )
@@ -201,7 +201,7 @@ def read(places: dict[str, Any], params: dict[str, Any]) -> dict[str, Any]:
 
 
 def parsed(output: str) -> dict[str, Any] | None:
-    """Return an answer by deployment, or None for what is none: flow code had a hand in it."""
+    """Return the answers by deployment, or None if they are invalid, since flow code can interfere with them."""
     with contextlib.suppress(ValueError):
         answers = json.loads(output)
         if isinstance(answers, dict) and all(
@@ -213,7 +213,7 @@ def parsed(output: str) -> dict[str, Any] | None:
 
 
 def remembered(file: Path, wanted: str) -> dict[str, Any] | None:
-    """Return the schemas that a file remembers of a digest, or None."""
+    """Return the schemas that a file stores for a digest, or None."""
     with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
         memory = json.loads(safe_files.read(file))
         if memory["digest"] == wanted:

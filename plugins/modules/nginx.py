@@ -1,19 +1,19 @@
 #!/usr/bin/python
 # Copyright: The selfhosted.prefect maintainers
 # Apache License 2.0 (see LICENSE or https://www.apache.org/licenses/LICENSE-2.0)
-"""Serve with Nginx and be sure of it. The action plugin of the same name renders the templates."""
+"""Configure a site of Nginx and verify it. The action plugin of the same name renders the templates."""
 
 from __future__ import annotations
 
 DOCUMENTATION = r"""
 module: nginx
-short_description: Add a site to Nginx, or take it away, and leave all others as they are
+short_description: Add a site to Nginx or remove it without affecting the others
 description:
-  - Lets Nginx test a copy of its configuration with the change, and writes or removes files only where it passes. What
-    Nginx refuses nevertheless is rolled back.
-  - Fails before any change where Nginx refuses its configuration because of files that are not this instance's.
-  - Nginx reloads when one of the files, or the directory that one was removed from, is newer than its worker processes.
-    So a run that was cut off before the reload is finished by the next one.
+  - Nginx tests a copy of its configuration with the change. The module writes or removes files only if the test
+    passes. If Nginx still rejects the result, the module rolls it back.
+  - Fails before any change if Nginx rejects its configuration because of files outside this instance.
+  - Nginx is reloaded if one of the files, or the directory of a removed one, is newer than its worker processes. So
+    the next run completes one that was interrupted before the reload.
 version_added: 0.1.0
 author: The selfhosted.prefect maintainers
 extends_documentation_fragment:
@@ -22,40 +22,40 @@ extends_documentation_fragment:
 options:
   state:
     description:
-      - V(probed) changes nothing, tells what is there, resolves O(servers), and refuses ports that somebody else holds
-        and a configuration that Nginx would not start with even without O(files).
-      - V(present) starts Nginx where it is not running and waits until the site answers.
-      - V(absent) leaves Nginx running, or not.
+      - V(probed) changes nothing, returns facts, resolves O(servers), and fails for a port that another program holds
+        and a configuration with which Nginx would not start even without O(files).
+      - V(present) starts Nginx if it is not running and waits until the site answers.
+      - V(absent) neither starts nor stops Nginx.
     type: str
     choices: [probed, present, absent]
     default: present
   ports:
-    description: TCP ports that have to be free or Nginx's own, as a mapping of variable names to ports.
+    description: TCP ports that must be free or held by Nginx, as a mapping of variable names to ports.
     type: dict
     default: {}
   servers:
     description:
-      - API servers as host:port, for V(probed). Names are resolved on this host; one that has no address is refused.
+      - API servers as host:port, for V(probed). Names are resolved on this host; a name without an address is an error.
     type: list
     elements: str
     default: []
   files:
-    description: The directories and files, in the order in which they are made.
+    description: The directories and files, in the order in which they are created.
     required: false
     default: []
   unwanted:
-    description: Files to remove that are not in the ledger, such as the default site of a package just installed.
+    description: Files outside the ledger to remove, such as the default site of a package that was just installed.
     type: list
     elements: path
     default: []
   site:
     description:
-      - How to see that the site answers. It has to present the certificate that its file holds, and to answer 200, or
-        503 with the header C(Prefect-Maintenance).
+      - How to check that the site answers. It must present the certificate in its file, and answer 200, or 503 with
+        the header C(Prefect-Maintenance).
     type: dict
     suboptions:
       name:
-        description: Name that clients ask for.
+        description: Name that clients request.
         type: str
         required: true
       address:
@@ -67,7 +67,7 @@ options:
         type: int
         required: true
       path:
-        description: Path to get.
+        description: Path to request.
         type: str
         required: true
       certificate:
@@ -75,16 +75,16 @@ options:
         type: path
         required: true
   started:
-    description: Whether Nginx is to run. Files are written and tested in any case.
+    description: Whether to run Nginx. Files are written and tested in any case.
     type: bool
     default: true
   timeout:
-    description: Seconds that the site has to answer.
+    description: Seconds to wait for the site to answer.
     type: int
     default: 60
 attributes:
   check_mode:
-    description: Says what would be written.
+    description: Reports what would be written.
     support: full
   diff_mode:
     description: Shows what changes, except in secret files.
@@ -107,7 +107,7 @@ EXAMPLES = r"""
 
 RETURN = r"""
 installed:
-  description: Whether Nginx is there.
+  description: Whether Nginx is installed.
   returned: success
   type: bool
 ipv6:
@@ -115,22 +115,22 @@ ipv6:
   returned: success
   type: bool
 sites:
-  description: Files of its configuration that say what it serves, the distribution's default site left out.
+  description: Files of its configuration that define sites, except the distribution's default site.
   returned: success
   type: list
   elements: str
 servers:
-  description: The API servers with addresses in the place of names, IPv4 first; one for each address of a name.
+  description: The API servers with addresses instead of names, IPv4 first; one entry for each address of a name.
   returned: success
   type: list
   elements: str
 written:
-  description: Paths that were made, written, removed, or given another owner or mode.
+  description: Paths that were created, written or removed, or whose owner or mode changed.
   returned: success
   type: list
   elements: str
 reloaded:
-  description: Whether Nginx was started, or told to read its configuration again.
+  description: Whether Nginx was started or reloaded.
   returned: success
   type: bool
 """
@@ -171,20 +171,20 @@ from ansible_collections.selfhosted.prefect.plugins.module_utils.safe_files impo
 
 CONFIGURATION = Path("/etc/nginx")
 DEFAULT_SITE = "default"
-"""What Debian's package serves until somebody says what to serve."""
+"""The site that Debian's package serves by default."""
 
 TITLE = "nginx: "
-"""How the command lines of its processes begin."""
+"""Prefix of the command lines of its processes."""
 
 LEAVING = "shutting down"
-"""In the title of a worker process that a reload has left to its last connections."""
+"""Part of the title of a worker process that only finishes its last connections after a reload."""
 
 POLL = 0.2
-"""Seconds between two looks."""
+"""Seconds between two polls."""
 
 
 class NginxError(Exception):
-    """Something that Nginx refuses, or that does not answer; the message says what to do."""
+    """Nginx rejects something or does not answer; the message says what to do."""
 
 
 def run(*command: str, env: dict[str, str] | None = None) -> subprocess.CompletedProcess[str]:
@@ -193,7 +193,7 @@ def run(*command: str, env: dict[str, str] | None = None) -> subprocess.Complete
 
 @dataclass(frozen=True)
 class Kept:
-    """What was at a path: a file with its content, a directory (no content), or nothing (no mode)."""
+    """Previous state of a path: a file with its content, a directory (no content), or nothing (no mode)."""
 
     path: Path
     content: bytes | None = None
@@ -217,7 +217,7 @@ class Kept:
             os.chown(self.path, self.owner, self.group)
             self.path.chmod(self.mode)
         elif self.path.is_dir():
-            # What somebody else has put there in the meantime stays.
+            # A directory stays if something else was created there in the meantime.
             with contextlib.suppress(OSError):
                 self.path.rmdir()
         else:
@@ -225,7 +225,7 @@ class Kept:
 
 
 class Nginx:
-    """The Nginx of this host, run by systemd where there is one."""
+    """The Nginx of this host, run by systemd if the host has it."""
 
     def __init__(self) -> None:
         self.systemd = Path("/run/systemd/system").is_dir()
@@ -235,21 +235,21 @@ class Nginx:
         return shutil.which("nginx", path=f"{os.environ.get('PATH', '')}:/usr/sbin:/usr/local/sbin")
 
     def test(self, name: str) -> None:
-        """Raise NginxError with what Nginx says where it refuses its configuration, or ignores `name` in it."""
+        """Raise NginxError with the output of Nginx if it rejects its configuration, or ignores `name` in it."""
         tested = run(self.program or "nginx", "-t")
         refuse(tested.returncode, tested.stderr, name)
 
     def try_out(self, changes: Mapping[Path, bytes | None]) -> tuple[int, str]:
-        """Have Nginx test a copy of its configuration with other contents of files, or without them (None).
+        """Let Nginx test a copy of its configuration with new contents of files, or without the files (None).
 
-        Return its exit code and what it says, which names the live files.
+        Return its exit code and its output, with the names of the live files.
         """
         with nginx_trial.trial(CONFIGURATION, changes) as copy:
             tested = run(self.program or "nginx", "-t", "-c", str(copy / nginx_trial.MAIN))
             return tested.returncode, tested.stderr.replace(str(copy), str(CONFIGURATION))
 
     def main_process(self) -> int:
-        """Return the id of its main process, 0 where it does not run."""
+        """Return the ID of its main process, 0 if it does not run."""
         if self.systemd:
             return int(run("systemctl", "show", "--property=MainPID", "--value", "nginx.service").stdout.strip() or 0)
         with contextlib.suppress(OSError, ValueError):
@@ -258,13 +258,13 @@ class Nginx:
         return 0
 
     def workers_since(self) -> float:
-        """Return when the oldest process that takes connections began, in seconds since the epoch; 0 for none."""
+        """Return the start of the oldest process that accepts connections, in seconds since the epoch; 0 for none."""
         main = self.main_process()
         children = (began for parent, title, began in processes() if parent == main and LEAVING not in title)
         return min(children, default=0.0) if main else 0.0
 
     def start(self) -> None:
-        """Start it, now and at every boot."""
+        """Start Nginx and enable it at boot."""
         command = ["systemctl", "enable", "--quiet", "--now", "nginx.service"] if self.systemd else [self.program or ""]
         started = run(*command, env=None if self.systemd else clean_environment())
         if started.returncode:
@@ -286,7 +286,7 @@ class Nginx:
 
 
 def refuse(code: int, said: str, name: str) -> None:
-    """Raise NginxError where a test has failed, or Nginx ignores `name` in its configuration."""
+    """Raise NginxError if a test has failed, or Nginx ignores `name` in its configuration."""
     ignored = [line for line in said.splitlines() if f'conflicting server name "{name}"' in line]
     if ignored:
         raise NginxError(
@@ -298,7 +298,7 @@ def refuse(code: int, said: str, name: str) -> None:
 
 
 def require_foundation(nginx: Nginx, paths: list[str]) -> None:
-    """Raise NginxError where Nginx refuses its live configuration because of other files than those of `paths`."""
+    """Raise NginxError if Nginx rejects its live configuration because of files other than `paths`."""
     if not nginx.try_out({})[0]:
         return
     code, said = nginx.try_out({Path(path): None for path in paths})
@@ -311,7 +311,7 @@ def require_foundation(nginx: Nginx, paths: list[str]) -> None:
 
 
 def changes_of(params: dict[str, Any]) -> dict[Path, bytes | None]:
-    """Return what the files are to hold that differ, and None for those that are to be removed."""
+    """Return the new content of the files that differ, and None for files to remove."""
     hidden = iter(params["secrets"])
     wanted: dict[Path, bytes | None] = dict.fromkeys(map(Path, params["unwanted"]))
     for file in params["files"]:
@@ -322,7 +322,7 @@ def changes_of(params: dict[str, Any]) -> dict[Path, bytes | None]:
 
 
 def require_change(nginx: Nginx, params: dict[str, Any]) -> None:
-    """Raise NginxError, before anything is changed, where Nginx would refuse its configuration with the change."""
+    """Raise NginxError, before anything changes, if Nginx would reject its configuration with the change."""
     changes = changes_of(params)
     if not nginx.program or not changes:
         return
@@ -337,7 +337,7 @@ def require_change(nginx: Nginx, params: dict[str, Any]) -> None:
 
 
 def addresses(name: str) -> list[str]:
-    """Return the addresses of a name, as Nginx writes them, IPv4 first. Raises OSError where it has none."""
+    """Return the addresses of a name in the syntax of Nginx, IPv4 first. Raises OSError if it has none."""
     found = socket.getaddrinfo(name, None, type=socket.SOCK_STREAM, flags=socket.AI_ADDRCONFIG)
     unique = {ipaddress.ip_address(str(entry[4][0]).partition("%")[0]) for entry in found}
     ordered = sorted(unique, key=lambda address: (address.version, int(address)))
@@ -345,13 +345,13 @@ def addresses(name: str) -> list[str]:
 
 
 def resolved(servers: list[str]) -> list[str]:
-    """Return servers (host:port, maybe with parameters) with addresses in the place of names.
+    """Return servers (host:port, maybe with parameters) with addresses instead of names.
 
-    Raises NginxError with all names that have none.
+    Raises NginxError with all names that have no address.
     """
     found, unknown = [], []
     for server in servers:
-        # Not a name: an address in brackets, a socket (`unix:`), an IPv4 address.
+        # These are not names: an address in brackets, a socket (`unix:`), an IPv4 address.
         named = re.match(r"(?!unix:|\[|[\d.]+(?:[:\s]|$))([^:\s]+)", server)
         if not named:
             found.append(server)
@@ -370,7 +370,7 @@ def resolved(servers: list[str]) -> list[str]:
 
 
 def processes() -> Iterator[tuple[int, str, float]]:
-    """Yield the parent's id, the title and the begin (seconds since the epoch) of each process of an Nginx."""
+    """Yield the parent's ID, the title and the start (seconds since the epoch) of each Nginx process."""
     booted = time.time() - float(Path("/proc/uptime").read_text().split()[0])
     for process in Path("/proc").glob("[0-9]*"):
         with contextlib.suppress(OSError):
@@ -381,19 +381,19 @@ def processes() -> Iterator[tuple[int, str, float]]:
 
 
 def sites() -> list[str]:
-    """Return the files that say what Nginx serves, but for the distribution's default."""
+    """Return the files that define sites, except the distribution's default site."""
     found = [*CONFIGURATION.glob("conf.d/*.conf"), *CONFIGURATION.glob("sites-enabled/*")]
     return sorted(str(path) for path in found if path.name != DEFAULT_SITE)
 
 
 def newest(paths: list[Path]) -> float:
-    """Return when the newest file, or the directory of one that is gone, changed, in seconds since the epoch."""
+    """Return the latest change of a file, or of the directory of a removed one, in seconds since the epoch."""
     there = [path if path.exists() else path.parent for path in paths if not path.is_dir()]
     return max((path.stat().st_ctime for path in there if path.exists()), default=0.0)
 
 
 def trouble(site: dict[str, Any]) -> str | None:
-    """Return why a site does not answer as it should; None where it does."""
+    """Return why a site does not answer as expected; None if it does."""
     blind = ssl.create_default_context()
     blind.check_hostname, blind.verify_mode = False, ssl.CERT_NONE
     wanted = certificate(Path(site["certificate"]))
@@ -422,7 +422,7 @@ def certificate(path: Path) -> bytes:
 
 
 def wait(question: Callable[[], str | None], *, timeout: float, otherwise: str) -> None:
-    """Ask until the answer is that nothing is wrong. Raises NginxError with `otherwise` and the last answer."""
+    """Poll until `question` returns no error. After the timeout, raise NginxError with `otherwise` and the last one."""
     deadline = time.monotonic() + timeout
     while wrong := question():
         if time.monotonic() > deadline:
@@ -431,7 +431,7 @@ def wait(question: Callable[[], str | None], *, timeout: float, otherwise: str) 
 
 
 def write_all(params: dict[str, Any], *, dry: bool) -> tuple[list[str], list[dict[str, str]]]:
-    """Write the files, with what is created in the ledger, and remove what is unwanted."""
+    """Write the files, record new ones in the ledger, and remove unwanted ones."""
     unwanted = [
         {"path": path, "state": "absent", "content": None, "secret": False, "recurse": False}
         for path in params["unwanted"]
@@ -443,9 +443,9 @@ def write_all(params: dict[str, Any], *, dry: bool) -> tuple[list[str], list[dic
 
 
 def apply(nginx: Nginx, params: dict[str, Any]) -> tuple[list[str], list[dict[str, str]]]:
-    """Write the files; where Nginx then refuses its configuration, put back what was there and raise NginxError.
+    """Write the files. If Nginx then rejects its configuration, restore the previous state and raise NginxError.
 
-    Nginx has tested a copy before. The copy has no files from outside of its directory, and others change theirs.
+    Nginx has tested a copy before, but that lacks files outside the directory, and other programs may change theirs.
     """
     require_change(nginx, params)
     kept = [Kept.of(Path(path)) for path in [*(file["path"] for file in params["files"]), *params["unwanted"]]]
@@ -461,7 +461,7 @@ def apply(nginx: Nginx, params: dict[str, Any]) -> tuple[list[str], list[dict[st
 
 
 def reload_where_needed(nginx: Nginx, params: dict[str, Any]) -> bool:
-    """Let a running Nginx read its configuration where that is newer; start it for a site. Return whether it did."""
+    """Reload a running Nginx if its configuration is newer, or start it for a site. Return whether it did."""
     if not nginx.main_process():
         if params["state"] != "present":
             return False
@@ -520,7 +520,7 @@ def main() -> None:
         elif module.check_mode:
             written, diff = write_all(params, dry=True)
         else:
-            # Two instances of a host would each test its change without the other's.
+            # Without the lock, two instances of a host would each test its change without the other's.
             with locked("nginx"):
                 written, diff = apply(nginx, params)
                 if nginx.program and params["started"]:

@@ -1,92 +1,93 @@
 #!/usr/bin/python
 # Copyright: The selfhosted.prefect maintainers
 # Apache License 2.0 (see LICENSE or https://www.apache.org/licenses/LICENSE-2.0)
-"""Configure a PostgreSQL of a Debian host for Prefect, and leave everybody else's part of it alone."""
+"""Configure a PostgreSQL cluster of a Debian host for Prefect without changing what others use."""
 
 from __future__ import annotations
 
 DOCUMENTATION = r"""
 module: postgres_cluster
-short_description: Configure a PostgreSQL of a Debian host for Prefect
+short_description: Configure a PostgreSQL cluster of a Debian host for Prefect
 description:
-  - Writes one file of settings beside those of the cluster, and one block at the top of its C(pg_hba.conf). Files that
-    PostgreSQL would not accept are taken back. It reloads, and restarts only where a setting asks for it.
-  - A cluster that was there before M(selfhosted.prefect.packages) brought one belongs to somebody. It keeps its tuning,
-    its certificate and its addresses, to which ours are added, and is never dropped.
+  - Writes one settings file beside those of the cluster, and one block at the top of its C(pg_hba.conf). Files that
+    PostgreSQL would reject are rolled back. PostgreSQL is reloaded, and restarted only if a setting requires it.
+  - A cluster that M(selfhosted.prefect.packages) did not install belongs to others. It keeps its tuning, its
+    certificate and its addresses, to which O(listen) is added, and is never dropped.
 version_added: 0.2.0
 author: The selfhosted.prefect maintainers
 extends_documentation_fragment: selfhosted.prefect.ledger
 options:
   name:
-    description: Name of our settings file and our block.
+    description: Name of the settings file and of the block.
     type: str
     required: true
   port:
-    description: Port of the cluster. One that came with us gets it.
+    description: Port of the cluster. A cluster that this collection installed is moved to it.
     type: int
     default: 5432
   settings:
-    description: Settings for the cluster in any case.
+    description: Settings for every cluster.
     type: dict
     default: {}
   tuning:
-    description: Settings for a cluster that came with us.
+    description: Settings for a cluster that this collection installed.
     type: dict
     default: {}
   listen:
-    description: Addresses to listen on beside the loopback.
+    description: Addresses to listen on in addition to the loopback.
     type: list
     elements: str
     default: []
   max_connections:
-    description: Connections that are needed at least.
+    description: Minimum number of connections.
     type: int
     default: 100
   certificate:
-    description: File of the certificate, for a cluster that has none of its own.
+    description: File of the certificate, for a cluster without its own.
     type: path
   key:
     description: File of the certificate's key.
     type: path
   hba:
-    description: Lines of our block.
+    description: Lines of the block in C(pg_hba.conf).
     type: list
     elements: str
     default: []
   database:
-    description: Our database, which V(absent) drops with O(purge).
+    description: Prefect's database, which V(absent) drops with O(purge).
     type: str
   role:
-    description: Our role, which V(absent) drops with O(purge).
+    description: Prefect's role, which V(absent) drops with O(purge).
     type: str
   purge:
     description:
-      - Whether V(absent) drops the database and the role that are in the ledger as created, and the cluster if it came
-        with us and holds nothing else. A cluster that does not run cannot be looked into, and is not dropped.
+      - Whether V(absent) drops the database and the role that the ledger lists as created, and the cluster if this
+        collection installed it and it contains nothing else. A cluster that does not run cannot be checked, and is not
+        dropped.
     type: bool
     default: false
   backup_dir:
-    description: Directory in which a database is dumped before it is dropped; none where it is empty.
+    description: Directory to which a database is dumped before it is dropped; empty for no dump.
     type: str
     default: ''
   state:
     description:
-      - Whether the cluster serves Prefect. V(probed) changes nothing, and refuses a role or a database of these names
-        that is not in the ledger.
+      - Whether the cluster serves Prefect. V(probed) changes nothing, and fails if a role or a database of these names
+        exists and is not in the ledger.
     type: str
     choices: [probed, present, absent]
     default: present
   record:
-    description: File in which M(selfhosted.prefect.packages) remembers what came with us.
+    description: File in which M(selfhosted.prefect.packages) records what it installed.
     type: path
     default: /var/lib/selfhosted-prefect/packages.json
   timeout:
-    description: Seconds that PostgreSQL has to answer.
+    description: Seconds to wait for PostgreSQL to answer.
     type: int
     default: 120
 attributes:
   check_mode:
-    description: Says whether something would be written.
+    description: Reports whether something would be written.
     support: full
   diff_mode:
     description: Shows both files.
@@ -103,11 +104,11 @@ EXAMPLES = r"""
 
 RETURN = r"""
 cluster:
-  description: Version and name of the cluster, such as 15/main. Empty where there is none.
+  description: Version and name of the cluster, such as 15/main. Empty if there is none.
   returned: success
   type: str
 ours:
-  description: Whether the cluster came with us.
+  description: Whether this collection installed the cluster.
   returned: success
   type: bool
 restarted:
@@ -119,24 +120,24 @@ socket:
   returned: success
   type: str
 certificate:
-  description: File of the certificate that it shows.
+  description: File of the certificate that it presents.
   returned: success
   type: str
 in_use:
-  description: Whether others have a database there, or may have one because the cluster does not run.
+  description: Whether others have a database there. True if the cluster does not run, since they may have one.
   returned: success
   type: bool
 unknown:
-  description: Whether a cluster does not run, so that a later purge has to finish this one.
+  description: Whether a cluster does not run, so that a later run must complete the purge.
   returned: success
   type: bool
 adopted:
-  description: What existed and is used as it is, of role and database.
+  description: Which of role and database existed and are used unchanged.
   returned: success
   type: list
   elements: str
 dumps:
-  description: Files in which databases were dumped before they were dropped.
+  description: Files to which databases were dumped before they were dropped.
   returned: success
   type: list
   elements: str
@@ -163,7 +164,7 @@ from ansible_collections.selfhosted.prefect.plugins.module_utils.ledger import L
 from ansible_collections.selfhosted.prefect.plugins.module_utils.safe_files import beside, followed, reach
 
 UNCHOSEN = {"", "server.crt", "/etc/ssl/certs/ssl-cert-snakeoil.pem"}
-"""Certificates that nobody has put there on purpose."""
+"""Default certificates, which no one has chosen."""
 
 HBA_PROBLEMS = (
     "select 'pg_hba.conf, line ' || line_number || ': ' || error from pg_hba_file_rules where error is not null"
@@ -171,16 +172,16 @@ HBA_PROBLEMS = (
 
 
 class ClusterError(Exception):
-    """A cluster that cannot serve; the message names the variable and the way out."""
+    """A cluster cannot serve Prefect; the message names the variable and the fix."""
 
 
 def as_postgres(command: list[str], *, stdin: str = "") -> subprocess.CompletedProcess[str]:
-    """Run a command as the superuser of PostgreSQL and return it finished."""
+    """Run a command as the superuser of PostgreSQL and return the completed process."""
     account = pwd.getpwnam("postgres")
     return subprocess.run(
         command,
         input=stdin,
-        # Of root's environment nothing.
+        # Nothing of root's environment.
         env={
             "HOME": account.pw_dir,
             "LANG": "C.UTF-8",
@@ -199,7 +200,7 @@ def as_postgres(command: list[str], *, stdin: str = "") -> subprocess.CompletedP
 
 @dataclass(frozen=True)
 class Cluster:
-    """A cluster as `pg_lsclusters` knows it."""
+    """A cluster as `pg_lsclusters` reports it."""
 
     version: str
     name: str
@@ -227,8 +228,8 @@ class Cluster:
         return done.stdout.strip()
 
     def problems(self) -> str:
-        """Return what PostgreSQL would not accept of its files as they are."""
-        # It reads all of them to say what one setting would be.
+        """Return the errors that PostgreSQL finds in its current files."""
+        # To print one setting, it reads all files.
         server = f"/usr/lib/postgresql/{self.version}/bin/postgres"
         read = as_postgres([server, "-C", "port", "-c", f"config_file={self.config / 'postgresql.conf'}"])
         return read.stderr.strip() if read.returncode else self.sql(HBA_PROBLEMS)
@@ -254,14 +255,14 @@ def clusters() -> list[Cluster]:
 
 
 def came_with_us(cluster: Cluster, record: Path) -> bool:
-    """Return whether it was us who installed a cluster's PostgreSQL."""
+    """Return whether this collection installed a cluster's PostgreSQL."""
     with contextlib.suppress(OSError, ValueError):
         return f"postgresql-{cluster.version}" in json.loads(safe_files.read(record))["came"]
     return False
 
 
 def choose(found: list[Cluster], params: dict[str, Any]) -> Cluster:
-    """Return the cluster that is to serve: that of the port, or the only one, if it came with us."""
+    """Return the cluster to use: that of the port, or the only one if this collection installed it."""
     for cluster in found:
         if cluster.port == params["port"]:
             return cluster
@@ -275,15 +276,15 @@ def choose(found: list[Cluster], params: dict[str, Any]) -> Cluster:
 
 
 def quoted(value: Any) -> str:
-    """Return a value as postgresql.conf wants it."""
+    """Return a value in the syntax of postgresql.conf."""
     text = ("on" if value else "off") if isinstance(value, bool) else str(value)
     return text if re.fullmatch(r"[\w.]+", text) else "'" + text.replace("\\", "\\\\").replace("'", "''") + "'"
 
 
 def wanted_settings(cluster: Cluster, params: dict[str, Any], *, ours: bool, drop_in: Path) -> dict[str, Any]:
-    """Return the settings for a cluster; where it is somebody else's, theirs are only added to."""
+    """Return the settings for a cluster. The settings of another owner's cluster are only extended."""
     wanted: dict[str, Any] = dict(params["tuning"]) if ours else {}
-    # What our own file has put there is nobody else's.
+    # Without the settings of this instance's own file.
     others = others_settings(cluster, drop_in)
     if ours and cluster.port != params["port"]:
         wanted["port"] = params["port"]
@@ -302,7 +303,7 @@ def wanted_settings(cluster: Cluster, params: dict[str, Any], *, ours: bool, dro
 
 
 def others_settings(cluster: Cluster, drop_in: Path) -> dict[str, str]:
-    """Return a cluster's settings from all of its files but ours, by a plain reading of them."""
+    """Return a cluster's settings by parsing all its files except this instance's."""
     found: dict[str, str] = {}
     names: list[str] = []
     with contextlib.suppress(FileNotFoundError), reach(cluster.config / "conf.d") as directory:
@@ -321,14 +322,14 @@ def marks(name: str) -> tuple[str, str]:
 
 
 def with_block(text: str, name: str, lines: list[str]) -> str:
-    """Return the text of pg_hba.conf with our block first, where the first match decides; without lines, with none."""
+    """Return pg_hba.conf with this instance's block first, since the first match decides; no block without lines."""
     begin, end = marks(name)
     rest = re.sub(f"{re.escape(begin)}.*?{re.escape(end)}", "", text, flags=re.DOTALL)
     return f"{begin}{''.join(f'{line}{chr(10)}' for line in lines)}{end}{rest}" if lines else rest
 
 
 def text_of(path: Path) -> str | None:
-    """Return what a file of the cluster holds; None where there is none. Raises OSError: postgres can write there."""
+    """Return the content of a cluster's file; None if it does not exist. Raises OSError: postgres can write there."""
     try:
         return safe_files.read(path).decode(errors="surrogateescape")
     except FileNotFoundError:
@@ -336,7 +337,7 @@ def text_of(path: Path) -> str | None:
 
 
 def replace(path: Path, content: str | None) -> None:
-    """Replace a file, with owner and mode of the one that was there or of its directory; None removes it."""
+    """Replace a file with the owner and mode of the previous one or of its directory; None removes it."""
     if content is None:
         safe_files.remove(path)
         return
@@ -351,7 +352,7 @@ def replace(path: Path, content: str | None) -> None:
 
 
 def check_certificate(params: dict[str, Any]) -> None:
-    """Refuse a pair with which PostgreSQL would not start. Raises ClusterError."""
+    """Raise ClusterError for a certificate and key with which PostgreSQL would not start."""
     if not params["certificate"]:
         return
     try:
@@ -372,7 +373,7 @@ def systemctl(action: str, unit: str) -> None:
 
 
 def wait_until(cluster: Cluster, statement: str, *, timeout: float) -> None:
-    """Wait until a statement answers `t`. Raises ClusterError with the last failure."""
+    """Wait until a statement returns `t`. Raises ClusterError with the last error."""
     deadline, said = time.monotonic() + timeout, "no answer"
     while True:
         try:
@@ -387,7 +388,7 @@ def wait_until(cluster: Cluster, statement: str, *, timeout: float) -> None:
 
 
 def apply(cluster: Cluster, files: dict[Path, str | None], *, port: int, timeout: float) -> bool:
-    """Write files, take them back if PostgreSQL refuses them, and make it use them; return whether it restarted."""
+    """Write files and apply them, or roll them back if PostgreSQL rejects them; return whether it was restarted."""
     before = {path: text_of(path) for path in files}
     if not cluster.running:
         systemctl("start", cluster.unit)
@@ -400,7 +401,7 @@ def apply(cluster: Cluster, files: dict[Path, str | None], *, port: int, timeout
             replace(path, text)
         raise ClusterError(f"prefect_postgres_settings: PostgreSQL refuses what would be written:\n{problems}")
     newest = max((path.stat().st_mtime for path in files if path.exists()), default=0)
-    # A run that was killed between writing and reloading is finished by the next one.
+    # This completes a run that was killed between writing and reloading.
     loaded = float(cluster.sql("select extract(epoch from pg_conf_load_time())"))
     if newest >= loaded or any(content != before[path] for path, content in files.items()):
         since = cluster.sql("select pg_conf_load_time()")
@@ -415,7 +416,7 @@ def apply(cluster: Cluster, files: dict[Path, str | None], *, port: int, timeout
 
 
 def strangers(cluster: Cluster, params: dict[str, Any], *, dropped: bool) -> list[str]:
-    """Return the databases of others, those of other instances among them; ours is one where it is not dropped."""
+    """Return the databases of others, including other instances, and this instance's unless it is dropped."""
     names = cluster.sql("select datname from pg_database where not datistemplate and datname <> 'postgres'")
     return [name for name in names.splitlines() if name != params["database"] or not dropped]
 
@@ -429,23 +430,23 @@ def identifier(name: str) -> str:
 
 
 def exists(cluster: Cluster, kind: str, name: str) -> bool:
-    """Return whether a cluster has a role or a database of a name."""
+    """Return whether a cluster has a role or a database of this name."""
     catalog, column = {"database": ("pg_database", "datname"), "role": ("pg_roles", "rolname")}[kind]
     return cluster.sql(f"select exists (select from {catalog} where {column} = {literal(name)})") == "t"
 
 
 def key(cluster: Cluster, name: str) -> str:
-    """Return the name that the ledger has for something in a cluster."""
+    """Return the name of a cluster's role or database in the ledger."""
     return f"{cluster.version}/{cluster.name} {name}"
 
 
 def configured_before(ledger: Ledger, cluster: Cluster, params: dict[str, Any]) -> bool:
-    """Return whether an earlier version, which kept no ledger, configured a cluster for this instance."""
+    """Return whether an earlier version without a ledger configured a cluster for this instance."""
     return ledger.recognized and (cluster.config / "conf.d" / f"{params['name']}.conf").exists()
 
 
 def entry_of(ledger: Ledger, cluster: Cluster, params: dict[str, Any], kind: str) -> dict[str, Any] | None:
-    """Return the entry of the role or the database, that of an earlier version's as well; None for one of others."""
+    """Return the ledger entry of the role or the database, also for an earlier version's; None if it is another's."""
     name = params[kind]
     if known := ledger.get(kind, key(cluster, name)):
         return known
@@ -456,9 +457,9 @@ def entry_of(ledger: Ledger, cluster: Cluster, params: dict[str, Any], kind: str
 
 
 def expect_database(ledger: Ledger | None, cluster: Cluster, params: dict[str, Any], *, write: bool) -> list[str]:
-    """Record the role and the database before they are created; return which of them exist and are used as they are.
+    """Record the role and the database before they are created; return which of them exist and are used unchanged.
 
-    Raises LedgerError where one exists, is not in the ledger and may not be adopted.
+    Raises LedgerError if one exists, is not in the ledger and may not be adopted.
     """
     if ledger is None or not params["database"] or not cluster.running:
         return []
@@ -482,9 +483,9 @@ def expect_database(ledger: Ledger | None, cluster: Cluster, params: dict[str, A
 
 
 def dump(cluster: Cluster, database: str, directory: str) -> str:
-    """Dump a database into a file of a directory that root alone reads; return the file.
+    """Dump a database to a file in a directory that only root can read; return the file.
 
-    It gets its name when all of it is on the disk: the database is dropped next.
+    The file gets its name once it is completely on disk, since the database is dropped next.
     """
     Path(directory).mkdir(mode=0o700, parents=True, exist_ok=True)
     path = Path(directory, f"purged-{database}-{time.strftime('%Y%m%dT%H%M%SZ', time.gmtime())}.dump")
@@ -514,7 +515,7 @@ def dump(cluster: Cluster, database: str, directory: str) -> str:
 
 
 def drop(cluster: Cluster, params: dict[str, Any], ledger: Ledger | None, *, dry: bool) -> tuple[bool, list[str]]:
-    """Drop the database and the role that this collection created; return whether there were any, and the dumps."""
+    """Drop the database and the role that this collection created; return whether any existed, and the dumps."""
 
     def ours(kind: str) -> bool:
         entry = None if ledger is None else ledger.get(kind, key(cluster, params[kind]))
@@ -539,7 +540,7 @@ def drop(cluster: Cluster, params: dict[str, Any], ledger: Ledger | None, *, dry
 
 
 def ensure_probed(params: dict[str, Any], ledger: Ledger | None, *, dry: bool) -> dict[str, Any]:
-    """Refuse what belongs to others, in the cluster of the port as far as there is one."""
+    """Raise LedgerError for a role or database of others in the cluster of the port, if it exists."""
     adopted: list[str] = []
     for cluster in clusters():
         if cluster.port == params["port"]:
@@ -577,7 +578,7 @@ def ensure_present(params: dict[str, Any], ledger: Ledger | None, *, dry: bool) 
 
 
 def serve(cluster: Cluster, files: dict[Path, str | None], *, dry: bool, params: dict[str, Any]) -> dict[str, Any]:
-    """Make a cluster use files, unless dry; return what a module returns of it."""
+    """Apply files to a cluster unless `dry`; return its part of the module's result."""
     changes = {path: text_of(path) for path in files}
     changes = {path: text for path, text in changes.items() if text != files[path]}
     diff = [
@@ -603,7 +604,7 @@ def ensure_absent(params: dict[str, Any], ledger: Ledger | None, *, dry: bool) -
         hba = text_of(cluster.hba) or ""
         files: dict[Path, str | None] = {drop_in: None, cluster.hba: with_block(hba, params["name"], [])}
         if cluster.port != params["port"] and not drop_in.exists() and files[cluster.hba] == hba:
-            # Purging the package drops all clusters of its version, this one too.
+            # Purging the package would also drop this cluster, as all of its version.
             result["in_use"] = True
             continue
         ours = came_with_us(cluster, Path(params["record"]))
@@ -611,7 +612,7 @@ def ensure_absent(params: dict[str, Any], ledger: Ledger | None, *, dry: bool) -
         if params["purge"] and cluster.running:
             dropped, dumps = drop(cluster, params, ledger, dry=dry)
             result["dumps"] += dumps
-        # What cannot be looked into may hold anything.
+        # A cluster that cannot be checked may contain anything.
         in_use = not cluster.running or bool(strangers(cluster, params, dropped=dropped))
         if params["purge"] and not cluster.running:
             result["unknown"] = True
@@ -624,14 +625,14 @@ def ensure_absent(params: dict[str, Any], ledger: Ledger | None, *, dry: bool) -
         if params["purge"] and ours and not in_use:
             result |= {"changed": True, "cluster": ""}
             if not dry:
-                # It would leave a file that it does not know, and so the directories.
+                # pg_dropcluster would leave a file that it does not know, and so its directories.
                 replace(drop_in, None)
                 command = ["pg_dropcluster", "--stop", cluster.version, cluster.name]
                 subprocess.run(command, capture_output=True, check=True)
             continue
         touched = drop_in.exists() or files[cluster.hba] != hba
         if touched and not cluster.running:
-            # It reads them when it is started, by those who stopped it.
+            # The cluster reads the files when its administrator starts it again.
             result["changed"] = True
             for path, content in files.items() if not dry else ():
                 replace(path, content)
@@ -640,7 +641,7 @@ def ensure_absent(params: dict[str, Any], ledger: Ledger | None, *, dry: bool) -
             result |= serve(cluster, files, dry=dry, params=params | left)
         result["changed"] = result["changed"] or dropped
     if params["purge"] and ledger is not None:
-        # What went with its cluster, in whatever way.
+        # Entries of a cluster that no longer exists.
         here = {f"{cluster.version}/{cluster.name}" for cluster in clusters()}
         for entry in [entry for entry in ledger.entries.values() if entry["kind"] in ("role", "database")]:
             if entry["name"].split()[0] not in here and not dry:
@@ -677,7 +678,7 @@ def main() -> None:
     os.umask(0o022)
     params = module.params
     ensure = {"probed": ensure_probed, "present": ensure_present, "absent": ensure_absent}[params["state"]]
-    # Two instances of a host write one pg_hba.conf.
+    # Two instances of a host write to the same pg_hba.conf.
     alone = contextlib.nullcontext() if module.check_mode else safe_files.locked("postgresql")
     try:
         with alone, opened(params["ledger"], dry=module.check_mode or params["state"] == "probed") as ledger:

@@ -1,34 +1,34 @@
 #!/usr/bin/python
 # Copyright: The selfhosted.prefect maintainers
 # Apache License 2.0 (see LICENSE or https://www.apache.org/licenses/LICENSE-2.0)
-"""Read a host and refuse what cannot work there, before anything is changed."""
+"""Check a host and report what cannot work there, before anything changes."""
 
 from __future__ import annotations
 
 DOCUMENTATION = r"""
 module: preflight
-short_description: Read a host and refuse what cannot work there
+short_description: Check a host and report what cannot work there
 description:
-  - Decides where an instance of Prefect lives on a host, who runs it and what keeps it running.
-  - Reports every obstacle at once, each with the variable to change, before anything is written.
+  - Determines the directories, the accounts and the service manager of a Prefect instance on a host.
+  - Reports all errors together, each with the variable to change, before anything is written.
 version_added: 0.1.0
 author: The selfhosted.prefect maintainers
 extends_documentation_fragment: selfhosted.prefect.secrets
 options:
   instance:
-    description: Name of the instance. Every path, user and unit derives from it.
+    description: Name of the instance. The names of its paths, users and units derive from it.
     type: str
     default: prefect
   scope:
     description:
-      - V(system) puts everything below C(/opt), C(/etc) and C(/var/lib) and needs root.
-      - V(user) puts everything below the home directory of the user who connects.
-      - V(auto) is V(system) for root and V(user) for anybody else.
+      - V(system) installs to C(/opt), C(/etc) and C(/var/lib) and needs root.
+      - V(user) installs to the home directory of the user who connects.
+      - V(auto) is V(system) for root and V(user) for other users.
     type: str
     choices: [auto, system, user]
     default: auto
   service_manager:
-    description: What keeps the services running. V(auto) is systemd where it runs and supervisord elsewhere.
+    description: What runs the services. V(auto) is systemd if the host runs it, otherwise supervisord.
     type: str
     choices: [auto, systemd, supervisord, none]
     default: auto
@@ -38,9 +38,9 @@ options:
     default: ''
   worker_user:
     description:
-      - Account that flows run as in the system scope. V(auto) derives it from the instance. Empty, or the same as
-        O(user), is the server's account; so is V(auto) where O(home) is the home directory of an account that this
-        collection did not create.
+      - Account that flows run as in the system scope. V(auto) derives it from the instance. If it is empty or the same
+        as O(user), flows use the server's account; also with V(auto) if O(home) is the home directory of an account
+        that this collection did not create.
     type: str
     default: auto
   home:
@@ -56,89 +56,88 @@ options:
     type: str
     default: ''
   python:
-    description: Python interpreter to build a release on. Empty takes the newest that fits.
+    description: Python interpreter to build a release on. Empty selects the newest suitable one.
     type: str
     default: ''
   release:
-    description: Name of the release that is wanted.
+    description: Name of the wanted release.
     type: str
     default: ''
   version:
-    description: Version of Prefect in that release, which says what Python it needs.
+    description: Version of Prefect in that release, which determines the Python that it needs.
     type: str
     default: ''
   locked:
-    description: Whether a lock names what is installed. Otherwise the package index is asked whether it has O(version).
+    description: Whether a lock lists the packages. Otherwise the module checks that the package index has O(version).
     type: bool
     default: true
   uv:
     description:
-      - Platform of the uv that the controller can bring, as the lookup P(selfhosted.prefect.uv#lookup) names it; V(any)
-        for one that the user named. Empty brings none.
+      - Platform of the uv that the controller can send, as the lookup P(selfhosted.prefect.uv#lookup) names it; V(any)
+        for a uv that the user named. Empty means that it sends none.
     type: str
     default: ''
   uv_file:
     description:
-      - Path on the controller of the uv that the user named. Where it is to be copied to the host and is not there,
-        the task fails. Empty for none.
+      - Path on the controller of the uv that the user named; empty for none. The task fails if it must be copied to
+        the host and does not exist.
     type: str
     default: ''
   uv_lock:
     description:
-      - Hashed requirement file of uv. With it, a host that has to build a release must have a uv of the controller, its
+      - Hashed requirement file of uv. With it, a host that must build a release needs a uv from the controller, its
         own, or the wheel in its package index.
     type: str
     default: ''
   index_url:
-    description: Package index to use in place of uv's default.
+    description: Package index to use instead of uv's default.
     type: str
     default: ''
   ca_bundle:
-    description: File of the certificate authorities to trust when that is asked. Empty trusts the host's own.
+    description: File of the certificate authorities to trust for the package index. Empty trusts the host's own.
     type: str
     default: ''
   ports:
-    description: TCP ports to be free on the host, or held by this instance, as a mapping of variable names to ports.
+    description: TCP ports that must be free or held by this instance, as a mapping of variable names to ports.
     type: dict
     default: {}
   resolve:
-    description: Names that the host has to resolve, as a mapping of the variables that they come from to lists.
+    description: Names that the host must resolve, as a mapping of the variables that contain them to lists.
     type: dict
     default: {}
   needs:
     description:
-      - Further paths that services have to reach, by the option that names their account, C(user) or C(worker_user), as
-        mappings of the variables that they come from to paths. Empty paths are passed over.
+      - Further paths that services must reach, by the option of their account, C(user) or C(worker_user), as mappings
+        of the variables that contain them to paths. Empty paths are ignored.
     type: dict
     default: {}
   peers:
     description:
-      - Names or addresses of hosts that reach a service of this one. Each has to be known here.
+      - Names or addresses of hosts that connect to a service of this one. This host must be able to resolve them.
     type: list
     elements: str
     default: []
   disks:
     description:
-      - Directories besides those of the instance that have to have space left, as a mapping of what they are for to
-        paths.
+      - Directories outside the instance that must have free space, as a mapping of their purposes to paths.
     type: dict
     default: {}
   clock_of:
     description:
-      - URL of an API on another host. Where it answers, the clock of this host has to be within 30 seconds of its.
+      - URL of an API on another host. If it answers, the clocks of both hosts must not differ by more than 30 seconds.
     type: str
     default: ''
   calendars:
-    description: Calendar expressions that systemd on the host has to know, by the variables that set them.
+    description: Calendar expressions that systemd on the host must accept, by the variables that set them.
     type: dict
     default: {}
   adopt:
-    description: What of others may be taken over. With C(user), the account may have another home.
+    description: Kinds of existing objects that may be taken over. With C(user), the account may have another home.
     type: list
     elements: str
     default: []
   state:
-    description: With V(absent) nothing is demanded of the host.
+    description: With V(absent), the host is not checked.
     type: str
     choices: [present, absent]
     default: present
@@ -149,7 +148,7 @@ attributes:
 """
 
 EXAMPLES = r"""
-- name: Read the host
+- name: Check the host
   selfhosted.prefect.preflight:
     instance: prefect
     ports: {prefect_server_port: 4200}
@@ -158,29 +157,29 @@ EXAMPLES = r"""
 
 RETURN = r"""
 addresses:
-  description: The addresses of each of the names to resolve, an empty list for one that cannot be.
+  description: The addresses of each name to resolve, an empty list if it cannot be resolved.
   returned: success
   type: dict
 installation:
   description:
-    - What tells this installation from all others. C(id) is kept on the host, or generated where it keeps none yet.
-      C(formerly) holds the names that its workers had before it had an id, by the names of their units.
+    - Identity of this installation. C(id) is stored on the host, or generated if the host has none yet. C(formerly)
+      has the names that its workers had before it had an id, by the names of their units.
   returned: success
   type: dict
 fingerprints:
-  description: What the host remembers of the generated secrets that it uses, by file and name of the secret.
+  description: Stored fingerprints of the generated secrets that the host uses, by file and name of the secret.
   returned: success
   type: dict
 secrets_compared:
-  description: That O(secrets) was given and the controller holds what the host remembers.
-  returned: when O(secrets) was given
+  description: Whether O(secrets) was set and the controller's secrets match the host's fingerprints.
+  returned: when O(secrets) is set
   type: bool
 instance:
   description: Name of the instance.
   returned: success
   type: str
 name:
-  description: What the names of its directories, user and units start with.
+  description: Prefix of the names of its directories, user and units.
   returned: success
   type: str
 dirs:
@@ -189,8 +188,8 @@ dirs:
   type: dict
 confinement:
   description:
-    - Options of the units that show them what they need below C(/home), which they do not see otherwise. Empty where
-      they need nothing there.
+    - Options of the units that make paths below C(/home) visible to them, which is hidden otherwise. Empty if they
+      need nothing there.
   returned: success
   type: dict
 user:
@@ -202,7 +201,7 @@ group:
   returned: success
   type: str
 worker_user:
-  description: Name of the account that flows run as. It is O(user)'s where there is one account.
+  description: Name of the account that flows run as. It is that of O(user) if there is only one account.
   returned: success
   type: str
 worker_group:
@@ -210,19 +209,19 @@ worker_group:
   returned: success
   type: str
 operators:
-  description: Name of the group whose members read the client's settings.
+  description: Name of the group whose members can read the client's settings.
   returned: success
   type: str
 separate:
-  description: Whether flows have an account of their own.
+  description: Whether flows have their own account.
   returned: success
   type: bool
 settled:
-  description: Whether the accounts exist, with their groups, and the directory of the data is divided between them.
+  description: Whether the accounts and their groups exist, and the data directory is divided between them.
   returned: success
   type: bool
 accounts:
-  description: Those of the accounts that exist.
+  description: The accounts that exist.
   returned: success
   type: list
   elements: str
@@ -245,12 +244,12 @@ service_manager:
   returned: success
   type: str
 python:
-  description: The interpreter for new releases, its path and its version.
-  returned: when a release has to be built
+  description: Path and version of the interpreter for new releases.
+  returned: when a release must be built
   type: dict
 uv:
   description:
-    - Where the host's uv comes from when a release has to be built, either controller, host or index; empty otherwise.
+    - Source of the host's uv if a release must be built, one of controller, host and index; empty otherwise.
   returned: success
   type: str
 architecture:
@@ -258,7 +257,7 @@ architecture:
   returned: success
   type: str
 address:
-  description: This host's own address on the way to the first peer; empty without one.
+  description: Address from which this host connects to the first peer; empty without peers.
   returned: success
   type: str
 peer_addresses:
@@ -267,19 +266,19 @@ peer_addresses:
   type: list
   elements: str
 home_present:
-  description: Whether the directory of the data exists.
+  description: Whether the data directory exists.
   returned: success
   type: bool
 release_present:
-  description: Whether the wanted release is installed and proven.
+  description: Whether the wanted release is installed and verified.
   returned: success
   type: bool
 release_current:
-  description: Whether it is also the one in use.
+  description: Whether the wanted release is also in use.
   returned: success
   type: bool
 version:
-  description: Version of the release in use, empty where there is none.
+  description: Version of the release in use, empty if there is none.
   returned: success
   type: str
 """
@@ -325,13 +324,13 @@ from ansible_collections.selfhosted.prefect.plugins.module_utils.results import 
 from ansible_collections.selfhosted.prefect.plugins.module_utils.safe_files import exposed, read
 
 TOO_NEW = (3, 15)
-"""Prefect 3.9 allows it, but orjson and pyyaml have no wheels for it, and hosts have no compiler."""
+"""Prefect 3.9 allows this version, but orjson and pyyaml have no wheels for it, and hosts have no compiler."""
 
 PYTHONS = {(3, 9): ((3, 11), TOO_NEW), (0, 0): (MIN_PYTHON, TOO_NEW)}
-"""The oldest Python and the first that is too new, by the version of Prefect from which on that is so."""
+"""The oldest Python and the first that is too new, by the first version of Prefect that has these limits."""
 
 NAME_LENGTH = 32
-"""Characters of the name of an account or a group: useradd(8)."""
+"""Maximum length of the name of an account or a group: useradd(8)."""
 
 VARIABLES = {"opt": "prefect_opt_dir", "etc": "prefect_etc_dir", "home": "prefect_home"}
 """The directories of an instance that have a variable, by purpose."""
@@ -343,17 +342,17 @@ TEMPORARY = ("/tmp", "/var/tmp")
 """What PrivateTmp= replaces in a unit."""
 
 INSTALLATION = "state/installation"
-"""File below the directory of the releases that says what tells an installation from all others."""
+"""File below the directory of the releases that identifies an installation."""
 
 SCARCE = 100_000_000
-"""Bytes that each file system has to have left for a play to begin: less than `status` asks for."""
+"""Free bytes that each file system needs before a play begins: less than `status` requires."""
 
 RELEASE_MB = 700
-"""Megabytes: uv (55), a release with bytecode (260), uv's unpacking beside it, and the first data."""
+"""Megabytes for uv (55), a release with bytecode (260), the files that uv unpacks, and the first data."""
 
 
 def base_name(instance: str) -> str:
-    """Return what the names of paths, users and units start with: ``prefect``, and ``prefect-blue`` for blue."""
+    """Return the prefix of the names of paths, users and units: ``prefect``, and ``prefect-blue`` for blue."""
     return instance if instance.startswith("prefect") else f"prefect-{instance}"
 
 
@@ -390,7 +389,7 @@ def derived_account(name: str, suffix: str) -> str:
 
 
 def lives_in(user: str, home: str) -> bool:
-    """Return whether a directory is the home of an account that this collection did not create, such as a person's."""
+    """Return whether a directory is the home of an account that this collection did not create."""
     with contextlib.suppress(KeyError):
         account = pwd.getpwnam(user)
         return account.pw_dir == home and not account.pw_gecos.startswith("Prefect (")
@@ -400,7 +399,7 @@ def lives_in(user: str, home: str) -> bool:
 def accounts(*, name: str, user: str, worker_user: str, home: str) -> dict[str, Any]:
     """Return the names of the accounts and groups of an instance in the system scope.
 
-    What is in the home of an account of others is not divided: there, one account is the default.
+    The home directory of an account of others is not divided, so one account is the default there.
     """
     server = user or name
     own = server if lives_in(server, home) else derived_account(name, "worker")
@@ -435,9 +434,9 @@ def members_of(group: str) -> list[str]:
 
 
 def is_settled(host: dict[str, Any]) -> bool:
-    """Return whether the accounts exist, and the directory of the data is divided between them.
+    """Return whether the accounts exist, and the data directory is divided between them.
 
-    That directory gets its owner last: root, or the only account.
+    The owner of that directory is set last: root, or the only account.
     """
     if host["scope"] == "user":
         return True
@@ -446,7 +445,7 @@ def is_settled(host: dict[str, Any]) -> bool:
         return False
     if not all(host["operators"] in groups_of(user) for user in users):
         return False
-    # A home of others keeps its owner and is not divided.
+    # A home directory of others keeps its owner and is not divided.
     with contextlib.suppress(LedgerError):
         if keeps_owner(Ledger.read(path_of(host["name"])).get("data", host["dirs"]["home"])):
             return True
@@ -459,10 +458,10 @@ def is_settled(host: dict[str, Any]) -> bool:
 
 
 def installation(dirs: dict[str, str], *, name: str) -> dict[str, Any]:
-    """Return what tells this installation from all others: `id` and, in `formerly`, names of its workers by unit.
+    """Return the identity of this installation: `id` and, in `formerly`, the former names of its workers by unit.
 
-    The id is generated here and kept by the role `prefect`. A host that has workers and no id is being upgraded: they
-    have begun flow runs under the names in their units.
+    The id is generated here and stored by the role `prefect`. A host with workers and no id is being upgraded: its
+    workers have started flow runs under the names in their units.
     """
     with contextlib.suppress(OSError, ValueError):
         text = safe_files.read(Path(dirs["opt"], INSTALLATION)).decode()
@@ -506,13 +505,13 @@ def has_account(user: str, *, group: str) -> bool:
 
 
 def below(path: str | Path, directories: Iterable[str]) -> str:
-    """Return which of some directories a path is in, wherever symbolic links lead; empty where it is in none."""
+    """Return the directory that contains a path after resolving symbolic links; empty if none does."""
     real = Path(os.path.realpath(path))
     return next((top for top in directories if real.is_relative_to(os.path.realpath(top))), "")
 
 
 def enters(user: str, directory: os.stat_result) -> bool:
-    """Return whether an account may enter a directory. One that is still to be created is like any other account."""
+    """Return whether an account may enter a directory. An account that does not exist yet has others' permissions."""
     with contextlib.suppress(KeyError):
         account = pwd.getpwnam(user)
         if account.pw_uid in (0, directory.st_uid):
@@ -525,7 +524,7 @@ def enters(user: str, directory: os.stat_result) -> bool:
 def closed_to(user: str, path: str, *, own: Collection[str]) -> str:
     """Return the first directory above a path that an account may not enter, or an empty string.
 
-    The modes of the instance's own directories, and of what is below them, are set later.
+    The modes of the instance's own directories and their content are set later.
     """
     for step in reversed(Path(os.path.realpath(path)).parents):
         if str(step) in own:
@@ -547,9 +546,9 @@ def base_python(release: Path) -> str:
 
 
 def confinement(host: dict[str, Any], needs: dict[str, dict[str, str]], python: str) -> dict[str, str]:
-    """Return the options that let the units see what they need below `HOMES`, and nothing else there.
+    """Return the options that show the units only the paths that they need below `HOMES`.
 
-    `python` is the directory of the interpreter. Empty where nothing that they need is there.
+    `python` is the directory of the interpreter. Empty if they need nothing there.
     """
     if host["scope"] != "system" or host["service_manager"] != "systemd":
         return {}
@@ -562,14 +561,14 @@ def confinement(host: dict[str, Any], needs: dict[str, dict[str, str]], python: 
             seen.append(path)
     if not written and not seen:
         return {}
-    # What does not exist yet is passed over. An empty option would take back what the other one says.
+    # The dash ignores a path that does not exist yet. An empty option would reset the other one.
     options = {"BindPaths": written, "BindReadOnlyPaths": seen}
     bound = {name: " ".join(f"-{path}" for path in paths) for name, paths in options.items() if paths}
     return {"ProtectHome": "tmpfs", **bound}
 
 
 def unseen(host: dict[str, Any], needs: dict[str, dict[str, str]]) -> list[str]:
-    """Return an obstacle for each path that a service needs and cannot reach, as its account and in its unit."""
+    """Return an error for each path that a service needs but cannot reach as its account and in its unit."""
     if host["scope"] != "system":
         return []
     shared = {variable: host["dirs"][purpose] for purpose, variable in VARIABLES.items()}
@@ -607,9 +606,9 @@ def pythons_for(version: str) -> tuple[tuple[int, int], tuple[int, int]]:
 
 
 def find_python(wanted: str, *, for_others: bool, version: str = "") -> tuple[dict[str, str] | None, list[str]]:
-    """Return the interpreter for a release of a version and, where there is none, what was looked at.
+    """Return the interpreter for a release of a version, or None, and the rejected interpreters.
 
-    ``for_others`` passes over interpreters in somebody's home directory, which a service user cannot execute.
+    ``for_others`` rejects interpreters that a service user cannot execute, such as those in a home directory.
     """
     oldest, end = pythons_for(version)
     names = [wanted] if wanted else [f"/usr/bin/python3.{minor}" for minor in range(TOO_NEW[1] - 1, oldest[1] - 1, -1)]
@@ -648,7 +647,7 @@ def index_of(params: dict[str, Any]) -> uv.Index:
 
 
 def find_uv(params: dict[str, Any], opt: str) -> tuple[str, list[str]]:
-    """Return where the uv for a release comes from, and an obstacle where there is none."""
+    """Return the source of uv for a release, and an error if there is none."""
     if params["uv"] in (uv.ANY, uv.own_platform()):
         return "controller", []
     if not params["uv_lock"]:
@@ -664,7 +663,7 @@ def find_uv(params: dict[str, Any], opt: str) -> tuple[str, list[str]]:
 
 
 def nearest_existing(path: Path) -> Path:
-    """Return a path, or the nearest above it that is there, as far as we are allowed to see."""
+    """Return a path, or the nearest existing one above it, as far as permissions allow to see."""
     for step in (path, *path.parents):
         with contextlib.suppress(PermissionError):
             if step.exists():
@@ -673,20 +672,20 @@ def nearest_existing(path: Path) -> Path:
 
 
 def unwritable(path: str) -> str | None:
-    """Return the nearest existing directory above ``path`` when nothing can be written there."""
+    """Return the nearest existing directory above ``path`` if it is not writable, otherwise None."""
     nearest = nearest_existing(Path(path))
     return None if nearest.is_dir() and os.access(nearest, os.W_OK | os.X_OK) else str(nearest)
 
 
 def addresses(name: str) -> list[str]:
-    """Return the IP addresses of a name, or of an address itself; none where it cannot be resolved."""
+    """Return the IP addresses of a name, or an address itself; none if it cannot be resolved."""
     with contextlib.suppress(OSError, UnicodeError):
         return sorted({str(found[4][0]) for found in socket.getaddrinfo(name, None, proto=socket.IPPROTO_TCP)})
     return []
 
 
 def unresolved(wanted: dict[str, list[str]], found: dict[str, list[str]]) -> list[str]:
-    """Return a complaint for each name that has no address, by the variable that it comes from."""
+    """Return an error for each name that has no address, with the variable that contains it."""
     also = {"prefect_proxy_domain": ", or set prefect_proxy_hosts_entry to true"}
     return [
         f"{variable}: {name} cannot be resolved on this host; let your DNS know it{also.get(variable, '')}"
@@ -697,10 +696,10 @@ def unresolved(wanted: dict[str, list[str]], found: dict[str, list[str]]) -> lis
 
 
 def address_towards(peer: str) -> str:
-    """Return the address that this host has on the way to that of another one. Nothing is sent.
+    """Return the address from which this host connects to another one. Nothing is sent.
 
-    A host's own name does not tell: it is often its loopback's, and an address that a router translates is none of
-    the host's. Raises OSError where no way leads there.
+    A host's own name is no help: it often resolves to the loopback address, or to one that a router translates and
+    that the host does not have. Raises OSError if there is no route.
     """
     with socket.socket(socket.AF_INET6 if ":" in peer else socket.AF_INET, socket.SOCK_DGRAM) as probe:
         probe.connect((peer, 9))
@@ -708,7 +707,7 @@ def address_towards(peer: str) -> str:
 
 
 def find_peers(peers: list[str]) -> tuple[dict[str, Any], list[str]]:
-    """Return this host's address towards its peers with theirs, and an obstacle for each that cannot be found."""
+    """Return this host's address towards its peers and their addresses, and an error for each unknown peer."""
     found: dict[str, Any] = {"address": "", "peer_addresses": []}
     problems = []
     for peer in peers:
@@ -725,9 +724,9 @@ def find_peers(peers: list[str]) -> tuple[dict[str, Any], list[str]]:
 
 
 def unserved(version: str, index: uv.Index) -> list[str]:
-    """Return an obstacle where the package index that uv will use has no such version of Prefect.
+    """Return an error if the package index that uv will use lacks this version of Prefect.
 
-    An index that cannot be read says nothing here: uv may reach it by other ways, and says what is wrong.
+    An unreadable index is no error here: uv may reach it in other ways, and reports its own errors.
     """
     try:
         with index.opened(index.page("prefect")) as answer:
@@ -743,14 +742,14 @@ def unserved(version: str, index: uv.Index) -> list[str]:
 
 
 def is_adopted(params: dict[str, Any], user: str) -> bool:
-    """Return whether an account exists that this collection did not create, and that may be used."""
+    """Return whether an account exists that this collection did not create, but may use."""
     with contextlib.suppress(KeyError):
         return "user" in params.get("adopt", []) and not pwd.getpwnam(user).pw_gecos.startswith(COMMENT)
     return False
 
 
 def unfit_accounts(params: dict[str, Any], host: dict[str, Any]) -> list[str]:
-    """Return an obstacle for each account that cannot run the services."""
+    """Return an error for each account that cannot run the services."""
     if host["scope"] == "user":
         if params["worker_user"] in ("auto", "", host["user"]):
             return []
@@ -789,11 +788,11 @@ def unfit_accounts(params: dict[str, Any], host: dict[str, Any]) -> list[str]:
 
 
 def clock_of(url: str) -> list[Check]:
-    """Compare the clock of this host with that of an API, as far as it answers.
+    """Compare the clock of this host with that of an API, if it answers.
 
-    Nothing secret is sent, so it does not matter whose certificate it shows.
+    The request contains no secret, so any certificate is accepted.
     """
-    # What an HTTP library raises for an answer that is none is not only OSError.
+    # HTTP libraries raise more than OSError for an invalid answer.
     with contextlib.suppress(OSError, ValueError, TypeError, http.client.HTTPException, Unreachable):
         try:
             answer = open_url(f"{url.rstrip('/')}/health", validate_certs=False, timeout=3)
@@ -805,7 +804,7 @@ def clock_of(url: str) -> list[Check]:
 
 
 def refused_calendar(calendar: str, *, manager: str) -> list[str]:
-    """Return what is wrong with a calendar expression of systemd on this host; nothing where it is empty."""
+    """Return the errors in a calendar expression of systemd on this host; none if it is empty."""
     if not calendar:
         return []
     if manager == "supervisord":
@@ -826,7 +825,7 @@ def refused_calendar(calendar: str, *, manager: str) -> list[str]:
 
 
 def obstacles(params: dict[str, Any], host: dict[str, Any]) -> list[str]:
-    """Return everything about the host that would make the installation fail."""
+    """Return the errors of all conditions on the host that would make the installation fail."""
     found = []
     dirs: dict[str, str] = host["dirs"]
     for purpose, variable in VARIABLES.items():
@@ -837,7 +836,7 @@ def obstacles(params: dict[str, Any], host: dict[str, Any]) -> list[str]:
                 "name another directory"
             )
     for purpose, variable in (("opt", "prefect_opt_dir"), ("etc", "prefect_etc_dir")):
-        # Its owner is still to be set, where it is another one.
+        # The parent is checked, because the directory's own owner may still be wrong and is set later.
         if host["scope"] == "system" and (above := exposed(Path(dirs[purpose]).parent)):
             found.append(
                 f"{variable}: another account can write {above} or a directory above it, and root runs what is in "
@@ -982,7 +981,7 @@ def main() -> None:
         )
         host["uv"], without_uv = find_uv(params, dirs["opt"])
         lost += without_uv
-    # The interpreter of the release that is to be used, or of the one that is.
+    # The interpreter of the wanted release, or of the one in use.
     interpreter = str(Path(host["python"]["path"]).parent.parent) if host["python"] else ""
     host["confinement"] = confinement(host, params["needs"], interpreter or base_python(release if proven else current))
     if params["state"] == "present":
@@ -990,7 +989,7 @@ def main() -> None:
         if problems:
             failure = {"msg": "\n".join(problems), "obstacles": problems, **host}
             module.fail_json(**conceal(module, failure, userinfo(params["index_url"])))
-    # Of the index's URL only the credential is a secret, and messages name the rest.
+    # Only the credential in the index's URL is a secret; messages show the rest.
     module.exit_json(**conceal(module, {"changed": False, **host}, userinfo(params["index_url"])))
 
 

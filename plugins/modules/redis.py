@@ -1,57 +1,57 @@
 #!/usr/bin/python
 # Copyright: The selfhosted.prefect maintainers
 # Apache License 2.0 (see LICENSE or https://www.apache.org/licenses/LICENSE-2.0)
-"""Log in to a Redis from a host, and refuse one that cannot serve Prefect, before anything is changed."""
+"""Log in to Redis from a host, and fail if it cannot serve Prefect, before anything changes."""
 
 from __future__ import annotations
 
 DOCUMENTATION = r"""
 module: redis
-short_description: Refuse a Redis that cannot serve Prefect
+short_description: Check that Redis can serve Prefect
 description:
-  - Logs in from the host on which it runs, as Prefect will, and selects the databases that Prefect will use.
-  - Writes a key there and removes it, except in check mode. A replica, or a Redis that removes keys when its memory is
-    full, is refused.
+  - Logs in from the host on which the module runs, as Prefect will, and selects the databases that Prefect will use.
+  - Writes a key there and removes it, except in check mode. Fails for a replica, and for a Redis server that evicts
+    keys when its memory is full.
   - Fails with one message that names the variable to change. It needs no client on the host.
 version_added: 0.2.0
 author: The selfhosted.prefect maintainers
 options:
   host:
-    description: Host of the Redis.
+    description: Host of Redis.
     type: str
     required: true
   port:
-    description: Port of the Redis.
+    description: Port of Redis.
     type: int
     default: 6379
   user:
-    description: User, for a Redis that has more than the default one.
+    description: User, if it is not the default one.
     type: str
     default: ''
   password:
-    description: Password.
+    description: Password of the user.
     type: str
     default: ''
   tls:
-    description: Whether the server has to speak TLS.
+    description: Whether to require TLS.
     type: bool
     default: false
   verify:
-    description: Whether it then has to prove who it is.
+    description: Whether to verify the server's certificate.
     type: bool
     default: true
   ca:
     description:
-      - File on the host with the certificate authorities to trust, or themselves in PEM. Empty trusts the host's own.
+      - The certificate authorities to trust, as a file on the host or as PEM text. Empty trusts the host's own.
     type: str
     default: ''
   databases:
-    description: Numbers of the databases that have to be there.
+    description: Numbers of the databases that must exist.
     type: list
     elements: int
     default: [0]
   variable:
-    description: Variable that says where the Redis is, for messages.
+    description: Variable that names the Redis server, for messages.
     type: str
     default: prefect_redis_host
 attributes:
@@ -61,7 +61,7 @@ attributes:
 """
 
 EXAMPLES = r"""
-- name: Check the Redis
+- name: Check Redis
   selfhosted.prefect.redis:
     host: redis1
     password: "{{ vault_redis_password }}"
@@ -71,7 +71,7 @@ EXAMPLES = r"""
 
 RETURN = r"""
 encrypted:
-  description: Whether the connection is.
+  description: Whether the connection is encrypted.
   returned: success
   type: bool
 """
@@ -89,7 +89,7 @@ from ansible_collections.selfhosted.prefect.plugins.module_utils.ports import un
 TIMEOUT = 10
 
 KEEPS = "noeviction"
-"""The one maxmemory-policy with which a Redis keeps all that is written to it."""
+"""The only maxmemory-policy with which Redis never evicts a key."""
 
 UNFIT = {
     "READONLY": "is a replica, which can only be read; name the primary",
@@ -101,11 +101,11 @@ UNFIT = {
     "min-replicas-to-write",
     "NOPERM": "does not let this user write; give it the commands and keys that Prefect uses, or name another user",
 }
-"""What a Redis answers to who writes, by its first word, and what to do."""
+"""Errors of Redis on a write, by their first word, and what to do."""
 
 
 class RedisError(Exception):
-    """What a Redis answered, or that what answered is none."""
+    """Redis answered with an error, or the answer is not from Redis."""
 
 
 def connect(params: dict[str, Any]) -> socket.socket:
@@ -121,7 +121,7 @@ def connect(params: dict[str, Any]) -> socket.socket:
         context.verify_mode = ssl.CERT_REQUIRED if params["verify"] else ssl.CERT_NONE
         return context.wrap_socket(connection, server_hostname=params["host"])
     except (TimeoutError, ConnectionError) as error:
-        # A Redis without TLS takes the greeting for a command, and waits for its end.
+        # Redis without TLS takes the handshake for a command, and waits for its end.
         connection.close()
         raise ssl.SSLError(ssl.SSL_ERROR_SSL, "it does not answer") from error
     except BaseException:
@@ -130,7 +130,7 @@ def connect(params: dict[str, Any]) -> socket.socket:
 
 
 def ask(connection: socket.socket, *words: str) -> str:
-    """Return what a Redis answers to a command: a line, a number or a text. Raises RedisError where it refuses."""
+    """Return the answer of Redis to a command: a line, a number or a text. Raises RedisError for an error."""
     parts = b"".join(b"$%d\r\n%s\r\n" % (len(word.encode()), word.encode()) for word in words)
     connection.sendall(b"*%d\r\n%s" % (len(words), parts))
     answer = b""
@@ -138,7 +138,7 @@ def ask(connection: socket.socket, *words: str) -> str:
         answer += received(connection)
     head, _, rest = answer.partition(b"\r\n")
     line = head.decode(errors="replace")
-    # What is still reading its data is there, and will answer.
+    # A server that is still loading its data is running, and will answer.
     if line.startswith("-") and not line.startswith("-LOADING"):
         raise RedisError(line.removeprefix("-"))
     if re.fullmatch(r"\$\d+", line):
@@ -151,7 +151,7 @@ def ask(connection: socket.socket, *words: str) -> str:
 
 
 def received(connection: socket.socket) -> bytes:
-    """Return what comes next. Raises RedisError where the connection has ended."""
+    """Return the next part of an answer. Raises RedisError if the connection was closed."""
     part = b""
     with contextlib.suppress(ConnectionResetError):
         part = connection.recv(4096)
@@ -161,13 +161,13 @@ def received(connection: socket.socket) -> bytes:
 
 
 def look(params: dict[str, Any], *, write: bool) -> None:
-    """Log in, select each database and `write` a key there for a moment. Raises RedisError, or OSError."""
+    """Log in, select each database and, with `write`, write a temporary key there. Raises RedisError or OSError."""
     with connect(params) as connection:
         if params["password"]:
             ask(connection, "AUTH", *([params["user"]] if params["user"] else []), params["password"])
         ask(connection, "PING")
         said = ""
-        # A user need not be allowed to ask for it.
+        # The user may lack the permission for it.
         with contextlib.suppress(RedisError):
             said = ask(connection, "INFO")
         facts = dict(line.split(":", 1) for line in said.splitlines() if ":" in line)
@@ -182,19 +182,19 @@ def look(params: dict[str, Any], *, write: bool) -> None:
 
 
 def leave_a_trace(connection: socket.socket) -> None:
-    """Write a key of a name that no one else uses and remove it; it expires by itself. Raises RedisError."""
+    """Write a key with a unique name and remove it; it also expires by itself. Raises RedisError."""
     key = f"prefect-preflight-{os.urandom(8).hex()}"
     try:
         ask(connection, "SET", key, "", "PX", "10000")
         ask(connection, "DEL", key)
     except RedisError as error:
-        # A user may be kept to the names that Prefect uses.
+        # The user may be restricted to the names that Prefect uses.
         if not re.match(r"NOPERM .*\bkeys?\b", str(error)):
             raise
 
 
 def explain(error: Exception, params: dict[str, Any]) -> str:
-    """Return one message that names what is wrong, the variable and the way out."""
+    """Return one message with the error, the variable and the fix."""
     where, variable = f"{params['host']}:{params['port']}", params["variable"]
     by_url = variable == "prefect_redis_url"
     if isinstance(error, RedisError):

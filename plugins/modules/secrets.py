@@ -1,50 +1,50 @@
 #!/usr/bin/python
 # Copyright: The selfhosted.prefect maintainers
 # Apache License 2.0 (see LICENSE or https://www.apache.org/licenses/LICENSE-2.0)
-"""Find the generated secrets of an instance on a host. The action plugin of the same name keeps them."""
+"""Find the generated secrets of an instance on a host. The action plugin of the same name stores them."""
 
 from __future__ import annotations
 
 DOCUMENTATION = r"""
 module: secrets
-short_description: Fetch the generated secrets of an instance from a host, or put those of the controller aside
+short_description: Fetch the generated secrets of an instance from a host, or move those of the controller aside
 description:
-  - With V(fetched), finds the secrets that a host remembers in the settings of its services, and writes those that
-    the controller lacks into O(directory). What this shows are names and paths. The key of a CA is on no host.
-  - With V(replaced), puts secrets in O(directory) aside, so that new ones are generated. Needs no host.
+  - With V(fetched), finds the generated secrets in the settings of a host's services, and writes those that the
+    controller lacks to O(directory). The output shows only names and paths. The key of a CA is not on any host.
+  - With V(replaced), moves secrets in O(directory) aside, so that new ones are generated. Needs no host.
 version_added: 0.2.0
 author: The selfhosted.prefect maintainers
 options:
   state:
-    description: What to do.
+    description: Whether to fetch secrets or to move them aside.
     type: str
     choices: [fetched, replaced]
     required: true
   directory:
-    description: Directory on the controller that keeps generated secrets.
+    description: Directory of generated secrets on the controller.
     type: path
     required: true
   instance:
-    description: Name of the instance, and of its directory there.
+    description: Name of the instance, and of its directory in O(directory).
     type: str
     required: true
   names:
-    description: Names of the secrets to put aside.
+    description: Names of the secrets to move aside.
     type: list
     elements: str
     default: []
   name:
-    description: What the names of the instance's paths on the host start with.
+    description: Prefix of the names of the instance's paths on the host.
     type: str
   etc_dir:
     description: Directory of the instance's settings on the host.
     type: path
   scope:
-    description: Either system or user, as the instance was installed.
+    description: Scope of the installation, either system or user.
     type: str
 attributes:
   check_mode:
-    description: Says which secrets would be written.
+    description: Reports which secrets would be written.
     support: full
 """
 
@@ -61,7 +61,7 @@ EXAMPLES = r"""
 
 RETURN = r"""
 found:
-  description: Names of the secrets that the host holds.
+  description: Names of the secrets found on the host.
   returned: with O(state=fetched)
   type: list
   elements: str
@@ -71,7 +71,7 @@ written:
   type: list
   elements: str
 replaced:
-  description: Names of the secrets that were put aside.
+  description: Names of the secrets that were moved aside.
   returned: with O(state=replaced)
   type: list
   elements: str
@@ -92,7 +92,7 @@ GENERATED = re.compile(r"[A-Za-z0-9]{40}")
 
 
 def candidates(text: str) -> Iterator[tuple[str, str]]:
-    """Yield the texts that may be a secret in a file of settings, each with the name of its setting."""
+    """Yield the texts in a settings file that may be secrets, each with the name of its setting."""
     for found in SETTING.finditer(text):
         value = re.sub(r"\\(.)", r"\1", found["value"])
         yield found["name"], value
@@ -105,7 +105,7 @@ def candidates(text: str) -> Iterator[tuple[str, str]]:
 
 
 def name_of(setting: str, value: str) -> str | None:
-    """Return which secret a setting holds on a host that remembers none, where it looks like a generated one."""
+    """Return the name of a setting's secret on a host without fingerprints, if it looks like a generated one."""
     if not GENERATED.fullmatch(value):
         return None
     kinds = {"API_AUTH_STRING": "api", "DATABASE": "database", "REDIS": "redis"}
@@ -113,9 +113,9 @@ def name_of(setting: str, value: str) -> str | None:
 
 
 def find(texts: list[str], remembered: Mapping[str, Mapping[str, str]]) -> dict[str, str]:
-    """Return the generated secrets in files of settings by their names.
+    """Return the generated secrets in settings files by name.
 
-    `remembered` are fingerprints by file and name. A secret that the user has set matches none.
+    `remembered` are fingerprints by file and name. A secret that the user has set matches none of them.
     """
     known = [each for one in remembered.values() for each in one.items()]
     found = {}
@@ -142,7 +142,7 @@ def main() -> None:
         with contextlib.suppress(FileNotFoundError):
             texts.append(safe_files.read(path).decode(errors="replace"))
     remembered = fingerprints.read_all(fingerprints.files(name, etc, scope=scope))
-    # The action plugin keeps them, and shows nothing but their names.
+    # The action plugin stores them, and shows only their names.
     module.exit_json(changed=False, secrets=find(texts, remembered))
 
 
