@@ -46,7 +46,8 @@ options:
     default: []
   show_secrets:
     description:
-      - Show in results and diffs what is hidden by default, every field of a block that is not known to be harmless,
+      - >-
+        Show in results and diffs what is hidden by default: every field of a block that is not known to be harmless,
         values under keys that look like credentials', URLs with a password and URLs of webhooks.
     type: bool
     default: false

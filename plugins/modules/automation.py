@@ -15,7 +15,7 @@ description:
     Triggers and actions refer to objects by name: C(deployment: flow/name), C(block: type/name), C(work_pool),
     C(work_queue: pool/queue), C(automation), and in the labels that a trigger matches
     C(prefect.deployment.flow/name), C(prefect.flow.name) and so on. Prefect's ids are accepted as well.
-  - An option that is left out does not change an existing automation.
+  - An option that is left out keeps its value on an existing automation.
 extends_documentation_fragment:
   - selfhosted.prefect.api
 attributes:

@@ -13,7 +13,7 @@ description:
   - Creates, changes and deletes a deployment with its schedules over Prefect's API. The module does not read the
     flow's code.
   - It writes only what differs. Unchanged schedules keep their ids and their scheduled runs.
-  - An option that is left out does not change an existing deployment.
+  - An option that is left out keeps its value on an existing deployment.
 extends_documentation_fragment:
   - selfhosted.prefect.api
 attributes:

@@ -259,7 +259,7 @@ def work(api: Api, params: Mapping[str, Any], check_mode: bool) -> dict[str, Any
 
 
 def start(api: Api, params: Mapping[str, Any], check_mode: bool) -> tuple[bool, dict[str, Any]]:
-    """Create a run of the deployment; return whether it is new, and the run (empty where check mode creates none)."""
+    """Create a run of the deployment; return whether it is new, and the run (empty if check mode would create one)."""
     deployment = find(api, params["deployment"])
     if check_mode:
         known = started(api, deployment["flow_id"], params["idempotency_key"])

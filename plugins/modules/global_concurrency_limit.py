@@ -12,7 +12,7 @@ author:
 description:
   - Creates, changes and deletes a global concurrency limit over Prefect's API.
   - Limits named C(tag:*) and C(deployment:*) belong to other objects and are rejected.
-  - An option that is left out does not change an existing limit.
+  - An option that is left out keeps its value on an existing limit.
 extends_documentation_fragment:
   - selfhosted.prefect.api
 attributes:

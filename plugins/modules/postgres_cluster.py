@@ -604,7 +604,7 @@ def ensure_absent(params: dict[str, Any], ledger: Ledger | None, *, dry: bool) -
         hba = text_of(cluster.hba) or ""
         files: dict[Path, str | None] = {drop_in: None, cluster.hba: with_block(hba, params["name"], [])}
         if cluster.port != params["port"] and not drop_in.exists() and files[cluster.hba] == hba:
-            # Purging the package would also drop this cluster, as all of its version.
+            # Purging the package would drop all clusters of its version, including this one.
             result["in_use"] = True
             continue
         ours = came_with_us(cluster, Path(params["record"]))

@@ -188,8 +188,8 @@ dirs:
   type: dict
 confinement:
   description:
-    - Options of the units that make paths below C(/home) visible to them, which is hidden otherwise. Empty if they
-      need nothing there.
+    - Options of the units that make paths below C(/home) visible to them, which are hidden otherwise. Empty if they
+      need none there.
   returned: success
   type: dict
 user:
@@ -427,7 +427,7 @@ def exists(user: str) -> bool:
 
 
 def members_of(group: str) -> list[str]:
-    """Return the names of the accounts that were added to a group; none where it does not exist."""
+    """Return the names of the accounts that were added to a group; none if it does not exist."""
     with contextlib.suppress(KeyError):
         return sorted(grp.getgrnam(group).gr_mem)
     return []

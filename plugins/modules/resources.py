@@ -14,7 +14,7 @@ description:
     server's objects in pages, and writes what differs. It writes in the order of dependencies, with as many requests
     at a time as the server can handle.
   - An entry has the options of the kind's own module, such as M(selfhosted.prefect.deployment), and O(ignore:state).
-    An option that is left out does not change an existing object.
+    An option that is left out keeps its value on an existing object.
   - All errors in the lists are reported together, before anything is written. The next run completes an interrupted
     one. Two controllers may run at the same time.
   - Field names of older definitions are accepted as well. C(pool_type) and C(config.base_job_template) of a pool;
@@ -98,8 +98,8 @@ options:
     description:
       - Whether to delete objects that O(owner) created and that are no longer listed. Objects of a list that is left
         out stay; an empty list deletes all.
-      - The module never deletes objects that others created, built-in ones, ones that a remaining object needs, or a
-        flow with a history of runs.
+      - The module never deletes objects that others created, built-in objects, objects that a remaining one needs, and
+        flows with a history of runs.
     type: bool
     default: false
   adopt:

@@ -12,7 +12,7 @@ author:
 description:
   - Creates, changes and deletes a variable over Prefect's API.
   - Everyone with access to the API can read variables. Store secrets in a block, see M(selfhosted.prefect.block).
-  - An option that is left out does not change an existing variable.
+  - An option that is left out keeps its value on an existing variable.
 extends_documentation_fragment:
   - selfhosted.prefect.api
 attributes:

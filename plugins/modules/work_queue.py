@@ -11,7 +11,7 @@ author:
   - The selfhosted.prefect maintainers (@selfhosted)
 description:
   - Creates, changes and deletes a queue of a work pool over Prefect's API.
-  - An option that is left out does not change an existing queue.
+  - An option that is left out keeps its value on an existing queue.
 extends_documentation_fragment:
   - selfhosted.prefect.api
 attributes:
