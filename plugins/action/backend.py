@@ -1,4 +1,4 @@
-"""Compare the secrets of the controller with what the module of the same name reads on a host."""
+"""Run the module of the same name, and compare the controller's secrets with the fingerprints on the host."""
 
 from __future__ import annotations
 

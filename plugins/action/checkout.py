@@ -1,4 +1,4 @@
-"""Run Ansible's git with the credential of a URL in a file of git's own."""
+"""Run ansible.builtin.git with the URL's credentials in a git credential store."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ CONFIGURATION = """[include]
 \thelper = store --file '{store}'
 \tuseHttpPath = false
 """
-"""The user's own configuration, but for where credentials come from."""
+"""The user's own git configuration, with another credential helper."""
 
 
 def split(repo: str) -> tuple[str, str]:
-    """Return a URL without what is secret in it, and the line of git's credential store that has it.
+    """Return a URL without its credentials, and the credentials as a line for git's credential store.
 
-    The name of a user is no secret over SSH. A token may stand in the place of the user, without a password.
+    An SSH URL keeps its user name, which is not a secret. A token may stand in place of the user, without a password.
     """
     parts = urlsplit(repo)
     if parts.scheme not in ("http", "https") or "@" not in parts.netloc:
@@ -35,7 +35,7 @@ def split(repo: str) -> tuple[str, str]:
 
 
 class ActionModule(ActionBase):
-    """Acts where the task runs, which is the controller."""
+    """Runs git on the task's host, which is the controller."""
 
     def run(self, tmp: str | None = None, task_vars: dict[str, Any] | None = None) -> dict[str, Any]:
         result: dict[str, Any] = super().run(tmp, task_vars)

@@ -1,4 +1,4 @@
-"""Read files of definitions on the controller for the module of the same name."""
+"""Read definition files on the controller for the module of the same name."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ SUFFIXES = {".json", ".yaml", ".yml"}
 
 
 def read(path: Path) -> dict[str, list[Any]]:
-    """Return what a file of definitions holds, or what all in a directory do together.
+    """Return the content of a definition file, or the merged content of all definition files in a directory.
 
-    Raises AnsibleActionFail for what cannot be read. What it says is for the host to judge.
+    Raises AnsibleActionFail for a file that cannot be read. The module on the host validates the content.
     """
     if not path.exists():
         raise AnsibleActionFail(f"prefect_definitions_source: there is no {path}")
@@ -38,7 +38,7 @@ def read(path: Path) -> dict[str, list[Any]]:
 
 
 class ActionModule(ActionBase):
-    """Hands the definitions over as one text: they may be many, and no log shows the address of a database."""
+    """Passes the definitions as one text: there may be many, and no log may show a database's address."""
 
     def run(self, tmp: str | None = None, task_vars: dict[str, Any] | None = None) -> dict[str, Any]:
         result: dict[str, Any] = super().run(tmp, task_vars)

@@ -1,4 +1,4 @@
-"""Choose the scripts that are meant for a host, and bring those of the controller along."""
+"""Select the scripts for a host, and send the ones that are on the controller."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from ansible_collections.selfhosted.prefect.plugins.filter.services import setti
 
 
 def meant_for(script: dict[str, Any], names: set[str]) -> bool:
-    """Return whether a script names the host or one of its groups, or names nobody."""
+    """Return whether a script names the host or one of its groups, or names no host at all."""
     hosts = script.get("hosts") or []
     return not hosts or bool(names & set([hosts] if isinstance(hosts, str) else hosts))
 
 
 class ActionModule(ActionBase):
-    """Replaces `src` by `content` and drops what is for other hosts; the module does the rest."""
+    """Replaces `src` with `content` and drops scripts for other hosts; the module does the rest."""
 
     def run(self, tmp: str | None = None, task_vars: dict[str, Any] | None = None) -> dict[str, Any]:
         result: dict[str, Any] = super().run(tmp, task_vars)

@@ -9,7 +9,7 @@ from ansible_collections.selfhosted.prefect.plugins.plugin_utils.rendered import
 
 
 class ActionModule(ActionBase):
-    """Sends every file's content in one call, secret ones in an option that nothing logs."""
+    """Sends the content of all files in one call; secret content goes in an option that is never logged."""
 
     def run(self, tmp: str | None = None, task_vars: dict[str, Any] | None = None) -> dict[str, Any]:
         result: dict[str, Any] = super().run(tmp, task_vars)
@@ -33,6 +33,6 @@ class ActionModule(ActionBase):
             module_args=given | {"files": files, "secrets": secrets},
             task_vars=task_vars,
         )
-        # Whole files would drown everything else that `-vvv` prints; what was written is in `written` and in the diff.
+        # Whole files would drown the other output of `-vvv`; `written` and the diff show what was written.
         result.pop("invocation", None)
         return result

@@ -1,4 +1,4 @@
-"""Compare the secrets of the controller with what the module of the same name reads on a host."""
+"""Run the module of the same name, and compare the controller's secrets with the fingerprints on the host."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ class ActionModule(ReadHost):
     module = "selfhosted.prefect.preflight"
 
     def read(self, arguments: dict[str, Any], task_vars: dict[str, Any] | None) -> dict[str, Any]:
-        """Return what the module says of the host, and fail where the uv to copy there does not exist."""
+        """Return the module's result; a failed one if the uv to copy to the host does not exist."""
         named = arguments.pop("uv_file", "")
         result = super().read(arguments, task_vars)
         if named and result.get("uv") == "controller" and not result.get("failed") and (wrong := self.refused(named)):
@@ -21,7 +21,7 @@ class ActionModule(ReadHost):
         return result
 
     def refused(self, uv: str) -> str:
-        """Return why a uv that the user named cannot be copied, or nothing."""
+        """Return why the uv that the user set cannot be copied, or an empty string."""
         try:
             if Path(self._find_needle("files", uv)).is_file():
                 return ""

@@ -1,4 +1,4 @@
-"""The preset task: find the preset, check the parameters, run its steps, report as one task."""
+"""The preset task: find the preset, check the parameters, run the steps, report them as one task."""
 
 from __future__ import annotations
 
@@ -27,11 +27,11 @@ class ActionModule(ActionBase):
         """Run the preset that the task names, on the task's host.
 
         Raises:
-            AnsibleActionFail: no such preset, a malformed one, or parameters that do not fit it.
-            AnsibleError: this ansible-core is not one that presets can run in.
+            AnsibleActionFail: the preset does not exist or is malformed, or the parameters do not fit it.
+            AnsibleError: presets cannot run in this version of ansible-core.
         """
         internals.require_core()
-        # Only now: on another core these may not even load.
+        # Imported late: on an unsupported ansible-core these may fail to load.
         from ansible_collections.selfhosted.prefect.plugins.plugin_utils.preset_output import StepOutput
         from ansible_collections.selfhosted.prefect.plugins.plugin_utils.preset_run import run_steps
 
@@ -63,17 +63,17 @@ class ActionModule(ActionBase):
             if outcome.facts:
                 result |= {"ansible_facts": outcome.facts, "_ansible_verbose_override": True}
         else:
-            # The whole list would drown the message: `default` prints all of a failed result.
+            # The whole list would drown the message: the `default` callback prints every field of a failed result.
             result["steps"] = [step.summary() for step in output.steps if step.changed or step is output.failure]
             result["unreachable" if outcome.unreachable else "failed"] = True
             result["msg"] = f"{preset.name}: {output.failure.text if output.failure else 'not all steps were run.'}"
         return dict(parameters.hide(result))
 
     def _call(self) -> tuple[str, dict[str, Any]]:
-        """The preset's name and the parameters, out of any of the spellings.
+        """The preset's name and the parameters, from any spelling of the task.
 
         Raises:
-            AnsibleActionFail: there is no name, or `with` is not a mapping.
+            AnsibleActionFail: the name is missing, or `with` is not a mapping.
         """
         args = dict(self._task.args)
         name = args.pop("_raw_params", None) or args.pop("name", None)
@@ -85,7 +85,7 @@ class ActionModule(ActionBase):
         return name, args | inner
 
     def _check(self, preset: Preset, given: dict[str, Any]) -> Parameters:
-        """The parameters to run with; a declared default may be a template."""
+        """The parameters to run the preset with; a declared default may be a template."""
         spec = {
             name: declared | ({"default": self._templar.template(declared["default"])} if "default" in declared else {})
             for name, declared in preset.parameters.items()
@@ -93,7 +93,7 @@ class ActionModule(ActionBase):
         return check(spec, given, where=f"preset {preset.name}")
 
     def _near_variables(self, seen: dict[str, Any]) -> dict[str, Any]:
-        """What stands too near the task for its play to know: its role's and include's parameters, its loop's item."""
+        """Variables of the task that its play does not have: parameters of its role and include, and the loop item."""
         role = internals.role_of(self._task)
         near = dict(role.get_role_params(self._task.get_dep_chain()) if role else {})
         names = {"ansible_loop_var", "ansible_index_var", "ansible_loop"} if self._task.loop else set()

@@ -1,4 +1,4 @@
-"""Keep generated secrets that the module of the same name finds on a host, or put those that are kept aside."""
+"""Keep the generated secrets that the module of the same name finds on a host, or set kept secrets aside."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from ansible_collections.selfhosted.prefect.plugins.plugin_utils.kept_secrets im
 
 
 class ActionModule(ActionBase):
-    """Shows names of secrets and paths, and no secret."""
+    """Shows the names and paths of secrets, but never a secret."""
 
     def run(self, tmp: str | None = None, task_vars: dict[str, Any] | None = None) -> dict[str, Any]:
         result: dict[str, Any] = super().run(tmp, task_vars)

@@ -1,4 +1,4 @@
-"""Send a directory of the controller to a host: only what differs, in one archive."""
+"""Send a directory of the controller to a host: only the files that differ, in one archive."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from ansible.plugins.action import ActionBase
 
 
 def contents(source: Path, *, exclude: list[str]) -> dict[str, str]:
-    """Return the files below ``source``, by relative path, each as its SHA-256 and an x where it is executable.
+    """Return the files below ``source`` by relative path, each as its SHA-256, with an x if it is executable.
 
-    What links lead to is taken for a part of the directory: on the host there is nothing that they could lead to.
-    Raises AnsibleActionFail for a link that leads nowhere, or to where it stands.
+    Symbolic links are followed, because their targets do not exist on the host.
+    Raises AnsibleActionFail for a dangling link and for a link to a directory that contains it.
     """
     found = {}
     for place, names, files in os.walk(source, followlinks=True):
@@ -40,14 +40,14 @@ def contents(source: Path, *, exclude: list[str]) -> dict[str, str]:
 
 
 def pack(archive: Path, source: Path, names: list[str]) -> None:
-    """Write the named files below ``source`` to a compressed archive, what links lead to in place of them."""
+    """Write the named files below ``source`` to a compressed archive; links are replaced with their targets."""
     with tarfile.open(archive, mode="w:gz", dereference=True) as tar:
         for name in names:
             tar.add(source / name, arcname=name)
 
 
 class ActionModule(ActionBase):
-    """Asks the host what differs, and sends that."""
+    """Asks the host which files differ, and sends those."""
 
     def run(self, tmp: str | None = None, task_vars: dict[str, Any] | None = None) -> dict[str, Any]:
         result: dict[str, Any] = super().run(tmp, task_vars)

@@ -1,4 +1,4 @@
-"""Refuse variables that nothing reads and settings that contradict a variable, before a host is touched."""
+"""Reject unknown variables and settings that conflict with a variable, before any host is changed."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ OWNED = {
     "PREFECT_WORKER_WEBSERVER_HOST": "prefect_worker_health_host",
     "PREFECT_WORKER_WEBSERVER_PORT": "prefect_worker_health_port",
 }
-"""Settings that have a variable of their own: two places for one fact would contradict each other one day."""
+"""Settings that have their own variable, which must be the only place to set them."""
 
 OUTDATED = {
     "PREFECT_DATABASE_URL": "set prefect_database_url",
@@ -77,7 +77,7 @@ OUTDATED = {
         "leave it out: on a process worker every flow run crashes on the port that the worker holds"
     ),
 }
-"""Names that Prefect 3 does not read, or that break it, and what to do."""
+"""Settings that Prefect 3 ignores or that break it, and what to do instead."""
 
 
 KNOWN_SECRETS = re.compile(
@@ -85,11 +85,11 @@ KNOWN_SECRETS = re.compile(
     r"|prefect(-rocks)?|redis|root|secret|test|yourpassword",
     re.IGNORECASE,
 )
-"""Passwords of examples, images and other installers, which whoever finds the port tries first."""
+"""Passwords from examples, images and other installers, which attackers try first."""
 
 
 def known_variables(roles: Path) -> dict[str, dict[str, Any]]:
-    """Return the variables of every role with their specs, from its argument specs."""
+    """Return the variables of each role with their specs, from the role's argument specs."""
     known: dict[str, dict[str, Any]] = {}
     for path in roles.glob("*/meta/argument_specs.yml"):
         specs = yaml_load(path.read_text(encoding="utf-8"))["argument_specs"]
@@ -100,14 +100,15 @@ def known_variables(roles: Path) -> dict[str, dict[str, Any]]:
 
 
 def mistyped_variables(values: dict[str, Any], known: dict[str, dict[str, Any]]) -> list[str]:
-    """Return a complaint for each value that the spec of its variable does not allow.
+    """Return an error for each value that the spec of its variable does not allow.
 
-    Ansible checks a role's variables when that role begins, which is too late when another role has changed the host.
-    It also takes text for a list or a dictionary, which no template then takes for one; for true or a number, ours do.
+    Ansible validates a role's variables when the role starts, by which time other roles may have changed the host.
+    Ansible also accepts text as a list or a dictionary, which templates cannot use. Text that stands for a boolean or a
+    number is accepted: the templates convert it.
     """
     specs = {name: option for options in known.values() for name, option in options.items() if name in values}
     text = {name for name in specs if specs[name]["type"] in ("list", "dict") and isinstance(values[name], str)}
-    # What was given may hold a secret, and is not repeated.
+    # The value may contain a secret and is not repeated.
     complaints = [
         f"{name}: it is a {specs[name]['type']}, and text was given; on the command line give JSON: "
         f"-e '{json.dumps({name: ['...'] if specs[name]['type'] == 'list' else {'...': '...'}})}'"
@@ -119,9 +120,9 @@ def mistyped_variables(values: dict[str, Any], known: dict[str, dict[str, Any]])
 
 
 def unknown_variables(names: list[str], known: Mapping[str, Collection[str]]) -> list[str]:
-    """Return a complaint for each variable that looks like ours and is not.
+    """Return an error for each unknown variable that looks like one of this collection.
 
-    Below a role's prefix every unknown name is a mistake; elsewhere only one that is close to a name of ours.
+    With a role's prefix, every unknown name is an error; without one, only a name close to a known variable.
     """
     ours = set(inventory.NAMES).union(*known.values())
     prefixes = tuple(f"{role}_" for role in known if role != "prefect")
@@ -134,7 +135,7 @@ def unknown_variables(names: list[str], known: Mapping[str, Collection[str]]) ->
 
 
 def refused_settings(variable: str, settings: dict[str, Any]) -> list[str]:
-    """Return a complaint for each setting in a variable that has a variable of its own, or that is none."""
+    """Return an error for each setting in a variable that has its own variable, or that is not a Prefect setting."""
     complaints = []
     for name in map(str, settings):
         if name in OWNED:
@@ -154,14 +155,14 @@ def refused_settings(variable: str, settings: dict[str, Any]) -> list[str]:
 
 
 def refused_silence(seconds: Any) -> list[str]:
-    """Return a complaint where flow runs cannot send three heartbeats in that time: Prefect has none below 30 s."""
+    """Return an error if the time is too short for three heartbeats, which Prefect sends at most every 30 s."""
     if str(seconds).isdecimal() and 0 < int(seconds) < 90:
         return [f"prefect_flow_run_silence: {seconds} s is too short for three heartbeats; at least 90, or 0 for none"]
     return []
 
 
 def refused_environment(variable: str, names: list[str]) -> list[str]:
-    """Return a complaint for each name in a variable that is a setting of Prefect, or that no environment can have."""
+    """Return an error for each name in a variable that is a Prefect setting or not a valid environment variable."""
     complaints = []
     for name in map(str, names):
         if name.startswith("PREFECT_"):
@@ -175,7 +176,7 @@ def refused_environment(variable: str, names: list[str]) -> list[str]:
 
 
 def refused_version(version: str, shipped: Collection[str]) -> list[str]:
-    """Return a complaint where a version is none of Prefect 3 that can be installed; `shipped` have a lock here."""
+    """Return an error if a version is not an exact Prefect 3 version; the versions `shipped` have a lock here."""
     if not version:
         return []
     known = ", ".join(sorted(shipped, key=numbers))
@@ -190,12 +191,12 @@ def refused_version(version: str, shipped: Collection[str]) -> list[str]:
 
 
 def numbers(version: str) -> tuple[int, ...]:
-    """Return a version as numbers that can be compared."""
+    """Return a version as comparable numbers."""
     return tuple(map(int, re.findall(r"\d+", version)))
 
 
 def unlocked(version: str, shipped: Collection[str]) -> list[str]:
-    """Return a warning for a version whose packages each host resolves on the day of its installation."""
+    """Return a warning for a version without a lock, whose packages each host resolves when it installs them."""
     if not version or version in shipped:
         return []
     return [
@@ -206,9 +207,9 @@ def unlocked(version: str, shipped: Collection[str]) -> list[str]:
 
 
 def refused_credential(auth: str) -> list[str]:
-    """Return a complaint, without the secret, where a credential is not `user:password`, or none that Prefect takes.
+    """Return an error, without the secret, if a credential is not `user:password` or not ASCII.
 
-    The server compares it as text with `secrets.compare_digest`, which raises an error for other letters.
+    The server compares it as text with `secrets.compare_digest`, which raises an error for non-ASCII characters.
     """
     if auth and not all(auth.partition(":")):
         return ["prefect_api_auth: it has to be user:password"]
@@ -221,7 +222,7 @@ def refused_credential(auth: str) -> list[str]:
 
 
 def refused_secrets(secrets: Mapping[str, str]) -> list[str]:
-    """Return a complaint, without the secret, for each variable that holds one that everybody knows."""
+    """Return an error, without the secret, for each variable that holds a well-known password."""
     return [
         f"{variable}: that password is known to everybody; choose another, or leave the variable out: one is generated"
         for variable, value in secrets.items()
@@ -230,10 +231,10 @@ def refused_secrets(secrets: Mapping[str, str]) -> list[str]:
 
 
 def refused_topology(topology: Mapping[str, Any]) -> list[str]:
-    """Return a complaint for each way in which the hosts of an inventory contradict each other.
+    """Return an error for each conflict between the hosts of an inventory.
 
-    `servers` are hosts, `processes` the most API processes of a server, `database` the kind of the database,
-    `redis` whether there is one, `backup_host` the host that a schedule of backups is for, empty without one.
+    `servers` are hosts, `processes` is the largest number of API processes of a server, `database` the kind of the
+    database, `redis` whether one is used, `backup_host` the host of the backup schedule, empty without a schedule.
     """
     servers, processes = topology.get("servers", []), int(topology.get("processes", 1))
     complaints: list[str] = []
@@ -260,7 +261,7 @@ def refused_topology(topology: Mapping[str, Any]) -> list[str]:
 
 
 def refused_server(server: dict[str, str]) -> list[str]:
-    """Return a complaint where this host depends on a server of another host that listens on the loopback."""
+    """Return an error if this host depends on another host's server that listens only on the loopback."""
     if server and loopback(server["listens_on"]):
         return [
             f"prefect_server_host: this host needs the server on {server['name']}, which listens on "
@@ -280,7 +281,7 @@ def is_address(name: str) -> bool:
 
 
 def refused_domain(domain: str) -> list[str]:
-    """Return a complaint where a domain is something else, with what it has too much."""
+    """Return an error if a domain is not a host name or an address; the error names the part to remove."""
     if is_address(domain):
         return []
     if port := re.fullmatch(r"(.+):(\d+)", domain):
@@ -300,10 +301,10 @@ def refused_domain(domain: str) -> list[str]:
 
 
 def refused_proxy(proxy: dict[str, Any]) -> list[str]:
-    """Return what is wrong with the proxies of the inventory; nothing where there are none.
+    """Return the errors in the proxies of the inventory; empty without proxies.
 
-    `servers` and `unreachable` are hosts, the latter those of the servers that no proxy can reach. `listen` is what the
-    host that asks listens on, where it is a proxy.
+    `servers` and `unreachable` are hosts, the latter those whose server no proxy can reach. `listen` holds the
+    addresses that this host listens on, if it is a proxy.
     """
     if not proxy.get("present"):
         return []
@@ -334,7 +335,7 @@ def refused_proxy(proxy: dict[str, Any]) -> list[str]:
 
 
 class ActionModule(ActionBase):
-    """Runs on the controller alone."""
+    """Runs on the controller only."""
 
     _requires_connection = False
 
@@ -356,7 +357,7 @@ class ActionModule(ActionBase):
         ours = {name: value for name, value in (task_vars or {}).items() if name.startswith("prefect_")}
         known = known_variables(ROLES)
         complaints = unknown_variables(list(ours), known)
-        # What a template will give is not known yet: its role checks it.
+        # The value of a template is not known yet; the role validates it.
         complaints += mistyped_variables(
             {name: value for name, value in ours.items() if not self._templar.is_template(value)}, known
         )
@@ -378,7 +379,7 @@ class ActionModule(ActionBase):
         return result | {"changed": False} | ({"warnings": warnings} if warnings else {})
 
     def refused_certificate(self, proxy: dict[str, Any]) -> list[str]:
-        """Return what is wrong with the certificate that the proxies are given, if they are given one."""
+        """Return the errors in the certificate that the user provides for the proxies, if any."""
         if not proxy.get("certificate"):
             return []
         given = {}
@@ -396,7 +397,7 @@ class ActionModule(ActionBase):
         )
 
     def pem(self, value: str) -> str:
-        """Return a text that is given itself or as a path on the controller, where it may be encrypted with Vault."""
+        """Return a PEM text given as text or as a path on the controller, where the file may be vault-encrypted."""
         if "-----BEGIN" in value:
             return value
         return str(self._loader.get_text_file_contents(self._find_needle("files", value)))

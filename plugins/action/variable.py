@@ -1,4 +1,4 @@
-"""Tell the module of the same name what ansible-vault decrypted, so that it does not show it."""
+"""Pass decrypted vault values to the module of the same name, so that it can mask them."""
 
 from ansible_collections.selfhosted.prefect.plugins.plugin_utils.vaulted import ActionModule
 
