@@ -1,4 +1,4 @@
-"""What Jinja needs to configure a Redis and a PostgreSQL."""
+"""Filters that format the configuration of Redis and PostgreSQL."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 
 
 def redis_word(value: Any) -> str:
-    """Return a value as Redis reads it in its configuration: in double quotes, every odd byte escaped."""
+    """Return a value quoted for redis.conf: in double quotes, with every byte outside printable ASCII escaped."""
     parts = []
     for byte in str(value).encode():
         character = chr(byte)
@@ -19,10 +19,10 @@ def redis_word(value: Any) -> str:
 
 
 def postgres_tuning(memory_mb: int, share: int) -> dict[str, str]:
-    """Return settings for a PostgreSQL that may take a share (percent) of a host's memory (megabytes).
+    """Return settings for PostgreSQL to use a share (percent) of a host's memory (megabytes).
 
-    The proportions are those of PostgreSQL's own documentation (a quarter for the shared buffers), for disks that seek
-    at no cost; Prefect writes many small rows and reads the newest of them.
+    The proportions are those of PostgreSQL's documentation (a quarter for the shared buffers), for disks without seek
+    times. Prefect writes many small rows and reads the newest of them.
     """
     memory = max(int(memory_mb) * int(share) // 100, 256)
     return {
@@ -39,14 +39,14 @@ def postgres_tuning(memory_mb: int, share: int) -> dict[str, str]:
 
 
 def hba_name(name: str) -> str:
-    """Return a database or a user as pg_hba.conf wants it, where a bare word may be a keyword."""
+    """Return the name of a database or user quoted for pg_hba.conf, where an unquoted word may be a keyword."""
     return '"' + name.replace('"', '""') + '"'
 
 
 def hba_lines(peers: list[str], *, database: str, user: str) -> list[str]:
-    """Return the lines that let a user into a database from the loopback and from these addresses, and nobody else.
+    """Return the pg_hba.conf lines that admit a user to a database from the loopback and the peers, and no one else.
 
-    Addresses may have a mask: `10.0.0.0/24`.
+    Addresses may have a prefix length: `10.0.0.0/24`.
     """
     who = f"{hba_name(database)} {hba_name(user)}"
     everybody = [f"host all {hba_name(user)} all reject", f"host {hba_name(database)} all all reject"]

@@ -1,4 +1,4 @@
-"""What Jinja needs to reach a database, a Redis and other hosts, from what an inventory says of them."""
+"""Filters that derive connections to databases, Redis and other hosts from the inventory."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from ansible.errors import AnsibleFilterError
 POSTGRESQL = re.compile(r"postgres(?:ql)?(?:\+\w+)?")
 REDIS = re.compile(r"rediss?(?:\+sentinel)?")
 TAIL = re.compile(r"(?P<hosts>[^@/?#]*)(?:/(?P<path>[^@?#]*))?(?:\?(?P<query>[^#]*))?")
-"""What follows a URL's credentials."""
+"""The part of a URL after its credentials."""
 
 SSL_MODES = {
     "verify-full": {"tls": True, "check_hostname": True},
     "verify-ca": {"tls": True, "check_hostname": False},
 }
-"""libpq's modes that prove who the server is. The others of its words go to asyncpg as they are."""
+"""libpq's modes that verify the server. Its other modes are passed to asyncpg unchanged."""
 
 CONNECT_ARGS = "PREFECT_SERVER_DATABASE_SQLALCHEMY_CONNECT_ARGS"
 
@@ -30,7 +30,7 @@ PARAMETERS = {
     "search_path": f"{CONNECT_ARGS}_SEARCH_PATH",
     "statement_cache_size": f"{CONNECT_ARGS}_STATEMENT_CACHE_SIZE",
 }
-"""Parameters of a PostgreSQL's URL that asyncpg would not take from there, and the settings that do the same."""
+"""Parameters of a PostgreSQL URL that asyncpg does not accept in a URL, and the equivalent settings."""
 
 FORMS = {
     "prefect_database_url": "postgresql://user:password@host:5432/database, "
@@ -38,14 +38,14 @@ FORMS = {
     "prefect_redis_url": "redis://user:password@host:6379/0, rediss://... for TLS, or redis+sentinel://:password@host:"
     "26379/master",
 }
-"""What the URL of a variable looks like, for messages."""
+"""The form of each variable's URL, for messages."""
 
 DRIVER_PARAMETERS = frozenset({"ssl", "target_session_attrs", "default_transaction_isolation"})
-"""Those that it does."""
+"""Parameters that asyncpg accepts in a URL."""
 
 
 def loopback(address: str) -> bool:
-    """Return whether only its own host reaches an address."""
+    """Return whether an address can be reached from its own host only."""
     try:
         return ipaddress.ip_address(address).is_loopback
     except ValueError:
@@ -53,13 +53,13 @@ def loopback(address: str) -> bool:
 
 
 def address(host: str, hostvars: Mapping[str, Any]) -> str:
-    """Return where other hosts of the inventory reach a host: its prefect_address, ansible_host or name."""
+    """Return the address at which other hosts reach a host: its prefect_address, ansible_host or name."""
     known = hostvars.get(host, {})
     return str(known.get("prefect_address") or known.get("ansible_host") or host)
 
 
 def backend_host(hosts: list[str], host: str, hostvars: Mapping[str, Any]) -> str:
-    """Return where `host` reaches the database or Redis that the first of `hosts` runs; empty without any."""
+    """Return the address at which `host` reaches the database or Redis on the first of `hosts`; empty without hosts."""
     if not hosts:
         return ""
     return "127.0.0.1" if hosts[0] == host else address(hosts[0], hostvars)
@@ -68,9 +68,9 @@ def backend_host(hosts: list[str], host: str, hostvars: Mapping[str, Any]) -> st
 def is_backend(
     hosts: list[str], host: str, hostvars: Mapping[str, Any], url: str, chosen: str, without: str = ""
 ) -> bool:
-    """Return whether the database or Redis at `url` or on `chosen` is the one that the first of `hosts` runs.
+    """Return whether the database or Redis at `url` or on `chosen` is the one that runs on the first of `hosts`.
 
-    Where that host has a value for the variable `without`, it is not.
+    It is not if that host has a value for the variable `without`.
     """
     if not hosts or url or chosen != backend_host(hosts, host, hostvars):
         return False
@@ -78,23 +78,23 @@ def is_backend(
 
 
 def values_of(hosts: list[str], hostvars: Mapping[str, Any], variable: str, default: Any) -> list[Any]:
-    """Return what the inventory says of a variable for each host of it, and the default where it says nothing."""
+    """Return a variable's value for each of the hosts in the inventory, or the default where it is not set."""
     return [hostvars[host].get(variable, default) for host in hosts if host in hostvars]
 
 
 def exposed(servers: list[str], hostvars: Mapping[str, Any]) -> bool:
-    """Return whether one of the servers listens on more than its own host's loopback."""
+    """Return whether any server listens on an address other than the loopback."""
     listening = values_of(servers, hostvars, "prefect_server_host", "")
     return any(not loopback(str(listens_on)) for listens_on in listening if listens_on)
 
 
 def split_url(url: str, *, variable: str, schemes: re.Pattern[str]) -> dict[str, Any]:
-    """Return the scheme, user, password, hosts, path and query of a URL, the credentials as they really are.
+    """Return the scheme, user, password, hosts, path and query of a URL, with the credentials decoded.
 
-    A password may stand in it percent-encoded or as it is, whatever it holds: the last `@` that a host follows ends
-    the credentials, the first `:` of them the user, and what no encoder would have left there was not encoded.
-    The host is empty where the query has one, which PostgreSQL's URLs may have for a directory with a socket.
-    Raises AnsibleFilterError, without the URL, where it is none of the schemes or names no host.
+    The password may be percent-encoded or plain, with any characters: the credentials end at the last `@` before a
+    host, the user ends at their first `:`, and credentials with characters that an encoder would replace are plain.
+    The host is empty if the query has one, as a PostgreSQL URL may for the directory of a socket.
+    Raises AnsibleFilterError, without the URL, if the scheme does not match or the host is missing.
     """
     scheme, separator, rest = url.strip().partition("://")
     if not separator or not schemes.fullmatch(scheme):
@@ -120,13 +120,13 @@ def split_url(url: str, *, variable: str, schemes: re.Pattern[str]) -> dict[str,
 
 
 def decoded(text: str) -> str:
-    """Return a part of a URL without its percent-encoding, if it has one."""
+    """Return a part of a URL with any percent-encoding decoded."""
     encoded = re.fullmatch(r"(?:[\w.~!$&'()*+,;=:-]|%[0-9A-Fa-f]{2})*", text, re.ASCII)
     return unquote(text) if encoded else text
 
 
 def host_and_port(hosts: str, *, variable: str, default: int) -> tuple[str, int]:
-    """Return host and port of `host`, `host:port` or `[address]:port`. Raises AnsibleFilterError for anything else."""
+    """Return host and port of `host`, `host:port` or `[address]:port`. Raises AnsibleFilterError for other forms."""
     found = re.fullmatch(r"(?:\[(?P<six>[\da-fA-F:.%]+)\]|(?P<name>[^:,\[\]]+))(?::(?P<port>\d+))?", hosts)
     if found is None:
         raise AnsibleFilterError(f"{variable}: {hosts!r} is no host with a port")
@@ -134,11 +134,11 @@ def host_and_port(hosts: str, *, variable: str, default: int) -> tuple[str, int]
 
 
 def database(given: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the database that a url or a host, port, name, user and password, and tls, ca, cert, key stand for.
+    """Return the database described by a url, or by host, port, name, user and password, and by tls, ca, cert, key.
 
-    `kind` is sqlite or postgresql; `settings` is what makes Prefect use it. A PostgreSQL has host, port, name, user,
-    password, tls (whether the server has to prove itself), ca, cert, key and check_hostname besides, and `query`,
-    the further parameters of its URL. Raises AnsibleFilterError for a URL of another kind.
+    `kind` is sqlite or postgresql; `settings` are the Prefect settings for it. A PostgreSQL database also has host,
+    port, name, user, password, tls (whether the server is verified), ca, cert, key, check_hostname, and `query`, the
+    other parameters of its URL. Raises AnsibleFilterError for a URL of another kind.
     """
     url = str(given.get("url") or "")
     if url.startswith("sqlite"):
@@ -153,7 +153,7 @@ def database(given: Mapping[str, Any]) -> dict[str, Any]:
         parts = split_url(url, variable="prefect_database_url", schemes=POSTGRESQL)
         query = parts["query"]
         found["host"], found["port"] = database_place(parts["hosts"], query)
-        # What a URL leaves out is not guessed: the generated password belongs to the database of the inventory.
+        # Parts that a URL omits have no defaults: the generated password belongs to the database of the inventory.
         found |= {"user": parts["user"], "password": parts["password"], "name": parts["path"] or parts["user"]}
         if (mode := query.pop("sslmode", "")) in SSL_MODES:
             found |= SSL_MODES[mode]
@@ -177,9 +177,9 @@ def database(given: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def database_place(hosts: str, query: dict[str, str]) -> tuple[str, int]:
-    """Return host and port of a PostgreSQL's URL; a host that begins with a slash is a directory with its socket.
+    """Return the host and port of a PostgreSQL URL; a host that starts with a slash is the directory of a socket.
 
-    Both may stand in the query, from where they are taken. Raises AnsibleFilterError for any other host there.
+    For a socket, both may be in the query and are removed from it. Raises AnsibleFilterError for another host there.
     """
     variable = "prefect_database_url"
     if not hosts:
@@ -198,9 +198,9 @@ def database_place(hosts: str, query: dict[str, str]) -> tuple[str, int]:
 
 
 def database_settings(found: Mapping[str, Any], query: Mapping[str, str]) -> dict[str, Any]:
-    """Return the settings of a PostgreSQL: in parts, which need no quoting, unless its URL holds parameters.
+    """Return the settings for PostgreSQL: as parts, which need no quoting, unless the URL has parameters.
 
-    SQLAlchemy takes the directory of a socket from the query alone.
+    SQLAlchemy reads the directory of a socket only from the query.
     """
     settings: dict[str, Any] = {}
     by_socket = found["host"].startswith("/")
@@ -226,12 +226,12 @@ def database_settings(found: Mapping[str, Any], query: Mapping[str, str]) -> dic
 
 
 def redis(given: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the Redis that a url or a host, port and password, and tls, ca and database stand for.
+    """Return the Redis described by a url, or by host, port and password, and by tls, ca and database.
 
-    `present` says whether there is one. `url` is for messages, leases and clean-ups; of the next databases,
-    `docket_url` is for the queue of background work and `celery_url` for Celery. `settings` makes Prefect use them.
-    `server` is where it is, for who looks at it: host, port, user, password, tls, verify, ca and the numbers of the
-    databases that Prefect itself uses; None behind Sentinels, who know where.
+    `present` is false if none is described. `url` is for messages, leases and cleanups; in the next two databases,
+    `docket_url` is for the background work queue and `celery_url` for Celery. `settings` are the Prefect settings.
+    `server` is the server to connect to for checks: host, port, user, password, tls, verify, ca and the numbers of the
+    databases that Prefect uses; None with Sentinel, which locates the server.
     Raises AnsibleFilterError for a URL of another kind.
     """
     url, database_number = str(given.get("url") or ""), int(given.get("database") or 0)
@@ -249,7 +249,7 @@ def redis(given: Mapping[str, Any]) -> dict[str, Any]:
             "path": str(database_number),
             "query": {"ssl_ca_certs": given["ca"]} if given.get("tls") and given.get("ca") else {},
         }
-    # A Sentinel's path starts with the name of the master.
+    # The path of a Sentinel URL starts with the name of the master.
     master, number = re.fullmatch(r"(.*?/?)(\d*)", parts["path"]).groups()  # type: ignore[union-attr]
     if parts["scheme"].endswith("+sentinel") and not number:
         master = f"{master.rstrip('/')}/"
@@ -281,10 +281,10 @@ def redis(given: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def messaging_settings(parts: Mapping[str, Any], *, url: str, database: int) -> dict[str, Any]:
-    """Return the settings of the Redis for messages: in parts where its URL says no more than they can.
+    """Return the settings of the Redis for messages: as parts, if they can express its URL.
 
-    redis-py tries again for some seconds where it is given parts, and not once where it is given a URL: with that, each
-    request that changes something would fail while Redis restarts.
+    redis-py retries for some seconds if it is configured with parts, but never if it is configured with a URL; then
+    every request that changes something would fail while Redis restarts.
     """
     prefix = "PREFECT_REDIS_MESSAGING"
     if parts["query"] or parts["scheme"].endswith("+sentinel") or not parts["password"]:
@@ -301,7 +301,7 @@ def messaging_settings(parts: Mapping[str, Any], *, url: str, database: int) -> 
 
 
 def redis_server(parts: Mapping[str, Any], *, databases: list[int]) -> dict[str, Any]:
-    """Return where the Redis of a URL is. Raises AnsibleFilterError where its host is none."""
+    """Return the connection parameters of a Redis URL. Raises AnsibleFilterError for a malformed host."""
     host, port = host_and_port(parts["hosts"], variable="prefect_redis_url", default=6379)
     return {
         "host": host,

@@ -1,4 +1,4 @@
-"""What an inventory defines as data, apart from what it says of flows that are code."""
+"""A filter that separates flows defined as data from flows that are code."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 CODE = {"entrypoint", "path", "pull_steps"}
-"""What a deployment of a flow that is code says, and one of a flow that is data does not."""
+"""Fields that only a deployment of a flow that is code has."""
 
 
 def definitions(data: Mapping[str, list[dict[str, Any]]]) -> dict[str, list[dict[str, Any]]]:
-    """Return what is defined as data: tasks, runners, flows that are not code, and their deployments."""
+    """Return the objects that are defined as data: tasks, runners, flows that are not code, and their deployments."""
     deployments = data.get("prefect_deployments", [])
     tasks = data.get("prefect_tasks", [])
     defined = {task.get("flow_name") for task in tasks} | {each.get("id") for each in data.get("prefect_runners", [])}

@@ -1,4 +1,4 @@
-"""Objects inside Prefect as a file of an inventory."""
+"""A filter that formats exported Prefect objects as an inventory file."""
 
 from __future__ import annotations
 
@@ -9,17 +9,17 @@ import yaml
 
 
 class Reference(str):
-    """A text that is meant as a template."""
+    """Text to be read as a template."""
 
 
 class Dumper(yaml.SafeDumper):
-    """Marks every text that Ansible would take for a template, in keys too, so that it does not evaluate it."""
+    """Tags every text that Ansible would evaluate as a template, including keys, as unsafe."""
 
     def increase_indent(self, flow: bool = False, indentless: bool = False) -> None:
         super().increase_indent(flow, False)
 
     def text(self, value: str) -> yaml.Node:
-        # Ansible reads a number or a date in a text with the tag as such: only what can be nothing but a text gets it.
+        # Ansible reads a number or date with this tag as a number or date, so only texts that can be neither get it.
         unsafe = "{" in value or value.startswith("#jinja2:")
         style = "|" if "\n" in value else None
         return self.represent_scalar("!unsafe" if unsafe else TEXT, value, style=style)
@@ -40,9 +40,9 @@ Dumper.add_representer(list, Dumper.several)
 
 
 def inventory_yaml(exported: Mapping[str, Any]) -> str:
-    """Return what the module `export` returns as YAML, for `group_vars` and for `-e @FILE`.
+    """Return the result of the module `export` as YAML, for `group_vars` and `-e @FILE`.
 
-    Of all texts, only those that stand where `references` says are templates.
+    Only the texts at the places in `references` become templates.
     """
     variables = exported["variables"]
     references = {tuple(place): name for name, place in exported.get("references", {}).items()}
@@ -63,7 +63,7 @@ def inventory_yaml(exported: Mapping[str, Any]) -> str:
 
 
 def plain(value: Any, references: Mapping[tuple[Any, ...], str], place: tuple[Any, ...]) -> Any:
-    """Return a value of Ansible's as one of Python's own types, which is what YAML knows."""
+    """Return an Ansible value as a built-in Python type, which PyYAML can represent."""
     if place in references:
         return Reference(f"{{{{ {references[place]} }}}}")
     if isinstance(value, Mapping):

@@ -1,4 +1,4 @@
-"""What Jinja needs to know of the proxies in front of the API servers, from what an inventory says of them."""
+"""Filters that derive URLs and addresses of the API servers and their proxies from the inventory."""
 
 from __future__ import annotations
 
@@ -15,21 +15,21 @@ EVERYWHERE = ("", "0.0.0.0", "::")
 
 
 def bracketed(host: str) -> str:
-    """Return a host as it stands in a URL: an IPv6 address in brackets."""
+    """Return a host as written in a URL: an IPv6 address in brackets."""
     return f"[{host}]" if ":" in host else host
 
 
 def base_path(path: str) -> str:
-    """Return a path with a slash in front and none behind; nothing for the root."""
+    """Return a path with a leading slash and no trailing slash; empty for the root."""
     stripped = path.strip().strip("/")
     return f"/{stripped}" if stripped else ""
 
 
 def proxy(hosts: list[str], hostvars: Mapping[str, Any], own: Mapping[str, Any]) -> dict[str, Any]:
-    """Return what clients and servers know of the proxies `hosts`; `present` says whether there is one.
+    """Return the facts about the proxies `hosts` that clients and servers need; `present` is false without a proxy.
 
-    `own` holds the variables of the host that asks, by their names without `prefect_proxy_`; what it does not define is
-    the first proxy's. `tls` says where the certificate is from: given, acme, or private, our own authority.
+    `own` holds this host's variables by name without `prefect_proxy_`; the first proxy's variables are the defaults.
+    `tls` is the source of the certificate: given, acme, or private (the CA of this collection).
     """
     if not hosts:
         return {"present": False, "path": "", "tls": "", "hosts": []}
@@ -61,7 +61,7 @@ def proxy(hosts: list[str], hostvars: Mapping[str, Any], own: Mapping[str, Any])
 
 
 def default_port(instance: str) -> int:
-    """Return the port of an instance's server: 4200 for prefect, and one from 4300 to 4799, by its name, for others."""
+    """Return the port of an instance's server: 4200 for prefect, otherwise 4300 to 4799, derived from the name."""
     if instance == "prefect":
         return 4200
     return 4300 + int(hashlib.md5(instance.encode(), usedforsecurity=False).hexdigest()[:6], 16) % 500
@@ -70,9 +70,9 @@ def default_port(instance: str) -> int:
 def api(
     servers: list[str], hostvars: Mapping[str, Any], host: str, through: Mapping[str, Any], own: Mapping[str, Any]
 ) -> dict[str, Any]:
-    """Return the API's `path`, its `url` for programs on `host`, and its `public_url` for a browser.
+    """Return the API's `path`, its `url` for programs on `host`, and its `public_url` for browsers.
 
-    `through` is what `proxy` returns. `own` holds the host, port, default_port, address and path of a server on `host`.
+    `through` is the result of `proxy`. `own` holds host, port, default_port, address and path of a server on `host`.
     """
     path = f"{through['path']}/api" if through["path"] else own["path"]
     if through["present"]:
@@ -94,9 +94,9 @@ def api(
 def upstreams(
     servers: list[str], hostvars: Mapping[str, Any], host: str, listens_on: str, default_port: int
 ) -> list[str]:
-    """Return where a proxy on `host` reaches each API server, as host:port.
+    """Return the address at which a proxy on `host` reaches each API server, as host:port.
 
-    A server on the proxy's own host, which listens on the address `listens_on`, is reached without leaving it.
+    A server on the proxy's own host, which listens on `listens_on`, is reached locally.
     """
     found = []
     for server in servers:
@@ -109,7 +109,7 @@ def upstreams(
 
 
 def unreachable(servers: list[str], hostvars: Mapping[str, Any], proxies: list[str]) -> list[str]:
-    """Return the servers that were told to listen on their loopback while a proxy on another host has to reach them."""
+    """Return the servers that are configured to listen on the loopback although another host's proxy needs them."""
     return [
         server
         for server in servers
@@ -118,12 +118,12 @@ def unreachable(servers: list[str], hostvars: Mapping[str, Any], proxies: list[s
 
 
 def nginx_variable(name: str) -> str:
-    """Return a name as a variable of Nginx can have it."""
+    """Return a name as part of a valid Nginx variable name."""
     return re.sub(r"\W", "_", name)
 
 
 def certbot_names(said: str) -> list[str]:
-    """Return the names, sorted, that `certbot certificates` says of a certificate; none where it knows no such."""
+    """Return the sorted names of a certificate from the output of `certbot certificates`; empty if it lists none."""
     found = re.search(r"^ *(?:Domains|Identifiers): (.+)$", said, re.MULTILINE)
     return sorted(re.split(r"[ ,]+", found[1].strip())) if found else []
 

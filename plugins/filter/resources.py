@@ -1,4 +1,4 @@
-"""What the inventory describes of the inside of Prefect, and whether there is a server to tell."""
+"""Filters that select the Prefect objects described in the inventory, and tell whether a server can apply them."""
 
 from __future__ import annotations
 
@@ -12,20 +12,20 @@ from ansible_collections.selfhosted.prefect.plugins.module_utils.kinds import KI
 from ansible_collections.selfhosted.prefect.plugins.plugin_utils.inventory import merged
 
 DATA = ("prefect_tasks", "prefect_runners")
-"""What only flows that are data have."""
+"""Lists that are only for flows defined as data."""
 
 DEPLOYMENTS = KINDS["deployment"].list_name
 
 PROJECTS = "prefect_resources_projects"
-"""The variable that describes deployments by `prefect.yaml` files."""
+"""The variable that names `prefect.yaml` files with deployments."""
 
 Lists = dict[str, list[Any]]
 
 
 def resources(described: Mapping[str, list[Any]], hosts: Collection[str], kinds: Collection[str]) -> Lists:
-    """Return what is described and not defined as data, of some `kinds` or of all, for the module `resources`.
+    """Return the objects for the module `resources`: those described but not defined as data, of `kinds` or all kinds.
 
-    `hosts` are those that run what is data. Raises AnsibleFilterError where there is some, and no host.
+    `hosts` are the hosts that run flows defined as data. Raises AnsibleFilterError for such a flow without a host.
     """
     defined = next((name for name in DATA if described.get(name)), "")
     if defined and not hosts:
@@ -41,9 +41,9 @@ def resources(described: Mapping[str, list[Any]], hosts: Collection[str], kinds:
 
 
 def unapplied(hostvars: Mapping[str, Mapping[str, Any]], groups: Mapping[str, list[str]]) -> list[str]:
-    """Return the variables of the first host that has some which describe objects, where no host applies them.
+    """Return the variables that describe objects, of the first host that has any, if no host applies them.
 
-    Flows that are data are applied by the hosts that run them. Raises AnsibleFilterError where there is none of those.
+    Flows defined as data are applied by the hosts that run them. Raises AnsibleFilterError if no host runs them.
     """
     if groups.get("prefect_server") or groups.get("prefect_resources"):
         return []
@@ -60,9 +60,10 @@ def unapplied(hostvars: Mapping[str, Mapping[str, Any]], groups: Mapping[str, li
 
 
 def entrypoints(hostvars: Mapping[str, Mapping[str, Any]], hosts: Sequence[str], directory: str) -> dict[str, Any]:
-    """Return by deployment the `entrypoint` and `directory` below another one of what `hosts` are to register.
+    """Return the `entrypoint` and `directory` of each deployment that `hosts` register, by deployment.
 
-    Left out is what has a schema of its parameters, or other code than what is put into the directory.
+    The directories are relative to the argument `directory`. Deployments that have a parameter schema, or whose code is
+    outside it, are left out.
     """
     found: dict[str, Any] = {}
     for host in (host for host in hosts if host in hostvars):
@@ -78,14 +79,14 @@ def entrypoints(hostvars: Mapping[str, Mapping[str, Any]], hosts: Sequence[str],
 
 
 def without_schema(entry: Any) -> tuple[str, Mapping[str, Any]]:
-    """Return key and fields of a deployment that is wanted without a schema; an empty key for any other entry."""
+    """Return the key and fields of a deployment that is wanted and has no schema; an empty key for other entries."""
     given = KINDS["deployment"].renamed(dict(entry)) if isinstance(entry, Mapping) else {}
     wanted = given.get("state", "present") == "present" and given.get("parameter_openapi_schema") is None
     return (f"{given['flow']}/{given['name']}" if wanted and given.get("flow") and given.get("name") else ""), given
 
 
 def code_of(deployment: Mapping[str, Any]) -> str:
-    """Return the directory that a deployment runs in, or / where that is only known once its pull steps have run."""
+    """Return the directory that a deployment runs in, or / if it is known only after its pull steps have run."""
     steps = deployment.get("pull_steps")
     if not steps:
         return str(deployment.get("path") or ".")
@@ -95,7 +96,7 @@ def code_of(deployment: Mapping[str, Any]) -> str:
 
 
 def with_parameters(lists: Lists, hostvars: Mapping[str, Mapping[str, Any]], hosts: Sequence[str]) -> Lists:
-    """Return lists with the schemas of parameters that `hosts` have read from the code of their flows in this run."""
+    """Return the lists with the parameter schemas that `hosts` read from their flow code in this run."""
     deployments = lists.get(DEPLOYMENTS) or []
     if not any(without_schema(entry)[0] for entry in deployments):
         return lists
@@ -112,16 +113,16 @@ def with_parameters(lists: Lists, hostvars: Mapping[str, Mapping[str, Any]], hos
 
 
 def nothing(kinds: Collection[str]) -> Lists:
-    """Return a list without an object for each of some `kinds`, or of all. Raises AnsibleFilterError for no kind."""
+    """Return an empty list for each of `kinds`, or of all kinds. Raises AnsibleFilterError for an unknown kind."""
     if unknown := set(kinds) - KINDS.keys():
         raise AnsibleFilterError(f"prefect_resources_kinds: {', '.join(sorted(unknown))}: one of {', '.join(KINDS)}")
     return {KINDS[kind].list_name: [] for kind in kinds or KINDS}
 
 
 def answers(servers: Collection[str], hostvars: Mapping[str, Any], check_mode: bool) -> bool:
-    """Return whether there is somebody to ask, as far as this run has seen the `servers` of the inventory.
+    """Return whether a server can be asked, as far as this run has seen the `servers` of the inventory.
 
-    In check mode, one that is yet to be installed does not answer, and where nothing is started nobody does.
+    In check mode, a server that is not installed yet does not answer; without a service manager, none ever does.
     """
     seen = [hostvars[server].get("__prefect_host", {}) for server in servers if server in hostvars]
     return not any(
@@ -130,7 +131,7 @@ def answers(servers: Collection[str], hostvars: Mapping[str, Any], check_mode: b
 
 
 def plan_text(done: Mapping[str, Any]) -> str:
-    """Return for a person what the module `resources` returned: the plan, and the sum of it."""
+    """Return the result of the module `resources` as text: the plan and its totals."""
     counts = done["summary"]
     words = {"create": "new", "update": "changed", "recreate": "made anew", "delete": "gone", "adopted": "ours by now"}
     told = [f"{counts[name]} {word}" for name, word in words.items() if counts[name]]

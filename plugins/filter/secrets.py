@@ -1,4 +1,4 @@
-"""Where the secrets of a platform are kept on the controller, and what hosts remember of them."""
+"""Filters for the secrets that the controller keeps, and for the fingerprints of them on the hosts."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from ansible_collections.selfhosted.prefect.plugins.plugin_utils.kept_secrets im
 
 
 def secrets_dir(host: str, hostvars: Mapping[str, Any], servers: Sequence[str]) -> str:
-    """Return the directory on the controller that keeps the generated secrets of the platform that a host is part of.
+    """Return the directory on the controller that holds the generated secrets of a host's platform.
 
-    It is `.secrets` beside the inventory of the platform's first server, or of the host where there is none: hosts that
-    come from several inventories share it. An inventory that is no file (`-i host,`) has no place of its own: then it
-    is `selfhosted.prefect/<that server or host>` in the user's data directory, wherever Ansible is started.
+    It is `.secrets` beside the inventory of the platform's first server, or of the host if there is no server, so that
+    hosts from several inventories share it. An inventory that is not a file (`-i host,`) has no directory: then it is
+    `selfhosted.prefect/<that server or host>` in the user's data directory, wherever Ansible is started.
     """
     first = next(iter(servers), host)
     variables = hostvars[first] if first in hostvars else hostvars[host]
@@ -28,7 +28,7 @@ def secrets_dir(host: str, hostvars: Mapping[str, Any], servers: Sequence[str]) 
 
 
 def fingerprints(secrets: Mapping[str, str], known: Mapping[str, str]) -> dict[str, str]:
-    """Return the fingerprint of each secret by its name: the `known` one where it is that of the secret."""
+    """Return the fingerprint of each secret by name: the `known` one if it matches the secret, otherwise a new one."""
     texts = {name: text_of(name, secret) for name, secret in secrets.items()}
     return {
         name: known[name] if name in known and matches(known[name], name, text) else fingerprint(name, text)
@@ -37,7 +37,7 @@ def fingerprints(secrets: Mapping[str, str], known: Mapping[str, str]) -> dict[s
 
 
 def lacking(names: Sequence[str], directory: str, instance: str) -> list[str]:
-    """Return those of the names that the controller has no secret for."""
+    """Return the names for which the controller has no secret."""
     return missing(Path(directory) / instance, names)
 
 

@@ -1,4 +1,4 @@
-"""What Jinja needs to turn a service's description into a unit, a program and settings."""
+"""Filters that turn the description of a service into a systemd unit, a supervisord program and settings."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from ansible.errors import AnsibleFilterError
 
 
 def setting_text(value: Any) -> str:
-    """Return a value as Prefect's settings want it: `true` and `false`, empty for nothing, JSON for what has parts."""
+    """Return a value as text for a Prefect setting: `true` or `false`, empty for None, JSON for lists and mappings."""
     if isinstance(value, bool):
         return str(value).lower()
     if isinstance(value, (dict, list)):
@@ -21,9 +21,9 @@ def setting_text(value: Any) -> str:
 
 
 def env_value(value: Any) -> str:
-    """Return a value as both systemd's EnvironmentFile and a shell read it: in double quotes, with escapes.
+    """Return a value quoted for both systemd's EnvironmentFile and a shell: in double quotes, with escapes.
 
-    Raises AnsibleFilterError for control characters, with which systemd drops a variable in silence.
+    Raises AnsibleFilterError for control characters, because systemd silently drops a variable that has one.
     """
     text = setting_text(value)
     if re.search(r"[\x00-\x08\x0b-\x1f\x7f]", text):
@@ -32,7 +32,7 @@ def env_value(value: Any) -> str:
 
 
 def unit_word(word: Any) -> str:
-    """Return a word as systemd reads it in a unit: specifiers and quotes are taken literally."""
+    """Return a word quoted for a systemd unit, which then reads specifiers and quotes literally."""
     text = str(word).replace("%", "%%")
     if re.fullmatch(r"[\w@:/.,=+%-]+", text):
         return text
@@ -42,14 +42,14 @@ def unit_word(word: Any) -> str:
 
 
 def unit_command(command: list[Any]) -> str:
-    """Return a command line for ExecStart, in which nothing is expanded."""
+    """Return a command line for ExecStart, with all expansion disabled."""
     return " ".join(unit_word(str(word).replace("$", "$$")) for word in command)
 
 
 def program_word(word: Any) -> str:
-    """Return a word as a shell reads it, in which supervisord finds no comment: that is a # or ; after a space.
+    """Return a word quoted for a shell, without a # or ; after a space, which supervisord reads as a comment.
 
-    Raises AnsibleFilterError for a line break, which supervisord's configuration has no way to hold.
+    Raises AnsibleFilterError for a line break, which supervisord's configuration cannot express.
     """
     if "\n" in str(word):
         raise AnsibleFilterError(f"{word!r} holds a line break, which the command line of a service cannot")
@@ -57,22 +57,22 @@ def program_word(word: Any) -> str:
 
 
 def program_command(service: dict[str, Any], settings: str) -> str:
-    """Return a command line for supervisord, which reads no settings files: a shell does, and is replaced."""
+    """Return a command line for supervisord: a shell reads the settings file, then executes the service's command."""
     exports = "".join(
         f"export {name}={program_word(value)}; " for name, value in sorted(service.get("environment", {}).items())
     )
     command = " ".join(map(program_word, service["command"]))
-    # supervisord runs nothing after a program has ended: what is to be cleaned up is, before it starts again.
+    # supervisord runs nothing after a program has ended, so the cleanup runs before the next start.
     cleanup = " ".join(map(program_word, service.get("cleanup", [])))
     script = f"set -a; . {program_word(settings)}; set +a; {exports}{cleanup and cleanup + '; '}exec {command}"
     return f"/bin/sh -c {shlex.quote(script)}".replace("%", "%%")
 
 
 def service_files(services: list[dict[str, Any]], host: dict[str, Any], supervisor: str) -> list[dict[str, Any]]:
-    """Return the files that services are made of, each once, as the `files` module wants them.
+    """Return the files of services, each once, in the form of the `files` module.
 
-    A service with a `template` is an instance of that unit: the unit stands in the template, its own in a drop-in.
-    One with a `schedule` is named like its timer, and its unit runs the command once each time.
+    A service with a `template` is an instance of that template unit: shared options are in the template, its own in a
+    drop-in. A service with a `schedule` has the name of its timer; its unit runs the command once each time.
     """
     files: dict[str, dict[str, Any]] = {}
 
@@ -103,7 +103,7 @@ def service_files(services: list[dict[str, Any]], host: dict[str, Any], supervis
 
 
 def service_states(services: list[dict[str, Any]], host: dict[str, Any], supervisor: str) -> list[dict[str, Any]]:
-    """Return what the `services` module wants to know of each service."""
+    """Return the `services` module's description of each service."""
     current = f"{host['dirs']['opt']}/current"
     return [
         {

@@ -1,4 +1,4 @@
-"""What Jinja needs to put the readings of all hosts together."""
+"""Filters that combine the status readings of all hosts."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ AWAY = "could not be read: is it up, and does ssh lead there?"
 
 
 def status_report(hosts: Sequence[str], hostvars: Mapping[str, Any], variable: str) -> dict[str, Any]:
-    """Return whether all is well, and the reading of each host, which the module `status` left in a variable."""
+    """Return whether all hosts are healthy, and each host's reading, which the module `status` left in a variable."""
     readings = {}
     for host in hosts:
         found = hostvars[host].get(variable) or {}
@@ -20,7 +20,7 @@ def status_report(hosts: Sequence[str], hostvars: Mapping[str, Any], variable: s
 
 
 def status_table(report: Mapping[str, Any]) -> list[str]:
-    """Return a report as the lines of a table; what all hosts say alike stands there once, at the end."""
+    """Return a report as the lines of a table; checks that all hosts share are listed once, at the end."""
     rows = [HEADER]
     shared: dict[str, Mapping[str, Any]] = {}
     for host, reading in report["hosts"].items():

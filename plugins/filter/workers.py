@@ -1,4 +1,4 @@
-"""Workers of a host, one by one, from what an inventory says of them."""
+"""Filters that derive the workers and served flows of a host from the inventory."""
 
 from __future__ import annotations
 
@@ -16,12 +16,13 @@ def workers(
 ) -> list[dict[str, Any]]:
     """Return each worker with its unit instance, name, identity, pool, type, limit, queues and health port.
 
-    The first worker of a pool is called like the pool, the next ones get a number: `default`, `default-2`, ...
-    The workers of an entry with a health port have that one and the next ones.
-    A worker's name ends in its `identity`, which no other installation has, so that two hosts of one name do not share
-    a worker, and a host that gets another name still knows what its workers have begun. `formerly` is the name that it
-    had before. `installation` is what `preflight` read from the host; before that, there is no identity.
-    Raises AnsibleFilterError for an entry that names no pool and for two workers of one name or port.
+    The first worker of a pool has the name of the pool, the others get a number: `default`, `default-2`, ...
+    The workers of an entry with a health port use that port and the following ones.
+    A worker's name ends in its `identity`, which is unique to the installation, so that two hosts of the same name do
+    not share a worker, and a renamed host still recognizes the flow runs of its workers. `formerly` is the worker's
+    name from before it had an identity. `installation` is what `preflight` read from the host; before that, the
+    identity is empty.
+    Raises AnsibleFilterError for an entry without a pool and for two workers with the same name or port.
     """
     found: list[dict[str, Any]] = []
     for entry in instances:
@@ -62,18 +63,17 @@ def workers(
 
 
 def identity_of(installation: dict[str, Any], unit: str) -> str:
-    """Return eight hexadecimal digits that no worker has but this unit's of this installation."""
+    """Return eight hexadecimal digits that are unique to this unit of this installation."""
     if "id" not in installation:
         return ""
     return hashlib.sha256(f"{installation['id']} {unit}".encode()).hexdigest()[:8]
 
 
 def worker_command(worker: dict[str, Any], *, prefect: str, version: str) -> list[str]:
-    """Return the command line of a worker of a version of Prefect.
+    """Return the command line of a worker for a version of Prefect.
 
-    `--type` lets it start while the API is away, `--install-policy` keeps it from installing packages into the
-    release, and a pool that is missing stays missing, from Prefect 3.7 on, which can be told so: the inventory makes
-    pools.
+    `--type` lets the worker start while the API is down, and `--install-policy` keeps it from installing packages into
+    the release. From Prefect 3.7 on, an option keeps it from creating a missing pool: the inventory defines the pools.
     """
     command = [prefect, "--no-prompt", "worker", "start", "--name", worker["name"], "--pool", worker["pool"]]
     command += ["--type", worker["type"], "--install-policy", "never", "--with-healthcheck"]
@@ -87,9 +87,9 @@ def worker_command(worker: dict[str, Any], *, prefect: str, version: str) -> lis
 
 
 def rescue_command(worker: dict[str, Any], *, opt: str, then: str, limit: int) -> list[str]:
-    """Return the command that looks after the flow runs of a worker that has ended, or nothing where none is wanted.
+    """Return the command that handles the flow runs of a worker that has ended, or an empty list if none is wanted.
 
-    Only flow runs that are processes of this host end with their worker.
+    Only flow runs that are processes on this host end with their worker.
     """
     if then == "leave" or worker["type"] != "process":
         return []
@@ -108,10 +108,10 @@ def worker_services(
     interrupted: str,
     limit: int,
 ) -> list[dict[str, Any]]:
-    """Return the services of workers: what they share is merged into each already.
+    """Return the services of workers, whose shared options are already merged into each.
 
-    `interrupted` says what becomes of the flow runs that a worker leaves behind when it ends, and `limit` how often one
-    begins again after a worker that was not stopped.
+    `interrupted` is what to do with the flow runs that a worker leaves behind when it ends, and `limit` how often a
+    flow run is restarted after its worker ended without being stopped.
     """
     return [
         worker
@@ -129,7 +129,7 @@ def worker_services(
 
 
 def serve_services(scripts: list[dict[str, Any]], host: dict[str, Any], shared: dict[str, Any]) -> list[dict[str, Any]]:
-    """Return the services that keep scripts running which serve flows themselves."""
+    """Return the services that run scripts which serve flows."""
     python = f"{host['dirs']['opt']}/current/bin/python"
     return [
         shared
@@ -144,9 +144,9 @@ def serve_services(scripts: list[dict[str, Any]], host: dict[str, Any], shared: 
 def celery_services(
     found: list[dict[str, Any]], node: dict[str, Any], shared: dict[str, Any], *, host: str, defaults: dict[str, Any]
 ) -> list[dict[str, Any]]:
-    """Return the services of Celery workers; what one leaves out is in ``defaults``: app, queues, concurrency.
+    """Return the services of Celery workers; ``defaults`` holds the default app, queues and concurrency.
 
-    Raises AnsibleFilterError for a worker without an application, two of one name, and where there is no broker.
+    Raises AnsibleFilterError for a worker without an application, for two with the same name, or without a broker.
     """
     if not shared["settings"]["CELERY_BROKER_URL"]:
         raise AnsibleFilterError("prefect_celery_broker_url: there is no Redis in the inventory, so set it")
@@ -177,10 +177,10 @@ def celery_services(
 
 
 def celery_ping(python: str, *, app: str, name: str, directory: str) -> list[str]:
-    """Return the command that asks a Celery worker whether it answers.
+    """Return the command that checks whether a Celery worker answers.
 
-    It imports the application, which is flow code: the module `services` runs it as the account of the flows, with the
-    worker's settings. The shell enters the directory of the code, and drops the process number that is added.
+    It imports the application, which is flow code, so the module `services` runs it as the flows' account with the
+    worker's settings. The shell changes to the code directory, and drops the process number that is appended.
     """
     ping = [python, "-m", "celery", "--app", app, "inspect", "ping", "--destination", name]
     return ["/bin/sh", "-c", f"cd {shlex.quote(directory)} && exec {shlex.join(ping)}", "celery-ping"]
