@@ -1,4 +1,4 @@
-"""A certificate from a private CA that is generated once and kept on the controller."""
+"""A certificate from a private CA, generated once and kept on the controller."""
 
 from __future__ import annotations
 
@@ -7,22 +7,23 @@ name: certificate
 author: The selfhosted.prefect maintainers
 short_description: A certificate from a private CA that is kept on the controller
 description:
-  - Returns a certificate with its key, and makes them where there are none, where the names have changed, and a month
-    before they end. The first one brings the CA that signs them all, which lasts for ten years.
-  - In check mode nothing is written, and what does not exist yet is generated for the prediction alone.
-  - It needs the Python package C(cryptography) beside Ansible.
+  - Returns a certificate and its key. Generates them if they do not exist, if the names have changed, and a month
+    before they expire. The first certificate of a directory also generates the CA that signs all of them, valid for ten
+    years.
+  - In check mode nothing is written; missing files are generated only for the prediction.
+  - Requires the Python package C(cryptography) beside Ansible.
 options:
   _terms:
-    description: Name of the certificate, relative to the directory. Certificates beside each other have one CA.
+    description: Names of certificates, relative to the directory. Certificates in the same directory share one CA.
     type: list
     elements: str
     required: true
   directory:
-    description: Directory on the controller, of which only its user can read the keys.
+    description: Directory on the controller. Only its user can read the keys in it.
     type: path
     required: true
   names:
-    description: Host names and IP addresses that the certificate is for. Left out, only the CA is returned.
+    description: Host names and IP addresses of the certificate. If empty, only the CA is returned.
     type: list
     elements: str
     default: []
@@ -38,7 +39,7 @@ EXAMPLES = r"""
 
 RETURN = r"""
 _raw:
-  description: C(certificate) and C(key), where there are names, and the C(ca)'s certificate, in PEM.
+  description: C(certificate) and C(key), if there are names, and C(ca), the CA's certificate, in PEM.
   type: list
   elements: dict
 """
@@ -66,11 +67,11 @@ if not MISSING:
 
 CA_DAYS = 3650
 DAYS = 397
-"""What browsers accept at most from a public CA, plus nothing."""
+"""The longest validity that browsers accept from a public CA."""
 
 RENEW_DAYS = 30
 CA_RENEW_DAYS = 2 * DAYS
-"""More than what the CA signs is good for."""
+"""Longer than the validity of the certificates that the CA signs."""
 
 
 def now() -> datetime.datetime:
@@ -98,9 +99,9 @@ def pem_of(pair: Pair) -> tuple[bytes, bytes]:
 
 
 def write_pair(base: Path, pair: Pair) -> None:
-    """Write `<base>.key` and `<base>.crt` so that a run that is killed in between leaves a pair that fits.
+    """Write `<base>.key` and `<base>.crt` so that a run killed in between leaves a matching pair.
 
-    The new key waits beside the old one until the certificate is written: `load` takes the one that fits.
+    The new key is kept beside the old one until the certificate is written: `load` takes the matching key.
     """
     certificate, key = pem_of(pair)
     waiting = waiting_key(base)
@@ -123,7 +124,7 @@ def sign(
     ca: x509.Certificate | None = None,
     ca_key: ec.EllipticCurvePrivateKey | None = None,
 ) -> x509.Certificate:
-    """Return a certificate of a key, signed by the CA or, without one, by itself; `extensions` say if critical."""
+    """Return a certificate for a key, signed by the CA or self-signed; `extensions` have their critical flag."""
     name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, subject[:64])])
     signer = (ca_key or key).public_key()
     builder = (
@@ -132,7 +133,7 @@ def sign(
         .issuer_name(ca.subject if ca else name)
         .public_key(key.public_key())
         .serial_number(x509.random_serial_number())
-        # Clocks differ.
+        # The clocks of hosts differ.
         .not_valid_before(now() - datetime.timedelta(hours=1))
         .not_valid_after(now() + datetime.timedelta(days=days))
         .add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False)
@@ -144,7 +145,7 @@ def sign(
 
 
 def usage(*, ca: bool) -> x509.KeyUsage:
-    """Return what a key is for: signing certificates, or proving who one is."""
+    """Return the key usage: signing certificates for a CA, authentication otherwise."""
     return x509.KeyUsage(
         digital_signature=True,
         content_commitment=False,
@@ -159,9 +160,9 @@ def usage(*, ca: bool) -> x509.KeyUsage:
 
 
 def load(base: Path, *, dry: bool) -> Pair:
-    """Return the certificate and the key of a base name, and finish what a killed run has left.
+    """Return the certificate and key of a base name, and complete the renewal of a killed run unless `dry`.
 
-    Raises OSError where there is none, ValueError if they are spoilt.
+    Raises OSError if they do not exist, ValueError if they are damaged.
     """
     certificate = x509.load_pem_x509_certificate(base.with_name(f"{base.name}.crt").read_bytes())
     current, waiting = base.with_name(f"{base.name}.key"), waiting_key(base)
@@ -180,10 +181,10 @@ def load(base: Path, *, dry: bool) -> Pair:
 
 
 def authority(directory: Path, *, dry: bool) -> Pair:
-    """Return the CA of a directory, generated if it does not exist; written down unless `dry`.
+    """Return the CA of a directory; generate it if it does not exist, and write it unless `dry`.
 
-    One that ends soon gets a new certificate for its old key, so that a client that trusts either trusts what is signed
-    by both.
+    A CA that expires soon gets a new certificate for the same key, so that a client that trusts either certificate
+    trusts everything signed with the key.
     """
     base = directory / "ca"
     try:
@@ -208,13 +209,13 @@ def authority(directory: Path, *, dry: bool) -> Pair:
 
 
 def names_of(certificate: x509.Certificate) -> set[str]:
-    """Return the host names and IP addresses that a certificate is for."""
+    """Return the host names and IP addresses of a certificate."""
     names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
     return {str(name.value) for name in names}
 
 
 def holds(certificate: x509.Certificate, *, names: set[str], ca: x509.Certificate) -> bool:
-    """Return whether a certificate of ours can go on."""
+    """Return whether a certificate is signed by the CA, has exactly these names and does not expire soon."""
     ends = certificate.not_valid_after_utc - now()
     if names_of(certificate) != names or ends < datetime.timedelta(days=RENEW_DAYS):
         return False
@@ -226,10 +227,10 @@ def holds(certificate: x509.Certificate, *, names: set[str], ca: x509.Certificat
 
 
 def certificate_for(base: Path, names: list[str], *, dry: bool = False) -> dict[str, str]:
-    """Return certificate, key and CA in PEM, generated or renewed where needed; nothing is written in a `dry` run.
+    """Return certificate, key and CA in PEM, generated or renewed if needed; a `dry` run writes nothing.
 
-    Of several processes at once, one generates them. Raises OSError where the directory cannot be written, ValueError
-    for files that are no certificate or key.
+    If several processes run at once, one of them generates the files. Raises OSError if the directory is not writable,
+    ValueError for files that are not a certificate or key.
     """
     if not dry:
         base.parent.mkdir(mode=0o700, parents=True, exist_ok=True)

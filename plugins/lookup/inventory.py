@@ -1,19 +1,20 @@
-"""What an inventory describes of the inside of Prefect."""
+"""The Prefect objects that an inventory describes."""
 
 from __future__ import annotations
 
 DOCUMENTATION = r"""
 name: inventory
 author: The selfhosted.prefect maintainers
-short_description: What an inventory describes of the inside of Prefect
+short_description: The Prefect objects that an inventory describes
 description:
   - Returns C(prefect_work_pools), C(prefect_deployments) and the other lists of M(selfhosted.prefect.resources), and
-    C(prefect_tasks) and C(prefect_runners), as far as a host has variables of these names.
-  - A variable with a suffix, such as C(prefect_deployments__prod), adds to the one without. An object that is in
-    both is there once, and the suffixed one's fields win. Of several suffixes the last one by the alphabet wins.
+    C(prefect_tasks) and C(prefect_runners), if the host has variables with these names.
+  - A variable with a suffix, such as C(prefect_deployments__prod), adds to the variable without it. An object in both
+    is returned once; the fields in the variable with the suffix take precedence. Of several suffixes, the
+    alphabetically last one takes precedence.
 options:
   base:
-    description: Lists by name, below those of the variables.
+    description: Lists by name. The variables take precedence over them.
     type: dict
     default: {}
 """
@@ -25,7 +26,7 @@ EXAMPLES = r"""
 
 RETURN = r"""
 _raw:
-  description: The lists by name, those that some variable has.
+  description: The lists by name; lists that neither O(base) nor a variable has are left out.
   type: list
   elements: dict
 """

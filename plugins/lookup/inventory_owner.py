@@ -1,16 +1,17 @@
-"""Who an inventory is to a Prefect server that several inventories share."""
+"""The name that identifies an inventory to a Prefect server that several inventories share."""
 
 from __future__ import annotations
 
 DOCUMENTATION = r"""
 name: inventory_owner
 author: The selfhosted.prefect maintainers
-short_description: Name of an inventory that no other inventory has
+short_description: A unique name for an inventory
 description:
-  - Returns a name by which M(selfhosted.prefect.resources) tells what one inventory made from what another made.
+  - Returns the name with which M(selfhosted.prefect.resources) tells the objects of one inventory from those of
+    another.
   - The name is derived from the directory of the inventory and, in a git repository, from the address of its origin,
-    so that every checkout has the same. It is kept in the file C(owner) beside the generated secrets, so that it stays
-    the same when the directory or the repository is renamed. Check mode writes no file.
+    so that every checkout has the same name. It is kept in the file C(owner) beside the generated secrets, so that it
+    does not change when the directory or the repository is renamed. Check mode writes no file.
 version_added: 1.0.0
 options:
   _terms:
@@ -37,7 +38,7 @@ EXAMPLES = r"""
 
 RETURN = r"""
 _raw:
-  description: The names, of lowercase letters, digits and dashes, 40 at most.
+  description: The names, each of at most 40 lowercase letters, digits and dashes.
   type: list
   elements: str
   sample: [prod-3f9a11c2]
@@ -57,10 +58,10 @@ from ansible_collections.selfhosted.prefect.plugins.plugin_utils.kept_files impo
 
 
 def origin(directory: Path) -> tuple[str, str]:
-    """Return the address of the git repository that holds a directory, and the directory's path in it.
+    """Return the address of the git repository that contains a directory, and the directory's path in it.
 
-    The address has neither protocol nor user: a checkout by ssh and one by https are of the same repository. Outside
-    of a repository, or where it has no origin, both are of this machine.
+    The address has neither protocol nor user: checkouts by ssh and by https are of the same repository. Without a
+    repository or an origin, the address is empty and the path is the directory's own.
     """
     for above in (directory, *directory.parents):
         settings = configparser.ConfigParser(strict=False, interpolation=None)
@@ -76,14 +77,14 @@ def origin(directory: Path) -> tuple[str, str]:
 
 
 def derived(directory: Path) -> str:
-    """Return a name for an inventory that is the same in every checkout, and another one for every other inventory."""
+    """Return a name for an inventory that is the same in every checkout and differs from every other inventory's."""
     found = directory.resolve()
     slug = re.sub(r"[^a-z0-9]+", "-", found.name.lower()).strip("-")[:30].strip("-") or "inventory"
     return f"{slug}-{hashlib.sha256(' '.join(origin(found)).encode()).hexdigest()[:8]}"
 
 
 def owner(kept: Path, inventory: Path, *, dry: bool) -> str:
-    """Return the name that is kept in a file, or a new one, which is written there unless `dry`. Raises OSError."""
+    """Return the name kept in a file; generate one if it is missing, and write it unless `dry`. Raises OSError."""
     with contextlib.suppress(FileNotFoundError):
         if name := kept.read_text(encoding="utf-8").strip():
             return name

@@ -7,25 +7,27 @@ name: project
 author: The selfhosted.prefect maintainers
 short_description: Deployments of prefect.yaml files
 description:
-  - Returns the deployments of Prefect projects as entries of C(prefect_deployments), without running anything. Name,
-    description and parameters of a flow are read from its source.
-  - Anchors are YAML's own. C({{ $NAME }}) is taken from the environment of the controller. Pull steps and job
-    variables keep C({{ prefect.blocks... }}) and C({{ prefect.variables... }}), which a run fills in.
-  - Build and push steps, outputs of steps, C({{ prefect... }}) elsewhere, and C(triggers) are refused, by name.
+  - Returns the deployments of Prefect projects as entries of C(prefect_deployments), without running anything. The
+    name, description and parameters of a flow are read from its source.
+  - YAML anchors work. C({{ $NAME }}) is taken from the environment of the controller. Pull steps and job variables
+    keep C({{ prefect.blocks... }}) and C({{ prefect.variables... }}), which Prefect fills in for each run.
+  - Build and push steps, outputs of steps, C({{ prefect... }}) elsewhere, and C(triggers) are rejected by name.
 options:
   _terms:
-    description: Files C(prefect.yaml), or their directories.
+    description: C(prefect.yaml) files, or their directories.
     type: list
     elements: path
     required: true
   directory:
     description:
-      - Where flow code is on the hosts that run it. Deployments without pull steps get it as working directory.
+      - Directory of the flow code on the hosts that run it. It is the working directory of deployments without pull
+        steps.
     type: str
     required: true
   source:
     description:
-      - The directory on the controller that O(directory) is. A project below it is below O(directory), too.
+      - Directory on the controller that corresponds to O(directory). A project below it is at the same path below
+        O(directory).
     type: str
     default: ''
 """
@@ -71,6 +73,6 @@ class LookupModule(LookupBase):
 
 
 def placed(root: Path, source: str) -> str:
-    """Return where a project is below the directory that the flow code comes from."""
+    """Return the path of a project relative to the source directory of the flow code."""
     base = Path(source).resolve() if source else root
     return str(root.relative_to(base)) if root.is_relative_to(base) else "."

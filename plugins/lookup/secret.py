@@ -1,4 +1,4 @@
-"""A secret that is generated once and kept on the controller."""
+"""A secret, generated once and kept on the controller."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ name: secret
 author: The selfhosted.prefect maintainers
 short_description: A secret that is generated once and kept on the controller
 description:
-  - Returns what a file of the directory holds, and writes a random secret there where there is none. Only the user
-    who runs Ansible can read it, and git does not see it.
-  - In check mode nothing is written, and a secret that does not exist yet is predicted by a text in its place.
-  - M(ansible.builtin.password) keeps secrets, too. A directory beside the inventory it does not keep from being read
-    as a part of the inventory, secrets as names of hosts.
+  - Returns the content of a file in the directory. If the file does not exist, writes a random secret to it first. Only
+    the user who runs Ansible can read it, and git ignores it.
+  - In check mode nothing is written, and a placeholder is returned for a secret that does not exist yet.
+  - M(ansible.builtin.password) also keeps secrets, but Ansible may read its directory beside the inventory as part of
+    the inventory, with the secrets as host names.
 options:
   _terms:
     description: Names of secrets, relative to the directory.
@@ -19,11 +19,11 @@ options:
     elements: str
     required: true
   directory:
-    description: Directory on the controller. Ansible passes over one that starts with a dot when it reads inventories.
+    description: Directory on the controller. When Ansible reads an inventory, it skips names that start with a dot.
     type: path
     required: true
   generate:
-    description: Whether a secret that does not exist is generated. If not, a random text stands in its place.
+    description: Whether to generate a secret that does not exist. If not, a random placeholder is returned.
     type: bool
     default: true
 """
@@ -35,7 +35,7 @@ EXAMPLES = r"""
 
 RETURN = r"""
 _raw:
-  description: The secrets, each of 40 letters and digits where it was generated.
+  description: The secrets. A generated secret has 40 letters and digits.
   type: list
   elements: str
 """
@@ -53,30 +53,30 @@ from ansible.plugins.lookup import LookupBase
 from ansible_collections.selfhosted.prefect.plugins.plugin_utils.kept_files import write
 
 LENGTH = 40
-"""Letters and digits: 238 bits, and nothing that a shell, a URL or SQL would read something into."""
+"""Letters and digits: 238 bits, and no character that is special in a shell, a URL or SQL."""
 
 ALPHABET = string.ascii_letters + string.digits
 
 
 STAND_IN = secrets.token_bytes(32)
-"""Makes a text that stands for a secret one that no one can know, and the same for the length of a task."""
+"""Key of the placeholders: makes them unpredictable, but constant within a task."""
 
 
 def stand_in(name: str) -> str:
-    """Return a text in the place of a secret that does not exist and is not to be generated yet."""
+    """Return a placeholder for a secret that does not exist and must not be generated yet."""
     return hashlib.sha256(STAND_IN + name.encode()).hexdigest()[:LENGTH]
 
 
 def is_dry(variables: Mapping[str, Any] | None) -> bool:
-    """Return whether a lookup with these variables is part of check mode, which writes nothing on the controller."""
+    """Return whether a lookup with these variables runs in check mode, which writes nothing on the controller."""
     return bool((variables or {}).get("ansible_check_mode", context.CLIARGS.get("check", False)))
 
 
 def secret(directory: Path, name: str, *, dry: bool = False) -> str:
-    """Return a secret, generated if it does not exist. Of several processes at once, one generates it.
+    """Return a secret; generate it if it does not exist. If several processes run at once, one of them generates it.
 
-    In a `dry` run nothing is written: a secret that does not exist is predicted by a text that stands for it.
-    Raises OSError where the directory cannot be written, ValueError where the file is empty.
+    A `dry` run writes nothing and returns a placeholder for a secret that does not exist.
+    Raises OSError if the directory is not writable, ValueError if the file is empty.
     """
     path = directory / name
     if dry and not path.exists():
@@ -96,7 +96,7 @@ def secret(directory: Path, name: str, *, dry: bool = False) -> str:
 
 
 def hide_from_git(directory: Path) -> None:
-    """Keep a directory out of the repository that it may be in."""
+    """Make git ignore a directory, in case it is in a repository."""
     path = directory / ".gitignore"
     if not path.exists():
         write(path, b"*\n", mode=0o644)

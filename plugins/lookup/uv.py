@@ -5,11 +5,11 @@ from __future__ import annotations
 DOCUMENTATION = r"""
 name: uv
 author: The selfhosted.prefect maintainers
-short_description: The controller's uv, and what it runs on
+short_description: The controller's uv and its platform
 version_added: 0.1.0
 description:
-  - Finds a uv on the controller, in Ansible's own Python environment or on the PATH.
-  - A host of another platform, or of a controller without uv, gets one of its own.
+  - Finds uv on the controller, in Ansible's own Python environment or on the PATH.
+  - A host of another platform, or of a controller without uv, uses its own uv or fetches one from the package index.
 options: {}
 """
 
@@ -21,7 +21,7 @@ EXAMPLES = r"""
 
 RETURN = r"""
 _raw:
-  description: One dictionary with C(path) and C(platform), for example C(linux-x86_64-glibc); both empty without a uv.
+  description: One dictionary with C(path) and C(platform), for example C(linux-x86_64-glibc); both empty without uv.
   type: list
   elements: dict
 """
@@ -34,7 +34,7 @@ from ansible_collections.selfhosted.prefect.plugins.module_utils.uv import own_p
 
 
 def find_uv() -> str | None:
-    """Return the path of uv, the one beside Ansible first."""
+    """Return the path of uv, preferably the one beside Ansible."""
     try:
         import uv
 
