@@ -1,7 +1,7 @@
-"""All that the preset task uses of ansible-core beyond its plugin interface: a core that moves a name is noticed here.
+"""Everything that the preset task uses of ansible-core beyond its plugin interface; a moved name is detected here.
 
-Names are looked up, versions are never compared. What this module imports is the plugin interface itself, so that it
-loads on any core and can say what is missing.
+Names are looked up; versions are never compared. This module imports only the plugin interface itself, so that it loads
+on any ansible-core and can report what is missing.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
 SUPPORTED = "2.19 to 2.22"
 
-# Class or function by module, and what it must have: as an attribute, or set by its `__init__`.
+# Class or function by module, and the names that it must have, as attributes or set by its `__init__`.
 NEEDED: Mapping[str, tuple[str, ...]] = {
     "ansible.executor.process.worker:WorkerProcess": (),
     "ansible.executor.task_queue_manager:AnsibleEndPlay": (),
@@ -74,10 +74,10 @@ NEEDED: Mapping[str, tuple[str, ...]] = {
 
 
 def require_core() -> None:
-    """Refuse a core that this collection does not fit.
+    """Reject an unsupported ansible-core.
 
     Raises:
-        AnsibleError: names what is missing, and the versions that have it.
+        AnsibleError: names the missing internals and the supported versions.
     """
     if gone := missing():
         raise AnsibleError(
@@ -89,7 +89,7 @@ def require_core() -> None:
 
 @cache
 def missing() -> tuple[str, ...]:
-    """The names of NEEDED that this core lacks, as `module.Class.name`."""
+    """The names of NEEDED that this ansible-core lacks, as `module.Class.name`."""
     gone = []
     for where, names in NEEDED.items():
         module, _, thing = where.partition(":")
@@ -105,19 +105,19 @@ def missing() -> tuple[str, ...]:
 
 
 def has(thing: type, name: str) -> bool:
-    """Whether a class has an attribute, or an `__init__` of it or its bases sets one of that name."""
+    """Whether a class has an attribute, or its `__init__` or that of a base class sets it."""
     makers = [base.__dict__.get("__init__") for base in inspect.getmro(thing)]
     return hasattr(thing, name) or any(
         inspect.isfunction(maker) and name in maker.__code__.co_names for maker in makers
     )
 
 
-# What a worker has to say while a task runs
+# Events that a worker sends while a task runs
 
 
 @cache
 def event_sender() -> Callable[[str, Host, Task, dict[str, Any]], None] | None:
-    """What sends one event of a task to the callbacks of the process above, by what the queue takes."""
+    """The function that sends an event of a task to the parent process's callbacks, by the queue's signature."""
     queue = import_module("ansible.executor.task_queue_manager").FinalQueue
     taken = tuple(inspect.signature(queue.send_callback).parameters)[1:]
     senders = {("method_name", "task_result"): send_raw, ("method_name", "host", "task", "utr"): send_unified}
@@ -125,30 +125,30 @@ def event_sender() -> Callable[[str, Host, Task, dict[str, Any]], None] | None:
 
 
 def send_raw(event: str, host: Host, task: Task, result: dict[str, Any]) -> None:
-    """As core 2.19 and 2.20 want it."""
+    """Send an event in the form of ansible-core 2.19 and 2.20."""
     raw = import_module("ansible.executor.task_result")._RawTaskResult
     shown = {"name": task.name, "check_mode": task.check_mode}
     Display()._final_q.send_callback(event, raw(host=host, task=task, return_data=result, task_fields=shown))
 
 
 def send_unified(event: str, host: Host, task: Task, result: dict[str, Any]) -> None:
-    """As core 2.21 and newer want it."""
+    """Send an event in the form of ansible-core 2.21 and newer."""
     unified = import_module("ansible._internal._task").UnifiedTaskResult
     Display()._final_q.send_callback(event, host, task, unified.from_action_result_dict(result))
 
 
 def send_event(event: str, host: Host, task: Task, result: dict[str, Any]) -> None:
-    """Let the callbacks of the process above see `event` of `task` with this result."""
+    """Send `event` of `task` with this result to the callbacks of the parent process."""
     if sender := event_sender():
         sender(event, host, task, result)
 
 
 class HidingQueue:
-    """A worker's queue to the process above, through which no secret passes.
+    """A worker's queue to the parent process, with secrets hidden.
 
     Args:
         queue: the queue itself.
-        hide: takes the secrets out of a text.
+        hide: removes the secrets from a text.
     """
 
     def __init__(self, queue: Any, hide: Callable[[str], str]) -> None:
@@ -159,7 +159,7 @@ class HidingQueue:
         return getattr(self._queue, name)
 
     def send_display(self, method: str, *args: Any, **kwargs: Any) -> None:
-        """Print by a method of Display, with the secrets in its arguments hidden."""
+        """Print with a method of Display, hiding the secrets in its arguments."""
         self._queue.send_display(
             method, *self._clean(args), **{key: self._clean(value) for key, value in kwargs.items()}
         )
@@ -176,7 +176,7 @@ class HidingQueue:
 
 @contextmanager
 def hidden_from_display(hide: Callable[[str], str]) -> Generator[None]:
-    """Take the secrets out of all that this process prints meanwhile: lines of -vvv, warnings and tracebacks too."""
+    """Hide the secrets in everything that this process prints, including -vvv output, warnings and tracebacks."""
     display = Display()
     outer = display._final_q
     display._final_q = HidingQueue(outer, hide) if outer else outer
@@ -186,21 +186,21 @@ def hidden_from_display(hide: Callable[[str], str]) -> Generator[None]:
         display._final_q = outer
 
 
-# What a task stands in
+# The context of a task
 
 
 def inventory_of(manager: VariableManager) -> InventoryManager:
-    """The inventory whose variables these are."""
+    """The inventory of a variable manager."""
     return manager._inventory
 
 
 def role_of(task: Task) -> Role | None:
-    """The role that a task comes from."""
+    """The role of a task, if any."""
     return task._role
 
 
 def facts_of(manager: VariableManager, host: Host) -> dict[str, Any]:
-    """A copy of the host's facts, empty where none were gathered."""
+    """A copy of the host's facts, empty if none were gathered."""
     try:
         return dict(manager._fact_cache.get(host.name))
     except KeyError:
@@ -208,10 +208,10 @@ def facts_of(manager: VariableManager, host: Host) -> dict[str, Any]:
 
 
 def own_variables(manager: VariableManager, options: Mapping[str, Any]) -> VariableManager:
-    """A variable manager that sees all that `manager` does, and keeps what steps register or set to itself.
+    """A variable manager that sees everything `manager` sees, and keeps variables that steps register or set to itself.
 
     Args:
-        options: variables that stand for the command line's options, where they differ from the caller's.
+        options: variables for command-line options that differ from the caller's.
     """
     own = copy.copy(manager)
     for name in ("_nonpersistent_fact_cache", "_vars_cache"):
@@ -221,7 +221,7 @@ def own_variables(manager: VariableManager, options: Mapping[str, Any]) -> Varia
 
 
 def like_play(outer: Play, manager: VariableManager) -> Play:
-    """A play of `outer`'s name, hosts and variables, with no tasks, roles or keywords that tasks would inherit."""
+    """A play with the name, hosts and variables of `outer`, without tasks, roles or keywords that tasks inherit."""
     play = type(outer)()
     for name in ("name", "hosts", "order", "vars", "vars_files", "force_handlers"):
         setattr(play, name, getattr(outer, name))
@@ -233,14 +233,14 @@ def like_play(outer: Play, manager: VariableManager) -> Play:
 
 
 def without_tasks(role: Role) -> Role:
-    """`role` with its variables public and none of its tasks run again."""
+    """A copy of `role` with public variables, whose tasks do not run again."""
     twin = copy.copy(role)
     twin.from_include = twin.public = True
     return twin
 
 
 def run(queue: TaskQueueManager, play: Play, output: CallbackBase) -> int:
-    """Run a play with `output` as the only callback, and return the bits of `TaskQueueManager.run`."""
+    """Run a play with `output` as the only callback, and return the result bits of `TaskQueueManager.run`."""
     queue._callback_plugins.append(output)
     end_play = import_module("ansible.executor.task_queue_manager").AnsibleEndPlay
     try:
@@ -251,11 +251,11 @@ def run(queue: TaskQueueManager, play: Play, output: CallbackBase) -> int:
         queue.cleanup()
 
 
-# What a callback may use of its base
+# The base class of callbacks
 
 
 class StepCallback(CallbackBase):
-    """A callback that no plugin loader made, with the options of `default`."""
+    """A callback with the options of `default`, created without the plugin loader."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -263,21 +263,21 @@ class StepCallback(CallbackBase):
         self._init_callback_methods()
 
     def show_warnings(self, outcome: dict[str, Any]) -> None:
-        """Print the warnings and deprecations of the current result, and drop them from `outcome`."""
+        """Print the warnings and deprecations of the current result, and remove them from `outcome`."""
         self._handle_warnings(outcome)
 
     def show_exception(self, outcome: dict[str, Any]) -> None:
-        """Print the traceback of the current result, and drop it from `outcome`."""
+        """Print the traceback of the current result, and remove it from `outcome`."""
         self._handle_exception(outcome)
 
     def diff_text(self, diff: Any) -> str:
-        """A result's `diff` for people."""
+        """A result's `diff` as text."""
         return str(self._get_diff(diff))
 
     def result_text(self, outcome: Mapping[str, Any]) -> str:
-        """A whole result for people."""
+        """A whole result as text."""
         return str(self._dump_results(outcome))
 
     def item_label(self, outcome: Mapping[str, Any]) -> Any:
-        """How a loop calls the item that this is the result of."""
+        """The loop's label for the item of this result."""
         return self._get_item_label(outcome)

@@ -1,4 +1,4 @@
-"""What is wrong with a certificate that somebody gives us."""
+"""Validation of certificates that the user provides."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ except ImportError:
         f"{sys.executable}, does not have it; install it there (python3-cryptography of the distribution, or with "
         f"{sys.executable} -m pip where Ansible is in a virtual environment)"
     )
-    """Why this controller can neither make nor read certificates; empty where it can."""
+    """Why this controller can neither generate nor read certificates; empty if it can."""
 else:
     MISSING = ""
 
 
 def names_of(certificate: x509.Certificate) -> list[str]:
-    """Return the host names and addresses that a certificate is for."""
+    """Return the host names and IP addresses of a certificate."""
     try:
         extension = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
     except x509.ExtensionNotFound:
@@ -29,7 +29,7 @@ def names_of(certificate: x509.Certificate) -> list[str]:
 
 
 def covers(pattern: str, name: str) -> bool:
-    """Return whether a certificate's name, maybe one with a wildcard for the first label, is that of a host."""
+    """Return whether a certificate's name, which may have a wildcard as its first label, matches a host name."""
     pattern, name = pattern.lower(), name.lower()
     if pattern.startswith("*."):
         return "." in name and pattern[2:] == name.partition(".")[2]
@@ -45,9 +45,9 @@ def public_bytes(key: object) -> bytes:
 
 
 def problems(certificate: str, key: str, name: str, *, now: datetime, variable: str) -> list[str]:
-    """Return what is wrong with a certificate chain and its key, both PEM, for the host `name` at the time `now`.
+    """Return the errors in a certificate chain and its key, both PEM, for the host `name` at the time `now`.
 
-    Each complaint starts with `variable`, the name of the certificate's variable; the key's ends in `_key`.
+    Each error starts with `variable`, the name of the certificate's variable; the key's variable ends in `_key`.
     """
     if MISSING:
         return [f"{variable}: {MISSING}"]
@@ -77,5 +77,5 @@ def problems(certificate: str, key: str, name: str, *, now: datetime, variable: 
 
 
 def public_key(certificate: str) -> str:
-    """Return the public key of a certificate in PEM, as hexadecimal DER. Raises ValueError for what is none."""
+    """Return the public key of a PEM certificate as hexadecimal DER. Raises ValueError for other text."""
     return public_bytes(x509.load_pem_x509_certificate(certificate.encode()).public_key()).hex()

@@ -1,4 +1,4 @@
-"""The objects inside Prefect that an inventory describes, on every level of it, and those of `prefect.yaml` files."""
+"""The Prefect objects that an inventory describes on all its levels."""
 
 from __future__ import annotations
 
@@ -13,20 +13,20 @@ Entry = dict[str, Any]
 Lists = dict[str, list[Any]]
 
 DATA: dict[str, tuple[str, ...]] = {"prefect_tasks": ("flow_name", "name"), "prefect_runners": ("id",)}
-"""What is data for flows, and not an object of the server's, by what an entry is known by."""
+"""Key fields of the lists that hold data for flows, not objects of the server."""
 
 NAMES = [*(kind.list_name for kind in KINDS.values()), *DATA]
-"""The variables of an inventory that describe what is inside Prefect."""
+"""The variables of an inventory that describe Prefect objects."""
 
 PATTERN = re.compile(rf"({'|'.join(NAMES)})(?:__\w+)?")
-"""Such a variable, or one of another level, which adds to it: `prefect_deployments__prod`."""
+"""Matches such a variable, or one with a suffix, which adds to it: `prefect_deployments__prod`."""
 
 
 def merged(variables: Iterable[str], value_of: Callable[[str], Any], base: Mapping[str, Sequence[Any]]) -> Lists:
-    """Return the lists of `base` and of all `variables` that describe objects, an object once.
+    """Return the lists of `base` and of all `variables` that describe objects, with each object once.
 
-    Fields of later ones win over those of earlier ones: `base`, then the variable without a suffix, then those with
-    one, by the alphabet. A list that no variable has is not there. Raises AnsibleError for what is not a list.
+    Later fields take precedence: first `base`, then the variable without a suffix, then those with a suffix, in
+    alphabetical order. Lists without a source are left out. Raises AnsibleError for a value that is not a list.
     """
     found: Lists = {}
     places: dict[str, dict[tuple[str, ...], int]] = {}
@@ -43,7 +43,7 @@ def merged(variables: Iterable[str], value_of: Callable[[str], Any], base: Mappi
         for entry in entries:
             key = key_of(name, entry)
             if key is None or key in seen or key not in known:
-                # What is there twice in one list is a mistake, which is told when all of it is checked.
+                # A duplicate in one list is an error, which the later check of the whole list reports.
                 if key is not None:
                     known.setdefault(key, len(into))
                 into.append(entry)
@@ -54,7 +54,7 @@ def merged(variables: Iterable[str], value_of: Callable[[str], Any], base: Mappi
 
 
 def key_of(name: str, entry: Any) -> tuple[str, ...] | None:
-    """Return what an entry of a list is known by, or None where it does not say."""
+    """Return the key of an entry of a list, or None if it is incomplete."""
     if not isinstance(entry, Mapping):
         return None
     keys, words = DATA.get(name, ()), dict(entry)
@@ -65,7 +65,7 @@ def key_of(name: str, entry: Any) -> tuple[str, ...] | None:
 
 
 def overlaid(name: str, lower: Mapping[str, Any], upper: Mapping[str, Any]) -> Entry:
-    """Return an entry with fields of another one over it, whichever of our words for them each of them uses."""
+    """Return an entry overlaid with the fields of another one; both may use any of a field's names."""
     if name in DATA:
         return {**lower, **upper}
     kind = KINDS[name.removeprefix("prefect_").removesuffix("s")]

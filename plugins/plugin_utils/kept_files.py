@@ -1,4 +1,4 @@
-"""Files that the controller keeps: each is whole or does not exist, also after a kill or a power cut."""
+"""Files that the controller keeps: each is complete or does not exist, even after a kill or a power failure."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ import time
 from pathlib import Path
 
 UNFINISHED = ".new"
-"""What the name of a file ends in that is not whole yet."""
+"""Suffix of a file that is not complete yet."""
 
 
 def sync(directory: Path) -> None:
-    """Have the names that are in a directory on the disk."""
+    """Flush the entries of a directory to disk."""
     descriptor = os.open(directory, os.O_RDONLY)
     try:
-        # Some network file systems have no such thing.
+        # Some network file systems cannot fsync a directory.
         with contextlib.suppress(OSError):
             os.fsync(descriptor)
     finally:
@@ -24,14 +24,14 @@ def sync(directory: Path) -> None:
 
 
 def write(path: Path, content: bytes, *, mode: int = 0o600, replace: bool = True) -> bool:
-    """Write a file, in the place of one that exists only with `replace`; return whether it was written.
+    """Write a file atomically; overwrite an existing one only with `replace`. Return whether it was written.
 
-    Several writers at once do not disturb each other: the last one wins, without `replace` the first. Raises OSError.
+    Concurrent writers are safe: the last one wins, or the first without `replace`. Raises OSError.
     """
     prefix = f".{path.name}."
     for left in path.parent.glob(f"{prefix}*{UNFINISHED}"):
         with contextlib.suppress(FileNotFoundError):
-            # A killed run left it. What another one is writing is younger.
+            # Left by a killed run. A file that another process is writing is younger.
             if time.time() - left.stat().st_mtime > 3600:
                 left.unlink()
     descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=prefix, suffix=UNFINISHED)

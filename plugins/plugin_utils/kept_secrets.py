@@ -1,4 +1,4 @@
-"""The secrets that the controller keeps, compared with what the hosts remember of them."""
+"""The secrets that the controller keeps, compared with the fingerprints on the hosts."""
 
 from __future__ import annotations
 
@@ -13,27 +13,27 @@ from ansible_collections.selfhosted.prefect.plugins.plugin_utils.certificates im
 from ansible_collections.selfhosted.prefect.plugins.plugin_utils.kept_files import sync, write
 
 NAMES = ("api", "database", "redis", "ca")
-"""What is generated. The certificates that the CA signs are generated again whenever they are missing."""
+"""The generated secrets. Certificates that the CA signs are generated again whenever they are missing."""
 
 PREVIOUS = ".previous"
-"""What the file of a replaced secret ends in, until all hosts have the new one and beyond."""
+"""Suffix of the file of a replaced secret, which is kept even after all hosts have the new one."""
 
 
 def file_of(name: str) -> str:
-    """Return the name of the file that tells that a secret is kept: of a CA, that of its certificate."""
+    """Return the name of the file whose existence shows that a secret is kept; for a CA, its certificate."""
     return "ca.crt" if name == "ca" else name
 
 
 def text_of(name: str, content: str) -> str:
-    """Return what a fingerprint is taken of: a secret, or the public key of a CA, which a renewal does not change.
+    """Return the text to fingerprint: a secret, or the public key of a CA, which a renewal does not change.
 
-    Raises ValueError for what is no certificate.
+    Raises ValueError for an invalid CA certificate.
     """
     return public_key(content) if name == "ca" else content.rstrip("\n")
 
 
 def kept(directory: Path, name: str) -> list[str]:
-    """Return a secret that the directory of an instance holds, and the one that it replaced, as far as they exist.
+    """Return a secret in the directory of an instance, and the secret that it replaced, if they exist.
 
     Raises OSError and ValueError.
     """
@@ -42,7 +42,7 @@ def kept(directory: Path, name: str) -> list[str]:
 
 
 def missing(directory: Path, names: Collection[str]) -> list[str]:
-    """Return those of the names that the directory of an instance has no secret for."""
+    """Return the names for which the directory of an instance has no secret."""
     return [name for name in names if not (directory / file_of(name)).exists()]
 
 
@@ -54,10 +54,10 @@ def refusals(
     *,
     replaced: Collection[str] = (),
 ) -> list[str]:
-    """Return an error for the secrets that a host has and the controller lost, and one for those that differ.
+    """Return an error for the secrets that a host has and the controller lacks, and one for secrets that differ.
 
-    `names` are those that the host uses, `remembered` the fingerprints of its files by path, `replaced` the names of
-    those that are being replaced on purpose. Raises OSError and ValueError.
+    `names` are the secrets that the host uses, `remembered` the fingerprints in its files by path, `replaced` the names
+    of the secrets that this run replaces. Raises OSError and ValueError.
     """
     asked = [name for name in names if name not in replaced]
     known = {name: [found[name] for found in remembered.values() if name in found] for name in asked}
@@ -86,17 +86,17 @@ def refusals(
 
 
 def listed(names: Collection[str]) -> str:
-    """Return names of secrets as a text."""
+    """Return the names of secrets as text."""
     return ", ".join("the CA" if name == "ca" else f"the secret {name!r}" for name in names)
 
 
 def listed_files(directory: Path, names: Collection[str]) -> str:
-    """Return the files of secrets as a text."""
+    """Return the files of secrets as text."""
     return ", ".join(str(directory / (f"{name}.*" if name == "ca" else name)) for name in names)
 
 
 def ways_out(names: Collection[str]) -> str:
-    """Return what to do about secrets that the controller does not hold."""
+    """Return advice on secrets that the controller does not have."""
     quoted = ", ".join(f'"{name}"' for name in names)
     ways = ["Copy that directory from the controller that has it"]
     if fetched := [name for name in names if name != "ca"]:
@@ -107,7 +107,7 @@ def ways_out(names: Collection[str]) -> str:
 
 
 def replace(directory: Path, names: Collection[str]) -> list[str]:
-    """Put secrets aside, so that new ones are generated; return the names of those that were kept. Raises OSError."""
+    """Set secrets aside, so that new ones are generated; return the names of those that existed. Raises OSError."""
     put_aside = []
     for name in names:
         path = directory / file_of(name)
@@ -123,9 +123,9 @@ def replace(directory: Path, names: Collection[str]) -> list[str]:
 
 
 def store(root: Path, instance: str, fetched: Mapping[str, str], *, dry: bool) -> list[str]:
-    """Write secrets into the directory that keeps them, for its user alone; return the paths of those that it lacked.
+    """Write the secrets that the directory lacks, readable by its user only; return their paths.
 
-    Raises OSError, and ValueError where it holds another one.
+    Raises OSError, and ValueError if the directory has a different secret.
     """
     written, directory = [], root / instance
     for name, text in fetched.items():
@@ -152,11 +152,11 @@ SIGNS = {
         "pipelining does not have; set ansible_pipelining to false for this host, or remove requiretty there"
     ),
 }
-"""What a host says that runs no module at all, and what to do."""
+"""Errors of a host that cannot run any module, and what to do about each."""
 
 
 def explained(result: dict[str, Any]) -> dict[str, Any]:
-    """Return the result of a module, with what to do in front of the message where the reason of a failure is known."""
+    """Return the result of a module; the message of a failure in SIGNS starts with what to do."""
     said = " ".join(str(result.get(name, "")) for name in ("msg", "module_stdout", "module_stderr"))
     advice = next((advice for sign, advice in SIGNS.items() if sign in said), "")
     if not advice or not (result.get("failed") or result.get("unreachable")):
@@ -165,12 +165,12 @@ def explained(result: dict[str, Any]) -> dict[str, Any]:
 
 
 class ReadHost(ActionBase):
-    """Runs the module that reads a host, and fails where the controller lacks what the host needs or remembers."""
+    """Runs the module that reads a host, and fails if the controller lacks a package or secret that the host needs."""
 
     module = ""
 
     def read(self, arguments: dict[str, Any], task_vars: dict[str, Any] | None) -> dict[str, Any]:
-        """Return what the module says of the host."""
+        """Return the module's result."""
         found = self._execute_module(module_name=self.module, module_args=arguments, task_vars=task_vars)
         return explained(found)
 

@@ -1,4 +1,4 @@
-"""A preset as it stands on disk: where it is found, what it declares, and whether a call fits it."""
+"""Preset files: find them, load them, and check the parameters of a call."""
 
 from __future__ import annotations
 
@@ -42,13 +42,13 @@ PARAMETER_SPEC: dict[str, Any] = {
 
 @dataclass(frozen=True, kw_only=True)
 class Preset:
-    """What one `preset.yml` says.
+    """The content of a `preset.yml`.
 
     Args:
-        name: the name that tasks call it by, equal to its directory's.
+        name: the name that tasks use, equal to the name of its directory.
         path: the file.
         parameters: argument spec by parameter name, each optionally with `variable`.
-        steps: the tasks, as loaded (their templates are trusted, their origins known).
+        steps: the tasks, as loaded (with trusted templates and known origins).
     """
 
     name: str
@@ -57,7 +57,7 @@ class Preset:
     steps: list[dict[str, Any]]
 
     def variables(self, parameters: Mapping[str, Any]) -> dict[str, Any]:
-        """`parameters`, and the variables that they set for the steps; one that is not given is left alone."""
+        """`parameters`, and the variables that they set for the steps; a missing parameter sets none."""
         return {"parameters": parameters} | {
             spec["variable"]: parameters[name]
             for name, spec in self.parameters.items()
@@ -67,10 +67,10 @@ class Preset:
 
 @dataclass(frozen=True, kw_only=True)
 class Parameters:
-    """A call's parameters after the check.
+    """The validated parameters of a call.
 
     Args:
-        values: coerced values by name, without those that were neither given nor have a default.
+        values: coerced values by name, without parameters that have neither a value nor a default.
         secrets: the values of `no_log` parameters, as strings.
         shown: `values` with those parameters masked.
     """
@@ -80,12 +80,12 @@ class Parameters:
     shown: dict[str, Any]
 
     def hide(self, value: Any) -> Any:
-        """`value` (text, or any nesting of it) with every secret replaced, as modules do it."""
+        """`value` (text, or any nesting of it) with every secret masked, as modules mask it."""
         return remove_values(value, self.secrets) if self.secrets else value
 
 
 def search_path(playbook_dir: str) -> list[Path]:
-    """The directories that hold presets, nearest to the user first."""
+    """The directories to search for presets, the playbook's first and the collection's last."""
     home = Path(constants.config.get_config_value("ANSIBLE_HOME"))
     return list(
         dict.fromkeys(
@@ -95,10 +95,10 @@ def search_path(playbook_dir: str) -> list[Path]:
 
 
 def find(name: str, directories: Collection[Path]) -> Path:
-    """The first `<directory>/<name>/preset.yml` there is.
+    """The first existing `<directory>/<name>/preset.yml`.
 
     Raises:
-        AnsibleActionFail: the name is not one, or nothing has it; says what comes near and where it looked.
+        AnsibleActionFail: the name is invalid, or no such preset exists; lists similar names and the directories.
     """
     if not NAME.fullmatch(name):
         raise AnsibleActionFail(f"{name!r} is not a preset's name: letters, digits, '.', '_' and '-' only.")
@@ -118,8 +118,8 @@ def load(path: Path, loader: DataLoader) -> Preset:
     """Read and check a preset's file.
 
     Raises:
-        AnsibleActionFail: a key is missing, unknown or of the wrong type; names file and key.
-        AnsibleParserError: the file is not YAML; names line and column.
+        AnsibleActionFail: a key is missing, unknown or of the wrong type; names the file and key.
+        AnsibleParserError: the file is not YAML; names the line and column.
     """
     data = loader.load_from_file(str(path), trusted_as_template=True)
     if not isinstance(data, dict):
@@ -139,13 +139,13 @@ def load(path: Path, loader: DataLoader) -> Preset:
 
 
 def check(spec: Mapping[str, Any], given: Mapping[str, Any], *, where: str) -> Parameters:
-    """Hold `given` against an argument spec.
+    """Validate `given` against an argument spec.
 
     Args:
-        where: what the message begins with, a file and key or a preset's name.
+        where: the start of the message: a file and key, or a preset's name.
 
     Raises:
-        AnsibleActionFail: with the words of a module's own argument check, and near misses.
+        AnsibleActionFail: with Ansible's messages for module arguments, and suggestions for unknown names.
     """
     result = ArgumentSpecValidator(spec).validate({key: value for key, value in given.items() if value is not None})
     secrets = frozenset(result._no_log_values)
@@ -164,6 +164,6 @@ def check(spec: Mapping[str, Any], given: Mapping[str, Any], *, where: str) -> P
 
 
 def suggest(word: str, known: Collection[str]) -> str:
-    """` Did you mean ...?`, or nothing when nothing comes near."""
+    """` Did you mean ...?`, or an empty string if no known word is similar."""
     near = get_close_matches(word, known)
     return f" Did you mean {' or '.join(map(repr, near))}?" if near else ""

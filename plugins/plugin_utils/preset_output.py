@@ -1,4 +1,4 @@
-"""What a preset's steps print and leave behind: lines under the preset task, and a record for its result."""
+"""The output of a preset's steps: lines under the preset task, and a record for its result."""
 
 from __future__ import annotations
 
@@ -41,11 +41,11 @@ class Step:
     """One finished step.
 
     Args:
-        name: the task's name, with its role's in front where it comes from one.
+        name: the task's name, after its role's name if it has a role.
         status: ok, changed, skipped, failed or unreachable.
         changed: also true for a step that changed something and then failed.
-        message: its `msg`, or what a failed command said.
-        ignored: it failed and was told not to mind.
+        message: its `msg`, or the output of a failed command.
+        ignored: the step failed and its errors are ignored.
     """
 
     name: str
@@ -56,11 +56,11 @@ class Step:
 
     @property
     def text(self) -> str:
-        """Name and message as one."""
+        """Name and message in one text."""
         return f"{self.name}: {self.message or self.status}"
 
     def summary(self) -> dict[str, Any]:
-        """The step as it stands in the preset task's result."""
+        """The step for the preset task's result."""
         flags = {
             "changed": self.changed,
             "failed": self.status in FAILED,
@@ -70,13 +70,13 @@ class Step:
 
 
 class StepOutput(StepCallback):
-    """The only callback of a nested run: the caller's own callbacks see one task, the preset.
+    """The only callback of a nested run; the caller's callbacks see one task, the preset.
 
     Args:
-        preset: the name in front of every line.
-        task: the preset task, whose banner the first line asks for.
+        preset: the name at the start of each line.
+        task: the preset task, whose banner is printed before the first line.
         host: its host.
-        hide: takes the secrets out of a text.
+        hide: removes the secrets from a text.
     """
 
     CALLBACK_VERSION = 2.0
@@ -97,11 +97,11 @@ class StepOutput(StepCallback):
 
     @property
     def failure(self) -> Step | None:
-        """The last step that failed and was not ignored; after a rescue it is no longer the reason for anything."""
+        """The last step that failed and was not ignored; irrelevant if a rescue handled it."""
         return next((s for s in reversed(self.steps) if s.status in FAILED and not s.ignored), None)
 
     def v2_runner_on_start(self, host: Host, task: Task) -> None:
-        """Say what is being done, but only where it takes long enough to wonder."""
+        """Print that the step is running, but only if it takes long."""
         self._stop_timer()
         self._attempts = 0
         line = self._line(host.get_name(), self._name(task), "running ...")
@@ -137,7 +137,7 @@ class StepOutput(StepCallback):
         self._report(result, "failed")
 
     def v2_runner_retry(self, result: CallbackTaskResult) -> None:
-        # Counted here: `attempts` in the result is the one that failed up to core 2.20, and the next one from 2.21 on.
+        # Counted here: `attempts` in the result is the failed attempt up to core 2.20, and the next one from 2.21 on.
         self._attempts += 1
         left = result.result["retries"] - self._attempts
         line = self._line(self.host_label(result), self._name(result.task), f"not yet, {left} tries left")
@@ -150,7 +150,7 @@ class StepOutput(StepCallback):
                 self._show(diff.rstrip("\n"))
 
     def _finish(self, result: CallbackTaskResult, status: str, *, ignored: bool = False) -> None:
-        """Keep the step, and print it unless its items have been printed already."""
+        """Record the step, and print it unless its items have been printed."""
         self.steps.append(
             Step(
                 name=self._name(result.task),
@@ -198,9 +198,9 @@ class StepOutput(StepCallback):
     def _show(self, text: str, color: str | None = None) -> None:
         """Print through the process that owns the terminal.
 
-        A line goes there as a diff of the preset task, the one event for which `default` prints the task's banner first
-        and a text as it is. Where that would be censored, it goes alone. A stdout callback that is not derived from
-        `default` may be writing JSON: there it takes -vv to see steps.
+        A line is sent as a diff of the preset task, the only event for which `default` first prints the task's banner
+        and then the text unchanged. With `no_log`, which censors the diff, it is displayed directly. A stdout callback
+        that is not derived from `default` may be writing JSON, so steps are printed only with -vv.
         """
         text = self._hide(text)
         if not self._for_people:
@@ -218,7 +218,7 @@ class StepOutput(StepCallback):
 
 
 def words(result: CallbackTaskResult, status: str) -> str:
-    """What a step says: why it failed, or the message of one that went well."""
+    """The text of a step: why it failed, or its message if it succeeded."""
     said = {key: value for key, value in result.result.items() if not key.startswith(("_ansible", "ansible_loop"))}
     if status in FAILED:
         return explain(said)
@@ -228,7 +228,7 @@ def words(result: CallbackTaskResult, status: str) -> str:
 
 
 def explain(result: Mapping[str, Any]) -> str:
-    """Why a step failed, in one text: its message, and the last lines of what a failed command wrote."""
+    """Why a step failed: its message, and the last 20 lines of a failed command's output."""
     items = result.get("results")
     if isinstance(items, list):
         failed = [item for item in items if isinstance(item, dict) and (item.get("failed") or item.get("unreachable"))]
@@ -240,7 +240,7 @@ def explain(result: Mapping[str, Any]) -> str:
 
 
 def readable(value: Any) -> str:
-    """A value for people: text as it is, a list of texts as lines, the rest as YAML."""
+    """A value as readable text: text unchanged, a list of texts as lines, anything else as YAML."""
     if isinstance(value, list) and all(isinstance(line, str) for line in value):
         return "\n".join(value)
     if isinstance(value, dict | list):

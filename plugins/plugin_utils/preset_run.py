@@ -1,4 +1,4 @@
-"""Run a preset's steps for real: a play of one host inside the process that executes the preset task."""
+"""Run a preset's steps as a play of one host, in the process that executes the preset task."""
 
 from __future__ import annotations
 
@@ -34,8 +34,8 @@ Handlers = Mapping[signal.Signals, Callable[[int, FrameType | None], Any] | int 
 COLLECTION = "selfhosted.prefect"
 RUNNING: list[Path] = []
 
-# What a step takes over from the preset task, whose own values are final by now. Not among them: what says whether and
-# how often the task itself runs or may fail (when, loop, run_once, ignore_errors, tags, throttle, ...).
+# Keywords that steps inherit from the preset task, whose values are final at this point. Excluded are keywords that
+# control whether and how often the task itself runs or may fail (when, loop, run_once, ignore_errors, tags, ...).
 INHERITED = (
     "connection",
     "port",
@@ -62,7 +62,7 @@ class Outcome:
     Args:
         failed: a step failed, or the host could not be reached.
         unreachable: the host could not be reached.
-        facts: the facts that the caller did not have, so that nothing has to gather them again.
+        facts: the facts that the caller does not have yet, so that they need not be gathered again.
     """
 
     failed: bool
@@ -81,20 +81,20 @@ def run_steps(
     output: StepOutput,
     hide: Callable[[str], str],
 ) -> Outcome:
-    """Run the preset's steps on `host` as if they stood where `task` stands.
+    """Run the preset's steps on `host` as if they were in the place of `task`.
 
     Args:
         task: the preset task, post-validated.
-        variables: what the steps see beside everything that `task` itself sees; as strong as an include's `vars`.
-        play_context: the caller's, for the passwords asked on the command line.
-        output: gets every event.
-        hide: takes the secrets out of a text; nothing is printed meanwhile that has not passed it.
+        variables: the steps see these besides the variables of `task`, with the precedence of an include's `vars`.
+        play_context: the caller's, for the passwords entered on the command line.
+        output: receives every event.
+        hide: removes the secrets from a text; applied to everything that is printed.
 
     Raises:
-        AnsibleActionFail: the preset is running already, further out.
+        AnsibleActionFail: the preset calls itself, directly or through another one.
         AnsibleError: the steps cannot be loaded.
     """
-    # Of the command line by default; `check_mode` and `diff` on the preset task count as much.
+    # These are command-line options, but `check_mode` and `diff` on the preset task apply, too.
     options = {"ansible_check_mode": task.check_mode, "ansible_diff_mode": task.diff}
     manager = internals.own_variables(task.get_variable_manager(), options)
     inventory = internals.inventory_of(manager)
@@ -128,8 +128,8 @@ def steps_play(
 ) -> Play:
     """The caller's play with the preset's steps as its only tasks.
 
-    Hosts pattern, variables and roles are the caller's, so that magic and role variables mean what they mean in the
-    preset task; the restriction of the inventory makes it a play of one host.
+    The hosts pattern, variables and roles are the caller's, so that magic and role variables have the same meaning as
+    in the preset task; the restriction of the inventory limits the play to one host.
     """
     outer = task.get_play()
     role = internals.role_of(task)
@@ -157,10 +157,10 @@ def steps_play(
 
 @contextmanager
 def entered(path: Path) -> Generator[None]:
-    """Refuse a preset inside itself.
+    """Reject a preset that calls itself.
 
     Raises:
-        AnsibleActionFail: `path` is being run already, by a process that this one descends from.
+        AnsibleActionFail: a parent process already runs `path`.
     """
     if path in RUNNING:
         raise AnsibleActionFail(f"A preset cannot run itself: {' -> '.join(map(str, [*RUNNING, path]))}.")
@@ -173,10 +173,10 @@ def entered(path: Path) -> Generator[None]:
 
 @contextmanager
 def own_options() -> Generator[None]:
-    """The command line as the steps are to see it.
+    """The command line for the steps.
 
-    The preset task was chosen, so all its steps are: --tags only adds those tagged `never`. --skip-tags is as ever.
-    --step and --start-at-task have had their say on the task as a whole.
+    The preset task was selected, and with it all its steps: --tags only adds those tagged `never`. --skip-tags works as
+    usual. --step and --start-at-task apply to the preset task as a whole.
     """
     outer = context.CLIARGS
     own = {"tags": ["all", *outer.get("tags", [])], "step": False, "start_at_task": None}
@@ -189,7 +189,7 @@ def own_options() -> Generator[None]:
 
 @contextmanager
 def own_signals() -> Generator[Handlers]:
-    """Give the handlers back, when it is over, that the nested run replaces."""
+    """Restore the signal handlers that the nested run replaces."""
     handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         yield handlers
@@ -199,9 +199,9 @@ def own_signals() -> Generator[Handlers]:
 
 
 def pass_signals_on(workers: Callable[[], list[WorkerProcess | None]], handlers: Handlers) -> None:
-    """End the nested run's workers at a signal, and then what it runs in: at once, as any worker of Ansible ends.
+    """On a signal, end the nested run's workers and then this process, immediately, as any Ansible worker ends.
 
-    A task queue of its own would unwind, and wait for what a worker that is gone has left half-written.
+    The nested task queue would instead unwind and wait for output that a killed worker has left half-written.
     """
 
     def end(number: int, frame: FrameType | None) -> None:

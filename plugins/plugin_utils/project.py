@@ -1,7 +1,7 @@
-"""Deployments of a `prefect.yaml`, as entries of `prefect_deployments`, without a Prefect and without running anything.
+"""Deployments of a `prefect.yaml`, as entries of `prefect_deployments`, without Prefect and without running anything.
 
-What `prefect deploy` would take from the flow by importing it is read from its source: the flow's name, description
-and parameters. What only that command can do, it says.
+The flow's name, description and parameters, which `prefect deploy` gets by importing the flow, are read from its
+source. Features that only that command supports are reported as errors.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import yaml
 
 FILE = "prefect.yaml"
 PLAIN = ("name", "version", "description", "tags", "entrypoint", "parameters", "enforce_parameter_schema", "paused")
-"""Fields that are the same in an entry of ours."""
+"""Fields that are the same in an entry of `prefect_deployments`."""
 
 KNOWN = {
     *PLAIN,
@@ -42,23 +42,23 @@ TYPES = {
     "dict": "object",
     "Dict": "object",
 }
-"""JSON's names of types, by Python's."""
+"""JSON Schema types by Python type."""
 
 Entry = dict[str, Any]
 
 
 class ProjectError(Exception):
-    """Everything that is wrong with a project, or that only `prefect deploy` can do: a sentence each."""
+    """All errors in a project, including features that only `prefect deploy` supports, one per line."""
 
     def __init__(self, file: Path, complaints: list[str]) -> None:
         super().__init__("\n".join(f"{file}: {complaint}" for complaint in complaints))
 
 
 def deployments(path: Path, *, directory: str, environment: Mapping[str, str]) -> list[Entry]:
-    """Return the deployments of a `prefect.yaml`, or of the directory of one, as entries of `prefect_deployments`.
+    """Return the deployments of a `prefect.yaml`, given as file or directory, as entries of `prefect_deployments`.
 
-    `directory` is where the flow code is on the hosts that run it, for deployments without pull steps, `environment`
-    what `{{ $NAME }}` is taken from. Raises ProjectError, and OSError where there is no such file.
+    `directory` is the directory of the flow code on the hosts, for deployments without pull steps; `environment` has
+    the values of `{{ $NAME }}`. Raises ProjectError, and OSError if the file cannot be read.
     """
     file = path / FILE if path.is_dir() else path
     try:
@@ -84,14 +84,14 @@ def deployments(path: Path, *, directory: str, environment: Mapping[str, str]) -
 
 
 class Reader:
-    """Reads one deployment of a project, and gathers in `complaints` what is wrong with it."""
+    """Reads one deployment of a project, and collects its errors in `complaints`."""
 
     def __init__(self, project: Mapping[str, Any], root: Path, directory: str, environment: Mapping[str, str]) -> None:
         self.project, self.root, self.directory, self.environment = project, root, directory, environment
         self.complaints: list[str] = []
 
     def entry(self, given: Mapping[str, Any]) -> Entry:
-        """Return the entry for a deployment."""
+        """Return the entry of a deployment."""
         for name in given:
             if name not in KNOWN:
                 near = difflib.get_close_matches(str(name), KNOWN, n=1)
@@ -121,7 +121,7 @@ class Reader:
         return {**made, **self.placed(given), **self.timed(given), **self.limited(given), **self.pulled(given)}
 
     def placed(self, given: Mapping[str, Any]) -> Entry:
-        """Return where a deployment runs."""
+        """Return the work pool, queue and job variables of a deployment."""
         pool = given.get("work_pool") or {}
         if not isinstance(pool, Mapping):
             self.complaints.append("work_pool is not a mapping")
@@ -137,7 +137,7 @@ class Reader:
         return made
 
     def timed(self, given: Mapping[str, Any]) -> Entry:
-        """Return when a deployment runs; nothing where it does not say, and no schedule where it says so."""
+        """Return the schedules of a deployment; empty if it does not mention any, and an empty list if it has none."""
         if "schedules" in given:
             listed = given["schedules"] or []
         elif "schedule" in given:
@@ -147,7 +147,7 @@ class Reader:
         return {"schedules": self.filled(listed, "schedules")}
 
     def limited(self, given: Mapping[str, Any]) -> Entry:
-        """Return how many runs of a deployment there may be at a time, and what becomes of further ones."""
+        """Return how many runs of a deployment may be active at a time, and what happens to further ones."""
         limit = self.filled(given.get("concurrency_limit"), "concurrency_limit")
         if limit is None:
             return {}
@@ -158,7 +158,7 @@ class Reader:
         return {**made, "concurrency_options": rest} if rest else made
 
     def pulled(self, given: Mapping[str, Any]) -> Entry:
-        """Return how a run gets its code. A run fills in what `prefect deploy` leaves to it."""
+        """Return the pull steps of a deployment. The placeholders that `prefect deploy` leaves to a run are kept."""
         steps = given["pull"] if "pull" in given else self.project.get("pull")
         if steps:
             steps = [steps] if isinstance(steps, Mapping) else steps
@@ -168,13 +168,13 @@ class Reader:
         return {"pull_steps": [{"prefect.deployments.steps.set_working_directory": {"directory": self.directory}}]}
 
     def filled(self, value: Any, place: str, *, later: bool = False) -> Any:
-        """Return a value with its placeholders filled in. Of those for `later`, what is not known here stays."""
+        """Return a value with its placeholders filled in; with `later`, unknown ones that a run fills in are kept."""
         if isinstance(value, Mapping):
             return {str(name): self.filled(each, f"{place}.{name}", later=later) for name, each in value.items()}
         if isinstance(value, list):
             return [self.filled(each, f"{place}[{index}]", later=later) for index, each in enumerate(value)]
         if not isinstance(value, str):
-            # YAML's own dates, as the anchor of an interval.
+            # YAML parses dates itself, for example the anchor of an interval.
             return value.isoformat() if hasattr(value, "isoformat") else value
 
         def fill(found: re.Match[str]) -> str:
@@ -196,7 +196,7 @@ class Reader:
         return f"{{{{ {name} }}}}: the output of a step, which only `prefect deploy` runs"
 
     def flow(self, entrypoint: str) -> Entry:
-        """Return what the source of a flow says: `flow`, its name, `description` and `parameter_openapi_schema`."""
+        """Return the fields from the source of a flow: `flow` (its name), `description`, `parameter_openapi_schema`."""
         place, separator, name = entrypoint.rpartition(":" if ":" in entrypoint else ".")
         file = self.root / (place if place.endswith(".py") else f"{place.replace('.', '/')}.py")
         if not separator or not file.is_file():
@@ -222,14 +222,14 @@ class Reader:
 
 
 def keywords(node: ast.expr) -> list[ast.keyword]:
-    """Return what a decorator says by name, if it is that of a flow."""
+    """Return the keyword arguments of a `flow` decorator; empty for other decorators."""
     called = node.func if isinstance(node, ast.Call) else node
     name = called.attr if isinstance(called, ast.Attribute) else getattr(called, "id", "")
     return node.keywords if name == "flow" and isinstance(node, ast.Call) else []
 
 
 def literal(node: ast.expr | None) -> Any:
-    """Return the value of an expression, or None where it has to be computed."""
+    """Return the value of a literal expression, or None for other expressions."""
     try:
         return None if node is None else ast.literal_eval(node)
     except ValueError:
@@ -237,7 +237,7 @@ def literal(node: ast.expr | None) -> Any:
 
 
 def schema(function: ast.FunctionDef | ast.AsyncFunctionDef) -> Entry:
-    """Return the schema of a flow's parameters, as far as its source tells: of others, any value is good."""
+    """Return the schema of a flow's parameters; a parameter whose type is not known accepts any value."""
     properties: dict[str, Entry] = {}
     required = []
     for position, (argument, default) in enumerate(arguments(function.args)):

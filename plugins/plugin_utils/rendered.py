@@ -1,4 +1,4 @@
-"""Files as tasks describe them, with templates, turned into what modules on the hosts write."""
+"""Render the templates of the files that a task describes, for the modules that write them on the hosts."""
 
 from __future__ import annotations
 
@@ -25,16 +25,16 @@ FILES: dict[str, Any] = {
         "secret": {"type": "bool", "default": False},
     },
 }
-"""Option of an action: the files that are wanted, those with a template being no directories."""
+"""Option of an action: the wanted files and directories; an entry with a template is never a directory."""
 
 LEDGER: dict[str, Any] = {"type": "dict"}
-"""Option of an action: the ledger, as the module wants it."""
+"""Option of an action: the ledger, which is passed to the module."""
 
 
 def rendered(
     action: ActionBase, files: list[dict[str, Any]], task_vars: dict[str, Any] | None
 ) -> tuple[list[dict[str, Any]], list[str]]:
-    """Render the templates of files; return the files for the module, and what the secret ones hold, in their order."""
+    """Render the templates of files; return the files for the module, and the contents of secret files in order."""
     lookup = lookup_loader.get("ansible.builtin.template", loader=action._loader, templar=action._templar)
     given, secrets = [], []
     for file in files:

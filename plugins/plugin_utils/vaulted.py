@@ -1,4 +1,4 @@
-"""What ansible-vault decrypted for a play, for the modules that must not show it."""
+"""The values that ansible-vault decrypted for a play, for the modules that must mask them."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ from ansible.plugins.action.normal import ActionModule as NormalAction
 try:
     from ansible._internal._datatag._tags import Origin
 except ImportError:
-    # Ansible's own name for where a value was read, without which only the files' variables named vault_* are known.
+    # Ansible's internal tag for a value's origin. Without it, only the variables named vault_* are found in files.
     Origin = None
 
 ELSEWHERE = frozenset({"ansible_facts", "group_names", "groups", "hostvars", "play_hosts", "vars"})
-"""Variables of Ansible's own: other hosts and facts."""
+"""Ansible's own variables, which hold other hosts and facts."""
 
 
 def vaulted_texts(variables: Mapping[str, Any]) -> list[str]:
-    """Return the texts among variables that were encrypted: by `!vault`, in an encrypted file, or named `vault_*`.
+    """Return the secret texts in variables: encrypted with `!vault`, from an encrypted file, or named `vault_*`.
 
-    A variable that only refers to one is found by what it refers to. What cannot be decrypted is left out: a task that
-    uses it fails by itself.
+    A variable that refers to another is covered by the variable it refers to. Values that cannot be decrypted are
+    skipped: a task that uses one fails anyway.
     """
     found: dict[str, None] = {}
     for name, value in variables.items():
@@ -59,7 +59,7 @@ def _from_encrypted_file(value: Any) -> bool:
 
 @functools.lru_cache(maxsize=4096)
 def is_encrypted(path: str) -> bool:
-    """Return whether a file is one of ansible-vault's."""
+    """Return whether a file is encrypted with ansible-vault."""
     try:
         with Path(path).open("rb") as file:
             return file.read(15).startswith(b"$ANSIBLE_VAULT;")
@@ -68,7 +68,7 @@ def is_encrypted(path: str) -> bool:
 
 
 class ActionModule(NormalAction):
-    """Runs the module of the task's name, and tells it what is secret in the variables of the host."""
+    """Runs the module with the task's name, and passes it the secret texts in the variables of the host."""
 
     def run(self, tmp: str | None = None, task_vars: dict[str, Any] | None = None) -> dict[str, Any]:
         variables = task_vars or {}
