@@ -34,8 +34,8 @@ Handlers = Mapping[signal.Signals, Callable[[int, FrameType | None], Any] | int 
 COLLECTION = "selfhosted.prefect"
 RUNNING: list[Path] = []
 
-# Keywords that steps inherit from the preset task, whose values are final at this point. Excluded are keywords that
-# control whether and how often the task itself runs or may fail (when, loop, run_once, ignore_errors, tags, ...).
+# Keywords that steps inherit from the preset task, whose values are final by now. Not inherited: keywords that control
+# whether and how often the task itself runs or may fail (when, loop, run_once, ignore_errors, tags, throttle, ...).
 INHERITED = (
     "connection",
     "port",
