@@ -6,7 +6,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import PurePosixPath
 from typing import Any
 
-from ansible.errors import AnsibleFilterError
+from ansible.errors import AnsibleFilterError, AnsibleUndefinedVariable
 from ansible_collections.selfhosted.prefect.plugins.filter.definitions import definitions
 from ansible_collections.selfhosted.prefect.plugins.module_utils.kinds import KINDS
 from ansible_collections.selfhosted.prefect.plugins.plugin_utils.inventory import merged
@@ -49,9 +49,12 @@ def unapplied(hostvars: Mapping[str, Mapping[str, Any]], groups: Mapping[str, li
         return []
     for host in groups.get("all", []):
         variables = hostvars[host]
-        described = resources(
-            merged(variables, variables.__getitem__, {}), groups.get("prefect_definitions") or [], kinds=[]
-        )
+        try:
+            lists = merged(variables, variables.__getitem__, {})
+        except AnsibleUndefinedVariable:
+            # They use a default of a role, which hostvars does not have.
+            continue
+        described = resources(lists, groups.get("prefect_definitions") or [], kinds=[])
         found = [name for name, entries in described.items() if entries]
         found += [PROJECTS] if variables.get(PROJECTS) else []
         if found:
@@ -69,7 +72,12 @@ def entrypoints(hostvars: Mapping[str, Mapping[str, Any]], hosts: Sequence[str],
     for host in (host for host in hosts if host in hostvars):
         variables = hostvars[host]
         names = [name for name in variables if name.startswith(DEPLOYMENTS)]
-        for entry in merged(names, variables.__getitem__, {}).get(DEPLOYMENTS, []):
+        try:
+            entries = merged(names, variables.__getitem__, {}).get(DEPLOYMENTS, [])
+        except AnsibleUndefinedVariable:
+            # They use a default of a role, which hostvars does not have: their schemas stay as they are.
+            continue
+        for entry in entries:
             key, given = without_schema(entry)
             place = PurePosixPath(directory, code_of(given)) if key and given.get("entrypoint") else None
             if place is not None and place.is_relative_to(directory) and ".." not in place.parts:

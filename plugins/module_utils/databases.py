@@ -26,7 +26,7 @@ from urllib.parse import unquote, urlsplit
 
 from . import backups, sqlite_files
 from .backups import Backup, BackupError, Contents, Origin
-from .postgres import Connection, DatabaseError, tls_context
+from .postgres import Connection, DatabaseError, acting_as, tls_context
 from .safe_files import (
     AccountError,
     UnsafePathError,
@@ -379,16 +379,18 @@ class Postgresql:
             check_hostname=given["sslmode"] == "verify-full",
             verify=verified,
         )
-        with Connection(
-            host=given["host"] or "127.0.0.1",
-            port=given["port"],
-            user=self.user,
-            password=given["password"] or "",
-            database=self.name,
-            tls=None if given["sslmode"] == "disable" else context,
-            tls_required=verified or given["sslmode"] == "require",
-            timeout=15,
-        ) as connection:
+        with acting_as(self.account or ""):
+            connection = Connection(
+                host=given["host"] or "127.0.0.1",
+                port=given["port"],
+                user=self.user,
+                password=given["password"] or "",
+                database=self.name,
+                tls=None if given["sslmode"] == "disable" else context,
+                tls_required=verified or given["sslmode"] == "require",
+                timeout=15,
+            )
+        with connection:
             return connection.query(sql)
 
     def _entries(self, backup: Path, schema: Schema) -> list[str]:

@@ -285,7 +285,11 @@ def run(script: dict[str, Any], *, params: dict[str, Any], environment: dict[str
         output, _ = process.communicate(script["content"] or "", timeout=params["timeout"])
     except subprocess.TimeoutExpired as error:
         os.killpg(process.pid, signal.SIGKILL)
-        output, _ = process.communicate()
+        try:
+            output, _ = process.communicate(timeout=5)
+        except subprocess.TimeoutExpired as left:
+            # A process that has left the group may keep the pipe open for as long as it likes.
+            output = left.output.decode(errors="replace") if isinstance(left.output, bytes) else left.output or ""
         raise ScriptError(
             f"prefect_flows_deployment_scripts: {script['name']} was not done after {params['timeout']} s; "
             f"correct it, or raise prefect_flows_timeout. It said:\n{output.strip()}"

@@ -180,7 +180,9 @@ def read(places: dict[str, Any], params: dict[str, Any]) -> dict[str, Any]:
         output, errors = process.communicate(json.dumps(places), timeout=params["timeout"])
     except subprocess.TimeoutExpired:
         os.killpg(process.pid, signal.SIGKILL)
-        process.communicate()
+        # A process that has left the group may keep the pipes open for as long as it likes.
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.communicate(timeout=5)
         raise ReadingError(
             f"prefect_deployments: the parameters of {', '.join(places)} were not read after {params['timeout']} s: "
             "their code waits for something; give these deployments a parameter_openapi_schema"

@@ -132,13 +132,19 @@ def test_a_row_that_is_gone_takes_its_deployment_along(database: Database) -> No
     assert database.registered[1:] == [dict.fromkeys(["f0", "f2", "f3"])]
 
 
-def test_what_was_paused_is_not_deleted_once_there_are_many_others(database: Database) -> None:
+@pytest.mark.parametrize("restarted", [False, True])
+def test_what_was_paused_is_not_deleted_once_there_are_many_others(database: Database, restarted: bool) -> None:
     database.data = without(full(), "f0", "f1", "f2")
     database.look()
     database.look()
     assert database.registered[-1] == {"f0": True, "f1": True, "f2": True, "f3": None}
     database.data = without(full(40), "f0", "f1", "f2")
     database.look()
+    database.look()
+    assert len(database.registered[-1]) == 40
+    if restarted:
+        database.look = database.start()
+        database.look()
     assert [flow for flow, paused in database.registered[-1].items() if paused] == ["f0", "f1", "f2"]
 
 

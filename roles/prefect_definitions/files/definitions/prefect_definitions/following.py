@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import json
 import os
@@ -20,6 +21,9 @@ from .resources import Inactive, resources
 from .schema import Definitions, Rows, rows_of
 
 Data = Mapping[str, Sequence[Mapping[str, Any]]]
+
+KEPT = "definitions.kept.json"
+"""File in the directory of the definitions: what is paused because the database has lost it."""
 
 SHARE = 0.5
 """What part of the deployments, or of the work pools, has to go at once for that to be doubted."""
@@ -188,7 +192,11 @@ class Look:
     def __init__(self, following: Following) -> None:
         self.following = following
         self.applied = self.doubted = self.said = ""
+        self.file = following.directory / KEPT
         self.kept: set[tuple[str, str, str]] = set()
+        # A loss of power may have left it empty.
+        with contextlib.suppress(OSError, ValueError):
+            self.kept = {(kind, flow, name) for kind, flow, name in json.loads(self.file.read_text(encoding="utf-8"))}
 
     def __call__(self) -> None:
         try:
@@ -215,6 +223,7 @@ class Look:
             return
         self.kept |= {key for keys in gone.values() for key in keys}
         self.kept -= {key_of(kind, row) for kind, rows in after.items() for row in rows}
+        self.remember()
         wanted = with_paused(before, resumed(before, after), self.kept)
         self.following.apply(rows_of(wanted), kept=self.kept)
         if gone:
@@ -224,6 +233,14 @@ class Look:
                 flush=True,
             )
         self.applied, self.doubted, self.said = text, "", ""
+
+    def remember(self) -> None:
+        """Write down what is paused and not deleted, for the next start of the service."""
+        text = json.dumps(sorted(self.kept))
+        if text != (self.file.read_text(encoding="utf-8") if self.file.is_file() else "[]"):
+            fresh = self.file.with_suffix(".new")
+            fresh.write_text(text, encoding="utf-8")
+            fresh.replace(self.file)
 
 
 def counted(gone: Mapping[str, Sequence[object]], before: Data) -> str:
