@@ -86,7 +86,7 @@ def worker_command(worker: dict[str, Any], *, prefect: str, version: str) -> lis
     return command
 
 
-def rescue_command(worker: dict[str, Any], *, opt: str, then: str, limit: int) -> list[str]:
+def rescue_command(worker: dict[str, Any], *, opt: str, then: str, limit: int, knows_endings: bool = True) -> list[str]:
     """Return the command that handles the flow runs of a worker that has ended, or an empty list if none is wanted.
 
     Only flow runs that are processes on this host end with their worker.
@@ -96,7 +96,9 @@ def rescue_command(worker: dict[str, Any], *, opt: str, then: str, limit: int) -
     command = [f"{opt}/current/bin/python", "-I", f"{opt}/lib/rescue-flow-runs"]
     command += ["--pool", worker["pool"], "--worker", worker["name"], "--identity", worker["identity"]]
     command += ["--formerly", worker["formerly"]] if worker["formerly"] else []
-    return [*command, "--limit", str(limit), "--then", then]
+    # supervisord does not say how a program has ended, so a planned restart would count.
+    command += ["--limit", str(limit)] if knows_endings else []
+    return [*command, "--then", then]
 
 
 def worker_services(
@@ -120,7 +122,13 @@ def worker_services(
             "command": worker_command(worker, prefect=f"{host['dirs']['opt']}/current/bin/prefect", version=version),
             "environment": {"PREFECT_WORKER_WEBSERVER_PORT": worker["health_port"]},
             "instance_options": instance_options,
-            "cleanup": rescue_command(worker, opt=host["dirs"]["opt"], then=interrupted, limit=limit),
+            "cleanup": rescue_command(
+                worker,
+                opt=host["dirs"]["opt"],
+                then=interrupted,
+                limit=limit,
+                knows_endings=host["service_manager"] == "systemd",
+            ),
             "ports": {f"prefect_worker_health_port of {worker['unit']}": worker["health_port"]},
             "health": {"pool": worker["pool"], "worker": worker["name"]},
         }

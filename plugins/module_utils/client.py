@@ -29,6 +29,9 @@ from types import TracebackType
 from typing import Any
 from urllib.parse import SplitResult, quote, unquote, urlsplit
 
+PROBE = "selfhosted_prefect_status_"
+"""Prefix of the variables that a status check creates and removes to see whether the server writes."""
+
 PAGE = 200
 """Objects per page: Prefect's default for PREFECT_SERVER_API_DEFAULT_LIMIT.
 

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from . import automations, schedules
-from .client import PAGE, Failure, quoted
+from .client import PAGE, PROBE, Failure, quoted
 from .masking import Mask, hidden_texts, is_secret_name, reference_to, texts
 from .recreations import Recreation
 from .resource import Field, Kind, Plan, Row, Server, Values, run, same
@@ -187,7 +187,7 @@ class WorkQueue(Kind):
 
 class Variable(Kind):
     def is_system(self, row: Mapping[str, Any]) -> bool:
-        return str(row["name"]).startswith(REGISTRY)
+        return str(row["name"]).startswith((REGISTRY, PROBE))
 
     def complaints(self, values: Mapping[str, Any]) -> Iterator[str]:
         name = str(values["name"])

@@ -9,11 +9,11 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import hashlib
 import json
 import os
 import re
 import subprocess
-import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import datetime, timedelta, timezone
@@ -31,7 +31,7 @@ from .checks import (
     proxy_checks,
     redis_check,
 )
-from .client import PAGE, Api, ApiError, Failure, moment, quoted
+from .client import PAGE, PROBE, Api, ApiError, Failure, moment, quoted
 from .metrics import Exporter, metrics
 
 UNMARKED = timedelta(minutes=5)
@@ -58,7 +58,7 @@ UNITS = ("server", "services", "exporter", "worker@*", "serve@*", "celery@*", "d
 UP = ("running", "waiting")
 """Healthy states of a service, and of a timer."""
 
-ITERATIONS = 10
+ITERATIONS = 100
 """Times of a schedule to inspect for the longest interval between two: enough for a week of working days."""
 
 ENDED = ("COMPLETED", "FAILED", "CRASHED", "CANCELLED")
@@ -310,15 +310,27 @@ def api_checks(api: Api, info: Json, *, database: str, writes: bool) -> Iterator
     yield events_check(api, info)
 
 
+@contextlib.contextmanager
+def _allowed(status: int) -> Iterator[None]:
+    try:
+        yield
+    except ApiError as error:
+        if error.status != status:
+            raise
+
+
 def write_check(api: Api) -> Check:
     """Create a variable through the server, and delete it. Raises ApiError if no server answers.
 
     A database that is full, or has become read-only, still answers all reads.
     """
-    name = f"selfhosted_prefect_status_{uuid.uuid4().hex}"
+    # One name for a host: a check that was killed left the variable, and then its removal is what writes.
+    name = PROBE + hashlib.sha256(os.uname().nodename.encode()).hexdigest()[:12]
     try:
-        api.post("/variables/", {"name": name, "value": "written and removed by a status check"})
-        api.call("DELETE", f"/variables/name/{name}")
+        with _allowed(409):
+            api.post("/variables/", {"name": name, "value": "written and removed by a status check"})
+        with _allowed(404):
+            api.call("DELETE", f"/variables/name/{name}")
     except ApiError as error:
         if error.status is None:
             raise

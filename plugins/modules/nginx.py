@@ -535,7 +535,7 @@ def main() -> None:
                     timeout=params["timeout"],
                     otherwise=f"https://{site['name']}:{site['port']} does not answer as it should",
                 )
-    except (NginxError, FileError, LedgerError) as error:
+    except (NginxError, FileError, LedgerError, OSError) as error:
         module.fail_json(msg=str(error))
     module.exit_json(
         changed=bool(written or reloaded or enabled),

@@ -103,6 +103,10 @@ def test_the_server_is_made_to_write_and_nothing_is_left(api: FakeApi, instance:
         "DELETE /variables/name/selfhosted_prefect",
     ]
     assert api.objects.of("variables") == []
+    # A check that was killed between the two.
+    api.objects.add("variables", name=re.sub(".*/", "", api.writes[-1]), value="")
+    assert read(instance)["problems"] == []
+    assert api.objects.of("variables") == []
     api.requests.clear()
     assert read(replace(instance, writes=False))["problems"] == []
     assert api.writes == []

@@ -14,7 +14,7 @@ from ansible_collections.selfhosted.prefect.plugins.filter.workers import (
     workers,
 )
 
-HOST = {"dirs": {"opt": "/opt/prefect"}}
+HOST = {"dirs": {"opt": "/opt/prefect"}, "service_manager": "systemd"}
 START = ["/p", "--no-prompt", "worker", "start", "--name", "a-default", "--pool", "default", "--type", "process"]
 KEPT = ["--install-policy", "never", "--with-healthcheck", "--no-create-pool-if-not-found"]
 
@@ -74,15 +74,22 @@ def test_a_name_ends_in_what_only_this_worker_of_this_installation_has() -> None
     assert all(len(identity) == 8 for identity in four)
 
 
-def test_the_rescue_is_told_the_identity_and_the_name_before() -> None:
+@pytest.mark.parametrize(("manager", "limit"), [("systemd", ["--limit", "2"]), ("supervisord", [])])
+def test_the_rescue_gets_the_identity_the_name_before_and_the_limit(manager: str, limit: list[str]) -> None:
+    """supervisord does not say whether a program was stopped, so nothing counts there."""
     given = {"id": "1" * 32, "formerly": {"b": "old-b"}}
     (worker,) = workers([{"pool": "b"}], host="a", installation=given, first_port=5200, limit=10)
     (service,) = worker_services(
-        [worker | {"template": "prefect-worker@"}], HOST, {}, version="3.8.8", interrupted="crash", limit=2
+        [worker | {"template": "prefect-worker@"}],
+        HOST | {"service_manager": manager},
+        {},
+        version="3.8.8",
+        interrupted="crash",
+        limit=2,
     )
     assert service["health"]["worker"] == worker["name"]
     known = ["--worker", worker["name"], "--identity", worker["identity"], "--formerly", "old-b"]
-    assert service["cleanup"][3:] == ["--pool", "b", *known, "--limit", "2", "--then", "crash"]
+    assert service["cleanup"][3:] == ["--pool", "b", *known, *limit, "--then", "crash"]
 
 
 def test_what_an_entry_says() -> None:
