@@ -467,7 +467,10 @@ def reload_where_needed(nginx: Nginx, params: dict[str, Any]) -> bool:
             return False
         nginx.start()
         return True
-    changed = newest([Path(file["path"]) for file in params["files"]])
+    # A site that is present has another file to write whenever one has to be removed. The directory alone also changes
+    # with the maintenance switch, which needs no reload.
+    counts = [file for file in params["files"] if params["state"] == "absent" or file["state"] != "absent"]
+    changed = newest([Path(file["path"]) for file in counts])
     if changed < nginx.workers_since():
         return False
     nginx.reload()
