@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import difflib
-import ipaddress
 import json
 import re
 from collections.abc import Collection, Mapping
@@ -16,6 +15,7 @@ from ansible.module_utils.common.arg_spec import ArgumentSpecValidator
 from ansible.module_utils.common.yaml import yaml_load
 from ansible.plugins.action import ActionBase
 from ansible_collections.selfhosted.prefect.plugins.filter.connections import loopback
+from ansible_collections.selfhosted.prefect.plugins.lookup.certificate import is_address
 from ansible_collections.selfhosted.prefect.plugins.plugin_utils import inventory
 from ansible_collections.selfhosted.prefect.plugins.plugin_utils.certificates import problems
 
@@ -269,15 +269,6 @@ def refused_server(server: dict[str, str]) -> list[str]:
             "prefect_api_auth for all hosts; or set prefect_api_url to a server that is open"
         ]
     return []
-
-
-def is_address(name: str) -> bool:
-    """Return whether a name is an IP address."""
-    try:
-        ipaddress.ip_address(name)
-    except ValueError:
-        return False
-    return True
 
 
 def refused_domain(domain: str) -> list[str]:
