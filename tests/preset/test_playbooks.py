@@ -121,8 +121,8 @@ def with_canaries(directory: Path) -> tuple[dict[str, Any], set[str]]:
     }
     for name in ("prefect_server_settings", "prefect_settings", "prefect_worker_settings"):
         variables[name] = {"PREFECT_CLIENT_CUSTOM_HEADERS": json.dumps({"X-Canary": text[name]})}
-    for name in ("prefect_celery_environment", "prefect_definitions_environment", "prefect_flows_environment"):
-        variables[name] = {"OF_THE_USER": text[name]}
+    for name in ("celery", "definitions", "flows", "worker"):
+        variables[f"prefect_{name}_environment"] = {"OF_THE_USER": text[f"prefect_{name}_environment"]}
     for name in ("prefect_database_password", "prefect_redis_password"):
         variables[name] = text[name]
     variables["prefect_api_auth"] = f"admin:{text['prefect_api_auth']}"
