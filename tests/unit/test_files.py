@@ -5,12 +5,17 @@ from __future__ import annotations
 import json
 import os
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from ansible.module_utils.basic import AnsibleModule
+from ansible.parsing.dataloader import DataLoader
+from ansible.plugins.loader import lookup_loader
+from ansible.template import Templar, trust_as_template
 from ansible_collections.selfhosted.prefect.plugins.module_utils.safe_files import write
 from ansible_collections.selfhosted.prefect.plugins.modules import files
+from ansible_collections.selfhosted.prefect.plugins.plugin_utils.rendered import FILES, rendered
 from fake_api import outcome
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -280,6 +285,53 @@ def test_what_a_lost_account_left_is_given_back_and_nothing_else(tmp_path: Path,
 
 
 @as_root
+class Facts(dict[str, Any]):
+    """Variables that take long to copy."""
+
+    def __deepcopy__(self, memo: object) -> Any:
+        pytest.fail("the facts of the host are copied")
+
+
+@pytest.fixture
+def render(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """What an action sends for files, on a controller where the variables of the host are `variables`."""
+    # Names such as ansible.builtin.template are known in a run of Ansible only.
+    by_name = SimpleNamespace(get=lambda name, **objects: lookup_loader.get(name.rpartition(".")[2], **objects))
+    monkeypatch.setattr("ansible_collections.selfhosted.prefect.plugins.plugin_utils.rendered.lookup_loader", by_name)
+
+    def call(*wanted: dict[str, Any], **variables: Any) -> Any:
+        task_vars = {"ansible_search_path": [str(tmp_path)], **variables}
+        templar = Templar(loader=DataLoader(), variables=task_vars)
+        unset = {name: spec.get("default") for name, spec in FILES["options"].items()}
+        action = SimpleNamespace(_loader=DataLoader(), _templar=templar)
+        return rendered(action, [unset | file for file in wanted], task_vars)
+
+    return call
+
+
+def test_a_template_sees_the_variables_of_the_host_and_its_own(tmp_path: Path, render: Any) -> None:
+    (tmp_path / "a.j2").write_text("{{ ansible_managed }} {{ derived }} {{ own }}\n")
+    derived = trust_as_template("{{ facts.name ~ own }}")
+    wanted = [{"path": f"/etc/{own}", "template": "a.j2", "vars": {"own": own}} for own in ("x", "y")]
+    sent, secrets = render(*wanted, {"path": "/s", "template": "a.j2", "vars": {"own": "z"}, "secret": True},
+                           facts=Facts(name="h"), derived=derived)  # fmt: skip
+    assert [file.get("content") for file in sent] == ["Ansible managed hx x\n", "Ansible managed hy y\n", None]
+    assert secrets == ["Ansible managed hz z\n"]
+
+
+def test_a_file_of_the_controller_is_sent_as_it_is(tmp_path: Path, render: Any) -> None:
+    (tmp_path / "a.py").write_text('"""{{ not_a_template }}"""\n')
+    assert render({"path": "/a.py", "src": str(tmp_path / "a.py"), "mode": "0644"})[0][0]["content"] == (
+        '"""{{ not_a_template }}"""\n'
+    )
+
+
+def test_nothing_is_rendered_for_a_file_that_is_removed(render: Any) -> None:
+    wanted = {"template": "missing.j2", "state": "absent"}
+    sent, secrets = render({"path": "/a", **wanted}, {"path": "/b", "secret": True, **wanted})
+    assert ([file["path"] for file in sent], secrets) == (["/a", "/b"], [""])
+
+
 def test_two_writers_of_one_file_never_show_half_of_it(tmp_path: Path) -> None:
     path = tmp_path / "settings.env"
     texts = {letter * 300_000 for letter in "ab"}
