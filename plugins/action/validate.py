@@ -124,11 +124,11 @@ def unknown_variables(names: list[str], known: Mapping[str, Collection[str]]) ->
 
     With a role's prefix, every unknown name is an error; without one, only a name close to a known variable.
     """
-    ours = set(inventory.NAMES).union(*known.values())
+    valid = set(inventory.NAMES).union(*known.values())
     prefixes = tuple(f"{role}_" for role in known if role != "prefect")
     complaints = []
-    for name in sorted(name for name in set(names) - ours if not inventory.PATTERN.fullmatch(name)):
-        near = difflib.get_close_matches(name, ours, n=1, cutoff=0.6 if name.startswith(prefixes) else 0.88)
+    for name in sorted(name for name in set(names) - valid if not inventory.PATTERN.fullmatch(name)):
+        near = difflib.get_close_matches(name, valid, n=1, cutoff=0.6 if name.startswith(prefixes) else 0.88)
         if near or name.startswith(prefixes):
             complaints.append(f"{name}: there is no such variable" + (f"; did you mean {near[0]}?" if near else ""))
     return complaints
@@ -247,7 +247,7 @@ def refused_topology(topology: Mapping[str, Any]) -> list[str]:
     if len(servers) < 2 and processes < 2:
         return complaints
     if topology.get("database") == "sqlite":
-        own = '; or, where each is a Prefect of its own, set prefect_servers to ["{{ inventory_hostname }}"] for it'
+        own = '; or, where each is a separate instance, set prefect_servers to ["{{ inventory_hostname }}"] for it'
         complaints.append(
             f"prefect_database_host: {several} cannot share SQLite, which is a file for one process; put a host into "
             f"the group prefect_postgres, or set prefect_database_url{own if len(servers) > 1 else ''}"
@@ -345,12 +345,12 @@ class ActionModule(ActionBase):
                 "topology": {"type": "dict", "default": {}},
             }
         )
-        ours = {name: value for name, value in (task_vars or {}).items() if name.startswith("prefect_")}
+        prefixed = {name: value for name, value in (task_vars or {}).items() if name.startswith("prefect_")}
         known = known_variables(ROLES)
-        complaints = unknown_variables(list(ours), known)
+        complaints = unknown_variables(list(prefixed), known)
         # The value of a template is not known yet; the role validates it.
         complaints += mistyped_variables(
-            {name: value for name, value in ours.items() if not self._templar.is_template(value)}, known
+            {name: value for name, value in prefixed.items() if not self._templar.is_template(value)}, known
         )
         for variable, settings in arguments["settings"].items():
             complaints += refused_settings(variable, settings)
@@ -358,7 +358,7 @@ class ActionModule(ActionBase):
         complaints += refused_version(arguments["version"], shipped)
         for variable, names in arguments["environment_names"].items():
             complaints += refused_environment(variable, names)
-        complaints += refused_silence(ours.get("prefect_flow_run_silence"))
+        complaints += refused_silence(prefixed.get("prefect_flow_run_silence"))
         auth = arguments["api_auth"]
         complaints += refused_credential(auth) + refused_server(arguments["server"])
         complaints += refused_secrets({"prefect_api_auth": auth.partition(":")[2]} | arguments["secrets"])

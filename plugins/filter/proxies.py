@@ -36,8 +36,8 @@ def proxy(hosts: list[str], hostvars: Mapping[str, Any], own: Mapping[str, Any])
     first = hostvars.get(hosts[0], {})
 
     def value(name: str, default: Any) -> Any:
-        mine, theirs = own.get(name), first.get(f"prefect_proxy_{name}")
-        return next((found for found in (mine, theirs) if found not in (None, "")), default)
+        candidates = (own.get(name), first.get(f"prefect_proxy_{name}"))
+        return next((found for found in candidates if found not in (None, "")), default)
 
     domain, port = str(value("domain", address(hosts[0], hostvars))), int(value("https_port", HTTPS))
     path = base_path(str(value("base_path", "")))

@@ -30,7 +30,7 @@ def resources(described: Mapping[str, list[Any]], hosts: Collection[str], kinds:
     defined = next((name for name in DATA if described.get(name)), "")
     if defined and not hosts:
         raise AnsibleFilterError(
-            f"{defined}: nobody runs it; put the workers' hosts into the group prefect_definitions"
+            f"{defined}: no host runs it; put the workers' hosts into the group prefect_definitions"
         )
     elsewhere = definitions(described) if defined else {}
     return {
@@ -141,7 +141,7 @@ def answers(servers: Collection[str], hostvars: Mapping[str, Any], check_mode: b
 def plan_text(done: Mapping[str, Any]) -> str:
     """Return the result of the module `resources` as text: the plan and its totals."""
     counts = done["summary"]
-    words = {"create": "new", "update": "changed", "recreate": "made anew", "delete": "gone", "adopted": "ours by now"}
+    words = {"create": "new", "update": "changed", "recreate": "recreated", "delete": "gone", "adopted": "adopted"}
     told = [f"{counts[name]} {word}" for name, word in words.items() if counts[name]]
     return "\n".join([*done["plan"], ", ".join([*told, f"{counts['unchanged']} as described"])])
 

@@ -23,7 +23,7 @@ TARGETS = {
     "work_queue_id": ("work_queue", "work_queue"),
     "automation_id": ("automation", "automation"),
 }
-"""The server's field for the object of an action: this collection's name of the field, and its kind."""
+"""API name of the field for an action's object: this collection's option for it, and the kind of the object."""
 
 ACTIONS: dict[str, dict[str, Any]] = {
     "do-nothing": {},
@@ -132,16 +132,16 @@ def action_complaints(action: Any, place: str) -> Iterator[str]:
             yield f"{place}.type is {kind!r}: {near[0]}?"
         return
     fields = ACTIONS[kind]
-    ids = {theirs: ours for theirs, (ours, _) in TARGETS.items() if ours in fields}
+    ids = {api_name: option for api_name, (option, _) in TARGETS.items() if option in fields}
     yield from _unknown(action, {*fields, *ids, "type"}, place)
-    for theirs, ours in ids.items():
-        given = action.get(ours) or action.get(theirs)
+    for api_name, option in ids.items():
+        given = action.get(option) or action.get(api_name)
         selected = action.get("source", "selected") == "selected"
         if selected and not given:
             inferred = ", or source: inferred" if "source" in fields else ""
-            yield f"{place}.{ours} is missing: the name of a {ours.replace('_', ' ')}{inferred}"
+            yield f"{place}.{option} is missing: the name of a {option.replace('_', ' ')}{inferred}"
         if not selected and given:
-            yield f"{place}.{ours} and source: {action['source']} exclude each other"
+            yield f"{place}.{option} and source: {action['source']} exclude each other"
     for name in ("state", "body"):
         if name in fields and not action.get(name):
             yield f"{place}.{name} is missing"
@@ -170,13 +170,13 @@ def trigger_canonical(trigger: Mapping[str, Any], name_of: Translate) -> dict[st
 def action_canonical(action: Mapping[str, Any], name_of: Translate) -> dict[str, Any]:
     """Return an action in the form that is compared and shown. `name_of` translates ids."""
     after = {**ACTIONS.get(action["type"], {}), **{name: value for name, value in action.items() if value is not None}}
-    for theirs, (ours, kind) in TARGETS.items():
-        if theirs in after:
-            identity = after.pop(theirs)
-            if identity is not None and after.get(ours) is None:
-                after[ours] = identity
-        if after.get(ours) is not None:
-            after[ours] = name_of(kind, str(after[ours]))
+    for api_name, (option, kind) in TARGETS.items():
+        if api_name in after:
+            identity = after.pop(api_name)
+            if identity is not None and after.get(option) is None:
+                after[option] = identity
+        if after.get(option) is not None:
+            after[option] = name_of(kind, str(after[option]))
     if "schedule_after" in after:
         after["schedule_after"] = seconds(after["schedule_after"])
     return after
@@ -197,10 +197,10 @@ def trigger_to_server(trigger: Mapping[str, Any], id_of: Translate) -> dict[str,
 def action_to_server(action: Mapping[str, Any], id_of: Translate) -> dict[str, Any]:
     """Return the request body for a canonical action. `id_of` translates names."""
     after = dict(action)
-    for theirs, (ours, kind) in TARGETS.items():
-        if ours in after:
-            name = after.pop(ours)
-            after[theirs] = None if name is None else id_of(kind, name)
+    for api_name, (option, kind) in TARGETS.items():
+        if option in after:
+            name = after.pop(option)
+            after[api_name] = None if name is None else id_of(kind, name)
     return after
 
 

@@ -604,8 +604,8 @@ def move(former: Path, directory: Path, *, suffix: str, dry: bool) -> list[str]:
             return []
         for name in old.names():
             state = old.state(name)
-            is_ours = state is not None and stat.S_ISREG(state.st_mode) and state.st_nlink == 1
-            if is_ours and state is not None and state.st_uid == os.geteuid() and name.endswith(suffix):
+            is_single = state is not None and stat.S_ISREG(state.st_mode) and state.st_nlink == 1
+            if is_single and state is not None and state.st_uid == os.geteuid() and name.endswith(suffix):
                 found.append(name)
         if found and not dry:
             with beside(directory, make=True) as (above, last):

@@ -111,8 +111,8 @@ def give_back(
     changed, others = False, 0
     for path, directory, found in top.below():
         uid = found.st_uid
-        is_ours = numbers.setdefault(uid, uid == owner or is_lost(uid) or (takes_roots and uid == 0))
-        if not is_ours:
+        is_left = numbers.setdefault(uid, uid == owner or is_lost(uid) or (takes_roots and uid == 0))
+        if not is_left:
             others += 1
         elif (uid, found.st_gid) == (owner, group) or (uid == owner and not is_lost_group(found.st_gid)):
             continue

@@ -105,8 +105,8 @@ class WorkPool(Kind):
             return
         if not all(template.get(name) and isinstance(template[name], Mapping) for name in TEMPLATE):
             yield (
-                f"base_job_template needs {' and '.join(TEMPLATE)}, and neither empty; leave it out to keep the one "
-                "that is there, or to let the first worker fill it in"
+                f"base_job_template needs {' and '.join(TEMPLATE)}, and neither empty; leave it out to keep the "
+                "current one, or to let the first worker fill it in"
             )
             return
         used = re.findall(r"\{\{\s*([\w.-]+)\s*\}\}", json.dumps(template["job_configuration"]))
@@ -1024,8 +1024,8 @@ KINDS: dict[str, Kind] = {
                 "parameter_openapi_schema": Field(spec=DICT),
                 "enforce_parameter_schema": Field(spec=BOOL),
                 "job_variables": Field(spec=DICT, normalise=mapping),
-                "work_pool": Field(spec=TEXT, clear="", normalise=text, theirs="work_pool_name"),
-                "work_queue": Field(spec=TEXT, theirs="work_queue_name"),
+                "work_pool": Field(spec=TEXT, clear="", normalise=text, api_name="work_pool_name"),
+                "work_queue": Field(spec=TEXT, api_name="work_queue_name"),
                 "concurrency_limit": Field(spec=INT, clear=-1),
                 "global_concurrency_limit": Field(spec=TEXT, clear="", normalise=text),
                 "concurrency_options": Field(spec=DICT, normalise=_concurrency_options),

@@ -382,16 +382,16 @@ def expected(
         entry = adoption(ledger, kind, path, variable)
         if kind == "data" and entry["origin"] == "adopted":
             # Directories such as `backups` may be another owner's even where an earlier version was installed.
-            ours = [
+            created = [
                 below
                 for below in (path / name for name in content)
                 if not os.path.lexists(below) or (ledger.recognized and not below.is_dir())
             ]
-            return [entry, *({"kind": "content", "name": str(below), "origin": "created"} for below in ours)]
+            return [entry, *({"kind": "content", "name": str(below), "origin": "created"} for below in created)]
         if kind == "directory" and ledger.recognized:
             files = [below for below in inside(path) if not below.is_dir() and not ledger.knows(below)]
-            ours = [below for below in files if recognizable(ledger, "file", below) and not below.is_symlink()]
-            return [entry, *({"kind": "file", "name": str(below), "origin": "created"} for below in ours)]
+            created = [below for below in files if recognizable(ledger, "file", below) and not below.is_symlink()]
+            return [entry, *({"kind": "file", "name": str(below), "origin": "created"} for below in created)]
         if kind == "file" and entry["origin"] == "adopted" and path.suffix == ".service":
             entry |= unit_state(path)
         return [entry]
@@ -481,9 +481,9 @@ def remove_file(ledger: Ledger, file: dict[str, Any], *, dry: bool) -> tuple[lis
     if entry is not None and entry["kind"] == "file":
         changed = put_back(ledger, path)
         return ([str(path)], [{"prepared": f"remove {path}\n"}]) if changed else ([], [])
-    ours = entry is not None and entry["origin"] == "created"
+    created = entry is not None and entry["origin"] == "created"
     kind = "directory" if path.is_dir() and not path.is_symlink() else "file"
-    if not ours and not ledger.holds(path) and not (os.path.lexists(path) and recognizable(ledger, kind, path)):
+    if not created and not ledger.holds(path) and not (os.path.lexists(path) and recognizable(ledger, kind, path)):
         return [], []
     result = ensure_all([file | {"secret": False}], [], dry=dry)
     if entry is not None and (not os.path.lexists(path) or ledger.shared(path)):
@@ -691,8 +691,8 @@ def remove_part(ledger: Ledger, part: str, *, purge: bool) -> Removal:
     remember_ids(ledger, names("user"))
     for kind in ("user", "group"):
         for name in names(kind):
-            ours = mine[f"{kind} {name}"]["origin"] == "created" and not ledger.shared(name)
-            if ours and exists(kind, name):
+            created = mine[f"{kind} {name}"]["origin"] == "created" and not ledger.shared(name)
+            if created and exists(kind, name):
                 said = "" if ledger.dry else remove_account(kind, name)
                 if said:
                     result.left.append(said)

@@ -29,12 +29,12 @@ def listeners(port: int) -> list[tuple[int, str]]:
     return found or [(0, "a process of another user")]
 
 
-def taken(ports: Mapping[str, int], *, ours: str) -> list[str]:
+def taken(ports: Mapping[str, int], *, program_dir: str) -> list[str]:
     """Return an error, by variable, for each port in use by a process that does not belong to this installation.
 
-    A process belongs to it if its program, or a file that it was started with, is below the directory `ours`.
+    A process belongs to it if its program, or a file on its command line, is below `program_dir`.
     """
-    prefixes = tuple(f"{directory}/" for directory in (ours, os.path.realpath(ours)))
+    prefixes = tuple(f"{directory}/" for directory in (program_dir, os.path.realpath(program_dir)))
     return held(ports, but=lambda command: any(word.startswith(prefixes) for word in command.split()))
 
 

@@ -155,7 +155,7 @@ def reconcile(
     complaints += claims(todos, entries, ownership) if not wish.adopt else []
     if complaints:
         raise several(complaints)
-    todos = pointed_anew(todos)
+    todos = with_updated_references(todos)
     proven = [todo for todo in todos if made_before(todo, ownership)]
     report.kept = [f"{todo.label}: {kept}" for todo in todos for kept in todo.kept]
     report.kept += list(forgotten(server, entries))
@@ -240,7 +240,7 @@ def read(wanted: Mapping[str, Any], wish: Wish) -> tuple[list[Kind], list[Entry]
                 if entry is None:
                     continue
                 if entry.key in seen:
-                    complaints.append(f"{entry.place}: it is there twice, see {seen[entry.key]}")
+                    complaints.append(f"{entry.place}: it is described twice, see {seen[entry.key]}")
                 seen[entry.key] = f"{name}[{index}]"
                 entries.append(entry)
     if complaints:
@@ -411,16 +411,16 @@ def claims(todos: Iterable[Plan], entries: Iterable[Entry], ownership: Ownership
             )
 
 
-def pointed_anew(todos: Sequence[Plan]) -> list[Plan]:
+def with_updated_references(todos: Sequence[Plan]) -> list[Plan]:
     """Return the plans, with automations updated that refer by id to an object about to be recreated."""
-    anew = {(todo.kind.name, todo.key) for todo in todos if todo.action == "recreate"}
+    recreated = {(todo.kind.name, todo.key) for todo in todos if todo.action == "recreate"}
 
     def follows(todo: Plan) -> bool:
         if todo.kind.name != "automation" or todo.action not in {"nothing", "update"}:
             return False
         used = set(todo.kind.uses(todo.key, todo.after))
         used |= {("work_pool", key.split("/")[0]) for name, key in used if name == "work_queue"}
-        return bool(used & anew)
+        return bool(used & recreated)
 
     return [
         replace(todo, action="update", changes={**todo.changes, "actions": todo.after["actions"]})

@@ -221,6 +221,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
         except Failure as error:
             is_away = isinstance(error, ApiError) and error.status in {None, 502, 503, 504}
             if not is_away or time.monotonic() > deadline:
-                print(f"{wanted.worker}: nobody knows what became of its flow runs: {error}")
+                print(f"{wanted.worker}: the state of its flow runs is unknown: {error}")
                 return 1
             time.sleep(1)

@@ -33,7 +33,7 @@ class Field:
     `spec` is the Ansible option. `normalise` converts the wanted and the present value to the form that is compared and
     shown, `clear` is the option value that stands for null on the server, and `default` is the value of a new object if
     the option is not set. A new object must have a `required` field. An `immutable` field can only be set at creation.
-    Of a `partial` field, a mapping, only the wanted keys are compared. `theirs` is the server's name of the field if it
+    Of a `partial` field, a mapping, only the wanted keys are compared. `api_name` is the field's name in the API if it
     differs.
     """
 
@@ -44,7 +44,7 @@ class Field:
     required: bool = False
     immutable: bool = False
     partial: bool = False
-    theirs: str = ""
+    api_name: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -126,7 +126,7 @@ class Kind:
 
     def shape(self, row: Mapping[str, Any], server: Server) -> Values:
         """Return all fields of an object from the server under this collection's names."""
-        return {name: about.normalise(row.get(about.theirs or name)) for name, about in self.fields.items()}
+        return {name: about.normalise(row.get(about.api_name or name)) for name, about in self.fields.items()}
 
     def canonical(self, values: Mapping[str, Any], server: Server) -> Values:
         """Return the wanted fields in the form that is compared: unset fields are missing, cleared fields are None."""
@@ -148,7 +148,7 @@ class Kind:
 
     def body(self, values: Mapping[str, Any], server: Server) -> Row:
         """Return the request body for fields."""
-        return {self.fields[name].theirs or name: value for name, value in values.items()}
+        return {self.fields[name].api_name or name: value for name, value in values.items()}
 
     def create(self, server: Server, key: str, values: Values) -> Row:
         given = {name: value for name, value in values.items() if value is not None}
@@ -620,8 +620,8 @@ def _stuck(server: Server, kind: Kind, key: str, before: Values, after: Values, 
     changes = ", ".join(f"{name} is {old[name]!r}, not {new[name]!r}" for name in stuck)
     way = "allow it with recreate: true" if kind.recreatable else f"delete the {kind.label} first (state: absent)"
     return (
-        f"{kind.label} {key}: {changes}, and that cannot be changed. It would have to be deleted and made anew: {way}, "
-        "or leave the option out to keep what is there"
+        f"{kind.label} {key}: {changes}, and that cannot be changed. It would have to be deleted and recreated: {way}, "
+        "or leave the option out to keep its value"
     )
 
 

@@ -147,12 +147,12 @@ class Directory:
 
     def _opened(self, name: str, descriptor: int) -> Directory:
         state = os.fstat(descriptor)
-        ours = self.holds_safely(state) and belongs_to_us(state)
+        trusted = self.holds_safely(state) and belongs_to_us(state)
         return Directory(
             descriptor,
             self.path / name,
-            is_safe=ours and not is_open_to_others(state),
-            is_shared=ours and bool(state.st_mode & stat.S_ISVTX),
+            is_safe=trusted and not is_open_to_others(state),
+            is_shared=trusted and bool(state.st_mode & stat.S_ISVTX),
         )
 
     @contextlib.contextmanager

@@ -18,7 +18,7 @@ from .client import Api, ApiError
 Schedule = dict[str, Any]
 
 KINDS = ("cron", "interval", "rrule")
-NOBODY = "00000000-0000-0000-0000-000000000000"
+NO_DEPLOYMENT = "00000000-0000-0000-0000-000000000000"
 """A deployment id that no server has."""
 
 SCHEDULE_SPEC: dict[str, dict[str, Any]] = {
@@ -80,7 +80,7 @@ def refusals(api: Api, schedules: Sequence[Mapping[str, Any]]) -> dict[int, str]
     """
     found: dict[int, list[str]] = {}
     try:
-        api.post(f"/deployments/{NOBODY}/schedules", [to_server(schedule) for schedule in schedules])
+        api.post(f"/deployments/{NO_DEPLOYMENT}/schedules", [to_server(schedule) for schedule in schedules])
     except ApiError as error:
         if error.status == 404:
             return {}

@@ -53,14 +53,14 @@ def account(file: Path) -> tuple[int, int]:
 
     Raises UnsafePathError if the database or a log is not a regular file: SQLite would block on a pipe. Raises OSError.
     """
-    is_there = exists(file)
+    is_present = exists(file)
     with beside(followed(file)) as (directory, name):
         for suffix in LOGS:
             if directory.state(f"{name}{suffix}") is not None:
                 with directory.open(f"{name}{suffix}"):
                     pass
         above = directory.own_state()
-        found = (directory.state(name) or above) if is_there else above
+        found = (directory.state(name) or above) if is_present else above
         # Even a database of root's in an account's directory is opened as that account.
         owner = found if found.st_uid else above
         return owner.st_uid, owner.st_gid

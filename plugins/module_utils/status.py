@@ -266,7 +266,7 @@ def client_checks(instance: Instance, info: Json) -> Iterator[Check]:
     except PermissionError:
         yield Check("api", False, f"{instance.settings_file} can only be read by root and by its group")
     except FileNotFoundError:
-        yield Check("api", False, f"{instance.settings_file} is not there: has this host a Prefect?")
+        yield Check("api", False, f"{instance.settings_file} does not exist: is Prefect installed on this host?")
     except ApiError as error:
         yield Check("api", False, f"{error}: is the server running, and does its address ({api.url}) lead here?")
     except Failure as error:
@@ -484,7 +484,7 @@ def schedule_check(info: Json) -> Check:
     runs, name = info["flow_runs"], "background services"
     where = "see the log of the server or, where it has a unit of its own, of the services"
     if runs["unmarked"]:
-        overdue = f"{runs['unmarked']} flow runs are overdue and nobody has marked them late"
+        overdue = f"{runs['unmarked']} flow runs are overdue and not marked late"
         return Check(name, False, f"{overdue}: {where}", shared=True)
     if info["scheduled_deployments"] and not runs["upcoming"]:
         idle = f"{info['scheduled_deployments']} deployments have an active schedule and no flow run is planned"
@@ -501,7 +501,7 @@ def events_check(api: Api, info: Json) -> Check:
         ended = moment(last["end_time"])
         if newest is None or moment(newest) < ended - timedelta(seconds=5):
             lost = f"none since {last['name']} ended, so automations see nothing"
-            return Check("events", False, f"{lost}: do websockets pass the proxy, and is Redis there?", shared=True)
+            return Check("events", False, f"{lost}: do websockets pass the proxy, and does Redis answer?", shared=True)
     return Check("events", True, detail, shared=True)
 
 

@@ -149,7 +149,7 @@ class Account:
 class Division:
     """Which files change their owner, and which were skipped."""
 
-    ours: Callable[[int], bool]
+    covers: Callable[[int], bool]
     """Whether files of this user ID change their owner."""
     links: Counter[tuple[int, int]] = field(default_factory=Counter)
     """Number of hard links to each file found below the directories, by device and inode."""
@@ -170,7 +170,7 @@ class Division:
         found = look(parent, name)
         is_directory = stat.S_ISDIR(found.st_mode)
         linked = not is_directory and found.st_nlink > 1 and self.links[found.st_dev, found.st_ino] != found.st_nlink
-        if self.ours(found.st_uid) and (found.st_uid, found.st_gid) != (to.uid, to.gid):
+        if self.covers(found.st_uid) and (found.st_uid, found.st_gid) != (to.uid, to.gid):
             if (linked and found.st_uid != to.uid) or depth > DEPTH:
                 self.left.append(path)
                 return
@@ -277,7 +277,7 @@ def divide(home: Path, worker_home: Path, *, server: Account, worker: Account, b
         known = {server.uid, worker.uid} | former
         # After state absent, the directory is root's, and its content belongs to numbers that no account has.
         was_left = os.fstat(top).st_uid == 0 or is_lost(os.fstat(top).st_uid)
-        division = Division(ours=lambda uid: uid in known or (was_left and is_lost(uid)))
+        division = Division(covers=lambda uid: uid in known or (was_left and is_lost(uid)))
         if shared and os.fstat(top).st_uid != 0:
             os.fchown(top, 0, server.gid)
             os.fchmod(top, SHARED_MODE & ~ANYONE)
@@ -290,7 +290,7 @@ def divide(home: Path, worker_home: Path, *, server: Account, worker: Account, b
                 division.count(top, name)
         for name in names:
             division.give(top, name, server if name in servers else worker, path=f"{home}/{name}")
-            if shared and (name in servers or division.ours(look(top, name).st_uid)):
+            if shared and (name in servers or division.covers(look(top, name).st_uid)):
                 close_to_others(top, name)
         if shared and (blocked := [path for path in division.left if Path(path).relative_to(home).parts[0] in servers]):
             raise FileError(
@@ -313,7 +313,7 @@ def divide(home: Path, worker_home: Path, *, server: Account, worker: Account, b
 
 def give_outside(path: Path, *, server: Account, worker: Account) -> list[str]:
     """Give the files of the server's account in a directory of flows to the flows; return what was skipped."""
-    division = Division(ours=lambda uid: uid == server.uid)
+    division = Division(covers=lambda uid: uid == server.uid)
     if path.is_dir():
         with opened(path) as top:
             division.count(top, ".")

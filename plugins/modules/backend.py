@@ -20,11 +20,11 @@ options:
     type: dict
     default: {}
   ports:
-    description: TCP ports that must be free on the host or held by O(ours), as a mapping of variable names to ports.
+    description: TCP ports that must be free on the host or held by the program of O(program_dir), by variable name.
     type: dict
     default: {}
-  ours:
-    description: Directory of the program that may hold the ports, or a directory on its command line.
+  program_dir:
+    description: Directory of the program that may hold the ports, or of a file on its command line.
     type: path
     required: true
   fingerprints:
@@ -46,7 +46,7 @@ EXAMPLES = r"""
   selfhosted.prefect.backend:
     peers: {api1: 10.0.0.11}
     ports: {prefect_redis_port: 6379}
-    ours: /etc/prefect-redis
+    program_dir: /etc/prefect-redis
     fingerprints: /etc/prefect-redis/fingerprints
     otherwise: prefect_redis_url
 """
@@ -130,7 +130,7 @@ def obstacles(params: dict[str, Any], addresses: dict[str, list[str]]) -> list[s
         for name, resolved in addresses.items()
         if not resolved
     ]
-    return found + taken(params["ports"], ours=params["ours"])
+    return found + taken(params["ports"], program_dir=params["program_dir"])
 
 
 def main() -> None:
@@ -138,7 +138,7 @@ def main() -> None:
         argument_spec={
             "peers": {"type": "dict", "default": {}},
             "ports": {"type": "dict", "default": {}},
-            "ours": {"type": "path", "required": True},
+            "program_dir": {"type": "path", "required": True},
             "fingerprints": {"type": "path", "required": True},
             "otherwise": {"type": "str", "required": True},
         },

@@ -12,7 +12,7 @@ author:
 description:
   - Creates, changes and deletes a block type over Prefect's API. Use it for types that no Python code registers
     (C(prefect block register)).
-  - Changing O(schema) adds a schema. Prefect uses the newest; existing blocks keep theirs until they are changed.
+  - Changing O(schema) adds a schema. Prefect uses the newest; existing blocks keep their schema until they are changed.
   - An option that is left out keeps its value on an existing type.
 extends_documentation_fragment:
   - selfhosted.prefect.api

@@ -194,7 +194,7 @@ def obstacles(found: dict[str, Any], params: dict[str, Any]) -> list[str]:
     if params["sqlite"] and not found["used"] and Path(params["sqlite"]).exists():
         complaints.append(
             f"{variable}: this instance has its data in {params['sqlite']}, and {where} has none of it; move it with "
-            "the playbook sqlite_to_postgres, or rename the file to begin anew"
+            "the playbook sqlite_to_postgres, or rename the file to start with an empty database"
         )
     if params["connections"] > found["free_connections"]:
         complaints.append(

@@ -302,9 +302,9 @@ def check_schemas(source: dict[str, list[str]], target: dict[str, Table]) -> Non
     """Raise MoveError if the schemas differ."""
     if not target:
         raise MoveError("prefect_database_name: the PostgreSQL database has no tables of Prefect's; upgrade it first")
-    ours = {f"{name}.{column}" for name, columns in source.items() for column in columns}
-    theirs = {f"{table.name}.{column}" for table in target.values() for column in table.columns}
-    if differ := sorted(ours ^ theirs):
+    in_source = {f"{name}.{column}" for name, columns in source.items() for column in columns}
+    in_target = {f"{table.name}.{column}" for table in target.values() for column in table.columns}
+    if differ := sorted(in_source ^ in_target):
         raise MoveError(
             "prefect_version: the SQLite and the PostgreSQL have the schemas of different releases "
             f"({', '.join(differ[:5])}{', ...' if len(differ) > 5 else ''}); start the server once on the SQLite with "
@@ -405,7 +405,8 @@ def move(source: sqlite3.Connection, session: Connection, *, replace: bool) -> d
     session.query("set statement_timeout = 0; set timezone = 'UTC'; set datestyle = 'ISO'; set extra_float_digits = 1")
     if session.query(OTHERS) != [["0"]]:
         raise MoveError(
-            "prefect_database_name: somebody uses the PostgreSQL database as this user; stop every server that does"
+            "prefect_database_name: the PostgreSQL database has other sessions of this user; stop every "
+            "server that uses it"
         )
     session.query("begin")
     tables = target_tables(session)
@@ -496,7 +497,7 @@ def main() -> None:
         if not sqlite_files.exists(path):
             module.exit_json(changed=False)
         if state(aside) is not None:
-            module.fail_json(msg=f"{aside} is there already; name another file to put the SQLite database aside")
+            module.fail_json(msg=f"{aside} exists already; name another file to put the SQLite database aside")
         if module.check_mode:
             module.exit_json(changed=True)
         uid, gid = sqlite_files.account(path)

@@ -121,7 +121,7 @@ Before=network-pre.target
 Wants=network-pre.target
 DefaultDependencies=no
 Conflicts=shutdown.target
-# Starting and reloading that one flushes all rules, ours as well.
+# Starting or reloading nftables.service flushes all rules, including those of this unit.
 PartOf=nftables.service
 ReloadPropagatedFrom=nftables.service
 
@@ -200,7 +200,7 @@ def files(name: str, content: str, *, nft: str, params: dict[str, Any]) -> list[
     return [shared | wanted for wanted in found]
 
 
-def is_ours(ledger: Ledger | None, unit: Path) -> bool:
+def belongs_to_instance(ledger: Ledger | None, unit: Path) -> bool:
     """Return whether a unit exists and this instance, or an earlier version, created it."""
     if ledger is None or not unit.exists():
         return unit.exists()
@@ -235,7 +235,7 @@ def main() -> None:
         loaded = nft is not None and run(nft, "list", "table", "inet", table, check=False)
         wanted = files(name, content, nft=nft or "/usr/sbin/nft", params=params)
         with opened(params["ledger"], dry=module.check_mode) as ledger:
-            if not present and not module.check_mode and is_ours(ledger, Path(params["units_dir"], unit)):
+            if not present and not module.check_mode and belongs_to_instance(ledger, Path(params["units_dir"], unit)):
                 run("systemctl", "disable", "--quiet", "--now", unit)
             written, diff = ensure_files(ledger, wanted, [], dry=module.check_mode)
         changed = bool(written) or (present and not loaded)

@@ -445,7 +445,7 @@ def write_all(params: dict[str, Any], *, dry: bool) -> tuple[list[str], list[dic
 def apply(nginx: Nginx, params: dict[str, Any]) -> tuple[list[str], list[dict[str, str]]]:
     """Write the files. If Nginx then rejects its configuration, restore the previous state and raise NginxError.
 
-    Nginx has tested a copy before, but that lacks files outside the directory, and other programs may change theirs.
+    Nginx has tested a copy before, but the copy lacks files outside the directory, which other programs may change.
     """
     require_change(nginx, params)
     kept = [Kept.of(Path(path)) for path in [*(file["path"] for file in params["files"]), *params["unwanted"]]]

@@ -107,7 +107,7 @@ cluster:
   description: Version and name of the cluster, such as 15/main. Empty if there is none.
   returned: success
   type: str
-ours:
+owned:
   description: Whether this collection installed the cluster.
   returned: success
   type: bool
@@ -254,7 +254,7 @@ def clusters() -> list[Cluster]:
     ]
 
 
-def came_with_us(cluster: Cluster, record: Path) -> bool:
+def is_owned(cluster: Cluster, record: Path) -> bool:
     """Return whether this collection installed a cluster's PostgreSQL."""
     with contextlib.suppress(OSError, ValueError):
         return f"postgresql-{cluster.version}" in json.loads(safe_files.read(record))["came"]
@@ -266,12 +266,12 @@ def choose(found: list[Cluster], params: dict[str, Any]) -> Cluster:
     for cluster in found:
         if cluster.port == params["port"]:
             return cluster
-    if len(found) == 1 and came_with_us(found[0], Path(params["record"])):
+    if len(found) == 1 and is_owned(found[0], Path(params["record"])):
         return found[0]
     there = ", ".join(f"{cluster.version}/{cluster.name} on {cluster.port}" for cluster in found) or "none"
     raise ClusterError(
-        f"prefect_database_port: no PostgreSQL of this host has port {params['port']} (there is: {there}); "
-        "set it to one of theirs"
+        f"prefect_database_port: no PostgreSQL of this host has port {params['port']} (it has {there}); "
+        "set it to the port of a cluster"
     )
 
 
@@ -281,23 +281,23 @@ def quoted(value: Any) -> str:
     return text if re.fullmatch(r"[\w.]+", text) else "'" + text.replace("\\", "\\\\").replace("'", "''") + "'"
 
 
-def wanted_settings(cluster: Cluster, params: dict[str, Any], *, ours: bool, drop_in: Path) -> dict[str, Any]:
+def wanted_settings(cluster: Cluster, params: dict[str, Any], *, owned: bool, drop_in: Path) -> dict[str, Any]:
     """Return the settings for a cluster. The settings of another owner's cluster are only extended."""
-    wanted: dict[str, Any] = dict(params["tuning"]) if ours else {}
+    wanted: dict[str, Any] = dict(params["tuning"]) if owned else {}
     # Without the settings of this instance's own file.
     others = others_settings(cluster, drop_in)
-    if ours and cluster.port != params["port"]:
+    if owned and cluster.port != params["port"]:
         wanted["port"] = params["port"]
-    elif ours and (set_before := re.search(r"^port = (\d+)", text_of(drop_in) or "", re.MULTILINE)):
+    elif owned and (set_before := re.search(r"^port = (\d+)", text_of(drop_in) or "", re.MULTILINE)):
         wanted["port"] = int(set_before[1])
-    listening = [] if ours else re.findall(r"[^\s,]+", others.get("listen_addresses", "localhost"))
+    listening = [] if owned else re.findall(r"[^\s,]+", others.get("listen_addresses", "localhost"))
     if "*" not in listening:
         wanted["listen_addresses"] = ",".join(dict.fromkeys([*(listening or ["localhost"]), *params["listen"]]))
-    theirs = int(others.get("max_connections", 100))
-    if ours or theirs < params["max_connections"]:
+    current = int(others.get("max_connections", 100))
+    if owned or current < params["max_connections"]:
         wanted["max_connections"] = params["max_connections"]
     chosen = others.get("ssl", "off") == "on" and others.get("ssl_cert_file", "") not in UNCHOSEN
-    if params["certificate"] and (ours or not chosen):
+    if params["certificate"] and (owned or not chosen):
         wanted |= {"ssl": True, "ssl_cert_file": params["certificate"], "ssl_key_file": params["key"]}
     return {**wanted, **params["settings"]}
 
@@ -517,14 +517,14 @@ def dump(cluster: Cluster, database: str, directory: str) -> str:
 def drop(cluster: Cluster, params: dict[str, Any], ledger: Ledger | None, *, dry: bool) -> tuple[bool, list[str]]:
     """Drop the database and the role that this collection created; return whether any existed, and the dumps."""
 
-    def ours(kind: str) -> bool:
+    def is_droppable(kind: str) -> bool:
         entry = None if ledger is None else ledger.get(kind, key(cluster, params[kind]))
         created = ledger is None or (
             entry["origin"] == "created" if entry else configured_before(ledger, cluster, params)
         )
         return created and exists(cluster, kind, params[kind])
 
-    doomed = [kind for kind in ("database", "role") if ours(kind)]
+    doomed = [kind for kind in ("database", "role") if is_droppable(kind)]
     dumps: list[str] = []
     if dry:
         return bool(doomed), dumps
@@ -545,13 +545,13 @@ def ensure_probed(params: dict[str, Any], ledger: Ledger | None, *, dry: bool) -
     for cluster in clusters():
         if cluster.port == params["port"]:
             adopted = expect_database(ledger, cluster, params, write=False)
-    return {"changed": False, "cluster": "", "ours": False, "restarted": False, "socket": "", "adopted": adopted}
+    return {"changed": False, "cluster": "", "owned": False, "restarted": False, "socket": "", "adopted": adopted}
 
 
 def ensure_present(params: dict[str, Any], ledger: Ledger | None, *, dry: bool) -> dict[str, Any]:
     found = clusters()
     if dry and not found:
-        return {"changed": True, "cluster": "", "ours": True, "restarted": False, "socket": "", "certificate": ""}
+        return {"changed": True, "cluster": "", "owned": True, "restarted": False, "socket": "", "certificate": ""}
     cluster = choose(found, params)
     check_certificate(params if not dry else params | {"certificate": None})
     if not cluster.running and not dry:
@@ -559,9 +559,9 @@ def ensure_present(params: dict[str, Any], ledger: Ledger | None, *, dry: bool) 
         wait_until(cluster, "select true", timeout=params["timeout"])
         cluster = replaced(cluster, running=True)
     adopted = expect_database(ledger, cluster, params, write=True)
-    ours = came_with_us(cluster, Path(params["record"]))
+    owned = is_owned(cluster, Path(params["record"]))
     drop_in = cluster.config / "conf.d" / f"{params['name']}.conf"
-    wanted = wanted_settings(cluster, params, ours=ours, drop_in=drop_in)
+    wanted = wanted_settings(cluster, params, owned=owned, drop_in=drop_in)
     lines = "".join(f"{name} = {quoted(value)}\n" for name, value in sorted(wanted.items()))
     hba = text_of(cluster.hba) or ""
     files: dict[Path, str | None] = {
@@ -571,7 +571,7 @@ def ensure_present(params: dict[str, Any], ledger: Ledger | None, *, dry: bool) 
     result = serve(cluster, files, dry=dry, params=params)
     return {
         **result,
-        "ours": ours,
+        "owned": owned,
         "adopted": adopted,
         "certificate": str(wanted.get("ssl_cert_file") or others_settings(cluster, drop_in).get("ssl_cert_file", "")),
     }
@@ -597,7 +597,7 @@ def serve(cluster: Cluster, files: dict[Path, str | None], *, dry: bool, params:
 
 
 def ensure_absent(params: dict[str, Any], ledger: Ledger | None, *, dry: bool) -> dict[str, Any]:
-    result: dict[str, Any] = {"changed": False, "cluster": "", "ours": False, "in_use": False, "restarted": False}
+    result: dict[str, Any] = {"changed": False, "cluster": "", "owned": False, "in_use": False, "restarted": False}
     result |= {"socket": "", "certificate": "", "dumps": [], "diff": [], "warnings": []}
     for cluster in clusters():
         drop_in = cluster.config / "conf.d" / f"{params['name']}.conf"
@@ -607,7 +607,7 @@ def ensure_absent(params: dict[str, Any], ledger: Ledger | None, *, dry: bool) -
             # Purging the package would drop all clusters of its version, including this one.
             result["in_use"] = True
             continue
-        ours = came_with_us(cluster, Path(params["record"]))
+        owned = is_owned(cluster, Path(params["record"]))
         dropped = False
         if params["purge"] and cluster.running:
             dropped, dumps = drop(cluster, params, ledger, dry=dry)
@@ -620,9 +620,9 @@ def ensure_absent(params: dict[str, Any], ledger: Ledger | None, *, dry: bool) -
                 f"PostgreSQL {cluster.version}/{cluster.name} does not run: what it holds is not known, and nothing "
                 "of it was dropped. Start it and run this again to purge it."
             )
-        result |= {"cluster": f"{cluster.version}/{cluster.name}", "ours": ours}
+        result |= {"cluster": f"{cluster.version}/{cluster.name}", "owned": owned}
         result["in_use"] = result["in_use"] or in_use
-        if params["purge"] and ours and not in_use:
+        if params["purge"] and owned and not in_use:
             result |= {"changed": True, "cluster": ""}
             if not dry:
                 # pg_dropcluster would leave a file that it does not know, and so its directories.
@@ -637,7 +637,7 @@ def ensure_absent(params: dict[str, Any], ledger: Ledger | None, *, dry: bool) -
             for path, content in files.items() if not dry else ():
                 replace(path, content)
         elif touched:
-            left = {"port": 5432} if ours else {"port": cluster.port}
+            left = {"port": 5432} if owned else {"port": cluster.port}
             result |= serve(cluster, files, dry=dry, params=params | left)
         result["changed"] = result["changed"] or dropped
     if params["purge"] and ledger is not None:

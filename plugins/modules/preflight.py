@@ -869,14 +869,14 @@ def obstacles(params: dict[str, Any], host: dict[str, Any]) -> list[str]:
         path = Path(dirs["bin"], command)
         if path.exists() and not (path.is_file() and f"{dirs['opt']}/" in path.read_text(errors="replace")):
             found.append(
-                f"prefect_instance: {path} is there already and is not ours; remove it or choose another name "
-                "for the instance"
+                f"prefect_instance: {path} exists and does not belong to this instance; remove it or choose another "
+                "name for the instance"
             )
     found += unseen(host, params["needs"])
     found += unresolved(params["resolve"], host["addresses"])
     for variable, calendar in params["calendars"].items():
         found += [f"{variable}: {wrong}" for wrong in refused_calendar(calendar, manager=host["service_manager"])]
-    return found + taken(params["ports"], ours=dirs["opt"])
+    return found + taken(params["ports"], program_dir=dirs["opt"])
 
 
 def main() -> None:

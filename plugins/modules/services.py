@@ -741,9 +741,9 @@ def surplus(
         return {name: files for name, files in known.items() if name not in services and not name.endswith("@")}
     for name, service in services.items():
         files = [path for path in map(Path, service["files"]) if path.exists()]
-        ours = [path for path in files if created(ledger, path)]
-        if ours or (not files and manager.status(name).running):
-            known[name] = ours
+        created_files = [path for path in files if created(ledger, path)]
+        if created_files or (not files and manager.status(name).running):
+            known[name] = created_files
     return known
 
 
@@ -828,7 +828,9 @@ def main() -> None:
         ends = params["shutdown"] and manager.alive()
         changed = ends or any(action != "unchanged" for action in actions.values())
         touched = [services[name] for name, action in actions.items() if action in ("started", "restarted")]
-        if refused := [said for service in touched for said in taken(service["ports"], ours=str(state_dir.parent))]:
+        if refused := [
+            said for service in touched for said in taken(service["ports"], program_dir=str(state_dir.parent))
+        ]:
             raise ServiceError("\n".join(refused))
         if not module.check_mode:
             with opened(params["ledger"] if doomed else None, dry=False) as ledger:

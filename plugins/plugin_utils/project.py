@@ -105,7 +105,7 @@ class Reader:
         if given.get("triggers"):
             self.complaints.append("triggers are automations: write them into prefect_automations")
         if given.get("sla"):
-            self.complaints.append("sla is there in Prefect Cloud alone")
+            self.complaints.append("sla exists only in Prefect Cloud")
         made = {name: self.filled(given[name], name) for name in PLAIN if given.get(name) is not None}
         for name in ("name", "entrypoint"):
             if not made.get(name):
@@ -128,9 +128,9 @@ class Reader:
             return {}
         names = {"name": "work_pool", "work_queue_name": "work_queue", "job_variables": "job_variables"}
         made = {
-            ours: self.filled(pool[theirs], f"work_pool.{theirs}", later=theirs == "job_variables")
-            for theirs, ours in names.items()
-            if pool.get(theirs)
+            option: self.filled(pool[key], f"work_pool.{key}", later=key == "job_variables")
+            for key, option in names.items()
+            if pool.get(key)
         }
         if not made.get("work_pool"):
             self.complaints.append("work_pool.name is missing")

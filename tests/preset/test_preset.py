@@ -274,7 +274,7 @@ def test_the_command_line_reaches_the_steps_and_chooses_the_task_as_a_whole(tmp_
     chosen = ["--tags", "chosen,smoke", "--skip-tags", "unwanted", "--step", "--start-at-task", "Call"]
     answers = "y\n" * 10
     printed = run(command("modes.yml", tmp_path, "--check", "--diff", "-v", *chosen), stdin=answers)
-    # From core 2.20 on --step asks about two tasks of the play's own before the first of ours.
+    # From core 2.20 on --step asks about two tasks of the play's own before the first of the preset.
     asked = set(re.findall(r"Perform task: TASK: (.+?) \(N\)o", printed))
     assert asked - {"Gathering Facts", "Validating arguments against arg spec None"} == {"Call"}
     assert "mixed | one | users_own : Write: changed" in printed

@@ -118,7 +118,7 @@ class FakeApi:
 
     @property
     def writes(self) -> list[str]:
-        reads = ("/filter", "/history", "/count", f"/deployments/{fake_objects.NOBODY}/schedules")
+        reads = ("/filter", "/history", "/count", f"/deployments/{fake_objects.NO_DEPLOYMENT}/schedules")
         return [each for each in self.requests if not each.startswith("GET") and not each.endswith(reads)]
 
     def add_pool(self, name: str, **fields: Any) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable, Mapping
 from datetime import datetime, timezone
 from typing import Any
 
-NOBODY = "00000000-0000-0000-0000-000000000000"
+NO_DEPLOYMENT = "00000000-0000-0000-0000-000000000000"
 Row = dict[str, Any]
 Reply = tuple[int, Any]
 NOT_FOUND = {"detail": "No such object."}

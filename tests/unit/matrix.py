@@ -200,7 +200,7 @@ def prepare(api: Api) -> None:
 
 
 def clear(api: Api) -> None:
-    """Take away what `prepare` made."""
+    """Remove what `prepare` created."""
     for kind, key, _ in reversed(NEEDED):
         ensure(Server(api, KINDS), KINDS[kind], key=key, wanted={}, state="absent", check_mode=False)
 

@@ -166,9 +166,9 @@ def test_data_that_an_earlier_instance_left(home: Path) -> None:
 def test_what_others_own_stays(home: Path) -> None:
     put(home / "reports/year", OTHER)
     put(home / "reports", OTHER, None)
-    put(home / "flows/theirs", OTHER)
+    put(home / "flows/foreign", OTHER)
     divide(home)
-    assert owners(home, "reports", "reports/year", "flows/theirs") == {OTHER}
+    assert owners(home, "reports", "reports/year", "flows/foreign") == {OTHER}
 
 
 def test_a_number_without_an_account_may_be_that_of_another_host(home: Path) -> None:
@@ -186,7 +186,7 @@ def test_a_hard_link_gives_nothing_away(home: Path, target: str) -> None:
     assert owners(home, target) == {SERVER}
 
 
-def test_hard_links_among_flows_are_theirs(home: Path) -> None:
+def test_hard_links_among_flows_belong_to_flows(home: Path) -> None:
     (home / "flows/data/same").hardlink_to(home / "flows/a.py")
     assert divide(home)["left"] == []
     assert owners(home, "flows/a.py", "flows/data/same") == {FLOWS}

@@ -36,7 +36,7 @@ ACTION = {"_loader", "_play_context", "_requires_connection", "_task", "_templar
 
 
 @pytest.fixture(autouse=True)
-def _anew() -> None:
+def _without_cache() -> None:
     internals.missing.cache_clear()
     internals.event_sender.cache_clear()
 

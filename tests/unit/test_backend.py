@@ -22,7 +22,11 @@ def _suitable(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def look(**options: Any) -> dict[str, Any]:
-    given = {"ours": "/etc/prefect-redis", "otherwise": "prefect_redis_url", "fingerprints": "/nowhere/fingerprints"}
+    given = {
+        "program_dir": "/etc/prefect-redis",
+        "otherwise": "prefect_redis_url",
+        "fingerprints": "/nowhere/fingerprints",
+    }
     result: dict[str, Any] = outcome(backend.main, **{**given, **options})
     return result
 
@@ -33,7 +37,7 @@ def test_a_host_alone() -> None:
     assert found["memory_mb"] > 100
 
 
-def test_peers_are_resolved_and_the_loopback_faces_nobody() -> None:
+def test_peers_are_resolved_and_the_loopback_faces_no_peer() -> None:
     found = look(peers={"api1": "127.0.0.1", "api2": "127.0.0.2"})
     assert found["peers"] == ["127.0.0.1", "127.0.0.2"]
     assert found["facing"] == []
@@ -44,7 +48,7 @@ def test_the_address_that_faces_a_peer(monkeypatch: pytest.MonkeyPatch) -> None:
     assert look(peers={"api1": "10.0.0.11", "api2": "10.0.0.12"})["facing"] == ["10.0.0.5"]
 
 
-def test_a_peer_that_nobody_knows() -> None:
+def test_a_peer_that_cannot_be_resolved() -> None:
     assert look(peers={"api1": "nowhere.invalid"})["msg"] == (
         "api1: this host cannot resolve 'nowhere.invalid'; set ansible_host or prefect_address of api1"
     )

@@ -126,7 +126,7 @@ COURSES: dict[str, Callable[[int], dict[str, Any]]] = {
     "a retry on a worker that is restarted before it is seen": lambda at: (
         {"has": True} if at < 20 else {"meta": RETRY, "pid": 8}
     ),
-    "a restart, and the task is there again": lambda at: {"has": not 20 < at < 24, "pid": 7 if at < 20 else 8},
+    "a restart, and the task exists again": lambda at: {"has": not 20 < at < 24, "pid": 7 if at < 20 else 8},
 }
 
 

@@ -30,14 +30,14 @@ def test_openssl_takes_it(tmp_path: Path) -> None:
     server.load_cert_chain(tmp_path / "db1.crt", tmp_path / "db1.key")
     client = ssl.create_default_context(cadata=pair["ca"])
     there, back = ssl.MemoryBIO(), ssl.MemoryBIO()
-    ours = client.wrap_bio(back, there, server_hostname="db1")
-    theirs = server.wrap_bio(there, back, server_side=True)
-    for side in (ours, theirs, ours):
+    client_side = client.wrap_bio(back, there, server_hostname="db1")
+    server_side = server.wrap_bio(there, back, server_side=True)
+    for side in (client_side, server_side, client_side):
         try:
             side.do_handshake()
         except ssl.SSLWantReadError:
             continue
-    assert ours.version() == "TLSv1.3"
+    assert client_side.version() == "TLSv1.3"
 
 
 def test_other_names_ask_for_another(tmp_path: Path) -> None:
@@ -66,7 +66,7 @@ def test_the_authority_is_renewed_with_its_key(tmp_path: Path, monkeypatch: pyte
         signed.verify_directly_issued_by(x509.load_pem_x509_certificate(second["ca"].encode()))
 
 
-def test_another_authority_signs_anew(tmp_path: Path) -> None:
+def test_another_authority_issues_a_new_certificate(tmp_path: Path) -> None:
     first = certificate_for(tmp_path / "db1", ["db1"])
     for path in tmp_path.glob("ca.*"):
         path.unlink()

@@ -89,13 +89,13 @@ def test_a_certificate_that_ends_soon(tmp_path: Path, days: int, healthy: bool) 
     assert (f"localhost: expires in {days} days" if days > 0 else "certificate has expired") in found.detail
 
 
-def test_a_certificate_of_an_authority_that_nobody_trusts(tmp_path: Path) -> None:
+def test_a_certificate_of_an_untrusted_authority(tmp_path: Path) -> None:
     with secure(tmp_path) as url:
         (found,) = certificate_checks(url, ca=None)
     assert not found.healthy and "self-signed" in found.detail
 
 
-def test_where_nobody_listens_there_is_no_certificate() -> None:
+def test_a_closed_port_has_no_certificate() -> None:
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
     assert list(certificate_checks(f"https://localhost:{port}/api", ca=None)) == []

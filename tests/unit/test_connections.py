@@ -42,7 +42,7 @@ def test_a_sqlite_of_ones_own() -> None:
         PARTS,
         {"url": f"postgresql://u:{NASTY}@db1:5433/prefect"},
         {"url": f"postgresql+asyncpg://u:{quote(NASTY, safe='')}@db1:5433/prefect"},
-        {"url": f"postgres://u:{quote(NASTY, safe='')}@db1:5433/prefect", "host": "other", "password": "made up"},
+        {"url": f"postgres://u:{quote(NASTY, safe='')}@db1:5433/prefect", "host": "other", "password": "generated"},
     ],
 )
 def test_a_password_of_any_kind_arrives_as_it_is(given: dict[str, Any]) -> None:

@@ -83,7 +83,7 @@ def test_a_socket_is_opened_as_the_account_of_the_service(sockets: Path, account
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="another account may only open a socket as itself")
 @pytest.mark.parametrize(
-    ("account", "says"), [("nobody-yet", ""), ("daemon", "prefect_database_user: "), ("", "not let")]
+    ("account", "says"), [("not-created", ""), ("daemon", "prefect_database_user: "), ("", "not let")]
 )
 def test_an_account_that_is_still_to_be_created_is_no_obstacle(sockets: Path, account: str, says: str) -> None:
     refused = ("28000", 'Peer authentication failed for user "prefect"')
@@ -183,7 +183,7 @@ def test_nothing_listens() -> None:
     )
 
 
-def test_a_name_that_nobody_knows() -> None:
+def test_a_name_that_cannot_be_resolved() -> None:
     found: dict[str, Any] = outcome(database.main, host="nowhere.invalid", name="x", user="x")
     assert "prefect_database_host: this host cannot resolve nowhere.invalid" in found["msg"]
 
@@ -194,7 +194,7 @@ def test_tls_that_proves_itself(tmp_path: Path) -> None:
         assert check(server, tls=True, ca=ca)["encrypted"]
 
 
-def test_tls_that_nobody_asked_to_prove_itself(tmp_path: Path) -> None:
+def test_tls_without_verification(tmp_path: Path) -> None:
     context, _ = files(tmp_path, "db1")
     with FakePostgres(tls=context, rows=rows()) as server:
         assert check(server)["encrypted"]

@@ -1,4 +1,4 @@
-"""What becomes of SQLite's values in PostgreSQL, and that nothing is moved unless all of it is there."""
+"""What becomes of SQLite's values in PostgreSQL, and that nothing is moved unless everything can be."""
 
 from __future__ import annotations
 
@@ -138,7 +138,7 @@ def test_what_is_not_read_back_is_not_moved(move: Callable[..., dict[str, Any]],
 def test_rows_that_only_the_postgresql_holds_are_not_lost(
     move: Callable[..., dict[str, Any]], session: Postgres, path: Path
 ) -> None:
-    session.tables["flow"] = [["00000000-0000-0000-0000-000000000001", "theirs"]]
+    session.tables["flow"] = [["00000000-0000-0000-0000-000000000001", "foreign"]]
     assert "rows that the SQLite does not (flow: 1)" in move()["msg"]
     assert not any(said.startswith("truncate") for said in session.said)
     assert move(replace=True)["changed"]
@@ -165,7 +165,7 @@ def test_a_database_in_use_is_refused(
 ) -> None:
     monkeypatch.setattr(database_move, "PATIENCE", 0.1)
     session.used = True
-    assert "somebody uses the PostgreSQL database" in move()["msg"]
+    assert "has other sessions of this user" in move()["msg"]
     session.used = False
     with sqlite3.connect(path, isolation_level=None) as writer:
         writer.execute("begin immediate")

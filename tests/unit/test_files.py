@@ -201,9 +201,9 @@ def test_unused_removes_a_directory_only_if_it_is_empty(tmp_path: Path) -> None:
     wanted = {"path": str(tmp_path / "local"), "state": "unused", "mode": None}
     assert ensure(wanted)["changed"] is False
     (tmp_path / "local").mkdir()
-    (tmp_path / "local" / "somebodys").touch()
+    (tmp_path / "local" / "foreign").touch()
     assert ensure(wanted)["changed"] is False
-    (tmp_path / "local" / "somebodys").unlink()
+    (tmp_path / "local" / "foreign").unlink()
     assert ensure(wanted, check_mode=True)["changed"] is True
     assert ensure(wanted)["changed"] is True
     assert not (tmp_path / "local").exists()
@@ -260,14 +260,14 @@ def test_what_a_lost_account_left_is_given_back_and_nothing_else(tmp_path: Path,
     outside.write_text("x")
     below = home / "flows"
     below.mkdir(parents=True)
-    for name in ("flow.py", "roots.py", "nobodys.py", "named twice.py"):
+    for name in ("flow.py", "roots.py", "foreign.py", "named twice.py"):
         (below / name).write_text("x")
     os.link(below / "named twice.py", tmp_path / "other name")
     (below / "link").symlink_to(outside)
     os.mkfifo(below / "pipe")
     for path in (below, below / "flow.py", below / "link", below / "pipe", below / "named twice.py", outside):
         os.chown(path, LOST, LOST, follow_symlinks=False)
-    os.chown(below / "nobodys.py", 65534, 65534)
+    os.chown(below / "foreign.py", 65534, 65534)
     wanted: dict[str, Any] = {"path": str(home), "mode": "0750", "owner": "daemon", "group": "daemon"}
     wanted |= {"recurse": True, "recurse_root": takes_roots}
 
@@ -278,7 +278,7 @@ def test_what_a_lost_account_left_is_given_back_and_nothing_else(tmp_path: Path,
     result = ensure(wanted)
     owners = {path.name: path.lstat().st_uid for path in [home, *home.rglob("*")]}
     given = dict.fromkeys(("home", "flows", "flow.py", "link", "pipe"), 1)
-    assert owners == given | {"roots.py": 1 if takes_roots else 0, "nobodys.py": 65534, "named twice.py": LOST}
+    assert owners == given | {"roots.py": 1 if takes_roots else 0, "foreign.py": 65534, "named twice.py": LOST}
     assert outside.stat().st_uid == LOST
     assert result["changed"] is True
     assert ensure(wanted)["changed"] is False
@@ -357,7 +357,9 @@ def test_two_writers_of_one_file_never_show_half_of_it(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["owner", "group"])
-def test_whoever_is_not_there_yet_is_a_change_in_check_mode_and_an_error_otherwise(tmp_path: Path, name: str) -> None:
+def test_an_account_that_does_not_exist_is_a_change_in_check_mode_and_an_error_otherwise(
+    tmp_path: Path, name: str
+) -> None:
     wanted = {"path": str(tmp_path / "a"), "content": "x", name: "no-such-name"}
     assert ensure(wanted, check_mode=True)["changed"] is True
     result = ensure(wanted)

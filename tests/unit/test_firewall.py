@@ -80,7 +80,7 @@ def test_dry_for_real_and_again(host: Host) -> None:
     assert host.calls == []
 
 
-def test_rules_that_somebody_flushed_are_loaded_again(host: Host) -> None:
+def test_rules_that_were_flushed_are_loaded_again(host: Host) -> None:
     host.ensure()
     (host.directory / "loaded").unlink()
     assert host.ensure()["changed"]
@@ -99,11 +99,11 @@ def test_absent_dry_for_real_and_again(host: Host) -> None:
     assert not host.ensure(state="absent")["changed"]
 
 
-def test_rules_of_somebody_else_stay(host: Host) -> None:
+def test_rules_of_another_owner_stay(host: Host) -> None:
     host.ensure()
-    (host.directory / "rules" / "theirs.nft").touch()
+    (host.directory / "rules" / "foreign.nft").touch()
     host.ensure(state="absent")
-    assert [path.name for path in (host.directory / "rules").iterdir()] == ["theirs.nft"]
+    assert [path.name for path in (host.directory / "rules").iterdir()] == ["foreign.nft"]
 
 
 def test_sources_are_addresses_and_networks_of_both_kinds(host: Host) -> None:
@@ -116,14 +116,14 @@ def test_sources_are_addresses_and_networks_of_both_kinds(host: Host) -> None:
     )
 
 
-def test_nobody_else_means_nobody(host: Host) -> None:
+def test_an_empty_list_of_sources_allows_no_other_host(host: Host) -> None:
     host.ensure(sources=[])
     text = (host.directory / "rules" / "prefect-server.nft").read_text()
     assert "saddr" not in text
     assert "iif lo accept" in text
 
 
-def test_a_name_that_nobody_knows(host: Host) -> None:
+def test_a_name_that_cannot_be_resolved(host: Host) -> None:
     said = host.ensure(sources=["nowhere.invalid"])
     assert said["msg"].startswith("prefect_firewall: nowhere.invalid cannot be resolved on this host")
     assert host.files == []

@@ -230,7 +230,7 @@ def test_a_server_that_is_silent_for_long_while_it_runs(fake: FakeApi, monkeypat
     assert len(fake.runs) == 1
 
 
-def test_a_pause_that_nobody_ends(fake: FakeApi) -> None:
+def test_a_pause_that_does_not_end(fake: FakeApi) -> None:
     fake.course = [("PAUSED", "Paused")]
     assert "waits to be resumed" in run(fake, timeout=0.2)["msg"]
 

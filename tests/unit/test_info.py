@@ -1,4 +1,4 @@
-"""The summary of an API, whether it is there or not; and that every module's documentation is its specification."""
+"""The summary of an API, whether it answers or not; and that every module's documentation is its specification."""
 
 from __future__ import annotations
 

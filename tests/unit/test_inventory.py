@@ -153,7 +153,7 @@ DATA: Variables = {
 }
 
 
-def test_what_is_data_is_somebody_elses() -> None:
+def test_flows_as_data_are_not_for_the_module_resources() -> None:
     assert resources(DATA, ["host"], []) == {
         "prefect_work_pools": [{"name": "p"}],
         "prefect_flows": [{"name": "code", "tags": ["x"]}],
@@ -174,7 +174,7 @@ def test_flows_of_runners_are_data() -> None:
     }
 
 
-def test_data_that_nobody_runs_is_refused() -> None:
+def test_data_that_no_host_runs_is_refused() -> None:
     with pytest.raises(AnsibleFilterError, match="prefect_definitions"):
         resources(DATA, [], [])
 

@@ -116,11 +116,11 @@ def host(tmp_path: Path) -> Host:
 def others(path: Path, *, mode: int = 0o755, owner: int | None = None) -> None:
     """Put a directory of others there, with a file in it."""
     path.mkdir(parents=True, exist_ok=True)
-    (path / "theirs.txt").write_text("theirs\n")
+    (path / "foreign.txt").write_text("foreign\n")
     path.chmod(mode)
     if owner is not None and os.geteuid() == 0:
         os.chown(path, owner, owner)
-        os.chown(path / "theirs.txt", owner, owner)
+        os.chown(path / "foreign.txt", owner, owner)
 
 
 def test_an_installation_leaves_nothing_behind(host: Host) -> None:
@@ -212,9 +212,9 @@ def test_the_home_of_an_account_keeps_its_owner_while_it_is_in_use(host: Host) -
 @as_root
 def test_a_home_in_which_the_account_cannot_write_is_refused(host: Host) -> None:
     others(host.home, owner=pwd.getpwnam("daemon").pw_uid)
-    host.adopt, host.account = ["directories"], "nobody"
+    host.adopt, host.account = ["directories"], "bin"
     before = host.manifest()
-    assert "where the account nobody cannot write" in host.record()["msg"]
+    assert "where the account bin cannot write" in host.record()["msg"]
     assert host.manifest() == before
 
 
@@ -227,16 +227,16 @@ def test_an_empty_directory_is_used_and_restored(host: Host) -> None:
     assert host.manifest() == before
 
 
-def test_files_of_others_in_a_directory_of_ours_stay_and_are_named(
+def test_files_of_others_in_a_created_directory_stay_and_are_named(
     host: Host, capsys: pytest.CaptureFixture[str]
 ) -> None:
     host.install()
-    (host.etc / "notes.txt").write_text("theirs\n")
+    (host.etc / "notes.txt").write_text("foreign\n")
     done = host.remove(purge=True)
     assert done["left"] == [str(host.etc / "notes.txt")]
     # In a process that has loaded the controller's plugins, Ansible shows a warning at once.
     assert str(host.etc / "notes.txt") in str(done.get("warnings")) + capsys.readouterr().err
-    assert (host.etc / "notes.txt").read_text() == "theirs\n"
+    assert (host.etc / "notes.txt").read_text() == "foreign\n"
     assert not (host.etc / "client.env").exists()
     (host.etc / "notes.txt").unlink()
     host.remove(purge=True)
@@ -249,7 +249,7 @@ def test_a_purge_takes_the_data_of_the_account_and_no_other(host: Host) -> None:
     host.install()
     for path in [host.home, *host.home.rglob("*")]:
         os.chown(path, pwd.getpwnam("daemon").pw_uid, -1)
-    (host.home / "root.txt").write_text("theirs\n")
+    (host.home / "root.txt").write_text("foreign\n")
     (host.home / "link").symlink_to("root.txt")
     # What `accounts` leaves where it divides a home.
     (host.home / "moved.csv").symlink_to("worker/moved.csv")
@@ -268,7 +268,7 @@ def test_data_stays_without_a_purge_and_is_known_later(host: Host) -> None:
     assert not host.remove()["changed"]
     known = Ledger.read(host.path).get("data", host.home)
     assert known is not None and known["uids"] == [os.geteuid()], "its account may go with a package"
-    assert not host.record().get("failed"), "what we left is ours to use again"
+    assert not host.record().get("failed"), "data that a removal kept can be used again"
     host.remove(purge=True)
     assert host.manifest() == before
 
@@ -309,18 +309,18 @@ def test_a_link_in_the_data_is_removed_and_not_followed(host: Host) -> None:
     others(elsewhere)
     host.install()
     (host.home / "storage/link").symlink_to(elsewhere)
-    (host.home / "link").symlink_to(elsewhere / "theirs.txt")
+    (host.home / "link").symlink_to(elsewhere / "foreign.txt")
     host.remove(purge=True)
-    assert (elsewhere / "theirs.txt").read_text() == "theirs\n"
+    assert (elsewhere / "foreign.txt").read_text() == "foreign\n"
     assert not host.home.exists()
 
 
 def test_a_file_of_others_is_refused(host: Host) -> None:
     unit = host.root / "etc/prefect-server.conf"
-    unit.write_text("theirs\n")
+    unit.write_text("foreign\n")
     assert "add files to prefect_adopt" in host.record(probes=(unit,))["msg"]
     assert "add files to prefect_adopt" in host.write(unit)["msg"]
-    assert unit.read_text() == "theirs\n"
+    assert unit.read_text() == "foreign\n"
     assert not host.path.parent.exists()
 
 
@@ -330,7 +330,7 @@ def test_a_file_that_was_adopted_is_put_back(host: Host, *, link: bool) -> None:
     if link:
         path.symlink_to("elsewhere")
     else:
-        path.write_text("theirs\n")
+        path.write_text("foreign\n")
         path.chmod(0o604)
     host.adopt = ["files"]
     before = host.manifest()
@@ -343,9 +343,9 @@ def test_a_file_that_was_adopted_is_put_back(host: Host, *, link: bool) -> None:
 
 def test_absent_leaves_a_file_that_is_not_in_the_ledger(host: Host) -> None:
     path = host.root / "etc/site.conf"
-    path.write_text("theirs\n")
+    path.write_text("foreign\n")
     assert not host.write(path, state="absent", content=None)["changed"]
-    assert path.read_text() == "theirs\n"
+    assert path.read_text() == "foreign\n"
 
 
 def test_absent_of_one_file_removes_it_and_forgets_it(host: Host) -> None:
@@ -490,7 +490,7 @@ def test_what_an_earlier_version_used_of_others_is_used_on_and_stays(host: Host)
     host.remove(purge=True)
     assert pwd.getpwnam("daemon")
     left = sorted(path.name for path in host.home.iterdir())
-    assert left == ["backups", *(["prefect.db"] if os.geteuid() else []), "theirs.txt"]
+    assert left == ["backups", *(["prefect.db"] if os.geteuid() else []), "foreign.txt"]
 
 
 @as_root
@@ -536,7 +536,7 @@ def test_a_refusal_records_nothing(host: Host) -> None:
 def test_files_of_others_on_a_host_of_an_earlier_version_are_refused(host: Host) -> None:
     old_installation(host)
     path = host.root / "etc/site.conf"
-    path.write_text("theirs\n")
+    path.write_text("foreign\n")
     assert host.write(path)["failed"]
 
 

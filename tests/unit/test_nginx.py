@@ -147,7 +147,7 @@ def test_what_was_there_is_put_back_where_it_is_refused(tmp_path: Path, fake: Fa
     assert "reload" not in fake.done
 
 
-def test_a_port_of_somebody_else_is_refused_and_ones_own_is_not(
+def test_a_port_of_another_program_is_refused_and_the_own_port_is_not(
     tmp_path: Path, fake: Fake, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     holders = {443: [(7, "nginx: master process /usr/sbin/nginx")], 80: [(8, "apache2 -k start")]}
@@ -223,7 +223,7 @@ def test_a_site_that_presents_the_certificate_of_before(tmp_path: Path) -> None:
     assert found == f"it presents another certificate than that of {tmp_path / 'new.crt'}"
 
 
-def test_a_site_that_nobody_serves(tmp_path: Path, fake: Fake) -> None:
+def test_a_site_that_is_not_served(tmp_path: Path, fake: Fake) -> None:
     certificate_for(tmp_path / "site", [NAME])
     site = {"name": NAME, "port": 1, "path": "/api/ready", "certificate": str(tmp_path / "site.crt")}
     result = ask(tmp_path / "prefect.conf", site=site, timeout=0)

@@ -55,7 +55,7 @@ for path, number, line in said:
 
 TEMPORARY = ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
 OTHER = "server {\n    listen 127.0.0.1:18080;\n    server_name shop.example.com;\n    return 200 shop;\n}\n"
-OURS = OTHER.replace("shop.example", "prefect.example").replace(
+SITE = OTHER.replace("shop.example", "prefect.example").replace(
     "return 200 shop", "include LIVE/prefect/prefect/*.conf"
 )
 UPSTREAM = "upstream prefect {\n    server 127.0.0.1:4200;\n}\n"
@@ -95,11 +95,11 @@ class Site:
         self.conf, self.locations = live / "conf.d/prefect.conf", live / "prefect/prefect/prefect.conf"
 
     def ask(
-        self, *, state: str = "present", ours: str = OURS, locations: str = LOCATIONS, **more: Any
+        self, *, state: str = "present", site: str = SITE, locations: str = LOCATIONS, **more: Any
     ) -> dict[str, Any]:
         """Write the site of an instance, or remove it."""
         files = [
-            {"path": str(self.conf), "content": UPSTREAM + ours.replace("LIVE", str(self.live)), "mode": "0644"},
+            {"path": str(self.conf), "content": UPSTREAM + site.replace("LIVE", str(self.live)), "mode": "0644"},
             {"path": str(self.locations), "content": locations, "mode": "0644"},
         ]
         if state != "present":
@@ -156,12 +156,12 @@ def test_a_good_change_is_made(site: Site) -> None:
     assert site.ask()["changed"] is False and site.program.tests == tests
 
 
-@pytest.mark.parametrize("before", ["", OURS], ids=["new", "there"])
+@pytest.mark.parametrize("before", ["", SITE], ids=["new", "there"])
 def test_a_bad_change_never_reaches_the_live_configuration(site: Site, before: str) -> None:
     if before:
-        assert site.ask(ours=before)["changed"]
+        assert site.ask(site=before)["changed"]
     found = site.manifest()
-    done = site.ask(ours="nonsense on;\n" + OURS)
+    done = site.ask(site="nonsense on;\n" + SITE)
     assert done["failed"] and 'unknown directive "nonsense"' in done["msg"] and "Nothing was changed." in done["msg"]
     assert f"in {site.conf}:4" in done["msg"]
     assert site.manifest() == found
@@ -234,7 +234,7 @@ def test_a_directory_that_is_a_link_is_copied_where_it_changes(site: Site) -> No
     elsewhere = site.live.parent / "elsewhere"
     (site.live / "conf.d").rename(elsewhere)
     (site.live / "conf.d").symlink_to(elsewhere)
-    assert "Nothing was changed." in site.ask(ours="nonsense on;\n")["msg"]
+    assert "Nothing was changed." in site.ask(site="nonsense on;\n")["msg"]
     assert list(elsewhere.iterdir()) == []
     assert site.ask()["changed"] and site.is_good()
 
@@ -250,7 +250,7 @@ def test_a_copy_is_for_its_user_alone_and_does_not_outlive_a_killed_run(site: Si
     site.ask()
     assert left.exists()
     os.utime(left, (0, 0))
-    site.ask(ours=OURS + "\n")
+    site.ask(site=SITE + "\n")
     assert not left.exists()
 
 

@@ -1,4 +1,4 @@
-"""Packages that came with us go, whatever happened in between; those that were there, or that others need, stay."""
+"""Packages that this collection installed are removed; those that existed before, or that others need, stay."""
 
 from __future__ import annotations
 
@@ -11,7 +11,12 @@ import pytest
 from ansible_collections.selfhosted.prefect.plugins.modules import packages
 from fake_api import outcome
 
-DEPENDS = {"redis-server": ["redis-tools"], "redis-tools": ["liblzf1"], "theirs": ["liblzf1"], "postgresql": ["libpq5"]}
+DEPENDS = {
+    "redis-server": ["redis-tools"],
+    "redis-tools": ["liblzf1"],
+    "foreign": ["liblzf1"],
+    "postgresql": ["libpq5"],
+}
 
 
 class Host:
@@ -105,14 +110,14 @@ def test_it_goes_with_the_last_owner(manage: Callable[..., Any]) -> None:
     assert manage("third", state="absent")["removed"] == ["libpq5", "postgresql"]
 
 
-def test_what_somebody_has_come_to_need_stays(manage: Callable[..., Any]) -> None:
+def test_a_package_that_another_one_needs_stays(manage: Callable[..., Any]) -> None:
     host = manage("one", "redis-server")["host"]
-    host.there.add("theirs")
+    host.there.add("foreign")
     assert manage("one", state="absent")["removed"] == ["redis-server", "redis-tools"]
-    assert host.there == {"bash", "theirs", "liblzf1"}
+    assert host.there == {"bash", "foreign", "liblzf1"}
 
 
-def test_a_service_that_somebody_has_put_to_use_stays(manage: Callable[..., Any]) -> None:
+def test_a_service_that_was_unmasked_stays(manage: Callable[..., Any]) -> None:
     first = manage("one", "redis-server", mask=["redis-server.service"])
     (first["directory"] / "redis-server.service").unlink()
     assert manage("one", state="absent")["removed"] == []

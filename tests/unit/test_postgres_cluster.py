@@ -1,4 +1,4 @@
-"""What a cluster is given, whether it came with us or is somebody else's."""
+"""What a cluster gets, whether this collection installed it or another owner did."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from ansible_collections.selfhosted.prefect.plugins.modules import postgres_clus
 from ansible_collections.selfhosted.prefect.plugins.modules.postgres_cluster import (
     Cluster,
     ClusterError,
-    came_with_us,
     choose,
+    is_owned,
     quoted,
     wanted_settings,
     with_block,
@@ -33,7 +33,7 @@ def cluster(tmp_path: Path) -> Cluster:
     return Cluster(version="15", name="main", port=5432, config=tmp_path, socket="/run", running=True, settings={})
 
 
-def wanted(cluster: Cluster, *, ours: bool, **params: Any) -> dict[str, Any]:
+def wanted(cluster: Cluster, *, owned: bool, **params: Any) -> dict[str, Any]:
     given = {
         "port": 5432,
         "settings": {},
@@ -44,7 +44,7 @@ def wanted(cluster: Cluster, *, ours: bool, **params: Any) -> dict[str, Any]:
         "key": "/etc/prefect-postgres/server.key",
     }
     drop_in = cluster.config / "conf.d" / "prefect.conf"
-    return wanted_settings(cluster, {**given, **params}, ours=ours, drop_in=drop_in)
+    return wanted_settings(cluster, {**given, **params}, owned=owned, drop_in=drop_in)
 
 
 def append(cluster: Cluster, text: str) -> None:
@@ -53,34 +53,34 @@ def append(cluster: Cluster, text: str) -> None:
 
 
 def test_a_cluster_of_our_own_is_tuned(cluster: Cluster) -> None:
-    found = wanted(cluster, ours=True, settings={"work_mem": "8MB"})
+    found = wanted(cluster, owned=True, settings={"work_mem": "8MB"})
     assert found["shared_buffers"] == "1GB"
     assert found["work_mem"] == "8MB"
     assert found["listen_addresses"] == "localhost,10.0.0.5"
     assert found["ssl_cert_file"] == "/etc/prefect-postgres/server.crt"
     assert "port" not in found
-    assert wanted(cluster, ours=True, port=5433)["port"] == 5433
+    assert wanted(cluster, owned=True, port=5433)["port"] == 5433
 
 
 def test_a_cluster_of_others_is_only_added_to(cluster: Cluster) -> None:
     append(
-        cluster, "listen_addresses = 'localhost, 192.168.0.1'\nmax_connections = 500\nssl_cert_file = '/theirs.crt'\n"
+        cluster, "listen_addresses = 'localhost, 192.168.0.1'\nmax_connections = 500\nssl_cert_file = '/foreign.crt'\n"
     )
-    assert wanted(cluster, ours=False) == {"listen_addresses": "localhost,192.168.0.1,10.0.0.5"}
+    assert wanted(cluster, owned=False) == {"listen_addresses": "localhost,192.168.0.1,10.0.0.5"}
 
 
 def test_a_cluster_of_others_that_is_open_stays_so(cluster: Cluster) -> None:
     append(cluster, "listen_addresses = '*'\n")
-    found = wanted(cluster, ours=False)
+    found = wanted(cluster, owned=False)
     assert "listen_addresses" not in found
     assert found["max_connections"] == 200
     assert found["ssl"] is True
 
 
-def test_our_own_file_is_not_taken_for_somebodys(cluster: Cluster) -> None:
+def test_the_file_of_this_instance_does_not_count_as_settings_of_others(cluster: Cluster) -> None:
     (cluster.config / "conf.d" / "prefect.conf").write_text("listen_addresses = '*'\nmax_connections = 900\n")
-    assert wanted(cluster, ours=False)["listen_addresses"] == "localhost,10.0.0.5"
-    assert wanted(cluster, ours=False)["max_connections"] == 200
+    assert wanted(cluster, owned=False)["listen_addresses"] == "localhost,10.0.0.5"
+    assert wanted(cluster, owned=False)["max_connections"] == 200
 
 
 def test_the_block_stands_first_and_goes_again() -> None:
@@ -101,7 +101,7 @@ def test_choosing_a_cluster(cluster: Cluster, tmp_path: Path) -> None:
     with pytest.raises(ClusterError, match=r"prefect_database_port: no PostgreSQL .* 5433 .*15/main on 5432"):
         choose([cluster], params)
     record.write_text(json.dumps({"came": ["postgresql", "postgresql-15"]}))
-    assert came_with_us(cluster, record)
+    assert is_owned(cluster, record)
     assert choose([cluster], params) is cluster
     assert choose([cluster], params | {"port": 5432}) is cluster
 
@@ -185,7 +185,7 @@ def test_a_second_cluster_keeps_the_package(
 
 
 @pytest.mark.parametrize("configured", [False, True])
-def test_a_role_of_others_is_ours_only_where_an_earlier_version_configured_the_cluster(
+def test_a_role_of_others_counts_as_created_only_where_an_earlier_version_configured_the_cluster(
     cluster: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, configured: bool
 ) -> None:
     """Prefect was installed on the host, but perhaps with SQLite."""

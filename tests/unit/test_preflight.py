@@ -38,7 +38,7 @@ as_root = pytest.mark.skipif(os.geteuid() != 0, reason="the system scope is root
 
 @pytest.fixture
 def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The home directory of whoever runs the module: everything is found below it in the user scope."""
+    """The home directory of the user who runs the module: everything is found below it in the user scope."""
     account = list(pwd.getpwuid(os.getuid()))
     account[5] = str(tmp_path)
     monkeypatch.setattr(pwd, "getpwuid", lambda uid: pwd.struct_passwd(account))
@@ -428,7 +428,7 @@ def test_an_interpreter_that_is_too_old_for_the_modules(
     home: Path, monkeypatch: pytest.MonkeyPatch, module: ModuleType
 ) -> None:
     monkeypatch.setattr(module, "too_old", lambda: interpreter.too_old((3, 9, 18)))
-    given = {"ours": "/x", "otherwise": "x", "fingerprints": "/nowhere/x"} if module is backend else {}
+    given = {"program_dir": "/x", "otherwise": "x", "fingerprints": "/nowhere/x"} if module is backend else {}
     said = outcome(module.main, **given)
     assert said["failed"]
     assert said["msg"].startswith("ansible_python_interpreter: Ansible runs Python 3.9.18 on this host (")
@@ -538,9 +538,9 @@ def test_the_bound_of_the_disk(home: Path, monkeypatch: pytest.MonkeyPatch) -> N
 @pytest.mark.parametrize("command", ["prefect-blue", "prefect-blue-info"])
 @pytest.mark.parametrize(
     ("kind", "good"),
-    [("ours", True), ("theirs", False), ("other instance", False), ("binary", False), ("directory", False)],
+    [("this instance", True), ("foreign", False), ("other instance", False), ("binary", False), ("directory", False)],
 )
-def test_commands_of_somebody_else(home: Path, command: str, kind: str, good: bool) -> None:
+def test_commands_of_another_owner(home: Path, command: str, kind: str, good: bool) -> None:
     path = home / ".local" / "bin" / command
     path.parent.mkdir(parents=True)
     opt = home / ".local" / "share" / "prefect-blue"
@@ -548,8 +548,8 @@ def test_commands_of_somebody_else(home: Path, command: str, kind: str, good: bo
         path.mkdir()
     else:
         text = {
-            "ours": f"#!/bin/sh\nexec {opt}/current/bin/prefect\n",
-            "theirs": "#!/usr/bin/python3\nfrom prefect.cli import app\n",
+            "this instance": f"#!/bin/sh\nexec {opt}/current/bin/prefect\n",
+            "foreign": "#!/usr/bin/python3\nfrom prefect.cli import app\n",
             "other instance": f"#!/bin/sh\nexec {opt}-info/current/bin/prefect\n",
             "binary": "\0\udcff",
         }[kind]
@@ -559,7 +559,7 @@ def test_commands_of_somebody_else(home: Path, command: str, kind: str, good: bo
         []
         if good
         else [
-            f"prefect_instance: {path} is there already and is not ours; "
+            f"prefect_instance: {path} exists and does not belong to this instance; "
             "remove it or choose another name for the instance"
         ]
     )
@@ -577,7 +577,7 @@ def test_a_user_with_another_home(home: Path) -> None:
         "name another user, or set prefect_home to its home"
     )
     assert not [line for line in obstacles(home=actual, **given) if "prefect_user" in line]
-    assert not [line for line in obstacles(**given | {"user": "nobody-yet"}) if "prefect_user" in line]
+    assert not [line for line in obstacles(**given | {"user": "not-created"}) if "prefect_user" in line]
 
 
 @as_root
@@ -590,7 +590,7 @@ def test_who_runs_the_system_scope(given: str, user: str) -> None:
 def test_an_account_has_a_group_of_the_same_name() -> None:
     assert has_account("daemon", group="daemon")
     assert not has_account("sync", group="sync")
-    assert not has_account("nobody-yet", group="nobody-yet")
+    assert not has_account("not-created", group="not-created")
 
 
 @pytest.mark.parametrize(
@@ -722,7 +722,7 @@ def test_service_manager(home: Path, monkeypatch: pytest.MonkeyPatch, runs: bool
 def test_all_obstacles_together(home: Path) -> None:
     (home / "file").write_text("x")
     (home / ".local" / "bin").mkdir(parents=True)
-    (home / ".local" / "bin" / "prefect").write_text("theirs")
+    (home / ".local" / "bin" / "prefect").write_text("foreign")
     with pytest.MonkeyPatch.context() as patched, socket.create_server(("127.0.0.1", 0)) as server:
         patched.setattr(preflight, "RELEASE_MB", 10**7)
         given: dict[str, Any] = {
@@ -767,7 +767,7 @@ def test_an_address_towards_a_peer() -> None:
     assert (look(state="absent")["address"], look(state="absent")["peer_addresses"]) == ("", [])
 
 
-def test_a_peer_that_nobody_knows(home: Path) -> None:
+def test_a_peer_that_cannot_be_resolved(home: Path) -> None:
     (said,) = obstacles(peers=["127.0.0.2", "nowhere.invalid"], opt_dir=str(home / "opt"))
     assert said.startswith("prefect_address: nowhere.invalid cannot be resolved on this host")
 

@@ -23,7 +23,7 @@ FLOWS = '''
     @flow(name="Stock of the shop", log_prints=True)
     def stock(shop: str, days: int = 5, ratio: float = 0.5, items: list[str] | None = None, *, dry: bool = False,
               tags: list[str] = ["a"], other=DAYS):
-        """Count what is there."""
+        """Count the stock."""
 
     @prefect.flow
     async def clean_up(): ...
@@ -43,7 +43,7 @@ PROJECT = """
       pool: &pool
         name: "{{ $POOL }}"
         work_queue_name: urgent
-        job_variables: {env: {REGION: "{{ prefect.variables.region }}", USER: "{{ $NOBODY }}"}}
+        job_variables: {env: {REGION: "{{ prefect.variables.region }}", USER: "{{ $UNSET }}"}}
     deployments:
     - name: daily
       version: "1"
@@ -99,13 +99,13 @@ def test_a_project(tmp_path: Path) -> None:
         "flow": "Stock of the shop",
         "name": "daily",
         "version": "1",
-        "description": "Count what is there.",
+        "description": "Count the stock.",
         "tags": ["a", "b"],
         "entrypoint": "flows.py:stock",
         "parameters": {"shop": "north"},
         "work_pool": "main",
         "work_queue": "urgent",
-        "job_variables": {"env": {"REGION": "{{ prefect.variables.region }}", "USER": "{{ $NOBODY }}"}},
+        "job_variables": {"env": {"REGION": "{{ prefect.variables.region }}", "USER": "{{ $UNSET }}"}},
         "schedules": [
             {"cron": "0 6 * * *", "timezone": "Europe/Berlin", "slug": "early", "active": True},
             {"interval": 3600, "anchor_date": "2026-01-01T00:00:00+00:00"},
@@ -211,7 +211,7 @@ def test_everything_that_is_wrong_is_told_at_once(tmp_path: Path) -> None:
         "deployments[1]: work_pool.name is missing",
         "deployments[2] (c): entrypont is unknown; entrypoint?",
         "deployments[2] (c): entrypoint is missing",
-        "deployments[2] (c): sla is there in Prefect Cloud alone",
+        "deployments[2] (c): sla exists only in Prefect Cloud",
         "deployments[3] is not a mapping",
         "deployments[4] (d): flow_name is missing: there is no source of gone.py:flow",
         "deployments[4] (d): work_pool is not a mapping",

@@ -63,8 +63,8 @@ def populated(fake: FakeApi) -> None:
     with Api(fake.url) as api:
         api.post("/work_pools/main/queues", {"name": "aside", "priority": 1, "concurrency_limit": 2})
     for number, queue in enumerate(("aside", "default")):
-        fake.add_deployment("theirs", f"d{number}", pool="main")["work_queue_name"] = queue
-    fake.add_deployment("theirs", "elsewhere", pool=None)
+        fake.add_deployment("foreign", f"d{number}", pool="main")["work_queue_name"] = queue
+    fake.add_deployment("foreign", "elsewhere", pool=None)
 
 
 def state(fake: FakeApi) -> Any:

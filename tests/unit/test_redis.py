@@ -149,6 +149,6 @@ def test_nothing_listens() -> None:
     assert look(port, variable="here") == says
 
 
-def test_a_name_that_nobody_knows() -> None:
+def test_a_name_that_cannot_be_resolved() -> None:
     found: dict[str, Any] = outcome(redis.main, host="nowhere.invalid")
     assert "prefect_redis_host: this host cannot resolve nowhere.invalid" in found["msg"]

@@ -17,20 +17,20 @@ from ansible_collections.selfhosted.prefect.plugins.module_utils import rescue
 from fake_api import FakeApi
 
 POOL = {"work_pool_name": "default", "deployment_id": "57c1f1ce-6f5c-4ac6-9a3f-5d1b3cbd7a63"}
-OURS = POOL | {"labels": {"prefect.worker.name": "here-default"}}
+CLAIMED = POOL | {"labels": {"prefect.worker.name": "here-default"}}
 
 
 @pytest.fixture
 def api(monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeApi]:
-    """An API that knows a flow run of ours in each state that one can be interrupted in, and some of others."""
+    """An API with a flow run of this worker in each state in which one can be interrupted, and some of others."""
     with FakeApi() as fake:
         monkeypatch.setenv("PREFECT_API_URL", fake.url)
         fake.add_pool("default")
         for kind, name in (("PENDING", "Pending"), ("RUNNING", "Running"), ("CANCELLING", "Cancelling")):
-            fake.add_run(kind=kind, name=name, **OURS)
+            fake.add_run(kind=kind, name=name, **CLAIMED)
         fake.add_run(kind="RUNNING", name="Running", labels={"prefect.worker.name": "there-default"}, **POOL)
         fake.add_run(kind="RUNNING", name="Running", labels={}, **POOL)
-        fake.add_run(kind="COMPLETED", name="Completed", **OURS)
+        fake.add_run(kind="COMPLETED", name="Completed", **CLAIMED)
         yield fake
 
 
@@ -51,7 +51,7 @@ def test_flow_runs_of_this_worker_get_their_state_and_no_others(api: FakeApi, th
 def killed(api: FakeApi, monkeypatch: pytest.MonkeyPatch, *, limit: int, result: str = "oom-kill") -> dict[str, Any]:
     """End a worker with a flow run again and again, until that is not scheduled any more or has begun ten times."""
     monkeypatch.setenv("SERVICE_RESULT", result)
-    run: dict[str, Any] = api.add_run(kind="RUNNING", name="Running", **OURS)
+    run: dict[str, Any] = api.add_run(kind="RUNNING", name="Running", **CLAIMED)
     for _ in range(10):
         rescue.main(["--pool", "default", "--worker", "here-default", "--then", "reschedule", "--limit", str(limit)])
         if run["state_type"] != "SCHEDULED":
@@ -154,7 +154,7 @@ def test_what_still_runs_is_let_be(api: FakeApi, monkeypatch: pytest.MonkeyPatch
 
 
 def test_one_that_its_worker_took_and_left_nameless_begins_again(api: FakeApi, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Another that is taken meanwhile, or gets a name, is somebody's."""
+    """A run that another worker takes meanwhile, or that gets a name, is left alone."""
     nameless, named, later = (api.add_run(kind="PENDING", name="Pending", labels={}, **POOL) for _ in range(3))
     api.move(later, "SCHEDULED", "Scheduled")
 
@@ -188,4 +188,4 @@ def test_an_api_that_stays_away_is_said(monkeypatch: pytest.MonkeyPatch, capsys:
     monkeypatch.setitem(rescue.PATIENCE, "start", 0)
     monkeypatch.delenv("SERVICE_RESULT", raising=False)
     assert ended("crash") == 1
-    assert "nobody knows what became of its flow runs" in capsys.readouterr().out
+    assert "the state of its flow runs is unknown" in capsys.readouterr().out

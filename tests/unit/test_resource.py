@@ -532,7 +532,7 @@ def test_a_worker_that_is_offline_is_not_online(fake: FakeApi) -> None:
 
 
 def test_clocks_that_differ(fake: FakeApi) -> None:
-    """The heartbeat is the server's time, `since` ours: a server that is an hour ahead has heard nothing new."""
+    """The heartbeat is in the server's time, `since` in the client's: a server an hour ahead has heard nothing new."""
     fake.add_pool("main")
     ahead = timedelta(hours=1)
     before_the_start = datetime.now(timezone.utc) + ahead - timedelta(minutes=1)

@@ -165,7 +165,7 @@ def test_secrets_are_never_shown(fake: FakeApi) -> None:
 BAD: list[tuple[Wanted, str]] = [
     ({"prefect_work_pools": [{"name": "a", "concurency_limit": 1}]}, "concurency_limit is unknown; concurrency_limit?"),
     ({"prefect_work_pools": [{}]}, "missing required arguments: name"),
-    ({"prefect_work_pools": [{"name": "a"}, {"name": "a"}]}, "it is there twice, see prefect_work_pools[0]"),
+    ({"prefect_work_pools": [{"name": "a"}, {"name": "a"}]}, "it is described twice, see prefect_work_pools[0]"),
     ({"prefect_work_pools": [{"name": "a", "concurrency_limit": "many"}]}, "unable to convert to int"),
     ({"prefect_deployments": [{"flow": "f", "name": "d", "work_pool": "mian"}]}, "no work pool mian; main?"),
     ({"prefect_work_queues": [{"work_pool": "none", "name": "q"}]}, "no work pool none"),
@@ -400,9 +400,9 @@ def test_the_examples_of_the_module_run(fake: FakeApi) -> None:
 
 
 def test_prune_takes_what_we_made_and_nothing_else(fake: FakeApi) -> None:
-    fake.add_pool("theirs")
-    fake.add_deployment("theirs", "daily", pool="theirs")
-    fake.objects.add("variables", name="theirs", value=1, tags=[])
+    fake.add_pool("foreign")
+    fake.add_deployment("foreign", "daily", pool="foreign")
+    fake.objects.add("variables", name="foreign", value=1, tags=[])
     before = everything(fake)
     act(fake, ALL)
     assert act(fake, NOTHING)["plan"] == []
@@ -412,7 +412,7 @@ def test_prune_takes_what_we_made_and_nothing_else(fake: FakeApi) -> None:
     assert real["plan"] == dry["plan"]
     assert everything(fake) == before
     assert act(fake, NOTHING, prune=True)["changed"] is False
-    assert [each["name"] for each in fake.objects.of("variables")] == ["theirs"]
+    assert [each["name"] for each in fake.objects.of("variables")] == ["foreign"]
 
 
 @pytest.mark.parametrize("kind", [name for name in ALL if name not in {"prefect_flows", "prefect_block_types"}])
@@ -436,7 +436,7 @@ def test_a_list_that_is_left_out_is_left_alone(fake: FakeApi) -> None:
     assert act(fake, {"prefect_variables": []}, prune=True)["plan"] == ["- variable shop"]
 
 
-def test_what_a_person_made_anew_is_theirs(fake: FakeApi) -> None:
+def test_an_object_that_a_person_recreated_is_not_pruned(fake: FakeApi) -> None:
     act(fake, ALL)
     variable = fake.objects.first("variables", name="shop")
     assert variable
@@ -658,18 +658,18 @@ def test_two_controllers_at_once(fake: FakeApi) -> None:
 
 
 def test_our_own_duplicates_go(fake: FakeApi) -> None:
-    """Somebody else's do not: it cannot be told which one is meant."""
+    """Those of other owners do not: which one is meant is unknown."""
     act(fake, ALL)
-    ours = fake.objects.first("automations", name="Other")
-    assert ours
-    theirs = fake.objects.add(
-        "automations", **{**copy.deepcopy(ours), "id": "theirs", "created": "2099-01-01T00:00:00Z"}
+    created = fake.objects.first("automations", name="Other")
+    assert created
+    foreign = fake.objects.add(
+        "automations", **{**copy.deepcopy(created), "id": "foreign", "created": "2099-01-01T00:00:00Z"}
     )
     assert "there are several automations of this name" in act(fake, ALL)["msg"]
-    theirs["created"] = "2000-01-01T00:00:00Z"
+    foreign["created"] = "2000-01-01T00:00:00Z"
     assert act(fake, ALL, check_mode=True)["plan"] == ["- automation Other"]
     assert act(fake, ALL)["changed"] is True
-    assert fake.objects.first("automations", name="Other") == theirs
+    assert fake.objects.first("automations", name="Other") == foreign
     assert act(fake, {}, prune=True, prefect_automations=[])["plan"] == ["- automation Tell"]
 
 
@@ -726,7 +726,7 @@ def test_a_block_of_a_type_whose_schema_changes(fake: FakeApi) -> None:
     assert act(fake, wanted)["changed"] is False
 
 
-def test_what_is_made_anew_is_found_by_what_needs_it(fake: FakeApi) -> None:
+def test_a_recreated_object_is_found_by_the_objects_that_need_it(fake: FakeApi) -> None:
     """A pool of another type has other ids, and so have its queues."""
     wanted = copy.deepcopy(ALL)
     wanted["prefect_automations"] = [

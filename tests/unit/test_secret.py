@@ -21,7 +21,7 @@ def test_made_up_once(tmp_path: Path) -> None:
     assert secret(directory, "prefect/redis") != found
 
 
-def test_nobody_else_reads_it_and_git_does_not_see_it(tmp_path: Path) -> None:
+def test_no_other_account_reads_it_and_git_does_not_see_it(tmp_path: Path) -> None:
     secret(tmp_path / ".secrets", "prefect/api")
     assert stat.S_IMODE((tmp_path / ".secrets/prefect/api").stat().st_mode) == 0o600
     assert stat.S_IMODE((tmp_path / ".secrets/prefect").stat().st_mode) == 0o700

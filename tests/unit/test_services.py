@@ -309,7 +309,7 @@ def test_halted_and_still_enabled(host: Host) -> None:
 
 
 def test_absent_dry_for_real_and_again(host: Host) -> None:
-    for name in ("server", "worker@", "worker@one", "worker@left-over", "theirs"):
+    for name in ("server", "worker@", "worker@one", "worker@left-over", "foreign"):
         host.unit(name)
     host.ensure("server", "worker@one")
     absent: dict[str, Any] = {"state": "absent", "prune": ["server", "worker@"], "shutdown": True}
@@ -320,7 +320,7 @@ def test_absent_dry_for_real_and_again(host: Host) -> None:
     assert host.ensure("server", "worker@one", **absent) == dry
     assert dry["services"] == dict.fromkeys(("server", "worker@", "worker@one", "worker@left-over"), "removed")
     assert host.manager.calls[-2:] == ["forget server worker@ worker@left-over worker@one", "shutdown"]
-    assert [path.name for path in (host.directory / "units").iterdir()] == ["theirs"]
+    assert [path.name for path in (host.directory / "units").iterdir()] == ["foreign"]
     assert host.remembered() == []
     assert host.ensure("server", "worker@one", **absent) == {
         "changed": False,
@@ -440,7 +440,7 @@ def test_systemd_shows_the_end_of_a_log_file_where_there_is_one(tmp_path: Path) 
     assert services.manager_of(given).log("server") == "\n".join(lines[1:]) + "\ufffd"
 
 
-def test_a_drop_in_of_somebody_else_stays(tmp_path: Path) -> None:
+def test_a_drop_in_of_another_owner_stays(tmp_path: Path) -> None:
     directory = tmp_path / "server.service.d"
     directory.mkdir()
     for name in ("instance.conf", "override.conf"):
@@ -599,7 +599,7 @@ def test_a_server_is_healthy_when_it_answers_with_the_credential(
         assert "s3cret" not in str(said.get("msg"))
 
 
-def test_nobody_listens() -> None:
+def test_nothing_listens() -> None:
     assert not services.answers(f"http://127.0.0.1:{free_port()}/")
 
 

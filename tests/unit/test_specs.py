@@ -30,7 +30,7 @@ Spec = Mapping[str, Any]
 
 @functools.cache
 def load(role: str, *names: str) -> dict[str, Any]:
-    """Return a role's YAML file as a mapping, empty where the file is missing or empty. Nobody changes it."""
+    """Return a role's YAML file as a mapping, empty where the file is missing or empty. Callers do not change it."""
     path = ROOT.joinpath("roles", role, *names)
     return (yaml.safe_load(path.read_text(encoding="utf-8")) or {}) if path.exists() else {}
 
@@ -159,7 +159,7 @@ def test_true_and_false_may_be_text(path: Path) -> None:
     """`-e prefect_purge=false` and inventories in INI give text, and to Jinja `"false"` is true."""
     names = "|".join(name for _, _, name, option in OPTIONS if option["type"] == "bool")
     text = re.sub(r"^\s*(#.*|\w+:(?= ))", "", path.read_text(encoding="utf-8"), flags=re.MULTILINE)
-    # What may be left out is for a filter of ours to read.
+    # Filters of this collection read options that may be left out.
     bare = rf"(?<![\w.'])({names})\b(?!'|(?: \| default\(\w+\))? \| bool\b| \| default\(''\))"
     assert re.findall(bare, text) == [], "each is given to `| bool` where it is used"
 

@@ -1,4 +1,4 @@
-"""What is wrong with a Prefect is found and said, in every form that it is said in."""
+"""Every fault of a Prefect instance is found and reported, in every form of the report."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def instance(api: FakeApi, tmp_path: Path) -> Instance:
     (tmp_path / "current").symlink_to(release)
     values = {"PREFECT_API_URL": api.url, "PREFECT_API_AUTH_STRING": AUTH, "PREFECT_UI_URL": api.root}
     lines = [f"{name}={env_value(value)}" for name, value in values.items()]
-    (tmp_path / "client.env").write_text("\n".join(["# ours", *lines]) + "\n")
+    (tmp_path / "client.env").write_text("\n".join(["# a comment", *lines]) + "\n")
     directory = str(tmp_path)
     return Instance(instance="prefect", name="prefect", scope="system", manager="none", opt=directory, etc=directory)
 
@@ -219,7 +219,7 @@ def no_answer(api: FakeApi) -> None:
 
 
 def wrong_credential(api: FakeApi) -> None:
-    api.auth = "somebody:else"
+    api.auth = "other:user"
 
 
 @pytest.mark.parametrize(
@@ -228,7 +228,7 @@ def wrong_credential(api: FakeApi) -> None:
         (paused, "work pool default: paused, 0 flow runs wait: prefect work-pool resume default"),
         (no_worker, "work pool default: no worker is online, 0 flow runs wait"),
         (late, "work pool default: 1 flow runs are late: a limit is reached, or the workers are busy"),
-        (unmarked, "background services: 1 flow runs are overdue and nobody has marked them late"),
+        (unmarked, "background services: 1 flow runs are overdue and not marked late"),
         (nothing_planned, "background services: 1 deployments have an active schedule and no flow run is planned"),
         (no_events, "events: none since zealous-otter ended"),
         (old_events, "events: none since zealous-otter ended"),
@@ -341,7 +341,7 @@ def test_a_host_without_prefect(instance: Instance, missing: str) -> None:
         ),
         ("", 1, []),
     ],
-    ids=["well", "restarting", "missing", "nobody can tell"],
+    ids=["well", "restarting", "missing", "unknown"],
 )
 def test_services(
     instance: Instance, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, written: str, code: int, problems: list[str]

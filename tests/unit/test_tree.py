@@ -257,7 +257,7 @@ def test_owner_and_group(source: Path, dest: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["owner", "group"])
-def test_whoever_is_not_there_yet(source: Path, dest: Path, name: str) -> None:
+def test_an_account_that_does_not_exist(source: Path, dest: Path, name: str) -> None:
     options: dict[str, Any] = {name: "no-such-name"}
     assert send(source, dest, check_mode=True, **options)["changed"] is True
     assert "no-such-name" in send(source, dest, **options)["msg"]

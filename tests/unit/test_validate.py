@@ -225,7 +225,7 @@ def test_hosts_that_contradict_each_other(topology: dict[str, Any], complaints: 
         ("prefect_packages", "prefect-docker", """-e '{"prefect_packages": ["..."]}'"""),
         ("prefect_settings", "DEBUG", "prefect_settings: it is a dict, and text was given"),
         ("prefect_worker_instances", [{"count": 1}], "missing required arguments: pool"),
-        ("prefect_of_somebody_else", object(), None),
+        ("prefect_of_another_project", object(), None),
     ],
 )
 def test_values_of_another_type_are_refused_before_their_role_begins(

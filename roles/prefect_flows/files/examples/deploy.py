@@ -1,4 +1,4 @@
-"""Register the flows of this directory as deployments. Run it as often as you like: it updates what is there.
+"""Register the flows of this directory as deployments. Run it as often as you like: it updates existing deployments.
 
 To add a flow of your own, put its file here and its line below.
 """

@@ -80,7 +80,7 @@ class Application:
         if self.running:
             return
         self._stopping.clear()
-        # The child says that it is ready by a line on its standard output; its log goes to ours.
+        # The child reports on its standard output that it is ready, and logs to the inherited standard error.
         command = [sys.executable, "-m", PACKAGE.name, "serve", str(self._place())]
         environment = os.environ | {
             "PYTHONPATH": os.pathsep.join([str(PACKAGE.parent), os.environ.get("PYTHONPATH", "")])
@@ -114,7 +114,7 @@ class Application:
             self._directory = None
 
     def run(self) -> None:
-        """Serve the flows until SIGTERM, SIGINT or a `stop` from another thread, and start anew what dies meanwhile."""
+        """Serve the flows until SIGTERM, SIGINT or a `stop` from another thread, and restart the process if it ends."""
         signals = (signal.SIGTERM, signal.SIGINT)
         main = threading.current_thread() is threading.main_thread()
         before = {number: signal.signal(number, self._stop_on) for number in signals} if main else {}
@@ -152,7 +152,7 @@ class Application:
 def serve(directory: Path) -> None:
     """Serve the flows of a directory until SIGTERM, SIGINT, or the end of standard input where that is a pipe.
 
-    Ends as well when the definitions change: whoever keeps this process alive starts one that serves the new ones.
+    Also ends when the definitions change: the supervising process then starts one that serves the new ones.
     """
     from prefect.client.orchestration import get_client
     from prefect.client.schemas.actions import DeploymentUpdate
@@ -176,7 +176,7 @@ def serve(directory: Path) -> None:
                 paused=deployment.get("paused"),
                 schedules=[schedule_of(schedule) for schedule in deployment["schedules"]],
             )
-            # Prefect leaves a deployment that is there the directory that it was first served from.
+            # Prefect itself does not change the directory of an existing deployment.
             here = DeploymentUpdate(path=str(Path.cwd()))
             client.update_deployment(runner.add_deployment(served), here)
     asyncio.run(until_stopped(runner, directory / FILE, said=f"ready: {len(made)} flows are served"))
@@ -215,7 +215,7 @@ def schedule_of(given: Mapping[str, Any]) -> Schedule:
 
 
 def _stop_with_the_other_end() -> None:
-    """Stop like on SIGTERM when whoever started this process has closed our standard input, or is gone."""
+    """Stop as on SIGTERM once the parent process has closed standard input or has ended."""
     while os.read(0, 4096):
         pass
     os.kill(os.getpid(), signal.SIGTERM)

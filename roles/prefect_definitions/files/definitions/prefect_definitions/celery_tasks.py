@@ -107,7 +107,7 @@ def send(
     except (CeleryTaskFailed, DefinitionError):
         raise
     except BaseException:
-        # A task that nobody waits for any more, be it that it comes back to the queue, would be done for nothing.
+        # Nothing waits for the task any more: no worker needs to run it, even if it returns to the queue.
         revoke(app, identifier, logger=logger)
         raise
     finally:

@@ -39,7 +39,7 @@ def place(
     dry: bool = False,
     kept: Collection[tuple[str, str, str]] = (),
 ) -> dict[str, Any]:
-    """Check definitions, put them into a directory, and return what was there, is there now, and is to be registered.
+    """Check definitions, put them into a directory, and return its former and its new content and what to register.
 
     Raises DefinitionError with everything that is wrong, and leaves the directory as it is then.
     """
@@ -155,7 +155,7 @@ class Following:
         if answer["changed"]:
             print("the definitions on this host have changed", flush=True)
         if self.engine:
-            # The other hosts have looked at the database, too, before a run of a new flow is theirs.
+            # Meanwhile the other hosts read the database, before one of them gets a run of a new flow.
             time.sleep(self.every if answer["changed"] else 0)
             for line in self.register(answer["resources"]):
                 print(line, flush=True)

@@ -1,7 +1,7 @@
 """Run a command, and see to it that nothing of it outlives its task: `python guard.py COMMAND...`.
 
-Standard input is a pipe to whoever started us. When its other end is gone, however that came, we end the command
-and everything that it has started, whatever session that moved to. The exit code is the command's.
+Standard input is a pipe to the parent process. Once its other end is closed, for whatever reason, this program ends
+the command and every process that it has started, in any session. The exit code is the command's.
 """
 
 from __future__ import annotations

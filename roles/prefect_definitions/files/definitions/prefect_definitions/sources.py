@@ -141,7 +141,7 @@ def connected(url: str, work: Callable[[Connection], T], *, write: bool = False)
 
 
 def reflected(connection: Connection) -> MetaData:
-    """Return the tables that a database has of ours. Raises DefinitionError for those and the columns that it lacks."""
+    """Return the tables of the definitions in a database. Raises DefinitionError for missing tables and columns."""
     from sqlalchemy import MetaData, inspect
 
     inspector = inspect(connection)
