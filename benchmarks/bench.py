@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
-"""Measure this collection on test hosts, beside the way by hand and beside what nobody can go below.
+"""Measure this collection on test hosts, beside an installation by hand and beside the least that any way needs.
 
 The machine must be prepared (`tests/hosts/prepare`; `make bench` sees to it). Each way gets a fresh host, and downloads
-everything anew. Prints a table, and writes it to benchmarks/results/latest.md.
+everything again. Prints a table, and writes it to benchmarks/results/latest.md.
 """
 
 from __future__ import annotations
@@ -156,7 +156,7 @@ def shipped_lock() -> Path:
     return ROOT / f"roles/prefect/files/locks/{found[1]}.txt"
 
 
-def ours(host: str) -> Timing:
+def collection(host: str) -> Timing:
     return play(SITE, servers=[host])
 
 
@@ -178,7 +178,7 @@ def floor(host: str) -> Timing:
     return Timing(sent.seconds + rest.seconds, {"uv to the host": sent.seconds} | rest.stages)
 
 
-WAYS: dict[str, Callable[[str], Timing]] = {"ours": ours, "by hand": by_hand, "floor": floor}
+WAYS: dict[str, Callable[[str], Timing]] = {"this collection": collection, "by hand": by_hand, "floor": floor}
 
 
 def table(head: Iterable[str], rows: Iterable[Iterable[object]]) -> str:
@@ -213,13 +213,14 @@ def first_run(*, runs: int, image: str) -> str:
     spared = [Timing(timing.seconds - timing.stages[APT]) for timing in timings["by hand"]]
     us, hand, least = (middle(timings[name]) for name in WAYS)
     rows = [
-        ["ours: `site.yml`", us, 1.0, described(timings["ours"])],
+        ["this collection: `site.yml`", us, 1.0, described(timings["this collection"])],
         ["by hand", hand, hand / us, described(timings["by hand"])],
         ["by hand, where venv and pip are", middle(spared), middle(spared) / us, ""],
         ["floor", least, least / us, described(timings["floor"])],
     ]
-    text = table(["from a bare host to the first completed flow run", "s", "times ours", "stages, s"], rows)
-    return f"{text}\n\nBy hand / ours: {hand / us:.2f}. Ours / floor: {us / least:.2f}."
+    head = ["from a bare host to the first completed flow run", "s", "relative to this collection", "stages, s"]
+    text = table(head, rows)
+    return f"{text}\n\nBy hand / this collection: {hand / us:.2f}. This collection / floor: {us / least:.2f}."
 
 
 def second_run(*, runs: int, image: str) -> str:
@@ -265,19 +266,19 @@ def growth(*, runs: int, image: str, sizes: list[int]) -> str:
     return table(["bare hosts, all on this one machine", *head], rows)
 
 
-def ours_on_postgres(host: str) -> Timing:
+def collection_on_postgres(host: str) -> Timing:
     return play(SITE, servers=[host], backends=["prefect_postgres"])
 
 
-def ours_several(host: str) -> Timing:
+def collection_with_several_processes(host: str) -> Timing:
     backends = ["prefect_postgres", "prefect_redis"]
     return play(SITE, servers=[host], backends=backends, variables={"prefect_server_processes": 2})
 
 
 LOAD_ROUNDS = 3
 LOADED: dict[str, Callable[[str], Timing]] = {
-    "ours, PostgreSQL": ours_on_postgres,
-    "ours, PostgreSQL, Redis, 2 processes": ours_several,
+    "this collection, PostgreSQL": collection_on_postgres,
+    "this collection, PostgreSQL, Redis, 2 processes": collection_with_several_processes,
     "by hand, defaults on SQLite": by_hand,
     "by hand, several servers as documented": lambda host: by_hand(host, "several"),
 }

@@ -4,7 +4,7 @@
 # `several`: PostgreSQL, Redis and several API processes, as its page on how to scale says; else all defaults.
 set -euo pipefail
 
-# Several new servers register Prefect's block types at the same time; those that meet end, and are started anew.
+# Several new servers register Prefect's block types at the same time; those that collide end, and are started again.
 patiently() {
     "$@" || { sleep 10 && "$@"; } || { sleep 10 && "$@"; }
 }
@@ -42,7 +42,7 @@ fi
 
 echo "== prefect server start"
 export PREFECT_API_URL=http://127.0.0.1:4200/api
-# Not --background: that server's output goes into a pipe that nobody reads, and it dies of it.
+# Not --background: no process reads the pipe that its output goes into, and the server ends once the pipe is full.
 nohup prefect --no-prompt server start ${options-} >server.log 2>&1 &
 prefect server status --wait --timeout 180 >/dev/null
 

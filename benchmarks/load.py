@@ -1,6 +1,6 @@
-"""Load on a Prefect that is there: what its API answers to many clients at once, and how many flow runs it completes.
+"""Load on a running Prefect server: what its API answers to many clients at once, and how many flow runs it completes.
 
-Runs on the host, with its own Python. The pool and the deployment hello-flow/example must be there. Prints JSON.
+Runs on the host, with its own Python. The pool and the deployment hello-flow/example must exist. Prints JSON.
 """
 
 from __future__ import annotations

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Measure how long it takes to bring objects into a Prefect: with us, with `prefect deploy`, and by bare requests.
+"""Measure how long it takes to create objects in Prefect: with this collection, `prefect deploy`, and bare requests.
 
 Run it with the controller's Python, and name that of a release: `python resources.py .cache/release/bin/python`. Starts
 a server on SQLite, and one on PostgreSQL where this machine has that, and prints tables.
@@ -84,7 +84,7 @@ def wanted(*, deployments: int = 0, mixed: int = 0, changed: int = 0) -> Lists:
 
 
 def apply(lists: Lists, url: str) -> Object:
-    """Make the server hold what is wanted, and nothing else of ours; measure it."""
+    """Make the server hold what is wanted, and no other object of this owner; measure it."""
     began = time.monotonic()
     with Api(url) as connection:
         report, server = reconcile(connection, lists, Wish(owner="bench", prune=True))
@@ -97,15 +97,15 @@ def apply(lists: Lists, url: str) -> Object:
     }
 
 
-def ours(url: str, **arguments: int) -> Object:
-    """Apply in a process of its own, as a module runs, so that its memory is nobody else's."""
+def collection(url: str, **arguments: int) -> Object:
+    """Apply in a process of its own, as a module runs, so that only its own memory is measured."""
     command = [sys.executable, __file__, "--apply", json.dumps(arguments), url]
     measured: Object = json.loads(subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True).stdout)
     return measured
 
 
 def floor(url: str, number: int, rate: int) -> float:
-    """Return the seconds in which bare requests create deployments like ours, `rate` at a time."""
+    """Return the seconds in which bare requests create the same deployments, `rate` at a time."""
     with Api(url) as connection:
         connection.post("/work_pools/", {"name": "floor", "type": "process", "is_paused": True})
         flow = connection.post("/flows/", {"name": "floor"})["id"]
@@ -116,7 +116,7 @@ def floor(url: str, number: int, rate: int) -> float:
 
 
 def bodies(flow: str, number: int) -> Iterator[Object]:
-    """Yield the requests that create deployments like ours."""
+    """Yield the requests that create the same deployments as this collection does."""
     for i in range(number):
         body = {**deployment(i), "flow_id": flow, "work_pool_name": "floor"}
         body["schedules"] = [{"schedule": each, "active": True} for each in body["schedules"]]
@@ -213,9 +213,9 @@ def deployments(python: Path, url: str, *, number: int, runs: int) -> str:
     for run in range(runs):
         say(f"{number} deployments, {run + 1} of {runs}")
         bare.append(floor(url, number, best))
-        first.append(ours(url, deployments=number))
-        again.append(ours(url, deployments=number))
-        ours(url)
+        first.append(collection(url, deployments=number))
+        again.append(collection(url, deployments=number))
+        collection(url)
     few = 20
     say(f"prefect deploy, {few} deployments")
     together, alone = command_line(python, url, few)
@@ -223,14 +223,16 @@ def deployments(python: Path, url: str, *, number: int, runs: int) -> str:
     each = us / number
     rows = [
         [f"floor: bare requests, {best} at a time", least, least / number * 1000, number, 1 / (us / least)],
-        ["ours, first apply", us, each * 1000, middle(first, "requests"), 1.0],
-        ["ours, nothing to change", middle(again, "seconds"), "", middle(again, "requests"), ""],
+        ["this collection, first apply", us, each * 1000, middle(first, "requests"), 1.0],
+        ["this collection, nothing to change", middle(again, "seconds"), "", middle(again, "requests"), ""],
         [f"`prefect deploy --all`, {few} of them", together * few, together * 1000, "", together / each],
         ["`prefect deploy --name`, one of them", alone, alone * 1000, "", alone / each],
     ]
-    text = table([f"{number} deployments with a schedule", "s", "a deployment, ms", "requests", "of ours"], rows)
+    head = [f"{number} deployments with a schedule", "s", "a deployment, ms", "requests", "relative to this collection"]
+    text = table(head, rows)
     return (
-        f"{text}\n\nOurs / floor: {us / least:.2f}. `prefect deploy` / ours: {together / each:.0f}, {alone / each:.0f}."
+        f"{text}\n\nThis collection / floor: {us / least:.2f}. "
+        f"`prefect deploy` / this collection: {together / each:.0f}, {alone / each:.0f}."
     )
 
 
@@ -238,12 +240,12 @@ def mixed(url: str, *, number: int) -> str:
     """Measure objects of all kinds, and return a table."""
     say(f"{number} objects of all kinds")
     measured = {
-        "first apply": ours(url, mixed=number),
-        "nothing to change": ours(url, mixed=number),
-        "one change": ours(url, mixed=number, changed=1),
-        "half of them pruned": ours(url, mixed=number // 2, changed=1),
+        "first apply": collection(url, mixed=number),
+        "nothing to change": collection(url, mixed=number),
+        "one change": collection(url, mixed=number, changed=1),
+        "half of them pruned": collection(url, mixed=number // 2, changed=1),
     }
-    ours(url)
+    collection(url)
     if measured["nothing to change"]["changes"]:
         raise SystemExit("bench: there were changes where nothing was to change")
     rows = [[name, *(each[about] for about in ("seconds", "requests", "megabytes"))] for name, each in measured.items()]

@@ -53,7 +53,7 @@ DIGESTED = ("/etc/", "/home/", "/opt/", "/root/", "/srv/", "/usr/local/", "/var/
 
 
 def files() -> Iterator[tuple[str, str]]:
-    """Yield each file with its type, owner and mode, where people keep theirs with a digest of its content."""
+    """Yield each file with its type, owner and mode, and in directories of people with a digest of its content."""
     for directory, names, others in os.walk("/"):
         names[:] = [name for name in names if not VOLATILE.fullmatch(str(Path(directory, name)))]
         for path in (Path(directory, name) for name in names + others):

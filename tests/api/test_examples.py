@@ -23,7 +23,7 @@ from conftest import AUTH, RELEASES, PrefectServer
 ROOT = Path(__file__).resolve().parents[2]
 SECONDS = 300
 
-# Whose examples come first: the later ones make a pool that no worker serves, or refer to what is there by then.
+# In this order: the later examples create a pool that no worker serves, or refer to objects of the earlier ones.
 MODULES = [
     *("info", "flow_run", "resources", "work_pool", "work_queue", "variable", "flow", "global_concurrency_limit"),
     *("tag_concurrency_limit", "block_type", "block", "deployment", "automation", "server_settings", "export"),
@@ -137,7 +137,7 @@ def prepared(server: PrefectServer, tmp_path: Path) -> Iterator[PrefectServer]:
 
 
 def addressed(tasks: Any, url: str) -> Any:
-    """Return tasks with our server in the place of theirs."""
+    """Return tasks with `url` in place of the servers that they name."""
     if isinstance(tasks, dict):
         return {name: url if name == "api_url" else addressed(each, url) for name, each in tasks.items()}
     return [addressed(each, url) for each in tasks] if isinstance(tasks, list) else tasks

@@ -53,9 +53,9 @@ def webhook() -> Iterator[tuple[str, list[str]]]:
 @pytest.fixture
 def play(server: PrefectServer, tmp_path: Path) -> Iterator[Play]:
     """Runs a playbook on the example, with our server in the place of its own, and returns exit code and output."""
-    ours = {"prefect_api_url": server.url, "prefect_api_auth": AUTH, "prefect_api_csrf": True}
-    ours["prefect_resources_owner"] = "playbooks"
-    (tmp_path / "zz.yml").write_text(yaml.safe_dump({"all": {"hosts": {"dev": ours, "prod": ours}}}))
+    reached = {"prefect_api_url": server.url, "prefect_api_auth": AUTH, "prefect_api_csrf": True}
+    reached["prefect_resources_owner"] = "playbooks"
+    (tmp_path / "zz.yml").write_text(yaml.safe_dump({"all": {"hosts": {"dev": reached, "prod": reached}}}))
 
     def run(playbook: str, *arguments: str, host: str = "dev") -> tuple[int, str]:
         command: list[object] = [
@@ -122,7 +122,7 @@ def test_plan_apply_drift_and_back(server: PrefectServer, play: Play, tmp_path: 
         api.post(f"/flow_runs/{run['id']}/set_state", {"state": {"type": "FAILED"}, "force": True})
         deadline = time.monotonic() + SECONDS
         while not any("stock this-one Failed" in text for text in told):
-            assert time.monotonic() < deadline, "nobody was told of the failure"
+            assert time.monotonic() < deadline, "no notification of the failure arrived"
             time.sleep(0.5)
 
         export = ("export", "-e", f"prefect_resources_export_file={tmp_path}/exported.yml")
@@ -163,7 +163,7 @@ def test_levels_pauses_and_runs(server: PrefectServer, play: Play) -> None:
         rc, resumed = play("resume", "-e", f"prefect_resources_resume={waiting['id']}", host="prod")
         assert (rc, api.get(f"/flow_runs/{waiting['id']}")["state_type"]) == (0, "RUNNING"), resumed
 
-        # Nobody is there to run it.
+        # No worker is online to run it.
         asked = ("-e", "prefect_resources_run=stock/daily", "-e", "prefect_resources_run_timeout=2")
         rc, waited = play("run", *asked, host="prod")
         assert (rc, "no worker is online in the work pool default" in " ".join(waited.split())) == (2, True), waited

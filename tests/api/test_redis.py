@@ -66,7 +66,7 @@ def test_a_good_one(server: Redis) -> None:
     [
         ({"password": "other"}, "prefect_redis_password: 127.0.0.1:PORT refuses the password"),
         ({"password": ""}, "prefect_redis_password: 127.0.0.1:PORT refuses the password"),
-        ({"user": "nobody"}, "prefect_redis_password: 127.0.0.1:PORT refuses the password"),
+        ({"user": "stranger"}, "prefect_redis_password: 127.0.0.1:PORT refuses the password"),
         ({"password": "other", "variable": "prefect_redis_url"}, "prefect_redis_url: 127.0.0.1:PORT refuses"),
         ({"databases": [0, 99]}, "prefect_redis_host: 127.0.0.1:PORT has not the databases 0 and 99"),
         ({"tls": True}, "prefect_redis_tls: 127.0.0.1:PORT does not speak TLS with us"),

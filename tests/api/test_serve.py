@@ -55,7 +55,7 @@ asyncio.run(main())
 
 @pytest.mark.skipif(not PYTHONS, reason="PREFECT_TEST_PYTHONS is not set")
 @pytest.mark.parametrize("python", PYTHONS, ids=lambda python: str(python.parents[1].name))
-def test_what_was_locked_silences_nobody(python: Path, tmp_path: Path) -> None:
+def test_a_connection_that_waits_for_a_lock_gets_its_turn(python: Path, tmp_path: Path) -> None:
     launcher = tmp_path / "serve"
     names = {"__prefect_host": {"dirs": {"opt": "/opt/prefect"}}, "ansible_managed": "", "__prefect_is_split": False}
     environment = Environment(keep_trailing_newline=True)

@@ -68,7 +68,7 @@ class Api:
 
 
 def alone(home: Path) -> dict[str, str]:
-    """Return the environment of a Prefect that knows of no server, has its own home, and reports to nobody."""
+    """Return an environment in which Prefect has no server and a home of its own, and sends no telemetry."""
     return {
         **{name: value for name, value in os.environ.items() if not name.startswith(("PREFECT_", "PYTHON"))},
         "PREFECT_HOME": str(home),

@@ -40,7 +40,7 @@ def meet(*numbers, own, other):
     pathlib.Path(own).touch()
     deadline = time.monotonic() + 180
     while not pathlib.Path(other).exists():
-        if time.monotonic() > deadline: raise TimeoutError(f"nobody came to {other}")
+        if time.monotonic() > deadline: raise TimeoutError(f"{other} does not exist")
         time.sleep(0.1)
     return sum(numbers)
 

@@ -40,7 +40,7 @@ def flows(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def environment(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
-    """The environment of a Prefect that knows of no server, has its own home, and reports to nobody."""
+    """An environment in which Prefect has no server and a home of its own, and sends no telemetry."""
     return dict(alone(tmp_path_factory.mktemp("home")))
 
 
@@ -102,7 +102,7 @@ def test_runs_deployed(api: Api) -> None:
         for example, deployment in deployments.items()
     }
     asking = runs["approval_flow"]
-    # A run is paused a moment before its form is there, and refuses an answer until then.
+    # A run is paused a moment before its form exists, and refuses an answer until then.
     answer = {"run_input": {"approved": True, "comment": "ship it"}}
     until(lambda: api("POST", f"/flow_runs/{asking}/resume", answer)["status"] == "ACCEPT", "approval_flow to ask")
     until(lambda: all(api.state(run) in END for run in runs.values()), "every run to end")

@@ -136,9 +136,9 @@ def test_flows_that_are_code_are_left_to_others() -> None:
             {"name": "c", "flow_name": "misspelt"},
         ],
     }
-    ours = of_inventory(data)
-    assert [flow["name"] for flow in ours["prefect_flows"]] == ["data"]
-    assert [deployment["name"] for deployment in ours["prefect_deployments"]] == ["a", "c"]
+    kept = of_inventory(data)
+    assert [flow["name"] for flow in kept["prefect_flows"]] == ["data"]
+    assert [deployment["name"] for deployment in kept["prefect_deployments"]] == ["a", "c"]
     assert of_inventory({**data, "prefect_tasks": []})["prefect_flows"] == []
 
 

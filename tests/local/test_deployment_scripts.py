@@ -226,7 +226,7 @@ def test_what_a_script_sees(host: Host, kind: str) -> None:
     assert typed == ""
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="only root becomes somebody else")
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can change its user")
 def test_a_script_runs_as_the_user_of_the_services(host: Host) -> None:
     for directory in (host.directory, *host.directory.parents[:-2]):
         directory.chmod(0o755)

@@ -18,7 +18,7 @@ from test_resources import ALL, NOTHING, act
 MORE: dict[str, list[dict[str, Any]]] = {
     **ALL,
     "prefect_variables": [
-        {"name": "shop", "value": {"template": "{{ not ours }} {% raw %}"}, "tags": ["x"]},
+        {"name": "shop", "value": {"template": "{{ not_a_variable }} {% raw %}"}, "tags": ["x"]},
         {"name": "text", "value": "two\nlines of {# this #}"},
         {"name": "off", "value": False},
         {"name": "empty", "value": {}},

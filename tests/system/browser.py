@@ -110,10 +110,10 @@ def browsing(home: Path, *, addresses: dict[str, str], authority: Path) -> Itera
     subprocess.run([*certutil, "-N", "--empty-password"], check=True)
     subprocess.run([*certutil, "-A", "-n", "authority", "-t", "C,,", "-i", str(authority)], check=True)
     rules = ", ".join(f"MAP {name} {address}" for name, address in addresses.items())
-    (ours_out, theirs_in), (theirs_out, ours_in) = os.pipe(), os.pipe()
+    (browser_reads, test_writes), (test_reads, browser_writes) = os.pipe(), os.pipe()
 
     # The protocol's two ends are the descriptors 3 and 4 of the browser, whatever they are here.
-    script = f'exec 3<&{ours_out} 4>&{ours_in} && exec "$@"'
+    script = f'exec 3<&{browser_reads} 4>&{browser_writes} && exec "$@"'
     command = [
         "chromium",
         "--headless=new",
@@ -136,15 +136,15 @@ def browsing(home: Path, *, addresses: dict[str, str], authority: Path) -> Itera
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=log,
-            pass_fds=(ours_out, ours_in),
+            pass_fds=(browser_reads, browser_writes),
             start_new_session=True,
         )
-    os.close(ours_out)
-    os.close(ours_in)
+    os.close(browser_reads)
+    os.close(browser_writes)
     try:
-        yield Browser(process, write=theirs_in, read=theirs_out)
+        yield Browser(process, write=test_writes, read=test_reads)
     finally:
         os.killpg(process.pid, 15)
         process.wait()
-        os.close(theirs_in)
-        os.close(theirs_out)
+        os.close(test_writes)
+        os.close(test_reads)

@@ -142,11 +142,11 @@ class Run:
         found = {}
         for process in Path("/proc").glob("[0-9]*"):
             try:
-                ours = self.mark.encode() in (process / "environ").read_bytes().split(b"\0")
+                is_marked = self.mark.encode() in (process / "environ").read_bytes().split(b"\0")
                 command = (process / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
             except OSError:
                 continue
-            if ours and "ansible" in command and "[mux]" not in command:
+            if is_marked and "ansible" in command and "[mux]" not in command:
                 found[int(process.name)] = command
         return found
 

@@ -27,7 +27,7 @@ WELL = {
     'prefect_check_healthy{check="backup"}': "1x180",
     'prefect_work_pool_ready{work_pool="default"}': "1x180",
     BEAT: "0+60x180",
-    'prefect_worker_heartbeat_timestamp_seconds{work_pool="default",worker="taken away"}': "-9999x180",
+    'prefect_worker_heartbeat_timestamp_seconds{work_pool="default",worker="removed"}': "-9999x180",
     "prefect_oldest_due_flow_run_seconds": "0 20 299 0 20x180",
     QUEUE: "0 90 5 " * 60,
     ENDED.format("completed"): "20x180",

@@ -11,7 +11,7 @@ from real_host import NAME, Ended, Host, Variables
 
 HOME = "/var/lib/prefect"
 VICTIMS = "/srv/victims"
-OURS = ("/var/lib/prefect", "/opt/prefect", "/etc/prefect", "/var/backups", "/root", "/var/lib/selfhosted-prefect")
+INSTANCE = ("/var/lib/prefect", "/opt/prefect", "/etc/prefect", "/var/backups", "/root", "/var/lib/selfhosted-prefect")
 PATIENCE = 900
 """Seconds of one play. What hangs is found, however slow the machine is."""
 
@@ -100,7 +100,7 @@ REFUSED = [
 
 
 def plant(host: Host, plants: list[list[str]]) -> None:
-    """Put things into the way, aside of what was there."""
+    """Put things in the way, and move what exists aside."""
     host.write("/root/plant.py", PLANT)
     host.sh("python3 /root/plant.py", stdin=json.dumps(plants))
 
@@ -111,7 +111,7 @@ def outside(host: Host) -> dict[str, str]:
     return {
         name: facts
         for name, _, facts in lines
-        if name.startswith("file ") and not name.removeprefix("file ").startswith(OURS)
+        if name.startswith("file ") and not name.removeprefix("file ").startswith(INSTANCE)
     }
 
 

@@ -75,13 +75,13 @@ REFUSED_BEFORE_ANYTHING_CHANGED = [
         ("prefect_api_auth: it holds a letter beyond ASCII", "prefect_version: latest is no exact version"),
     ),
     Bad(
-        "server on another host that nobody can reach",
+        "server on another host that no client can reach",
         {"prefect_servers": ["elsewhere"]},
         ("prefect_server_host", "prefect_api_auth", "elsewhere", "127.0.0.1"),
         groups=("prefect_worker",),
     ),
     Bad(
-        "Redis that nobody can reach",
+        "Redis that does not listen",
         {"prefect_redis_url": "rediss://:s3cret@127.0.0.1:9/0"},
         ("prefect_redis_url: nothing listens at 127.0.0.1:9",),
     ),

@@ -1,4 +1,4 @@
-"""Flows as data on real hosts: the example with Celery, from every source, edited, disturbed, and taken away.
+"""Flows as data on real hosts: the example with Celery, from every source, edited, disturbed, and removed.
 
 One host has all of the example, a second one further workers: of Prefect, and of a Celery application of its own.
 """
@@ -87,10 +87,10 @@ class Stocks:
         self.host, self.flows = host, flows
 
     def play(self, playbook: str, *arguments: str, **more: Any) -> Ended:
-        ours = variables() | {"prefect_flows_source": str(self.flows), "prefect_worker_limit": 2}
-        ours |= {"prefect_server_host": "0.0.0.0", **more}
-        theirs = ours | {"prefect_celery_app": "shop", "prefect_celery_queues": ["second"]}
-        run = self.host.start(playbook, ours, groups=GROUPS, others={SECOND: theirs}, arguments=arguments)
+        first = variables() | {"prefect_flows_source": str(self.flows), "prefect_worker_limit": 2}
+        first |= {"prefect_server_host": "0.0.0.0", **more}
+        second = first | {"prefect_celery_app": "shop", "prefect_celery_queues": ["second"]}
+        run = self.host.start(playbook, first, groups=GROUPS, others={SECOND: second}, arguments=arguments)
         return run.wait()
 
     def apply(self, data: object, directory: Path, *arguments: str) -> Ended:

@@ -203,7 +203,7 @@ def test_the_server_serves_its_own_metrics(running: Host) -> None:
 
 
 def test_the_server_takes_its_time_zones_from_its_release(running: Host) -> None:
-    """From the system's Prefect before 3.9 would read hundreds of files anew for each schedule."""
+    """From the system's Prefect before 3.9 would read hundreds of files again for each schedule."""
     script = "import zoneinfo; print(zoneinfo.TZPATH, zoneinfo.ZoneInfo('Europe/Berlin'))"
     said = running.sh(
         "pid=$(systemctl show --property=MainPID --value prefect-server); "
@@ -463,13 +463,13 @@ def test_a_serve_process_is_kept_alive(running: Host) -> None:
 def test_a_list_of_runners_by_its_own_inventory(running: Host, tmp_path: Path) -> None:
     """The two commands that the README has for it. Beside its inventory, only how the host is reached."""
     name = "one.example.com"
-    ours = json.dumps({"ansible_host": NAME, "prefect_secrets_dir": str(tmp_path)})
+    reached = json.dumps({"ansible_host": NAME, "prefect_secrets_dir": str(tmp_path)})
 
     def play(playbook: str, *arguments: str) -> Ended:
         ended = running.play(
             playbook,
             groups={"reached": [NAME]},
-            arguments=("-i", str(TICKETS), "--limit", name, "-e", ours, *arguments),
+            arguments=("-i", str(TICKETS), "--limit", name, "-e", reached, *arguments),
         )
         assert ended.rc == 0, ended.output
         return ended

@@ -15,14 +15,14 @@ ALL = {f"prefect_{name}": [NAME] for name in ("postgres", "redis", "server", "pr
 
 DEPLOY = """
 useradd --create-home --shell /bin/bash deploy
-echo theirs > /home/deploy/notes.txt && mkdir /home/deploy/project && echo theirs > /home/deploy/project/main.py
+echo foreign > /home/deploy/notes.txt && mkdir /home/deploy/project && echo foreign > /home/deploy/project/main.py
 chown -R deploy: /home/deploy
 mkdir -p /srv/apps/shop /etc/site /srv/data
-echo theirs > /srv/apps/shop/app.py && echo theirs > /etc/site/site.conf && echo theirs > /srv/data/picture
+echo foreign > /srv/apps/shop/app.py && echo foreign > /etc/site/site.conf && echo foreign > /srv/data/picture
 chmod 2775 /srv/apps && chown -R www-data: /srv/data
 echo '10.99.0.1 shop.example.com prefect.example.com' >> /etc/hosts
 """
-"""An account with a home, directories with files, and a line of /etc/hosts that has our domain among its aliases."""
+"""An account with a home, directories with files, and a line of /etc/hosts with Prefect's domain as an alias."""
 
 HANDMADE = r"""
 useradd --system --home-dir /var/lib/prefect --create-home --shell /usr/sbin/nologin prefect
@@ -33,7 +33,7 @@ import http.server
 http.server.test(http.server.SimpleHTTPRequestHandler, port=4200)
 END
 chmod 755 /opt/prefect/venv/bin/prefect
-echo 'print("theirs")' > /opt/prefect/flows/shop.py
+echo 'print("foreign")' > /opt/prefect/flows/shop.py
 chown -R prefect: /opt/prefect
 cat > /etc/systemd/system/prefect-server.service <<END
 [Service]
@@ -46,29 +46,29 @@ END
 systemctl daemon-reload && systemctl enable --quiet --now prefect-server
 until ss -tln | grep -q :4200; do sleep 0.1; done
 """
-"""A Prefect that a person installed by hand, after Prefect's own documentation."""
+"""A Prefect server that a person installed by hand, as Prefect's documentation describes."""
 
 SERVICES = r"""
 export DEBIAN_FRONTEND=noninteractive
 apt-get -qq update
 apt-get -qq install -y --no-install-recommends nginx postgresql redis-server > /dev/null
 cat > /etc/nginx/conf.d/shop.conf <<END
-server { listen 8080; server_name shop.example.com; location / { return 200 "theirs"; } }
+server { listen 8080; server_name shop.example.com; location / { return 200 "foreign"; } }
 END
 systemctl reload nginx
 cd /
 sql() { runuser --user postgres -- psql --quiet "$@"; }
-sql --command "create role shop login password 'theirs'" --command "create role prefect login password 'theirs'"
+sql --command "create role shop login password 'foreign'" --command "create role prefect login password 'foreign'"
 runuser --user postgres -- createdb --owner shop shop
 runuser --user postgres -- createdb --owner prefect prefect
 sql --dbname shop --command "create table orders as select 1 as number"
 pg_createcluster $(pg_lsclusters --no-header | cut -d ' ' -f 1) second > /dev/null
-redis-cli set theirs kept
+redis-cli set shop kept
 """
 """Nginx with a site, PostgreSQL with databases and roles and a second cluster that does not run, Redis with data."""
 
 SHOP = """python3 -c 'import urllib.request as r; print(r.urlopen("http://127.0.0.1:8080").read().decode())'"""
-"""Ask the site that was there before."""
+"""Request the site that existed before."""
 
 
 class Life:
@@ -139,12 +139,12 @@ def test_a_role_and_a_database_of_others_are_refused(life: Life) -> None:
     )
 
 
-def test_what_was_adopted_is_as_it_was_when_ours_is_removed(life: Life) -> None:
+def test_what_was_adopted_is_as_it_was_when_prefect_is_removed(life: Life) -> None:
     adopted: Variables = {
         "prefect_adopt": ["user", "directories", "units"],
         "prefect_etc_dir": "/etc/site",
-        "prefect_database_name": "ours",
-        "prefect_database_user": "ours",
+        "prefect_database_name": "prefect_new",
+        "prefect_database_user": "prefect_new",
         "prefect_postgres_memory_share": 5,
         "prefect_redis_port": 6380,
         "prefect_proxy_domain": "prefect.example.com",
@@ -154,10 +154,10 @@ def test_what_was_adopted_is_as_it_was_when_ours_is_removed(life: Life) -> None:
     assert ended.rc == 0, ended.output
     assert "Completed" in life.host.sh("prefect deployment run hello-flow/example --watch")
     assert life.play(adopted, groups=ALL).changed == 0
-    assert life.host.sh("cat /opt/prefect/flows/shop.py") == 'print("theirs")'
-    assert life.host.sh(SHOP) == "theirs"
+    assert life.host.sh("cat /opt/prefect/flows/shop.py") == 'print("foreign")'
+    assert life.host.sh(SHOP) == "foreign"
     ended = life.play(adopted, "-e", "prefect_state=absent", "-e", "prefect_purge=true", groups=ALL)
     assert ended.rc == 0, ended.output
     assert life.host.manifest() == life.before
     assert life.host.sh("systemctl is-active prefect-server") == "active"
-    assert life.host.sh("redis-cli get theirs") == "kept"
+    assert life.host.sh("redis-cli get shop") == "kept"

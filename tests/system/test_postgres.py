@@ -24,7 +24,7 @@ def count(host: Host) -> dict[str, int]:
 def refused(ended: Ended, *says: str) -> None:
     assert ended.rc not in (0, 250), f"exit code {ended.rc}, and it should have failed:\n{ended.output}"
     missing = [text for text in says if text not in ended.words]
-    assert not missing, f"nobody said {missing} in:\n{ended.output}"
+    assert not missing, f"{missing} is not in:\n{ended.output}"
 
 
 @pytest.fixture(scope="module")
@@ -120,10 +120,10 @@ def test_no_secret_is_where_it_does_not_belong(sqlite: Host) -> None:
 
 
 def test_a_cluster_that_does_not_run_is_not_dropped(sqlite: Host) -> None:
-    sqlite.sh("cd / && runuser --user postgres -- createdb theirs && systemctl stop prefect-server 'postgresql@*'")
+    sqlite.sh("cd / && runuser --user postgres -- createdb shop && systemctl stop prefect-server 'postgresql@*'")
     ended = sqlite.play("playbooks/absent.yml", {"prefect_purge": True}, groups=WITH_POSTGRES)
     assert ended.rc == 0, ended.output
     assert "does not run: what it holds is not known, and nothing of it was dropped" in ended.words
     databases = "runuser --user postgres -- psql --no-align --tuples-only --command 'select datname from pg_database'"
-    found = sqlite.sh(f"cd / && systemctl start postgresql && {databases} && runuser --user postgres -- dropdb theirs")
-    assert {"prefect", "theirs"} <= set(found.split())
+    found = sqlite.sh(f"cd / && systemctl start postgresql && {databases} && runuser --user postgres -- dropdb shop")
+    assert {"prefect", "shop"} <= set(found.split())

@@ -82,7 +82,7 @@ def proxied(host: Host, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pr
 
 @pytest.fixture(scope="module")
 def pairs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """Certificates that somebody gives, by what they are: good, for others, expired."""
+    """Certificates that a user provides, by what they are: good, for others, expired."""
     directory = tmp_path_factory.mktemp("pairs")
     for name, subject in (("good", DOMAIN), ("another", DOMAIN), ("others", "*.example.org")):
         certificate_for(directory / name, [subject])
@@ -198,8 +198,8 @@ def test_it_is_refused(refused: tuple[Ended, set[str], set[str]], bad: Bad) -> N
     assert [text for text in bad.says if text not in said] == [], refused[0].output
 
 
-def test_a_certificate_that_is_given_beside_the_site_of_somebody_else(proxied: Proxied, pairs: dict[str, Path]) -> None:
-    """The Nginx is not ours: it and its site stay when we go, and what is wrong with the site is told apart."""
+def test_a_certificate_that_is_given_beside_the_site_of_another_owner(proxied: Proxied, pairs: dict[str, Path]) -> None:
+    """Another owner's Nginx and site stay when Prefect is removed, and errors in that site are reported as such."""
     variables = served(**given(pairs, "good"), prefect_proxy_servers=[f"localhost:{port}" for port in PORTS])
     for suffix in ("crt", "key"):
         proxied.host.write(f"/srv/proxy/shop.{suffix}", Path(f"{pairs['good']}.{suffix}").read_text())
@@ -221,12 +221,12 @@ def test_a_certificate_that_is_given_beside_the_site_of_somebody_else(proxied: P
 
         added = proxied.play(variables)
         assert "localhost" not in proxied.host.sh("cat /etc/nginx/conf.d/prefect.conf")
-        ours, theirs = proxied.ask(
+        prefect, shop = proxied.ask(
             {"path": f"{API}/version"}, {"path": "/", "plain": True, "host": "shop.example.com"}, authority=authority
         )
         gone = proxied.play(variables | {"prefect_purge": True}, "playbooks/absent.yml")
         assert (added.rc, gone.rc) == (0, 0), added.output + gone.output
-        assert (ours["status"], theirs["text"]) == (200, "shop")
+        assert (prefect["status"], shop["text"]) == (200, "shop")
         assert sorted(proxied.host.manifest() ^ before) == []
     finally:
         proxied.host.sh(
@@ -467,7 +467,7 @@ def test_a_second_instance_below_the_same_domain(site: Proxied) -> None:
 def test_a_second_instance_that_forgets_to_say_so_is_refused(site: Proxied) -> None:
     blue = served(prefect_instance="blue", prefect_proxy_base_path="/blue")
     ended = site.play(blue)
-    # It has asked for Nginx by then, which stays as long as somebody needs it.
+    # It has installed Nginx by then, which stays as long as an instance needs it.
     gone = site.play(blue | {"prefect_purge": True}, "playbooks/absent.yml")
     assert ended.rc not in (0, 250)
     assert f"prefect_proxy_domain: this Nginx serves {DOMAIN} already" in ended.words

@@ -50,7 +50,7 @@ class Several:
             "prefect_server_processes": 2,
             "prefect_api_csrf": True,
         }
-        # What nobody must read in what Ansible says.
+        # Ansible's output, which may contain no secret.
         self.said = self.play(arguments=("-vvv", "--diff")).output
 
     def play(self, playbook: str = "site.yml", *, arguments: tuple[str, ...] = (), **more: object) -> Ended:
@@ -78,7 +78,7 @@ class Several:
 @pytest.fixture(scope="module")
 def bare(host: Host) -> Iterator[set[str]]:
     """What is on the host before."""
-    # Whoever calls the CLI gets a directory of their own, and keeps it.
+    # Prefect's CLI creates this directory for the user who calls it, and it stays.
     host.sh("mkdir --parents --mode=700 /root/.prefect")
     yield host.manifest()
 
@@ -128,7 +128,7 @@ def test_secrets_are_in_settings_and_nowhere_else(several: Several) -> None:
 
 @pytest.fixture
 def other(several: Several) -> Iterator[str]:
-    """Another host, which is nobody's client."""
+    """Another host, which is no client of this platform."""
     tool = ROOT / "tests/hosts/host"
     subprocess.run([tool, "up", OTHER, IMAGE], check=True)
     yield OTHER
@@ -151,12 +151,12 @@ def test_a_firewall_of_our_own_beside_others(several: Several, other: str) -> No
     assert not reaches(other, 4200)
     assert reaches(other, 22)
     assert several.ask("GET", "/ready") == 200
-    # Whoever has rules beside ours has nft for them.
-    host.sh("nft add table inet theirs; systemctl restart prefect-server-firewall")
+    # Rules of another owner are in a table of their own.
+    host.sh("nft add table inet shop; systemctl restart prefect-server-firewall")
     assert not reaches(other, 4200)
     several.play(prefect_firewall="nftables", prefect_firewall_clients=[other], arguments=SERVER_ALONE)
     assert reaches(other, 4200)
-    assert "table inet theirs" in host.sh("nft list tables; nft delete table inet theirs")
+    assert "table inet shop" in host.sh("nft list tables; nft delete table inet shop")
     several.play(prefect_firewall="absent", arguments=SERVER_ALONE)
     assert reaches(other, 4200)
     assert "prefect" not in host.sh("nft list tables 2>/dev/null; ls /etc/nftables.d 2>/dev/null", check=False)

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Watch a Prefect from outside while things go wrong.
+"""Watch a Prefect server from outside while things go wrong.
 
 Usage: watch.py send FILE             send a steady stream of requests until told to end, and write down how each went
        watch.py judge FILE BEGIN END  what became of the requests that began between two times
@@ -47,7 +47,7 @@ KINDS: dict[str, tuple[str, str, Any]] = {
     "list": ("POST", "/deployments/filter", {"limit": 5}),
     "write": ("POST", "/variables/", {"value": 1}),
 }
-"""Kinds of requests: a proxy may repeat the first anywhere, a POST only where nobody has received it."""
+"""Kinds of requests: a proxy may repeat the first anywhere, a POST only if no server has received it."""
 
 
 def call(method: str, path: str, body: Any) -> tuple[int, Any]:
@@ -81,7 +81,7 @@ def request(kind: str) -> dict[str, Any]:
 def look_up_once() -> None:
     """Ask for each name once, and give its addresses in any order, as a name server does.
 
-    That of the test hosts knows nobody for a moment when one of them comes or goes.
+    The name server of the test hosts knows no name for a moment when one of them starts or stops.
     """
     look_up = functools.cache(socket.getaddrinfo)
 
@@ -119,7 +119,7 @@ def judge(file: Path, begin: float, end: float) -> dict[str, Any]:
     """Return what became of the requests that began between `begin` and `end`, once all of them have ended."""
     while {one["kind"] for one in requests(file) if one["at"] > end} != KINDS.keys():
         if time.time() > end + 2 * TIMEOUT:
-            raise SystemExit(f"nobody sends requests: {file} has none that began after {end}")
+            raise SystemExit(f"no process sends requests: {file} has none that began after {end}")
         time.sleep(EVERY)
     sent = [one for one in requests(file) if begin <= one["at"] <= end]
     failed = [one for one in sent if not 200 <= one["status"] < 300]
