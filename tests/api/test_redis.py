@@ -88,7 +88,7 @@ def session(server: Redis) -> socket.socket:
     return connection
 
 
-def test_one_that_reads_its_data_is_there(tmp_path: Path) -> None:
+def test_a_redis_that_loads_its_data_counts_as_running(tmp_path: Path) -> None:
     with Redis(tmp_path, "--requirepass", PASSWORD) as server, session(server) as connection:
         for number in range(100):
             redis.ask(connection, "SET", f"key{number}", os.urandom(4096).hex())

@@ -58,7 +58,7 @@ def test_applied_to_the_same_server_nothing_changes(fake: FakeApi, tmp_path: Pat
     assert result["summary"]["unchanged"] == sum(map(len, found["resources"].values()))
 
 
-def test_applied_to_an_empty_server_everything_is_there_again(fake: FakeApi, tmp_path: Path) -> None:
+def test_an_export_restores_an_empty_server(fake: FakeApi, tmp_path: Path) -> None:
     act(fake, MORE)
     clear = exported(fake, secrets="clear")
     assert clear["variables"] == {}

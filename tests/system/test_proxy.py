@@ -430,7 +430,7 @@ def test_what_nginx_refuses_is_not_put_in_place(site: Proxied) -> None:
     assert site.ask({"path": f"{API}/version"})[0]["status"] == 200
 
 
-def test_a_reload_that_a_cut_off_run_left_out_is_made_up_for(site: Proxied) -> None:
+def test_a_reload_that_a_killed_run_left_out_is_done_later(site: Proxied) -> None:
     """What a run has written and not loaded yet looks like this: the files are new and the processes old."""
     site.host.sh("touch /etc/nginx/conf.d/prefect.conf")
     ended = site.play(served())

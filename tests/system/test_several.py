@@ -194,7 +194,7 @@ def test_nothing_changes_again_with_every_default_said_and_as_text(several: Seve
     assert several.play(**as_text(defaults | several.variables)).changed == 0
 
 
-def test_a_secret_of_ones_own_is_not_made_up(several: Several) -> None:
+def test_a_secret_of_the_user_is_not_generated(several: Several) -> None:
     (several.secrets / "prefect" / "redis").rename(several.secrets / "kept")
     run = several.host.start(
         "playbooks/rotate.yml",

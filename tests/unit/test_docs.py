@@ -1,4 +1,4 @@
-"""The generated pages follow their sources, links lead somewhere, and examples are files that other tests run."""
+"""Generated pages follow their sources, links lead somewhere, tests run the examples, and words are plain."""
 
 from __future__ import annotations
 
@@ -21,6 +21,15 @@ PAGES = sorted(
 FENCE = re.compile(
     r"^(?:<!-- file: (?P<file>\S+) -->\n)?```(?P<language>\w*)\n(?P<text>.*?)^```$", re.MULTILINE | re.DOTALL
 )
+
+VAGUE = re.compile(
+    # A letter in brackets keeps the pattern from finding itself.
+    r"(?i:(?<![a-z])(?:[o]urs|[t]heirs|[n]obodys?|[s]omebodys?|[w]hoever|[a]new)(?![a-z]))"
+    r"|(?i:(?<![a-z])(?:tak(?:e|es|en|ing)[\s_#]+away|took[\s_#]+away|made[\s_#]+up)(?![a-z]))"
+    r"|(?<![A-Za-z])is[\s_#]+there(?![A-Za-z])"
+    r"|\b[Aa] Prefect(?=[^\w\s'-]|\s+(?:that|from|of|in|on|is|by|with|without|and|or|as|has|to|for|at|installed)\b)"
+)
+"""Words that leave the owner, the actor or the object unnamed."""
 
 each_page = pytest.mark.parametrize("page", PAGES, ids=lambda path: str(path.relative_to(ROOT)))
 
@@ -112,3 +121,19 @@ def test_each_playbook_is_a_make_target_with_help() -> None:
     helped = set(re.findall(r"^([a-z_]+): ## .", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE))
     imported = {"inventory", "present"}
     assert {path.stem for path in (ROOT / "playbooks").glob("*.yml")} - imported == helped - {"help"}
+
+
+def test_words() -> None:
+    """Every tracked file names owners, actors and objects: this collection's, another owner's, the user who."""
+    listed = ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
+    names = subprocess.run(listed, cwd=ROOT, capture_output=True, text=True, check=True).stdout.split("\0")
+    paths = [path for path in map(ROOT.joinpath, filter(None, names)) if path.is_file()]
+    found = []
+    for path in paths:
+        text = path.read_text(encoding="utf-8", errors="replace")
+        for match in VAGUE.finditer(text):
+            found.append(f"{path.relative_to(ROOT)}:{text.count(chr(10), 0, match.start()) + 1}: {match[0]}")
+    assert len(paths) > 500
+    assert found == [], (
+        "name the owner, the actor or the object: another owner's, the user who, no host, exists, removes"
+    )

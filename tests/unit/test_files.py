@@ -209,7 +209,7 @@ def test_unused_removes_a_directory_only_if_it_is_empty(tmp_path: Path) -> None:
     assert not (tmp_path / "local").exists()
 
 
-def test_kept_makes_nothing_and_sets_right_what_is_there(tmp_path: Path) -> None:
+def test_kept_creates_nothing_and_corrects_what_exists(tmp_path: Path) -> None:
     wanted = {"path": str(tmp_path / "home"), "state": "kept", "mode": "0700"}
     assert ensure(wanted)["changed"] is False
     assert not (tmp_path / "home").exists()

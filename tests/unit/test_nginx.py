@@ -159,7 +159,7 @@ def test_a_port_of_another_program_is_refused_and_the_own_port_is_not(
     assert outcome(nginx.main, state="probed", ports={"prefect_proxy_https_port": 443})["changed"] is False
 
 
-def test_what_is_there(tmp_path: Path, fake: Fake, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_probing_reports_what_exists(tmp_path: Path, fake: Fake, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(nginx, "CONFIGURATION", tmp_path)
     for name in ("conf.d/other.conf", "sites-enabled/default", "sites-enabled/shop", "conf.d/readme"):
         (tmp_path / name).parent.mkdir(exist_ok=True)

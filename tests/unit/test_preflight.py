@@ -196,7 +196,7 @@ def test_an_api_that_is_not_there_yet_has_no_clock(home: Path) -> None:
     assert obstacles(clock_of="http://127.0.0.1:9/api") == []
 
 
-def test_a_release_that_is_there_is_not_built_again(home: Path) -> None:
+def test_an_existing_release_is_not_built_again(home: Path) -> None:
     release = home / ".local/share/prefect/releases/1"
     release.mkdir(parents=True)
     assert look(release="1", python="/nothing")["failed"]

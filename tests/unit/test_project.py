@@ -239,7 +239,7 @@ def test_a_flow_that_is_no_python_is_told(tmp_path: Path) -> None:
         entries(project(tmp_path, text, "def stock(:"))
 
 
-def test_a_project_in_the_flow_code_is_there_on_the_hosts(tmp_path: Path) -> None:
+def test_a_project_in_the_flow_code_exists_on_the_hosts(tmp_path: Path) -> None:
     (tmp_path / "flows/shop").mkdir(parents=True)
     assert placed(tmp_path / "flows/shop", str(tmp_path / "flows")) == "shop"
     assert placed(tmp_path / "flows", str(tmp_path / "flows")) == "."

@@ -12,7 +12,7 @@ from ansible_collections.selfhosted.prefect.plugins.filter.secrets import secret
 from ansible_collections.selfhosted.prefect.plugins.lookup.secret import LENGTH, secret
 
 
-def test_made_up_once(tmp_path: Path) -> None:
+def test_generated_once(tmp_path: Path) -> None:
     directory = tmp_path / "inventory" / ".secrets"
     found = secret(directory, "prefect/api")
     assert len(found) == LENGTH
