@@ -30,10 +30,11 @@ if sys.argv[1] == "venv":
     python = pathlib.Path(sys.argv[-1], "bin", "python")
     python.parent.mkdir(parents=True)
     python.symlink_to(sys.executable)
-    library = python.parent.with_name("lib")
-    library.mkdir()
-    (library / "loaded_late.py").write_text("")
-    (library / "template.py").write_text("{{{{ no_python }}}}(")
+    for package in "prefect", "of_the_user":
+        library = python.parent.with_name("lib") / "python3" / "site-packages" / package
+        library.mkdir(parents=True)
+        (library / "loaded_late.py").write_text("")
+        (library / "template.py").write_text("{{{{ no_python }}}}(")
 elif (here / "says").exists():
     sys.exit((here / "says").read_text())
 """
@@ -159,10 +160,20 @@ def test_how_uv_is_called(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
     assert not environment.keys() & {"PYTHONPATH", "PYTHONDONTWRITEBYTECODE", "VIRTUAL_ENV", "PREFECT_PROFILE"}
 
 
-def test_what_no_probe_imports_is_compiled_and_what_cannot_be_is_left(host: Host) -> None:
-    assert host.install()["changed"] is True
-    (compiled,) = (host.link / "lib" / "__pycache__").iterdir()
-    assert compiled.name.startswith("loaded_late.")
+@pytest.mark.parametrize(
+    ("packages", "compiled"),
+    [
+        pytest.param([], ["prefect"], id="what-services-import-of-a-lock"),
+        pytest.param(["of-the-user"], ["of_the_user", "prefect"], id="all-where-the-user-adds-packages"),
+    ],
+)
+def test_what_no_probe_imports_is_compiled_and_what_cannot_be_is_left(
+    host: Host, packages: list[str], compiled: list[str]
+) -> None:
+    assert host.install(packages=packages)["changed"] is True
+    found = {path.parents[1].name: path.name for path in (host.link / "lib").rglob("*.pyc")}
+    assert sorted(found) == compiled
+    assert all(name.startswith("loaded_late.") for name in found.values())
 
 
 def test_a_credential_is_on_no_command_line_and_in_no_result(host: Host) -> None:

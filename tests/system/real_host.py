@@ -175,8 +175,9 @@ class Host:
         molecule = yaml.safe_load((ROOT / ".config/molecule/config.yml").read_text())
         common = json.dumps(molecule["provisioner"]["inventory"]["group_vars"]["all"])
         self._common: Variables = json.loads(common.replace("${MOLECULE_PROJECT_DIRECTORY}", str(ROOT)))
-        # Workers look for runs more often than by default: less to wait for.
-        self._common["prefect_worker_query_seconds"] = 1
+        # Workers look for runs more often than by default: less to wait for. A look each second would take a server as
+        # much processor time as all the rest of what it does while nothing runs.
+        self._common["prefect_worker_query_seconds"] = 3
         # What takes seconds on a quiet machine takes minutes on one that is busy with other things.
         for name in ("celery", "postgres", "redis", "server", "worker"):
             self._common[f"prefect_{name}_timeout"] = 600
