@@ -62,7 +62,7 @@ def test_role_reaches_the_shared_templates_by_a_symlink(link: Path) -> None:
 def test_a_host_gets_all_that_its_programs_import() -> None:
     """What prefect-info and rescue-flow-runs are made of is a list, and its modules import each other."""
     role = (ROOT / "roles" / "prefect" / "tasks" / "present.yml").read_text(encoding="utf-8")
-    sent = set(re.findall(r"vars: {module: (\w+)}", role))
+    sent = set(re.findall(r"__prefect_module_utils }}/(\w+)\.py", role))
     imported = {
         module
         for name in sent
