@@ -2,7 +2,7 @@
 """Run the test suites or a part of them, and report how long each of them took.
 
     tests/suites.py run                      `make check`, and all suites but for what LONG names
-    tests/suites.py run --all                `make check`, and all suites
+    tests/suites.py run --all                `make check`, and all suites, tests/api with every release on both databases
     tests/suites.py run --only PART...       SUITE or SUITE/NAME: system, system/proxy, molecule/default, unit/files
     tests/suites.py run --changed            `make check`, and what can be affected by files that differ from the commit
     tests/suites.py times                    the last run beside the one before it
@@ -321,6 +321,8 @@ def run(only: list[str], *, by_change: bool, keep: bool, everything: bool = Fals
         fail(str(error))
     if keep:
         os.environ["PREFECT_TEST_KEEP"] = "1"
+    if everything:
+        os.environ["PREFECT_TEST_ALL"] = "1"
     # A run that receives SIGTERM removes its hosts all the same.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     began, used, finished = time.monotonic(), busy(), []

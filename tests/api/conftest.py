@@ -1,7 +1,8 @@
 """Real Prefect servers, with authentication and CSRF protection, one for each release.
 
-PREFECT_TEST_PYTHONS names the Python of each release, separated by colons. Each has a server that keeps its data in
-SQLite and, where this machine has PostgreSQL, one with that.
+PREFECT_TEST_PYTHONS names the Python of each release, the oldest first, separated by colons. The oldest has a server that
+keeps its data in SQLite, and the newest, where this machine has PostgreSQL, one with that. With PREFECT_TEST_ALL=1, which
+`make test ALL=1` sets, every release has both.
 """
 
 from __future__ import annotations
@@ -32,7 +33,9 @@ class Release:
 
 
 RELEASES = [
-    Release(python=python, database=database) for database in ("sqlite", "postgresql") for python in PYTHONS
+    Release(python=python, database=database)
+    for database, pythons in (("sqlite", PYTHONS[:1]), ("postgresql", PYTHONS[-1:]))
+    for python in (PYTHONS if os.environ.get("PREFECT_TEST_ALL") == "1" else pythons)
 ] or [Release()]
 
 
