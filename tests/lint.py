@@ -1,11 +1,11 @@
 #!/usr/bin/env python
 """ansible-lint with Ansible's syntax check run once for all that it lints, instead of once for each playbook and role.
 
-`ansible-playbook --syntax-check` takes any number of playbooks, and nearly all of its time goes into starting: one
-call for all takes a seventh of the time. Only when that call finds something is each checked alone, by ansible-lint
-itself, which then says where. What ansible-lint computes again for each of its forty rules is computed once, and
-yamllint's findings are left to `make check-yaml`, which reads every YAML file with the same settings. Everything else
-is ansible-lint's own (its options too: `tests/lint.py --help`).
+`ansible-playbook --syntax-check` takes any number of playbooks: one call for all starts once and parses a role once
+(tests/syntax.py keeps down what its copies cost). Only when that call finds something is each checked alone, by
+ansible-lint itself, which then says where. What ansible-lint computes again for each of its forty rules is computed
+once, and yamllint's findings are left to `make check-yaml`, which reads every YAML file with the same settings.
+Everything else is ansible-lint's own (its options too: `tests/lint.py --help`).
 """
 
 from __future__ import annotations
@@ -15,21 +15,25 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
+import syntax
 from ansible_compat.runtime import Runtime
 from ansiblelint import file_utils, skip_utils, utils
 from ansiblelint.__main__ import main
 from ansiblelint.errors import MatchError
 from ansiblelint.file_utils import Lintable
 from ansiblelint.rules import AnsibleLintRule
-from ansiblelint.rules.yaml_rule import YamllintRule
 from ansiblelint.runner import Runner
 from wcmatch import _wcparse
+from yamllint import linter
 
 each_alone = Runner._map_syntax_check_workers
 read_comments = skip_utils.append_skipped_rules
 copy_task = utils._sanitize_task
+parse = utils._parse_yaml_linenumbers_cached.__wrapped__
+resolve = functools.cache(Path.resolve)
 match_lines = AnsibleLintRule.matchlines
 copies: dict[int, tuple[Any, Any]] = {}
 
@@ -44,7 +48,7 @@ def all_at_once(runner: Runner, worker: Callable[..., Any], files: list[Lintable
         play.write("- hosts: localhost\n  tasks:\n")
         play.writelines(f"    - ansible.builtin.import_role:\n        name: {role}\n" for role in roles)
         play.flush()
-        command = ["ansible-playbook", "--syntax-check", *paths, *([play.name] if roles else [])]
+        command = [sys.executable, syntax.__file__, "--syntax-check", *paths, *([play.name] if roles else [])]
         passed = subprocess.run(command, env=runner.app.runtime.environ, capture_output=True, check=False)
     return [] if passed.returncode == 0 else each_alone(runner, worker, files)
 
@@ -72,14 +76,27 @@ def lines_where_needed(rule: AnsibleLintRule, file: Lintable) -> list[MatchError
     return [] if type(rule).match is AnsibleLintRule.match else match_lines(rule, file)
 
 
-def left_to_yamllint(rule: YamllintRule, file: Lintable) -> list[MatchError]:
-    """What yamllint finds in a file."""
+def left_to_yamllint(*_: Any, **__: Any) -> list[Any]:
+    """What yamllint finds in a file: left to `make check-yaml`."""
     return []
+
+
+def parsed(lintable: Lintable) -> Any:
+    """What a file holds: a file is loaded once, and what is loaded once needs no copy."""
+    return parse(str(lintable.abspath), lintable.content)
+
+
+def inside(child: Path, parent: Path) -> bool:
+    """Whether a path is a directory or in it."""
+    return resolve(child).is_relative_to(resolve(parent))
 
 
 Runner._map_syntax_check_workers = all_at_once  # type: ignore[assignment, method-assign]
 Runtime.has_playbook = has_playbook  # type: ignore[assignment, method-assign]
-YamllintRule.matchyaml = left_to_yamllint  # type: ignore[assignment, method-assign]
+# ansible-lint loads its rules by another name: to replace what they import is what reaches them.
+linter.run = left_to_yamllint
+utils.parse_yaml_linenumbers = parsed
+file_utils.path_is_inside = inside
 AnsibleLintRule.matchlines = lines_where_needed  # type: ignore[assignment, method-assign]
 utils._sanitize_task = copied_once
 skip_utils.append_skipped_rules = read_where_needed

@@ -52,8 +52,11 @@ WITH_HOSTS = {"system", "molecule"}
 SLOWEST = 20
 
 ALL_BUT_UNIT = tuple(suite for suite in SUITES if suite != "unit")
-PROXY = ("system/alerts", "system/browser", "system/inventories", "system/proxy", "system/several", "molecule/platform")
-DEFINITIONS = ("flows", "local/definitions_module", "system/definitions", "system/inventories")
+PROXY = (
+    *("system/alerts", "system/browser", "system/inventories", "system/proxy", "system/several"),
+    *("molecule/platform", "local/nginx_trial"),
+)
+DEFINITIONS = ("flows", "local/definitions_module", "local/scale", "system/definitions", "system/inventories")
 OBJECTS = ("api", "flows/examples", "system", "molecule")
 
 AFFECTS: tuple[tuple[str, tuple[str, ...]], ...] = (
@@ -80,9 +83,10 @@ AFFECTS: tuple[tuple[str, tuple[str, ...]], ...] = (
     (r"roles/.*|templates/.*|playbooks/.*|site\.yml|meta/.*", ALL_BUT_UNIT),
     (r"ansible\.cfg|galaxy\.yml|pyproject\.toml|requirements/.*|Makefile", SUITES),
     # What `make check` covers, which always runs first.
-    (r"tests/unit/(fake_\w+|matrix)\.py", ("api", "local")),
+    (r"tests/unit/(fake_\w+|all_kinds|matrix)\.py", ("api", "local")),
     (r"tests/conftest\.py", ALL_BUT_UNIT),
-    (r"tests/unit/.*|tests/(lint|suites)\.py", ()),
+    (r"tests/suites\.py", ("local/suites",)),
+    (r"tests/unit/.*|tests/(lint|syntax)\.py", ()),
     (r"docs/[^/]+|docs/templates/.*|[A-Z]+\.md|changelogs/.*|benchmarks/.*|LICENSE", ()),
     (r"\.(ansible-lint|yamllint|gitignore)|\.(ci|github|collections)/.*", ()),
 )
