@@ -108,7 +108,7 @@ def options(specs: Mapping[str, Spec], *, defaults: Mapping[str, Any], prefix: s
 
 def load(path: Path) -> Any:
     """Return the content of a YAML file, or an empty mapping where there is none."""
-    return (yaml.safe_load(path.read_text(encoding="utf-8")) or {}) if path.exists() else {}
+    return (yaml.load(path.read_text(encoding="utf-8"), yaml.CSafeLoader) or {}) if path.exists() else {}
 
 
 def read_role(path: Path) -> Role:
@@ -152,7 +152,7 @@ def read_playbook(path: Path) -> Topic:
 
 def read_module(path: Path) -> Topic:
     """Return the module in the file `path`, with the options of the doc fragments that it extends."""
-    documentation = yaml.safe_load(literals(ast.parse(path.read_text(encoding="utf-8")))["DOCUMENTATION"])
+    documentation = yaml.load(literals(ast.parse(path.read_text(encoding="utf-8")))["DOCUMENTATION"], yaml.CSafeLoader)
     specs = dict(documentation.get("options") or {})
     extended = documentation.get("extends_documentation_fragment") or []
     for fragment in [extended] if isinstance(extended, str) else extended:
@@ -172,7 +172,7 @@ def read_fragment(directory: Path, name: str) -> dict[str, Spec]:
     file, _, attribute = name.partition(".")
     module = ast.parse((directory / f"{file}.py").read_text(encoding="utf-8"))
     fragment = next(node for node in module.body if isinstance(node, ast.ClassDef))
-    loaded = yaml.safe_load(literals(fragment)[attribute.upper() or "DOCUMENTATION"])
+    loaded = yaml.load(literals(fragment)[attribute.upper() or "DOCUMENTATION"], yaml.CSafeLoader)
     return dict(loaded.get("options") or {})
 
 

@@ -1,13 +1,18 @@
-"""Many objects in one call, on the API in memory: how many requests it takes, and that no listing misleads it."""
+"""Many objects in one call and many tasks in one flow.
+
+On the API in memory: how many requests it takes, and that no listing misleads it.
+"""
 
 from __future__ import annotations
 
 import random
 from typing import Any
 
+import pytest
 from ansible_collections.selfhosted.prefect.plugins.module_utils.api import Api
 from ansible_collections.selfhosted.prefect.plugins.module_utils.reconcile import Wish, reconcile
 from fake_api import FakeApi
+from prefect_definitions.schema import Definitions, rows_of
 
 Wanted = dict[str, list[dict[str, Any]]]
 
@@ -84,3 +89,23 @@ def test_what_a_listing_misses_is_not_created(fake: FakeApi) -> None:
         again, server = reconcile(api, daily(250), Wish(prune=True))
         server.close()
     assert (again.changed, fake.writes) == (False, [])
+
+
+@pytest.mark.parametrize("reverse", [False, True])
+def test_deep_chains_and_wide_fans_are_put_in_order(reverse: bool) -> None:
+    """Ten thousand tasks, each after the one before, half of which are not active."""
+    size = 10_000
+    chain = [
+        {
+            "name": f"t{place}",
+            "flow_name": "etl",
+            "use": "shop.tasks:load",
+            "depends_on": [f"t{place - 1}"] if place else [],
+            "is_active": place % 2 == 0,
+        }
+        for place in range(size)
+    ]
+    data = {"prefect_flows": [{"name": "etl"}], "prefect_tasks": [*reversed(chain)] if reverse else chain}
+    made = Definitions.of(rows_of(data)).tasks_of("etl")
+    assert [item.name for item in made] == [f"t{place}" for place in range(0, size, 2)]
+    assert made[-1].depends_on == [f"t{size - 4}"]

@@ -199,7 +199,7 @@ class FakeIndex:
     def serves(self, wheel: bytes, *, name: str = "", to: str = "../../files/") -> str:
         """Serve a wheel for this machine, and return a lock of it."""
         name = name or f"uv-{VERSION}-py3-none-manylinux_2_17_{uv.machine()}.whl"
-        self.answers["/simple/uv/"] = (200, f'<html><a class=x href="{to}{name}#sha256=0">{name}</a>'.encode())
+        self.answers["/packages/uv/"] = (200, f'<html><a class=x href="{to}{name}#sha256=0">{name}</a>'.encode())
         self.answers[f"/files/{name}"] = (200, wheel)
         return f"uv=={VERSION} \\\n    --hash=sha256:{hashlib.sha256(wheel).hexdigest()}\n"
 
@@ -211,7 +211,7 @@ def index() -> Iterator[FakeIndex]:
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
             fake.requests.append((self.path, self.headers["Authorization"]))
-            code, body = fake.answers.get(self.path.replace("http://index.test", ""), (404, b""))
+            code, body = fake.answers.get(self.path.replace("http://elsewhere.test", ""), (404, b""))
             if fake.failing > 0:
                 fake.failing -= 1
                 code = 503
@@ -228,7 +228,7 @@ def index() -> Iterator[FakeIndex]:
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
     thread.start()
-    fake.url = f"http://127.0.0.1:{server.server_port}/simple"
+    fake.url = f"http://127.0.0.1:{server.server_port}/packages"
     yield fake
     server.shutdown()
     server.server_close()
@@ -330,7 +330,7 @@ def test_one_that_another_account_can_replace_is_not_run(
 @pytest.mark.parametrize("to", ["../../files/", "/files/", "absolute"])
 def test_the_wheel_is_fetched_once(host: Host, index: FakeIndex, monkeypatch: pytest.MonkeyPatch, to: str) -> None:
     monkeypatch.setattr(uv, "exposed", lambda path: None)
-    lock = index.serves(a_wheel(), to=index.url.replace("simple", "files/") if to == "absolute" else to)
+    lock = index.serves(a_wheel(), to=index.url.replace("packages", "files/") if to == "absolute" else to)
     assert host.release(lock, index.url, check_mode=True)["changed"]
     assert index.requests == []
     host.release(lock, f"{index.url}/")
@@ -345,17 +345,17 @@ def test_the_credential_stays_with_its_index(host: Host, index: FakeIndex) -> No
     lock = index.serves(a_wheel())
     _, wheel = index.answers
     index.answers["/elsewhere"] = index.answers[wheel]
-    index.answers[wheel] = (302, index.url.replace("127.0.0.1", "localhost").replace("simple", "elsewhere").encode())
+    index.answers[wheel] = (302, index.url.replace("127.0.0.1", "localhost").replace("packages", "elsewhere").encode())
     host.release(lock, index.url.replace("//", "//me:hush%21@"))
     basic = f"Basic {base64.b64encode(b'me:hush!').decode()}"
-    assert index.requests == [("/simple/uv/", basic), (wheel, basic), ("/elsewhere", None)]
+    assert index.requests == [("/packages/uv/", basic), (wheel, basic), ("/elsewhere", None)]
     assert host.uv.exists()
 
 
 def test_through_a_proxy(host: Host, index: FakeIndex, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("http_proxy", index.url.removesuffix("/simple"))
-    assert host.preflight(index.serves(a_wheel()), "http://index.test/simple")["uv"] == "index"
-    assert index.requests == [("http://index.test/simple/uv/", None)]
+    monkeypatch.setenv("http_proxy", index.url.removesuffix("/packages"))
+    assert host.preflight(index.serves(a_wheel()), "http://elsewhere.test/packages")["uv"] == "index"
+    assert index.requests == [("http://elsewhere.test/packages/uv/", None)]
 
 
 @pytest.mark.parametrize("name", ["UV_DEFAULT_INDEX", "UV_INDEX_URL"])
@@ -375,13 +375,13 @@ def test_an_index_that_is_busy(host: Host, index: FakeIndex) -> None:
 def test_no_uv_and_no_index(host: Host, index: FakeIndex) -> None:
     lock = index.serves(a_wheel())
     says = "prefect_index_url: neither the controller nor this host has a uv, and "
-    said = host.refuses(lock, "http://me:hush@127.0.0.1:1/simple", f"{says}the package index cannot be reached")
-    assert "http://********@127.0.0.1:1/simple/uv/: " in said
+    said = host.refuses(lock, "http://me:hush@127.0.0.1:1/packages", f"{says}the package index cannot be reached")
+    assert "http://********@127.0.0.1:1/packages/uv/: " in said
     assert "hush" not in said
     assert "pip install" not in said
     host.refuses(lock, f"{index.url}/nothing", f"{says}the package index cannot be reached from this host")
     host.refuses(lock, index.url, "No such file", ca_bundle="/no/such/bundle")
-    index.answers["/simple/uv/"] = (200, b"<html>Please log in")
+    index.answers["/packages/uv/"] = (200, b"<html>Please log in")
     said = host.refuses(lock, index.url, f"{says}{index.url}/uv/ has no wheel of uv {VERSION} for {uv.own_platform()}")
     assert "prefect_uv (a path on the controller)" in said
 

@@ -484,19 +484,6 @@ def test_only_what_differs_is_built_again() -> None:
     assert directory.differing(read(before), {}) == ["a", "b", "c"]
 
 
-@pytest.mark.parametrize("reverse", [False, True])
-def test_deep_chains_and_wide_fans_are_put_in_order(reverse: bool) -> None:
-    """Ten thousand tasks, each after the one before, half of which are not active."""
-    size = 10_000
-    chain = [
-        task(f"t{place}", depends_on=[f"t{place - 1}"] if place else [], is_active=place % 2 == 0)
-        for place in range(size)
-    ]
-    made = read(with_tasks(*(reversed(chain) if reverse else chain))).tasks_of("etl")
-    assert [item.name for item in made] == [f"t{place}" for place in range(0, size, 2)]
-    assert made[-1].depends_on == [f"t{size - 4}"]
-
-
 def test_inactive_diamonds_are_stepped_over_once() -> None:
     """Forty layers of two tasks that each depend on both of the layer before: 2^40 paths."""
     layers = [[f"l{layer}_{side}" for side in "ab"] for layer in range(40)]

@@ -67,7 +67,7 @@ def leads_somewhere(page: Path, link: str) -> bool:
 
 def is_playbook(text: str) -> bool:
     """Return whether a YAML text is a list of plays."""
-    loaded = yaml.safe_load(text)
+    loaded = yaml.load(text, yaml.CSafeLoader)
     plays = [play for play in loaded if isinstance(play, dict)] if isinstance(loaded, list) else []
     return any(key.rpartition(".")[2] in {"hosts", "import_playbook"} for play in plays for key in play)
 

@@ -85,11 +85,11 @@ def test_summary(fake: FakeApi) -> None:
 
 def info_keys(result: dict[str, Any]) -> list[str]:
     """Return the keys that the module documents; AnsibleModule adds `invocation`."""
-    return [name for name in result if name in {"changed", *yaml.safe_load(info.RETURN)}]
+    return [name for name in result if name in {"changed", *yaml.load(info.RETURN, yaml.CSafeLoader)}]
 
 
 def test_every_result_is_documented(fake: FakeApi) -> None:
-    assert set(look(fake)) - {"changed", "invocation"} == set(yaml.safe_load(info.RETURN)) - {"error"}
+    assert set(look(fake)) - {"changed", "invocation"} == set(yaml.load(info.RETURN, yaml.CSafeLoader)) - {"error"}
 
 
 def test_nothing_listens(fake: FakeApi) -> None:
@@ -175,8 +175,8 @@ def test_the_documentation_is_the_specification(module: ModuleType, monkeypatch:
     with pytest.raises(Stop):
         module.main()
     documented = {
-        **yaml.safe_load(ModuleDocFragment.DOCUMENTATION)["options"],
-        **yaml.safe_load(module.DOCUMENTATION)["options"],
+        **yaml.load(ModuleDocFragment.DOCUMENTATION, yaml.CSafeLoader)["options"],
+        **yaml.load(module.DOCUMENTATION, yaml.CSafeLoader)["options"],
     }
     assert facets(taken, "options") == facets(documented, "suboptions")
 
@@ -191,7 +191,7 @@ def facets(specs: dict[str, Any], inner: str) -> dict[str, Any]:
 
 
 def test_the_documented_fields_of_resources_are_those_of_the_modules() -> None:
-    documented = yaml.safe_load(resources.DOCUMENTATION)["options"]
+    documented = yaml.load(resources.DOCUMENTATION, yaml.CSafeLoader)["options"]
     assert {name for name in documented if name.startswith("prefect_")} == set(resources.LISTS)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import functools
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -119,6 +120,7 @@ def places(tree: ast.AST, inside: str = "") -> Iterator[tuple[str, int]]:
         yield from places(node, name)
 
 
+@functools.cache
 def found() -> dict[tuple[str, str], list[int]]:
     """Return the lines with calls by path, by file and function."""
     lines: dict[tuple[str, str], list[int]] = {}

@@ -416,10 +416,10 @@ def test_a_version_that_the_index_does_not_have(
         return io.BytesIO(page.encode())
 
     monkeypatch.setattr(uv.Index, "opened", opened)
-    given = {"version": version, "locked": False, "index_url": "https://index.example/simple/"}
+    given = {"version": version, "locked": False, "index_url": "https://127.0.0.1/packages/"}
     found = obstacles(**given)
     assert [said.startswith(says) for said in found] == ([True] if says else [])
-    assert asked == ["https://index.example/simple/prefect/"]
+    assert asked == ["https://127.0.0.1/packages/prefect/"]
     assert obstacles(**given | {"locked": True}) == [] and len(asked) == 1
 
 

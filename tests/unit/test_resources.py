@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 import yaml
+from all_kinds import ALL, NOTHING, Wanted, act, everything, without
 from ansible_collections.selfhosted.prefect.plugins.module_utils.api import Api, Failure
 from ansible_collections.selfhosted.prefect.plugins.module_utils.kinds import KINDS, listed
 from ansible_collections.selfhosted.prefect.plugins.module_utils.ownership import Ownership, promise
@@ -23,75 +24,6 @@ from ansible_collections.selfhosted.prefect.plugins.modules import resources
 from fake_api import FakeApi, Fault, outcome
 
 ROOT = Path(__file__).resolve().parents[2]
-Wanted = dict[str, list[dict[str, Any]]]
-
-ALL: Wanted = {
-    "prefect_work_pools": [{"name": "main", "type": "process", "concurrency_limit": 3}],
-    "prefect_work_queues": [
-        {"work_pool": "main", "name": "slow", "priority": 3},
-        {"work_pool": "main", "name": "urgent", "priority": 1},
-    ],
-    "prefect_variables": [{"name": "shop", "value": {"a": 1}, "tags": ["x"]}],
-    "prefect_block_types": [
-        {"slug": "account", "schema": {"properties": {"user": {}, "password": {}}, "secret_fields": ["password"]}}
-    ],
-    "prefect_blocks": [
-        {"block_type": "account", "name": "shop", "data": {"user": {"$ref": "secret/word"}, "password": "hush-hush"}},
-        {"block_type": "secret", "name": "word", "data": {"value": "hush-quiet"}},
-    ],
-    "prefect_global_concurrency_limits": [{"name": "database", "limit": 5}],
-    "prefect_tag_concurrency_limits": [{"tag": "db", "concurrency_limit": 2}],
-    "prefect_flows": [{"name": "stock", "tags": ["shop"]}],
-    "prefect_deployments": [
-        {
-            "flow": "stock",
-            "name": "daily",
-            "work_pool": "main",
-            "work_queue": "urgent",
-            "global_concurrency_limit": "database",
-            "schedules": [{"cron": "0 6 * * *"}, {"interval": 60, "max_scheduled_runs": 3, "slug": "often"}],
-        },
-        {"flow": "report", "name": "daily", "work_pool": "main", "concurrency_limit": 1},
-    ],
-    "prefect_automations": [
-        {
-            "name": "Tell",
-            "trigger": {"expect": ["x"], "match": {"prefect.resource.id": "prefect.flow.report"}},
-            "actions": [
-                {"type": "send-notification", "block": "secret/word", "body": "x"},
-                {"type": "run-deployment", "deployment": "stock/daily"},
-                {"type": "pause-automation", "automation": "Other"},
-            ],
-        },
-        {"name": "Other", "trigger": {"expect": ["y"]}, "actions": [{"type": "do-nothing"}]},
-    ],
-}
-NOTHING: Wanted = {name: [] for name in ALL}
-
-
-def act(fake: FakeApi, wanted: Wanted, *, check_mode: bool = False, **options: Any) -> dict[str, Any]:
-    result: dict[str, Any] = outcome(
-        resources.main, check_mode=check_mode, **{"api_url": fake.url, **copy.deepcopy(wanted), **options}
-    )
-    return result
-
-
-def everything(fake: FakeApi) -> dict[str, Any]:
-    """Return all that the server has, in our words and without what differs from one server to the next."""
-    with Api(fake.url) as api:
-        found = listed(Server(api, KINDS, bulk=True), KINDS, secrets=True)
-    text = json.dumps(found, sort_keys=True)
-    for row in (*fake.flows.values(), *(each for rows in fake.objects.rows.values() for each in rows.values())):
-        text = text.replace(row.get("id", "-"), "ID")
-    cleaned: dict[str, Any] = json.loads(text)
-    for deployment in cleaned["prefect_deployments"]:
-        for schedule in deployment["schedules"]:
-            schedule.pop("anchor_date", None)
-    return cleaned
-
-
-def without(kind: str, index: int) -> Wanted:
-    return {**ALL, kind: [each for at, each in enumerate(ALL[kind]) if at != index]}
 
 
 def test_dry_for_real_and_again(fake: FakeApi) -> None:
@@ -395,7 +327,7 @@ def test_words_of_older_definitions(fake: FakeApi) -> None:
 
 
 def test_the_examples_of_the_module_run(fake: FakeApi) -> None:
-    options = yaml.safe_load(resources.EXAMPLES)[0]["selfhosted.prefect.resources"]
+    options = yaml.load(resources.EXAMPLES, yaml.CSafeLoader)[0]["selfhosted.prefect.resources"]
     assert outcome(resources.main, **{**options, "api_url": fake.url})["changed"] is True
 
 
@@ -569,33 +501,6 @@ def test_what_the_former_default_owner_made_is_taken_over_once(fake: FakeApi) ->
     assert act(fake, nothing, prune=True)["plan"] == ["- flow stock", "- variable shop"]
 
 
-@pytest.mark.parametrize("point", range(1, 20, 2))
-def test_killed_at_any_point(point: int) -> None:
-    """The next run ends where an undisturbed one does, and prune knows what was made."""
-    changed = without("prefect_variables", 0)
-    changed["prefect_deployments"] = [{**ALL["prefect_deployments"][0], "schedules": [{"cron": "0 7 * * *"}]}]
-    with FakeApi() as undisturbed:
-        act(undisturbed, ALL)
-        act(undisturbed, changed, prune=True)
-        expected = everything(undisturbed)
-    with FakeApi() as fake, Api(fake.url) as api:
-
-        def kill(request: str) -> None:
-            if len(fake.writes) == point:
-                fake.faults.append(Fault(status=500, carried_out=point % 4 == 1))
-
-        fake.before = kill
-        with pytest.raises(Failure):
-            reconcile(api, copy.deepcopy(ALL), Wish(concurrency=1))
-        fake.before = lambda request: None
-        act(fake, ALL)
-        act(fake, changed, prune=True)
-        assert everything(fake) == expected
-        assert act(fake, changed, prune=True)["changed"] is False
-        act(fake, NOTHING, prune=True)
-        assert not any(everything(fake).values())
-
-
 def test_what_is_listed_can_be_taken(fake: FakeApi) -> None:
     """By the same server, which changes nothing, and by an empty one, which becomes like it."""
     act(fake, ALL)
@@ -675,7 +580,7 @@ def test_our_own_duplicates_go(fake: FakeApi) -> None:
 
 def test_the_automation_of_prefect_flow_run_silence_is_made_once(fake: FakeApi) -> None:
     variables = (ROOT / "roles/prefect_resources/vars/main.yml").read_text(encoding="utf-8")
-    automation = yaml.safe_load(variables)["__prefect_resources_silence"]
+    automation = yaml.load(variables, yaml.CSafeLoader)["__prefect_resources_silence"]
     assert automation["trigger"]["within"] == "{{ prefect_flow_run_silence | int }}"
     automation["trigger"]["within"] = 540
     wanted = {"prefect_automations": [automation]}

@@ -32,7 +32,7 @@ Spec = Mapping[str, Any]
 def load(role: str, *names: str) -> dict[str, Any]:
     """Return a role's YAML file as a mapping, empty where the file is missing or empty. Callers do not change it."""
     path = ROOT.joinpath("roles", role, *names)
-    return (yaml.safe_load(path.read_text(encoding="utf-8")) or {}) if path.exists() else {}
+    return (yaml.load(path.read_text(encoding="utf-8"), yaml.CSafeLoader) or {}) if path.exists() else {}
 
 
 def entry_points(role: str) -> dict[str, Spec]:
@@ -76,7 +76,7 @@ OPTIONS = [
 ]
 VARIABLES = {name: option for _, entry_point, name, option in OPTIONS if entry_point == "main"}
 PARAMETERS = {
-    path.parent.name: dict(yaml.safe_load(path.read_text(encoding="utf-8")).get("parameters") or {})
+    path.parent.name: dict(yaml.load(path.read_text(encoding="utf-8"), yaml.CSafeLoader).get("parameters") or {})
     for path in sorted((ROOT / "presets").glob("*/preset.yml"))
 }
 DESCRIBED = [
