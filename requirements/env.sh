@@ -22,9 +22,19 @@ if ! "$python" -c 'import ensurepip, venv' 2>/dev/null; then
 fi
 
 echo "env: installing the controller's locked environment into $1"
-[ -x "$venv/bin/pip" ] || "$python" -m venv --clear "$venv"
-"$venv/bin/pip" install --quiet --disable-pip-version-check --require-hashes --requirement "$uv"
+"$venv/bin/python" -c '' 2>/dev/null || "$python" -m venv --clear --without-pip "$venv"
+# pip is only needed to install uv, and runs from the wheel that Python brings along for new environments.
+wheel=$("$python" -c '
+import ensurepip, pathlib, sysconfig
+place = sysconfig.get_config_var("WHEEL_PKG_DIR") or pathlib.Path(ensurepip.__file__).with_name("_bundled")
+print(next(map(str, pathlib.Path(place).glob("pip-*.whl")), ""))')
+[ -n "$wheel" ] || {
+    echo "env: the ensurepip module of $python has no wheel of pip; name another Python with: make env PYTHON=/path/to/python3" >&2
+    exit 1
+}
+pip() { PYTHONPATH="$wheel" "$venv/bin/python" -m pip --disable-pip-version-check "$@"; }
+pip install --quiet --no-compile --require-hashes --requirement "$uv"
 # uv does not read pip's configuration: a mirror that pip was told of is handed on.
-index=$("$venv/bin/pip" config get global.index-url 2>/dev/null || true)
+index=$(pip config get global.index-url 2>/dev/null || true)
 [ -z "$index" ] || export UV_DEFAULT_INDEX=${UV_DEFAULT_INDEX:-$index}
 UV_NATIVE_TLS=true "$venv/bin/uv" pip sync --quiet --python "$venv/bin/python" --require-hashes controller.txt "$uv"
