@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import yaml
 from ansible.errors import AnsibleActionFail
@@ -13,28 +13,47 @@ from ansible.plugins.action import ActionBase
 SUFFIXES = {".json", ".yaml", ".yml"}
 
 
-def read(path: Path) -> dict[str, list[Any]]:
-    """Return the content of a definition file, or the merged content of all definition files in a directory.
+class WithoutDates(yaml.SafeLoader):
+    """A loader that leaves dates the texts that they are in the file: JSON has no dates."""
+
+    yaml_implicit_resolvers: ClassVar = {
+        first: [(tag, pattern) for tag, pattern in resolvers if tag != "tag:yaml.org,2002:timestamp"]
+        for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+    }
+
+
+ORCHESTRATOR = "orchestrator"
+"""Key of an application's own configuration file, whose other keys are the application's."""
+
+
+def read(path: Path) -> dict[str, dict[str, Any]]:
+    """Return the content of a definition file, or of all definition files in a directory, by the files' names.
 
     Raises AnsibleActionFail for a file that cannot be read. The module on the host validates the content.
     """
     if not path.exists():
         raise AnsibleActionFail(f"prefect_definitions_source: there is no {path}")
     files = sorted(file for file in path.rglob("*") if file.suffix in SUFFIXES) if path.is_dir() else [path]
-    merged: dict[str, list[Any]] = {}
+    contents: dict[str, dict[str, Any]] = {}
     for file in files:
         try:
-            data = yaml.safe_load(file.read_text(encoding="utf-8"))
+            data = yaml.load(file.read_text(encoding="utf-8"), Loader=WithoutDates)
         except (OSError, ValueError, yaml.YAMLError) as error:
             raise AnsibleActionFail(f"prefect_definitions_source: {file}: {' '.join(str(error).split())}") from error
         data = {} if data is None else data
-        if not isinstance(data, dict) or not all(isinstance(values, list) for values in data.values()):
+        if not isinstance(data, dict) or not (
+            ORCHESTRATOR in data or all(isinstance(values, list) for values in data.values())
+        ):
             raise AnsibleActionFail(
                 f"prefect_definitions_source: {file} has to hold lists by name, as prefect_flows: [...]"
             )
-        for kind, values in data.items():
-            merged.setdefault(kind, []).extend(values)
-    return merged
+        # The rest of an application's configuration is none of the host's business, and may hold secrets.
+        contents[str(file.relative_to(path)) if path.is_dir() else file.name] = {
+            kind: values
+            for kind, values in data.items()
+            if ORCHESTRATOR not in data or kind == ORCHESTRATOR or str(kind).startswith("prefect_")
+        }
+    return contents
 
 
 class ActionModule(ActionBase):
@@ -44,11 +63,12 @@ class ActionModule(ActionBase):
         result: dict[str, Any] = super().run(tmp, task_vars)
         arguments = dict(self._task.args)
         source = str(arguments.get("source") or "")
-        data = arguments.pop("data", None) or {}
+        files: dict[str, dict[str, Any]] = {}
         if source and "://" not in source:
-            data = read(Path(self._find_needle("files", source)))
+            files = read(Path(self._find_needle("files", source)))
             arguments["source"] = ""
-        arguments["data"] = json.dumps(data)
+        arguments["files"] = json.dumps(files)
+        arguments["data"] = json.dumps(arguments.pop("data", None) or {})
         answer = self._execute_module(
             module_name="selfhosted.prefect.definitions", module_args=arguments, task_vars=task_vars
         )

@@ -29,6 +29,18 @@ options:
     description: Definitions, in the format of a definitions file.
     type: dict
     default: {}
+  files:
+    description:
+      - Definitions by the name of their file, which errors then name. Takes precedence over O(data).
+      - A file with C(orchestrator) is the configuration of an application. Its runners are definitions.
+    type: dict
+    default: {}
+  factory:
+    description:
+      - Python that returns the callable or class that a name in C(use) stands for, as C(package.module:callable).
+        Not called for import paths.
+    type: str
+    default: ""
   paths:
     description: Directories that C(use) imports from.
     type: list
@@ -107,8 +119,9 @@ def place(params: dict[str, Any], *, dry: bool) -> dict[str, Any]:
     become: dict[str, Any] = {}
     if os.getuid() == 0 and account.pw_uid != 0:
         become = {"user": account.pw_uid, "group": account.pw_gid, "extra_groups": []}
-    names = ("source", "paths", "work_pool", "inactive", "load_into", "prune")
-    request = {name: params[name] for name in names} | {"data": json.loads(params["data"]), "dry": dry}
+    names = ("source", "factory", "paths", "work_pool", "inactive", "load_into", "prune")
+    request = {name: params[name] for name in names} | {name: json.loads(params[name]) for name in ("data", "files")}
+    request["dry"] = dry
     answer = subprocess.run(
         [params["python"], "-m", "prefect_definitions", "place", params["directory"]],
         input=json.dumps(request),
@@ -139,6 +152,8 @@ def main() -> None:
             # The URL of a database may contain its password.
             "source": {"type": "str", "no_log": True},
             "data": {"type": "str", "default": "{}"},
+            "files": {"type": "str", "default": "{}"},
+            "factory": {"type": "str", "default": ""},
             "paths": {"type": "list", "elements": "str", "default": []},
             "work_pool": {"type": "str", "default": "default"},
             "inactive": {"type": "str", "choices": ["paused", "absent"], "default": "paused"},

@@ -145,6 +145,32 @@ def test_the_example_runs_as_it_stands(api: Api, environment: dict[str, str], tm
     assert process.wait(timeout=SECONDS) == 0
 
 
+def test_the_configuration_of_an_application_runs_as_it_stands(
+    api: Api, environment: dict[str, str], tmp_path: Path
+) -> None:
+    """Served by its own process, which resolves a name by the application's factory, and run once beside that."""
+    place = Path(shutil.copytree(ROOT / "docs/examples/helpdesk/flows", tmp_path / "helpdesk"))
+    once = (
+        "import asyncio; from helpdesk.wiring import make; from prefect_definitions.application import Application;"
+        "print(asyncio.run(Application('config.yml', factory=make).run_once('escalation')))"
+    )
+    own = environment | {"PYTHONPATH": str(SHIPPED)}
+    served = {"deployments": {"name": {"any_": ["ticket_processor", "escalation"]}, "paused": {"eq_": False}}}
+    before = completed(api, "ticket_processor")
+    process = subprocess.Popen([PYTHON, "service.py"], cwd=place, env=own)
+    try:
+        until(lambda: len(api("POST", "/deployments/filter", served)) == 2, "the runners to be served")
+        deployment = deployed(api, "ticket_processor")
+        run = api("POST", f"/deployments/{deployment['id']}/create_flow_run", {})["id"]
+        done = subprocess.run([PYTHON, "-c", once], cwd=place, env=own, capture_output=True, text=True, timeout=SECONDS)
+        assert "no ticket is older than 24 hours" in done.stdout, done.stderr[-3000:]
+        until(lambda: completed(api, "ticket_processor") > before, "the runner to run")
+        until(lambda: "looking into my-queue" in api.log(run), "its output")
+    finally:
+        process.terminate()
+    assert process.wait(timeout=SECONDS) == 0
+
+
 def test_generated_flows_are_flows(environment: dict[str, str], tmp_path: Path, api: Api) -> None:
     """Two hundred are built, and one of each shape is run, its tasks in an order that their needs allow."""
     place = Path(shutil.copytree(SHIPPED, tmp_path / "definitions"))

@@ -17,6 +17,7 @@ from ansible_collections.selfhosted.prefect.plugins.module_utils.client import A
 from ansible_collections.selfhosted.prefect.plugins.module_utils.reconcile import Wish, reconcile
 from ansible_collections.selfhosted.prefect.plugins.modules import definitions
 from fake_api import FakeApi, outcome
+from prefect_definitions import sources
 from prefect_definitions.resources import resources
 from prefect_definitions.schema import Definitions, rows_of
 
@@ -84,6 +85,50 @@ def test_what_would_fail_here_is_refused(place: Path, runner: dict[str, Any], sa
     assert not (place / "definitions.json").exists()
 
 
+CONFIG = """
+mail: {password: unread}
+orchestrator:
+  runners:
+    - {pipe_id: tickets, interval_seconds: 300, pipe: {use: Tickets, queue: q}}
+"""
+
+
+def of_application(place: Path, config: str, **options: Any) -> dict[str, Any]:
+    """Return the answer of the module to what the action plugin reads from an application's configuration."""
+    (place / "config.yml").write_text(config)
+    files = json.dumps(read(place / "config.yml"))
+    assert "unread" not in files
+    (place / "wiring.py").write_text("import shop\ndef make(name): return {'Tickets': shop.Process}.get(name)\n")
+    return put(place, {}, files=files, **options)
+
+
+def test_the_configuration_of_an_application_is_a_source_as_it_stands(place: Path) -> None:
+    dry = of_application(place, CONFIG, factory="wiring:make", check_mode=True)
+    assert not (place / "definitions.json").exists()
+    assert of_application(place, CONFIG, factory="wiring:make") == dry
+    (deployment,) = dry["resources"]["prefect_deployments"]
+    assert (deployment["flow"], deployment["schedules"]) == ("tickets", [{"interval": 300, "timezone": "UTC"}])
+    assert not of_application(place, CONFIG, factory="wiring:make")["changed"]
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "factory", "said"),
+    [
+        ("Tickets", "Ticket", "wiring:make", "pipe.use: wiring:make returned None for 'Ticket'; correct the name"),
+        ("Tickets", "Tickets", "", "pipe.use is 'Tickets', but has to be package.module:callable, or a name, with"),
+        ("queue: q", "que: q", "wiring:make", "pipe.use: Tickets(queue) cannot be called so"),
+        ("300", "5m", "wiring:make", "interval_seconds is '5m', but has to be a number"),
+    ],
+)
+def test_a_configuration_that_cannot_run_is_refused(
+    place: Path, before: str, after: str, factory: str, said: str
+) -> None:
+    refused = of_application(place, CONFIG.replace(before, after), factory=factory)
+    (problem,) = refused["problems"]
+    assert problem.startswith(f"config.yml: orchestrator.runners[0] (tickets): {said}"), problem
+    assert not (place / "definitions.json").exists()
+
+
 UNRULY = {
     "prints": ("print('hello')\nimport os; os.write(1, b'raw')", ""),
     "prints at exit": ("import atexit; atexit.register(print, 'bye')", ""),
@@ -115,7 +160,9 @@ def test_a_package_that_does_not_run_says_why(tmp_path: Path) -> None:
 def test_files_are_merged(tmp_path: Path) -> None:
     (tmp_path / "a.yml").write_text("prefect_flows: [{name: a}]\n")
     (tmp_path / "b.json").write_text('{"prefect_flows": [{"name": "b"}]}')
-    assert read(tmp_path) == {"prefect_flows": [{"name": "a"}, {"name": "b"}]}
+    read_files = read(tmp_path)
+    assert read_files == {"a.yml": {"prefect_flows": [{"name": "a"}]}, "b.json": {"prefect_flows": [{"name": "b"}]}}
+    assert sources.data_of(sources.merged(read_files)) == {"prefect_flows": [{"name": "a"}, {"name": "b"}]}
     (tmp_path / "b.json").write_text("{")
     with pytest.raises(AnsibleActionFail, match=r"b\.json"):
         read(tmp_path)

@@ -18,7 +18,7 @@ from .schema import Definitions, published, rows_of
 
 def check(options: argparse.Namespace) -> None:
     """Say everything that is wrong with a source, and, with --here, what this host lacks to run it."""
-    definitions = Definitions.of(sources.read(options.source))
+    definitions = Definitions.of(sources.read(options.source, factory=options.factory))
     if options.here:
         from .checks import problems_here
 
@@ -35,7 +35,13 @@ def place(options: argparse.Namespace) -> dict[str, Any]:
     request = json.load(sys.stdin)
     answer: dict[str, Any] = {"problems": []}
     try:
-        rows = sources.read(request["source"]) if request["source"] else rows_of(request["data"])
+        factory = request.get("factory", "")
+        if request["source"]:
+            rows = sources.read(request["source"], factory=factory)
+        elif request.get("files"):
+            rows = sources.merged(request["files"], factory=factory)
+        else:
+            rows = rows_of(request["data"], factory=factory)
         if request.get("load_into"):
             answer["changes"] = sources.load(rows, request["load_into"], prune=request["prune"], dry=request["dry"])
         else:
@@ -72,7 +78,8 @@ def follow(options: argparse.Namespace) -> None:
 
 def load(options: argparse.Namespace) -> None:
     """Make the tables of a database hold what files do, and print what differed."""
-    changes = sources.load(sources.read(options.source), options.database, prune=options.prune, dry=options.dry_run)
+    rows = sources.read(options.source, factory=options.factory)
+    changes = sources.load(rows, options.database, prune=options.prune, dry=options.dry_run)
     print("\n".join(changes) or "nothing to change")
 
 
@@ -110,6 +117,8 @@ def main() -> int:
     named["load"].add_argument("database", nargs="?", default=os.environ.get("PREFECT_DEFINITIONS_DATABASE", ""))
     named["load"].add_argument("--prune", action="store_true", help="delete rows that the files do not have")
     named["load"].add_argument("--dry-run", action="store_true", help="write nothing")
+    for verb in ("check", "load"):
+        named[verb].add_argument("--factory", default="", help="what resolves names in use, as package.module:callable")
     named["run"].add_argument("flow")
     named["run"].add_argument("--directory", default=".")
     named["run"].add_argument("--parameters", default="{}", help="a JSON object")

@@ -1,16 +1,17 @@
 """For applications: a scheduler that they start and stop, whose runs Prefect plans, tries again and shows.
 
-    application = Application("runners.yml")
+    application = Application("config.yml")
     application.start()                                # beside whatever else the application does
     result = await application.run_once("ticket_processor")
     application.stop()
 
-or `Application("runners.yml").run()`, as the last line of a process that does nothing else.
+or `Application("config.yml").run()`, as the last line of a process that does nothing else.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import shutil
 import signal
@@ -19,14 +20,18 @@ import subprocess
 import sys
 import tempfile
 import threading
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from datetime import datetime
 from pathlib import Path
 from types import FrameType, TracebackType
 from typing import TYPE_CHECKING, Any
 
 from . import sources
+from .checks import uncallable
 from .directory import FILE, MODULE, definitions_in, enter, write
+from .execution import FACTORIES, imported
+from .orchestrator import PATH
+from .records import DefinitionError
 from .schema import Definitions, rows_of
 
 if TYPE_CHECKING:
@@ -41,17 +46,31 @@ STOP_SECONDS = 30.0
 class Application:
     """Serves the flows of definitions from a process of its own, so that nothing of Prefect runs in the caller's.
 
-    `definitions` is a list of runners, a mapping as in a file of definitions, or the name of a file, a directory or a
-    database. `PREFECT_API_URL` says which server plans the runs. Raises DefinitionError for definitions that are wrong.
+    `definitions` is a list of runners, a mapping as in a file of definitions or in a configuration with an
+    `orchestrator`, or the name of a file, a directory or a database. `PREFECT_API_URL` says which server plans the
+    runs.
+
+    `factory` is called with each `use` that is no import path and returns the callable or class that it names. It is an
+    import path, `package.module:callable`, or the callable itself; `start` needs one that another process can import.
+
+    Raises DefinitionError for definitions that are wrong.
     """
 
-    def __init__(self, definitions: Iterable[Mapping[str, Any]] | Mapping[str, Any] | str | os.PathLike[str]) -> None:
+    def __init__(
+        self,
+        definitions: Iterable[Mapping[str, Any]] | Mapping[str, Any] | str | os.PathLike[str],
+        *,
+        factory: Callable[[str], Any] | str | None = None,
+    ) -> None:
+        # What only this process has cannot be imported from the definitions of another one.
+        self._only_here = "" if factory is None or isinstance(factory, str) else only_here(factory)
+        named = factory if isinstance(factory, str) else self._only_here or path_of(factory)
         if isinstance(definitions, str | os.PathLike):
-            rows = sources.read(os.fspath(definitions))
+            rows = sources.read(os.fspath(definitions), factory=named)
         elif isinstance(definitions, Mapping):
-            rows = rows_of(definitions)
+            rows = rows_of(definitions, factory=named)
         else:
-            rows = rows_of({"prefect_runners": list(definitions)})
+            rows = rows_of({"prefect_runners": list(definitions)}, factory=named)
         self.definitions = Definitions.of(rows)
         self._data = sources.data_of(rows)
         self._directory: Path | None = None
@@ -75,10 +94,18 @@ class Application:
     def start(self) -> None:
         """Serve the flows until `stop`; return once their deployments are registered.
 
-        Raises RuntimeError where that fails; the reason is in the process's output, which is the caller's.
+        Raises DefinitionError where a `use` cannot be imported, resolved or called with its arguments; nothing is
+        registered then. Raises RuntimeError where anything else fails; the reason is in the process's output, which is
+        the caller's.
         """
         if self.running:
             return
+        problems = uncallable(self.definitions)
+        if self._only_here:
+            found = path_of(FACTORIES[self._only_here])
+            problems.append(f"factory: the process that runs the flows cannot import {found}; define it in a module")
+        if problems:
+            raise DefinitionError(problems)
         self._stopping.clear()
         # The child reports on its standard output that it is ready, and logs to the inherited standard error.
         command = [sys.executable, "-m", PACKAGE.name, "serve", str(self._place())]
@@ -147,6 +174,25 @@ class Application:
 
     def _stop_on(self, number: int, frame: FrameType | None) -> None:
         self._stopping.set()
+
+
+def path_of(factory: Callable[[str], Any] | None) -> str:
+    """Return the import path of a callable, as it names itself, or an empty text for None."""
+    if factory is None:
+        return ""
+    return f"{getattr(factory, '__module__', '')}:{getattr(factory, '__qualname__', type(factory).__name__)}"
+
+
+def only_here(factory: Callable[[str], Any]) -> str:
+    """Return a name by which this process alone finds a callable, or an empty text if others can import it."""
+    path = path_of(factory)
+    if PATH.fullmatch(path) and not path.startswith("__main__:"):
+        with contextlib.suppress(ImportError):
+            if imported(path) == factory:
+                return ""
+    name = f"{type(factory).__module__}:factory_{id(factory)}"
+    FACTORIES[name] = factory
+    return name
 
 
 def serve(directory: Path) -> None:

@@ -19,18 +19,26 @@ def problems_here(
     """Return a sentence for everything that would fail on this host. Only `flows` are built, or all."""
     problems = unset(definitions, environment) + bad_limits(environment)
     problems += unbuilt(definitions, [flow.name for flow in definitions.flows] if flows is None else flows)
-    for task in definitions.tasks:
-        if task.use and task.is_active:
-            try:
-                check_call(task.use, task.task_args, task.task_kwargs)
-            except (ImportError, TypeError) as error:
-                problems.append(f"prefect_tasks ({task.name} of {task.flow_name}): {error}")
+    problems += uncallable(definitions)
     names = {task.celery_task_name for task in definitions.tasks if task.celery_task_name and task.is_active}
     if names:
         try:
             problems += unserved(names, environment)
         except DefinitionError as error:
             problems += error.problems
+    return problems
+
+
+def uncallable(definitions: Definitions) -> list[str]:
+    """Return a sentence for each `use` that cannot be imported, resolved, or called with the arguments of its task."""
+    problems = []
+    for task in definitions.tasks:
+        if task.use and task.is_active:
+            try:
+                check_call(task.use, task.task_args, task.task_kwargs, factory=task.factory)
+            except (ImportError, TypeError) as error:
+                row = definitions.runners.get(task.flow_name)
+                problems.append(f"{definitions.said(task, 'use' if row and row.spelled else '')}: {error}")
     return problems
 
 

@@ -7,8 +7,10 @@ import codecs
 import contextvars
 import ctypes
 import importlib
+import importlib.util
 import inspect
 import os
+import re
 import selectors
 import shlex
 import subprocess
@@ -20,6 +22,8 @@ from dataclasses import dataclass, field
 from logging import Logger
 from pathlib import Path
 from typing import Any
+
+from .orchestrator import PATH, with_colon
 
 GUARD = Path(__file__).with_name("guard.py")
 POLL = 0.1
@@ -57,11 +61,56 @@ class Limit:
             raise TimeoutError(f"it was not done after {self.seconds:g} s")
 
 
-def imported(use: str) -> Any:
-    """Return what `package.module:callable` names.
+FACTORIES: dict[str, Callable[[str], Any]] = {}
+"""Factories that no other process can import, by the names that definitions have for them."""
 
-    Raises ImportError where it cannot be imported, for whatever reason, and TypeError where it cannot be called.
+
+def resolved(use: str, factory: str = "") -> Any:
+    """Return what `use` names: the import path of something, or a name that `factory` resolves.
+
+    With a factory, `use` is an import path if this Python has a package of the name that it begins with.
+    Raises ImportError where it cannot be imported or resolved, for whatever reason, and TypeError where it cannot be
+    called.
     """
+    if not factory:
+        return workable(use, imported(use))
+    path = with_colon(use)
+    if PATH.fullmatch(path) and has_package(path):
+        return workable(use, imported(path))
+    make = FACTORIES.get(factory) or imported(factory)
+    if not callable(make):
+        raise TypeError(f"{factory} cannot be called")
+    try:
+        target = make(use)
+    except (KeyboardInterrupt, Stopped):
+        raise
+    except BaseException as error:
+        raise ImportError(f"{factory} cannot resolve {use!r}: {type(error).__name__}: {error}") from error
+    if target is None:
+        raise ImportError(f"{factory} returned None for {use!r}; correct the name, or the factory")
+    return workable(f"what {factory} returned for {use!r}", target)
+
+
+def has_package(path: str) -> bool:
+    """Return whether this Python has the package or module that an import path begins with."""
+    try:
+        return importlib.util.find_spec(re.split(r"[.:]", path, maxsplit=1)[0]) is not None
+    except ValueError:
+        # A module without a specification, such as __main__.
+        return True
+
+
+def workable(name: str, target: Any) -> Any:
+    """Return `target`. Raises TypeError where it cannot be called or is a class without anything to run."""
+    if isinstance(target, type) and not (hasattr(target, "run") or hasattr(target, "process")):
+        raise TypeError(f"{name} is a class without run() and process()")
+    if not callable(target):
+        raise TypeError(f"{name} cannot be called")
+    return target
+
+
+def imported(use: str) -> Any:
+    """Return what `package.module:name` names. Raises ImportError where it cannot be imported, for whatever reason."""
     module, _, path = use.partition(":")
     try:
         target = importlib.import_module(module)
@@ -80,20 +129,16 @@ def imported(use: str) -> Any:
         if isinstance(error, ImportError) and str(error).startswith(f"{use} "):
             raise
         raise ImportError(f"{use} cannot be imported: {type(error).__name__}: {error}") from error
-    if isinstance(target, type) and not (hasattr(target, "run") or hasattr(target, "process")):
-        raise TypeError(f"{use} is a class without run() and process()")
-    if not callable(target):
-        raise TypeError(f"{use} cannot be called")
     return target
 
 
-def call(use: str, args: Sequence[Any], kwargs: Mapping[str, Any], *, limit: Limit) -> Any:
+def call(use: str, args: Sequence[Any], kwargs: Mapping[str, Any], *, limit: Limit, factory: str = "") -> Any:
     """Return what a function, a coroutine or a class's `run()` or `process()` returns.
 
     It runs in a thread of its own, so that it can be interrupted: Python code at its next step, a coroutine where it
     awaits. What waits inside a C library is left behind.
     """
-    target = imported(use)
+    target = resolved(use, factory)
     outcome: dict[str, Any] = {}
     loops: list[tuple[asyncio.AbstractEventLoop, asyncio.Task[Any]]] = []
     done = threading.Event()
@@ -193,9 +238,9 @@ def run(command: Sequence[Any], *, limit: Limit, logger: Logger) -> str:
     return "".join(output)[-OUTPUT:].strip()
 
 
-def check_call(use: str, args: Sequence[Any], kwargs: Mapping[str, Any]) -> None:
-    """See that something can be imported and takes such arguments. Raises ImportError or TypeError."""
-    target: Callable[..., Any] = imported(use)
+def check_call(use: str, args: Sequence[Any], kwargs: Mapping[str, Any], *, factory: str = "") -> None:
+    """See that something can be imported or resolved and takes such arguments. Raises ImportError or TypeError."""
+    target: Callable[..., Any] = resolved(use, factory)
     try:
         signature = inspect.signature(target)
     except ValueError:

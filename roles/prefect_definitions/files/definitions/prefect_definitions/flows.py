@@ -164,7 +164,7 @@ def perform(task: schema.Task, *, results: Mapping[str, Any], parameters: Mappin
     logger = get_run_logger()
     args, kwargs = filled(task.task_args), filled(task.task_kwargs)
     if task.use:
-        return call(task.use, args, kwargs, limit=limit)
+        return call(task.use, args, kwargs, limit=limit, factory=task.factory)
     if task.command:
         return run([*filled(words(task.command)), *args], limit=limit, logger=logger)
     return send(

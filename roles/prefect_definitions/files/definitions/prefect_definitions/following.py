@@ -18,7 +18,7 @@ from .checks import problems_here
 from .directory import FILE, PATHS, content, differing, enter, write
 from .records import DefinitionError
 from .resources import Inactive, resources
-from .schema import Definitions, Rows, rows_of
+from .schema import Definitions, Rows, rows_of, with_factory
 
 Data = Mapping[str, Sequence[Mapping[str, Any]]]
 
@@ -128,6 +128,7 @@ class Following:
     owner: str
     every: float
     engine: str
+    factory: str = ""
 
     @classmethod
     def of(cls, environment: Mapping[str, str]) -> Following:
@@ -200,7 +201,7 @@ class Look:
 
     def __call__(self) -> None:
         try:
-            after = sources.data_of(sources.read(self.following.source))
+            after = sources.data_of(with_factory(sources.read(self.following.source), self.following.factory))
             text = json.dumps(after, sort_keys=True)
             if text == self.applied:
                 self.doubted = ""

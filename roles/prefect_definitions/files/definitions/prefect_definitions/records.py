@@ -42,6 +42,12 @@ class Row:
 
     where: str
     values: Mapping[str, Any]
+    spelled: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    """What its source calls a column, where that differs."""
+
+    def said(self, column: str) -> str:
+        """Return a column and where it is, as a sentence about it begins."""
+        return f"{self.where}: {self.spelled.get(column, column)}"
 
 
 def columns(kind: Any) -> dict[str, tuple[dataclasses.Field[Any], Any]]:
@@ -73,9 +79,9 @@ def parse(kind: type[T], row: Row, problems: list[str]) -> T | None:
             problems.append(f"{row.where}: there is no {name}{near(name, known)}")
     for name, (spec, hint) in known.items():
         if row.values.get(name) is not None:
-            values[spec.name] = convert(row.values[name], hint, f"{row.where}: {name}", problems)
+            values[spec.name] = convert(row.values[name], hint, row.said(name), problems)
         elif spec.default is MISSING and spec.default_factory is MISSING:
-            problems.append(f"{row.where}: {name} is missing")
+            problems.append(f"{row.said(name)} is missing")
     return kind(**values) if len(problems) == before else None
 
 

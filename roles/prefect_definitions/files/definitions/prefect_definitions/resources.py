@@ -117,7 +117,7 @@ def parameter_schema(definitions: Definitions, flow: str) -> dict[str, Any]:
 def unset(definitions: Definitions, environment: Mapping[str, str]) -> list[str]:
     """Return a sentence for each name that a task or deployment needs of the environment, and that it lacks."""
     problems = [
-        f"prefect_tasks ({task.name} of {task.flow_name}): ${{{name}}} is not set on this host and has no default; "
+        f"{definitions.said(task)}: ${{{name}}} is not set on this host and has no default; "
         "set it in prefect_definitions_environment"
         for task in definitions.tasks
         for name in task.references.names

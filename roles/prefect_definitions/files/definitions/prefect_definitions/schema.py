@@ -17,6 +17,7 @@ from datetime import datetime
 from functools import cached_property
 from typing import Annotated, Any, Literal
 
+from .orchestrator import KEY, PATH, beside_pipe, runner_rows, with_colon
 from .records import DefinitionError, Row, columns, json_schema, near, parse
 from .values import References, references
 
@@ -63,7 +64,8 @@ class Task:
     flow_name: Annotated[str, "The flow that it is a part of."]
     description: Annotated[str, "What it does."] = ""
     celery_task_name: Annotated[str, "Task of a Celery application that does it."] = ""
-    use: Annotated[str, "Python that does it: package.module:callable."] = ""
+    use: Annotated[str, "Python that does it: package.module:callable, or a name that the factory resolves."] = ""
+    factory: Annotated[str, "Python that returns what a name in use stands for: package.module:callable."] = ""
     command: Annotated[str | list[Any], "Command that does it, as words or as a text of words."] = ""
     task_args: Annotated[list[Any], "Arguments in order."] = field(default_factory=list)
     task_kwargs: Annotated[dict[str, Any], "Arguments by name."] = field(default_factory=dict)
@@ -127,7 +129,8 @@ class Deployment:
 @dataclass(frozen=True, kw_only=True)
 class Runner:
     id: Annotated[str, "Name of the runner, its flow, its task and its deployment."]
-    use: Annotated[str, "Python that does the work: package.module:callable."] = ""
+    use: Annotated[str, "Python that does the work: package.module:callable, or a name that the factory resolves."] = ""
+    factory: Annotated[str, "Python that returns what a name in use stands for: package.module:callable."] = ""
     command: Annotated[str | list[Any], "Command that does it, as words or as a text of words."] = ""
     celery_task_name: Annotated[str, "Task of a Celery application that does it."] = ""
     with_: Annotated[dict[str, Any], "Arguments by name."] = field(default_factory=dict)
@@ -148,6 +151,7 @@ class Runner:
             flow_name=self.id,
             description=self.description,
             use=self.use,
+            factory=self.factory,
             command=self.command,
             celery_task_name=self.celery_task_name,
             task_kwargs=self.with_,
@@ -179,6 +183,22 @@ KINDS: dict[str, type] = {
 def published() -> dict[str, Any]:
     """Return the JSON schema of a file of definitions."""
     lists: dict[str, Any] = {name: {"type": "array", "items": json_schema(kind)} for name, kind in KINDS.items()}
+    columns_of_runners = lists["prefect_runners"]["items"]["properties"]
+    pipe = {
+        "description": columns_of_runners["with"]["description"],
+        "type": "object",
+        "properties": {"use": columns_of_runners["use"]},
+        "required": ["use"],
+    }
+    own = {"pipe_id": columns_of_runners["id"], "pipe": pipe}
+    own |= {name: columns_of_runners[name] for name in beside_pipe(columns_of_runners)}
+    runner = {"type": "object", "additionalProperties": False, "properties": own, "required": ["pipe_id", "pipe"]}
+    lists[KEY] = {
+        "type": "object",
+        "additionalProperties": False,
+        "properties": {"runners": {"type": "array", "items": runner}},
+        "required": ["runners"],
+    }
     return {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
         "title": "Flows as data",
@@ -222,15 +242,23 @@ def parameter_problems(where: str, key: str, names: Iterable[str]) -> Iterator[s
             yield f"{where}: {key} {name!r} has a name that Prefect keeps for itself; rename it"
 
 
-def rows_of(data: Any, *, where: str = "") -> dict[str, list[Row]]:
-    """Return the rows of a mapping of lists, with where they are. Raises DefinitionError where it is none."""
+def rows_of(data: Any, *, where: str = "", factory: str = "") -> dict[str, list[Row]]:
+    """Return the rows of a mapping of lists, with where they are; `factory` resolves what `use` names in them.
+
+    In the configuration of an application, which has an `orchestrator`, other keys are the application's.
+    Raises DefinitionError where the mapping is none.
+    """
     prefix = f"{where}: " if where else ""
     if not isinstance(data, Mapping):
         raise DefinitionError([f"{prefix}{data!r} is no mapping of {', '.join(KINDS)}"])
-    problems, rows = [], {}
+    problems: list[str] = []
+    rows: dict[str, list[Row]] = {}
     for kind, values in data.items():
+        if kind == KEY:
+            continue
         if kind not in KINDS:
-            problems.append(f"{prefix}there is no {kind}{near(str(kind), KINDS)}")
+            if KEY not in data or str(kind).startswith("prefect_"):
+                problems.append(f"{prefix}there is no {kind}{near(str(kind), [*KINDS, KEY])}")
         elif not isinstance(values, list) or not all(isinstance(value, Mapping) for value in values):
             problems.append(f"{prefix}{kind} has to be a list of mappings")
         else:
@@ -238,9 +266,25 @@ def rows_of(data: Any, *, where: str = "") -> dict[str, list[Row]]:
                 Row(f"{prefix}{kind}[{number}] ({value.get('name') or value.get('id') or 'without a name'})", value)
                 for number, value in enumerate(values)
             ]
+    if KEY in data:
+        found = runner_rows(data[KEY], prefix, factory=factory, words=columns(Runner), problems=problems)
+        rows.setdefault("prefect_runners", []).extend(found)
     if problems:
         raise DefinitionError(problems)
-    return rows
+    return with_factory(rows, factory)
+
+
+def with_factory(rows: Mapping[str, Iterable[Row]], factory: str) -> dict[str, list[Row]]:
+    """Return rows in which `factory` resolves what `use` names, if they do not name another one."""
+
+    def resolved(kind: str, row: Row) -> Row:
+        if not factory or kind not in ("prefect_runners", "prefect_tasks"):
+            return row
+        if not row.values.get("use") or row.values.get("factory"):
+            return row
+        return replace(row, values={**row.values, "factory": with_colon(factory)})
+
+    return {kind: [resolved(kind, row) for row in found] for kind, found in rows.items()}
 
 
 @dataclass(frozen=True)
@@ -251,7 +295,8 @@ class Definitions:
     flows: tuple[Flow, ...] = ()
     tasks: tuple[Task, ...] = ()
     deployments: tuple[Deployment, ...] = ()
-    runners: frozenset[str] = frozenset()
+    runners: Mapping[str, Row] = field(default_factory=dict)
+    """The runners among them, by their ids, as their source has them."""
 
     @classmethod
     def of(cls, rows: Rows) -> Definitions:
@@ -264,10 +309,18 @@ class Definitions:
                 if (record := parse(record_type, row, problems)) is not None
             ]
             for kind, record_type in KINDS.items()
+            if record_type is not Runner
         }
-        runners = found["prefect_runners"]
-        for where, runner in runners:
-            problems += runner_problems(where, runner)
+        runners: dict[str, Row] = {}
+        for row in rows.get("prefect_runners", []):
+            if (runner := parse(Runner, row, problems)) is None:
+                continue
+            if runner.id in runners:
+                others = f"which is that of {runners[runner.id].where}, too; rename one of them"
+                problems.append(f"{row.said('id')} is {runner.id!r}, {others}")
+                continue
+            runners[runner.id], where = row, row.where
+            problems += runner_problems(row, runner)
             for kind, part in zip(
                 ("prefect_flows", "prefect_tasks", "prefect_deployments"), runner.expand(), strict=True
             ):
@@ -278,14 +331,13 @@ class Definitions:
             flows=tuple(record for _, record in found["prefect_flows"]),
             tasks=tuple(record for _, record in found["prefect_tasks"]),
             deployments=tuple(record for _, record in found["prefect_deployments"]),
-            runners=frozenset(runner.id for _, runner in runners),
+            runners=runners,
         )
         for where, pool in found["prefect_work_pools"]:
             problems += name_problems(where, "name", pool.name, banned=BANNED)
         for where, flow in found["prefect_flows"]:
-            problems += name_problems(
-                where, "id" if flow.name in definitions.runners else "name", flow.name, banned=BANNED
-            )
+            key = runners[flow.name].spelled.get("id", "id") if flow.name in runners else "name"
+            problems += name_problems(where, key, flow.name, banned=BANNED)
         # What could not be read is not unknown.
         named = frozenset(
             {str(row.values.get("name")) for row in rows.get("prefect_flows", [])} | set(definitions.runners)
@@ -317,6 +369,12 @@ class Definitions:
         """
         tasks = self._tasks.get(flow, {})
         return ordered(without_inactive(tasks) if active else tasks)
+
+    def said(self, task: Task, column: str = "") -> str:
+        """Return where a task is defined, as a sentence about it, or about one of its columns, begins."""
+        if row := self.runners.get(task.flow_name):
+            return row.said(column) if column else row.where
+        return f"prefect_tasks ({task.name} of {task.flow_name})"
 
     def flow(self, name: str) -> Flow:
         """Return a flow by its name. Raises KeyError where there is none."""
@@ -370,14 +428,18 @@ def duplicates(found: Mapping[str, list[tuple[str, Any]]]) -> Iterator[str]:
             yield f"prefect_flows: {' and '.join(sorted(alike))} differ in punctuation only; rename one of them"
 
 
-def runner_problems(where: str, runner: Runner) -> Iterator[str]:
+def runner_problems(row: Row, runner: Runner) -> Iterator[str]:
     """Yield what is wrong with a runner."""
+    where = row.where
     _, task, _ = runner.expand()
     if runner.interval_seconds < 0:
         yield f"{where}: interval_seconds is {runner.interval_seconds:g}, but has to be more than 0, or 0 for by hand"
     siblings = frozenset({runner.id})
     for problem in task_problems(where, task, siblings):
-        yield problem.replace("task_kwargs", "with").replace(f"{where}: name ", f"{where}: id ")
+        said = problem.replace("task_kwargs", "with").replace(f"{where}: name ", f"{where}: id ")
+        for word in row.spelled:
+            said = said.replace(f"{where}: {word} ", f"{row.said(word)} ")
+        yield said
     if task.references.results:
         yield f"{where}: a runner is a single task, and there is no result_of another"
     if runner.work_pool_name:
@@ -392,8 +454,13 @@ def task_problems(where: str, task: Task, siblings: frozenset[str]) -> Iterator[
     if len(ways) != 1:
         said = f"has {' and '.join(ways)}" if ways else "says not what to do"
         yield f"{where}: {said}; it needs one of celery_task_name, use and command"
-    if task.use and not re.fullmatch(r"\w+(\.\w+)*:\w+(\.\w+)*", task.use):
-        yield f"{where}: use is {task.use!r}, but has to be package.module:callable"
+    if task.use and not task.factory and not PATH.fullmatch(task.use):
+        named = "or a name, with prefect_definitions_factory to resolve it"
+        yield f"{where}: use is {task.use!r}, but has to be package.module:callable, {named}"
+    if task.factory and not PATH.fullmatch(task.factory):
+        yield f"{where}: prefect_definitions_factory is {task.factory!r}, but has to be package.module:callable"
+    if task.factory and not task.use:
+        yield f"{where}: factory needs a use, whose name it resolves"
     if task.command and task.task_kwargs:
         yield f"{where}: a command takes task_args, not task_kwargs"
     if task.celery_queue and not task.celery_task_name:

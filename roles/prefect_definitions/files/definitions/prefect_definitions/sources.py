@@ -8,13 +8,13 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from decimal import Decimal
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 from .records import DefinitionError, Row, columns, number
-from .schema import KINDS, Definitions, Rows, rows_of
+from .schema import KINDS, Definitions, Rows, rows_of, with_factory
 
 if TYPE_CHECKING:
     from sqlalchemy import Connection, MetaData
@@ -50,32 +50,56 @@ FOR_PEOPLE = {"id", "flow_id", "created_at", "updated_at"}
 """Columns that are no part of a definition."""
 
 
-def read(source: str) -> dict[str, list[Row]]:
-    """Return the rows of a source: a database's URL, a file, or a directory of files. Raises DefinitionError."""
-    return read_database(source) if "://" in source else read_files(Path(source))
+def read(source: str, *, factory: str = "") -> dict[str, list[Row]]:
+    """Return the rows of a source: a database's URL, a file, or a directory of files.
+
+    `factory` is the import path of what resolves the names in `use`, or an empty text. Raises DefinitionError.
+    """
+    if "://" in source:
+        return with_factory(read_database(source), factory)
+    return read_files(Path(source), factory=factory)
 
 
-def read_files(path: Path) -> dict[str, list[Row]]:
+def read_files(path: Path, *, factory: str = "") -> dict[str, list[Row]]:
     """Return the rows of a YAML or JSON file, or of all in a directory. Raises DefinitionError."""
     import yaml
 
     if not path.exists():
         raise DefinitionError([f"there is no {path}"])
     files = sorted(file for file in path.rglob("*") if file.suffix in SUFFIXES) if path.is_dir() else [path]
-    rows: dict[str, list[Row]] = {kind: [] for kind in KINDS}
+    contents: dict[str, Any] = {}
     problems: list[str] = []
+
+    class WithoutDates(yaml.SafeLoader):
+        """Leaves dates the texts that they are in the file: JSON has no dates."""
+
+        yaml_implicit_resolvers: ClassVar = {
+            first: [(tag, pattern) for tag, pattern in resolvers if tag != "tag:yaml.org,2002:timestamp"]
+            for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+        }
+
     for file in files:
+        name = str(file.relative_to(path)) if path.is_dir() else file.name
         try:
             text = file.read_text(encoding="utf-8")
-            data = json.loads(text) if file.suffix == ".json" else yaml.safe_load(text)
-            for kind, found in rows_of(data or {}, where=file.name).items():
-                rows[kind] += found
-        except DefinitionError as error:
-            problems += error.problems
+            contents[name] = json.loads(text) if file.suffix == ".json" else yaml.load(text, Loader=WithoutDates)
         except (OSError, ValueError, yaml.YAMLError) as error:
-            problems.append(f"{file.name}: {' '.join(str(error).split())}")
-    if problems:
-        raise DefinitionError(problems)
+            problems.append(f"{name}: {' '.join(str(error).split())}")
+    return merged(contents, factory=factory, problems=problems)
+
+
+def merged(contents: Mapping[str, Any], *, factory: str = "", problems: Iterable[str] = ()) -> dict[str, list[Row]]:
+    """Return the rows of the contents of files, by their names. Raises DefinitionError, also for `problems`."""
+    rows: dict[str, list[Row]] = {kind: [] for kind in KINDS}
+    found = list(problems)
+    for name, content in contents.items():
+        try:
+            for kind, added in rows_of({} if content is None else content, where=name, factory=factory).items():
+                rows[kind] += added
+        except DefinitionError as error:
+            found += error.problems
+    if found:
+        raise DefinitionError(found)
     return rows
 
 
