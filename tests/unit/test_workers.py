@@ -9,6 +9,7 @@ from ansible.errors import AnsibleFilterError
 from ansible_collections.selfhosted.prefect.plugins.filter.workers import (
     celery_services,
     serve_services,
+    uv_settings,
     worker_command,
     worker_services,
     workers,
@@ -198,3 +199,31 @@ def test_celery_workers_that_cannot_be_are_refused(
 ) -> None:
     with pytest.raises(AnsibleFilterError, match=said):
         celery(*workers, **options)
+
+
+@pytest.mark.parametrize(
+    ("url", "shown"),
+    [
+        ("https://mirror.example.com/simple", "https://mirror.example.com/simple"),
+        ("https://user:pass@mirror.example.com/simple", "https://mirror.example.com/simple"),
+        ("https://token@mirror.example.com/a@b/simple", "https://mirror.example.com/a@b/simple"),
+        ("http://user:p@ss@[::1]:8080/simple", "http://[::1]:8080/simple"),
+        ("https://mirror.example.com/a@b", "https://mirror.example.com/a@b"),
+    ],
+)
+def test_flows_get_the_package_index_without_its_credential(url: str, shown: str) -> None:
+    host = {"scope": "system", "dirs": {"opt": "/opt/prefect", "bin": "/usr/local/bin"}}
+    assert uv_settings(host, index_url=url)["UV_DEFAULT_INDEX"] == shown
+
+
+def test_flows_find_uv_before_anything_else_and_the_release_below_it() -> None:
+    dirs = {"opt": "/opt/prefect", "bin": "/usr/local/bin"}
+    found = uv_settings({"scope": "system", "dirs": dirs}, index_url="")
+    assert found == {
+        "PATH": "/opt/prefect/bin:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
+        "UV_PYTHON": "/opt/prefect/current/bin/python",
+        "UV_SYSTEM_CERTS": "true",
+    }
+    dirs = {"opt": "/home/ada/.local/share/prefect", "bin": "/home/ada/.local/bin"}
+    path = uv_settings({"scope": "user", "dirs": dirs}, index_url="")["PATH"]
+    assert path.startswith("/home/ada/.local/share/prefect/bin:/home/ada/.local/bin:/usr/local/sbin:")
