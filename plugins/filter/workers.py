@@ -69,13 +69,16 @@ def identity_of(installation: dict[str, Any], unit: str) -> str:
     return hashlib.sha256(f"{installation['id']} {unit}".encode()).hexdigest()[:8]
 
 
-def worker_command(worker: dict[str, Any], *, prefect: str, version: str) -> list[str]:
+def worker_command(worker: dict[str, Any], *, opt: str, version: str) -> list[str]:
     """Return the command line of a worker for a version of Prefect.
 
+    If its flow runs are processes on this host, a launcher lets the kernel kill these first when memory is short.
     `--type` lets the worker start while the API is down, and `--install-policy` keeps it from installing packages into
     the release. From Prefect 3.7 on, an option keeps it from creating a missing pool: the inventory defines the pools.
     """
-    command = [prefect, "--no-prompt", "worker", "start", "--name", worker["name"], "--pool", worker["pool"]]
+    launcher = [f"{opt}/current/bin/python", f"{opt}/lib/launch-worker"] if worker["type"] == "process" else []
+    command = [*launcher, f"{opt}/current/bin/prefect", "--no-prompt"]
+    command += ["worker", "start", "--name", worker["name"], "--pool", worker["pool"]]
     command += ["--type", worker["type"], "--install-policy", "never", "--with-healthcheck"]
     if tuple(int(part) for part in re.findall(r"\d+", version)[:2]) >= (3, 7):
         command.append("--no-create-pool-if-not-found")
@@ -138,7 +141,7 @@ def worker_services(
         worker
         | {
             "name": f"{worker['template']}{worker['unit']}",
-            "command": worker_command(worker, prefect=f"{host['dirs']['opt']}/current/bin/prefect", version=version),
+            "command": worker_command(worker, opt=host["dirs"]["opt"], version=version),
             "environment": {"PREFECT_WORKER_WEBSERVER_PORT": worker["health_port"]},
             "instance_options": instance_options,
             "cleanup": rescue_command(

@@ -78,6 +78,7 @@ VALUES: tuple[tuple[str, type, tuple[str, ...]], ...] = (
     (r"POST /flow_runs/history", list, ("states",)),
     (r"GET /flow_run_states/", list, ()),
     (r"POST /events/filter", dict, ("events",)),
+    (r"POST /logs/", type(None), ()),
     (r"POST /flow_runs/[^/]+/(?:set_state|resume)", dict, ("status",)),
 )
 """Answers other than objects: method and route, type, and the required keys of a mapping or of the list's elements."""
@@ -478,7 +479,8 @@ def _with(keys: Iterable[str]) -> str:
 
 
 def _article(kind: type) -> str:
-    return {bool: "true or false", str: "a text", int: "a number", list: "a list"}.get(kind, "an object")
+    words = {bool: "true or false", str: "a text", int: "a number", list: "a list", type(None): "none"}
+    return words.get(kind, "an object")
 
 
 def _described(body: Any) -> str:

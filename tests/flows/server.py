@@ -10,7 +10,7 @@ import time
 import urllib.error
 import urllib.request
 from base64 import b64encode
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -80,8 +80,8 @@ def alone(home: Path) -> dict[str, str]:
 
 
 @contextmanager
-def started(environment: dict[str, str], directory: Path) -> Iterator[Api]:
-    """Start a server with a worker of the pool `default`, and end both in the end."""
+def started(environment: dict[str, str], directory: Path, *, launcher: Sequence[str] = ()) -> Iterator[Api]:
+    """Start a server with a worker of the pool `default`, by a `launcher` if need be, and end both in the end."""
     port = str(free_port())
     environment = environment | {"PREFECT_API_URL": f"http://127.0.0.1:{port}/api"}
     prefect = [str(PYTHON.with_name("prefect")), "--no-prompt"]
@@ -93,7 +93,18 @@ def started(environment: dict[str, str], directory: Path) -> Iterator[Api]:
     try:
         until(lambda: server.poll() is not None or call.ready(), "the server to become ready")
         call("POST", "/work_pools/", {"name": "default", "type": "process"})
-        worker = [*prefect, "worker", "start", "--pool", "default", "--type", "process", "--install-policy", "never"]
+        worker = [
+            *launcher,
+            *prefect,
+            "worker",
+            "start",
+            "--pool",
+            "default",
+            "--type",
+            "process",
+            "--install-policy",
+            "never",
+        ]
         processes.append(subprocess.Popen(worker, env=environment, cwd=directory))
         yield call
     finally:

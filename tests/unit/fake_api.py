@@ -292,6 +292,11 @@ def resume(api: FakeApi, run_id: str, body: Any) -> Reply:
     return 201, {"status": "ACCEPT", "state": run["state"], "details": {}}
 
 
+def write_logs(api: FakeApi, body: Any) -> Reply:
+    api.logs += body
+    return 201, None
+
+
 def read_logs(api: FakeApi, body: Any) -> Reply:
     return 200, api.logs[:: -1 if body["sort"] == "TIMESTAMP_DESC" else 1][: body["limit"]]
 
@@ -382,6 +387,7 @@ ROUTES: tuple[tuple[str, Callable[..., Reply]], ...] = (
     (r"POST /flow_runs/filter", read_runs),
     (r"POST /work_pools/([^/]+)/queues/filter", read_queues),
     (r"POST /events/filter", read_events),
+    (r"POST /logs/", write_logs),
     (r"POST /logs/filter", read_logs),
     *fake_objects.ROUTES,
 )

@@ -52,6 +52,7 @@ ALLOWED = {
     ("nginx.py", "certificate"): "the certificate that Nginx is given, below /etc",
     ("nginx.py", "Nginx.main_process"): "/run/nginx.pid, which root writes",
     ("nginx.py", "processes"): PROC,
+    ("launch.py", "raise_adjustment"): PROC,
     ("ledger.py", "locked"): "the directory of the ledgers, which only root can write",
     ("ledger.py", "installed_before"): OPT,
     ("ledger.py", "Ledger.read"): "the directory of the ledgers",

@@ -16,7 +16,19 @@ from ansible_collections.selfhosted.prefect.plugins.filter.workers import (
 )
 
 HOST = {"dirs": {"opt": "/opt/prefect"}, "service_manager": "systemd"}
-START = ["/p", "--no-prompt", "worker", "start", "--name", "a-default", "--pool", "default", "--type", "process"]
+LAUNCHER = ["/opt/prefect/current/bin/python", "/opt/prefect/lib/launch-worker"]
+START = [
+    "/opt/prefect/current/bin/prefect",
+    "--no-prompt",
+    "worker",
+    "start",
+    "--name",
+    "a-default",
+    "--pool",
+    "default",
+    "--type",
+    "process",
+]
 KEPT = ["--install-policy", "never", "--with-healthcheck", "--no-create-pool-if-not-found"]
 
 
@@ -130,7 +142,13 @@ def test_refused(entries: list[dict[str, Any]], says: str) -> None:
     ],
 )
 def test_command(own: dict[str, Any], more: list[str]) -> None:
-    assert worker_command(found({"pool": "default"} | own)[0], prefect="/p", version="3.8.8") == [*START, *KEPT, *more]
+    command = worker_command(found({"pool": "default"} | own)[0], opt="/opt/prefect", version="3.8.8")
+    assert command == [*LAUNCHER, *START, *KEPT, *more]
+
+
+def test_only_flow_runs_that_are_processes_here_need_a_launcher() -> None:
+    command = worker_command(found({"pool": "default", "type": "docker"})[0], opt="/opt/prefect", version="3.8.8")
+    assert command[0] == "/opt/prefect/current/bin/prefect"
 
 
 def test_services() -> None:
@@ -139,7 +157,7 @@ def test_services() -> None:
     ]
     (service,) = worker_services(merged, HOST, {"MemoryMax": "1G"}, version="3.8.8", interrupted="leave", limit=2)
     assert service["name"] == "prefect-worker@b"
-    assert service["command"][0] == "/opt/prefect/current/bin/prefect"
+    assert service["command"][:3] == [*LAUNCHER, "/opt/prefect/current/bin/prefect"]
     assert service["environment"] == {"PREFECT_WORKER_WEBSERVER_PORT": 5200}
     assert service["health"] == {"pool": "b", "worker": "a-b"}
     assert service["instance_options"] == {"MemoryMax": "1G"}
@@ -163,7 +181,7 @@ def test_what_is_served() -> None:
     ("version", "told"), [("3.5.0", False), ("3.6.29", False), ("3.7.0", True), ("3.10.1rc1", True)]
 )
 def test_only_a_prefect_that_knows_the_option_is_told_to_make_no_pool(version: str, told: bool) -> None:
-    command = worker_command(found({"pool": "default"})[0], prefect="/p", version=version)
+    command = worker_command(found({"pool": "default"})[0], opt="/opt/prefect", version=version)
     assert ("--no-create-pool-if-not-found" in command) is told
 
 

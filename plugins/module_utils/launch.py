@@ -1,0 +1,119 @@
+"""Runs a worker whose flow runs the kernel kills first when memory is short, and says so in their logs.
+
+Prefect has no setting for this. The processes of flow runs inherit the OOM score adjustment of their worker, so the
+kernel may kill the worker, and with it all of its flow runs. A process may raise the adjustment of another one of its
+account; this program therefore runs the worker in its own process and raises it for each flow run that the worker
+starts. If Prefect starts a flow run in another way, its adjustment stays that of the worker.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import runpy
+import select
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Sequence
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+from .client import Failure
+from .rescue import memory_kills
+from .status import client_of
+
+GROUPS = Path("/sys/fs/cgroup")
+PROCESSES = Path("/proc")
+
+MORE = 200
+"""What is added to a worker's OOM score adjustment for its flow runs: a fifth of the memory there is counts as used."""
+
+HIGHEST = 1000
+
+KILLED = {-9, 137}
+"""Exit statuses of a process, and of a shell that waited for it, after SIGKILL."""
+
+REAPING = 10.0
+"""Seconds in which the worker reads the exit status of a flow run that has ended."""
+
+MESSAGE = (
+    "The kernel killed this flow run for memory. prefect_worker_memory_max limits the memory of a worker and its flow "
+    "runs; without a limit, the memory of the host was used up."
+)
+
+_reported = threading.Lock()
+_known = {"kills": 0}
+
+
+class Process(subprocess.Popen[Any]):
+    """A process that is killed before its parent if it runs a flow run, and whose flow run's log says so."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        run = (kwargs.get("env") or {}).get("PREFECT__FLOW_RUN_ID")
+        if run:
+            raise_adjustment(self.pid)
+            # Before the worker can read the exit status, and another process get the number.
+            with contextlib.suppress(OSError, AttributeError):
+                descriptor = os.pidfd_open(self.pid)
+                kills = memory_kills(GROUPS, PROCESSES)
+                threading.Thread(target=watch, args=(self, descriptor, str(run), kills), daemon=True).start()
+
+
+def raise_adjustment(pid: int) -> None:
+    """Let the kernel kill a process, and what it will start, before this one. Ignores a process that has ended."""
+    with contextlib.suppress(OSError, ValueError):
+        own = int(Path(PROCESSES, "self", "oom_score_adj").read_text(encoding="ascii"))
+        Path(PROCESSES, str(pid), "oom_score_adj").write_text(str(min(own + MORE, HIGHEST)), encoding="ascii")
+
+
+def watch(process: subprocess.Popen[Any], descriptor: int, run: str, before: int) -> None:
+    """Wait until a process has ended; if the kernel killed it for memory, write so into the log of its flow run.
+
+    Args:
+        descriptor: of the process, which this function closes.
+        before: how many processes of the unit the kernel had killed when this one was started.
+    """
+    try:
+        end = select.poll()
+        end.register(descriptor, select.POLLIN)
+        end.poll()
+    finally:
+        os.close(descriptor)
+    # The worker waits for the process, so this function must not.
+    deadline = time.monotonic() + REAPING
+    while process.returncode is None and time.monotonic() < deadline:
+        time.sleep(0.05)
+    if process.returncode not in KILLED:
+        return
+    with _reported:
+        kills = memory_kills(GROUPS, PROCESSES)
+        if kills <= max(before, _known["kills"]):
+            return
+        _known["kills"] = max(before, _known["kills"]) + 1
+    try:
+        report(run)
+    except Failure as error:
+        print(f"flow run {run}: {MESSAGE} Its log does not say so: {error}", file=sys.stderr, flush=True)
+
+
+def report(run: str) -> None:
+    """Write into the log of a flow run that it was killed for memory. Raises Failure."""
+    now = datetime.now(timezone.utc).isoformat()
+    line = {"name": "prefect.worker", "level": 40, "message": MESSAGE, "timestamp": now, "flow_run_id": run}
+    with client_of(os.environ) as api:
+        api.post("/logs/", [line])
+
+
+def main(arguments: Sequence[str]) -> None:
+    """Run a Python program in this process. The arguments are this program's path, the other's, and its arguments."""
+    launcher, program = arguments[0], arguments[1]
+    subprocess.Popen = Process  # type: ignore[misc]
+    sys.argv = list(arguments[1:])
+    # Python puts the directory of its program first.
+    if sys.path and sys.path[0] == str(Path(launcher).parent):
+        sys.path[0] = str(Path(program).parent)
+    runpy.run_path(program, run_name="__main__")
