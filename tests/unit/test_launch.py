@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 import textwrap
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -53,7 +54,7 @@ def reaped(*processes: subprocess.Popen[Any]) -> None:
     """Read the exit statuses, as a worker does, and wait until all has been said about them."""
     for process in processes:
         process.wait()
-    until(lambda: not any("watch" in thread.name for thread in launch.threading.enumerate()))
+    until(lambda: not any("watch" in thread.name for thread in threading.enumerate()))
 
 
 def until(condition: Callable[[], bool]) -> None:

@@ -117,8 +117,8 @@ def main() -> int:
     named["load"].add_argument("database", nargs="?", default=os.environ.get("PREFECT_DEFINITIONS_DATABASE", ""))
     named["load"].add_argument("--prune", action="store_true", help="delete rows that the files do not have")
     named["load"].add_argument("--dry-run", action="store_true", help="write nothing")
-    for verb in ("check", "load"):
-        named[verb].add_argument("--factory", default="", help="what resolves names in use, as package.module:callable")
+    for name in ("check", "load"):
+        named[name].add_argument("--factory", default="", help="what resolves names in use, as package.module:callable")
     named["run"].add_argument("flow")
     named["run"].add_argument("--directory", default=".")
     named["run"].add_argument("--parameters", default="{}", help="a JSON object")

@@ -11,7 +11,7 @@ import json
 from collections.abc import Callable, Iterable, Mapping
 from decimal import Decimal
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from .records import DefinitionError, Row, columns, number
 from .schema import KINDS, Definitions, Rows, rows_of, with_factory
@@ -73,10 +73,10 @@ def read_files(path: Path, *, factory: str = "") -> dict[str, list[Row]]:
     class WithoutDates(yaml.SafeLoader):
         """Leaves dates the texts that they are in the file: JSON has no dates."""
 
-        yaml_implicit_resolvers: ClassVar = {
-            first: [(tag, pattern) for tag, pattern in resolvers if tag != "tag:yaml.org,2002:timestamp"]
-            for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
-        }
+    WithoutDates.yaml_implicit_resolvers = {
+        first: [(tag, pattern) for tag, pattern in resolvers if tag != "tag:yaml.org,2002:timestamp"]
+        for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+    }
 
     for file in files:
         name = str(file.relative_to(path)) if path.is_dir() else file.name
