@@ -34,8 +34,8 @@ from ansible_collections.selfhosted.prefect.plugins.module_utils.safe_files impo
 ANY = "any"
 """The platform of a uv that the user named, about which nothing is known."""
 
-DEFAULT_INDEX = "https://pypi.org/simple"
-"""uv's default index, for hosts whose environment sets neither UV_DEFAULT_INDEX nor UV_INDEX_URL."""
+PUBLIC_INDEX = urlunsplit(("https", "pypi.org", "simple", "", ""))
+"""The Python Package Index, which uv uses where neither UV_DEFAULT_INDEX nor UV_INDEX_URL names another index."""
 
 ATTEMPTS = 3
 LARGEST_PAGE = 32 * 2**20
@@ -82,7 +82,7 @@ class Index:
 
     def page(self, package: str) -> str:
         """Return the URL of the list of a package's files."""
-        named = self.url or os.environ.get("UV_DEFAULT_INDEX") or os.environ.get("UV_INDEX_URL") or DEFAULT_INDEX
+        named = self.url or os.environ.get("UV_DEFAULT_INDEX") or os.environ.get("UV_INDEX_URL") or PUBLIC_INDEX
         return f"{named.rstrip('/')}/{package}/"
 
     @contextlib.contextmanager

@@ -105,4 +105,4 @@ def test_only_uv_trusts_the_authorities_of_the_index(tmp_path: Path) -> None:
     program = install(tmp_path, ca_bundle="/etc/own certs/it's.pem")
     assert run(program).stdout == "/etc/own certs/it's.pem\n"
     assert run(program, SSL_CERT_FILE="/mine.pem").stdout == "/mine.pem\n"
-    assert "SSL_CERT_FILE" not in uv_settings(host_of(tmp_path), index_url="https://x/simple")
+    assert "SSL_CERT_FILE" not in uv_settings(host_of(tmp_path), index_url="https://x/index")

@@ -222,10 +222,10 @@ def test_celery_workers_that_cannot_be_are_refused(
 @pytest.mark.parametrize(
     ("url", "shown"),
     [
-        ("https://mirror.example.com/simple", "https://mirror.example.com/simple"),
-        ("https://user:pass@mirror.example.com/simple", "https://mirror.example.com/simple"),
-        ("https://token@mirror.example.com/a@b/simple", "https://mirror.example.com/a@b/simple"),
-        ("http://user:p@ss@[::1]:8080/simple", "http://[::1]:8080/simple"),
+        ("https://mirror.example.com/index", "https://mirror.example.com/index"),
+        ("https://user:pass@mirror.example.com/index", "https://mirror.example.com/index"),
+        ("https://token@mirror.example.com/a@b/index", "https://mirror.example.com/a@b/index"),
+        ("http://user:p@ss@[::1]:8080/index", "http://[::1]:8080/index"),
         ("https://mirror.example.com/a@b", "https://mirror.example.com/a@b"),
     ],
 )
