@@ -128,7 +128,7 @@ def test_a_worker_that_uses_asyncio_is_no_exception(
 @pytest.mark.parametrize(
     ("command", "more", "why"),
     [
-        ("kill -9 $$", 0, "somebody else killed it"),
+        ("kill -9 $$", 0, "another process killed it"),
         ("exit 0", 1, "another process was killed, and it went on"),
         ("exit 1", 1, "another process was killed, and it failed"),
         ("kill -15 $$", 1, "it was stopped"),
