@@ -88,7 +88,7 @@ def parsed(lintable: Lintable) -> Any:
 
 def inside(child: Path, parent: Path) -> bool:
     """Whether a path is a directory or in it."""
-    return resolve(child).is_relative_to(resolve(parent))
+    return bool(resolve(child).is_relative_to(resolve(parent)))
 
 
 Runner._map_syntax_check_workers = all_at_once  # type: ignore[assignment, method-assign]

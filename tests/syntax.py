@@ -27,7 +27,7 @@ def itself(value: Any, memo: dict[int, Any]) -> Any:
 
 
 for kind in UNCHANGING:
-    kind.__deepcopy__ = itself  # type: ignore[union-attr]
+    kind.__deepcopy__ = itself
 
 if __name__ == "__main__":
     from ansible.cli.playbook import main
