@@ -17,10 +17,7 @@ class WithoutDates(yaml.SafeLoader):
     """A loader that leaves dates the texts that they are in the file: JSON has no dates."""
 
 
-WithoutDates.yaml_implicit_resolvers = {
-    first: [(tag, pattern) for tag, pattern in resolvers if tag != "tag:yaml.org,2002:timestamp"]
-    for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
-}
+WithoutDates.add_constructor("tag:yaml.org,2002:timestamp", lambda _, node: str(node.value))
 
 
 ORCHESTRATOR = "orchestrator"

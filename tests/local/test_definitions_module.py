@@ -89,7 +89,7 @@ CONFIG = """
 mail: {password: unread}
 orchestrator:
   runners:
-    - {pipe_id: tickets, interval_seconds: 300, pipe: {use: Tickets, queue: q}}
+    - {pipe_id: tickets, interval_seconds: 300, pipe: {use: Tickets, queue: 2026-01-02T03:04:05Z}}
 """
 
 
@@ -104,6 +104,9 @@ def of_application(place: Path, config: str, **options: Any) -> dict[str, Any]:
 
 def test_the_configuration_of_an_application_is_a_source_as_it_stands(place: Path) -> None:
     dry = of_application(place, CONFIG, factory="wiring:make", check_mode=True)
+    (runner,) = json.loads(dry["diff"]["after"])["prefect_runners"]
+    # As the file has it: JSON has no dates.
+    assert runner["with"] == {"queue": "2026-01-02T03:04:05Z"}
     assert not (place / "definitions.json").exists()
     assert of_application(place, CONFIG, factory="wiring:make") == dry
     (deployment,) = dry["resources"]["prefect_deployments"]
@@ -116,7 +119,7 @@ def test_the_configuration_of_an_application_is_a_source_as_it_stands(place: Pat
     [
         ("Tickets", "Ticket", "wiring:make", "pipe.use: wiring:make returned None for 'Ticket'; correct the name"),
         ("Tickets", "Tickets", "", "pipe.use is 'Tickets', but has to be package.module:callable, or a name, with"),
-        ("queue: q", "que: q", "wiring:make", "pipe.use: Tickets(queue) cannot be called so"),
+        ("queue: ", "que: ", "wiring:make", "pipe.use: Tickets(queue) cannot be called so"),
         ("300", "5m", "wiring:make", "interval_seconds is '5m', but has to be a number"),
     ],
 )

@@ -73,10 +73,7 @@ def read_files(path: Path, *, factory: str = "") -> dict[str, list[Row]]:
     class WithoutDates(yaml.SafeLoader):
         """Leaves dates the texts that they are in the file: JSON has no dates."""
 
-    WithoutDates.yaml_implicit_resolvers = {
-        first: [(tag, pattern) for tag, pattern in resolvers if tag != "tag:yaml.org,2002:timestamp"]
-        for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
-    }
+    WithoutDates.add_constructor("tag:yaml.org,2002:timestamp", lambda _, node: str(node.value))
 
     for file in files:
         name = str(file.relative_to(path)) if path.is_dir() else file.name
