@@ -25,17 +25,20 @@ from typing import Any
 from urllib.parse import parse_qs, unquote, urlsplit
 
 import fake_objects
+from ansible.module_utils.common.parameters import PASS_VARS
 from ansible.module_utils.testing import patch_module_args
 from ansible_collections.selfhosted.prefect.plugins.module_utils.client import moment
 
 CREATED = "2026-11-21T01:00:00.000000Z"
+# From core 2.21 on a result holds the invocation only where the controller asks for it, as it does with -vvv.
+VERBOSE = {"_ansible_inject_invocation": True} if "inject_invocation" in PASS_VARS else {}
 Reply = tuple[int, Any]
 
 
 def outcome(main: Callable[[], None], *, check_mode: bool = False, **options: Any) -> dict[str, Any]:
     """Run the `main` of a module with `options` in this process and return what it would hand to Ansible."""
     printed = io.StringIO()
-    arguments = {"_ansible_check_mode": check_mode, **options}
+    arguments = {"_ansible_check_mode": check_mode, **VERBOSE, **options}
     with patch_module_args(arguments), contextlib.redirect_stdout(printed), contextlib.suppress(SystemExit):
         main()
     result: dict[str, Any] = json.loads(printed.getvalue())
