@@ -10,6 +10,11 @@ import pytest
 from ansible.module_utils.common import warnings
 from fake_api import FakeApi
 
+try:
+    from ansible.module_utils._internal._secrets import _secret_masker as MASKER
+except ImportError:
+    MASKER = None
+
 
 def pytest_collection_finish() -> None:
     """Keep the collector of garbage away from what lives as long as the process: modules and thousands of tests."""
@@ -29,6 +34,14 @@ def _umask() -> Iterator[None]:
 def _warnings(monkeypatch: pytest.MonkeyPatch) -> None:
     """Ansible collects the warnings of a module in its process, which in a unit test is everyone's."""
     monkeypatch.setattr(warnings, "_global_warnings", {})
+
+
+@pytest.fixture(autouse=True)
+def _secrets(monkeypatch: pytest.MonkeyPatch) -> None:
+    """From core 2.22 on a process hides each secret of a module in all that it displays, in later tests as well."""
+    if MASKER:
+        for name in ("_matcher", "_secrets", "_forms", "_json_forms"):
+            monkeypatch.setattr(MASKER, name, type(getattr(MASKER, name))())
 
 
 @pytest.fixture

@@ -25,7 +25,7 @@ from typing import Any
 from urllib.parse import parse_qs, unquote, urlsplit
 
 import fake_objects
-from ansible.module_utils.common.parameters import PASS_VARS
+from ansible.module_utils.common.parameters import PASS_VARS, remove_values
 from ansible.module_utils.testing import patch_module_args
 from ansible_collections.selfhosted.prefect.plugins.module_utils.client import moment
 
@@ -43,7 +43,9 @@ def outcome(main: Callable[[], None], *, check_mode: bool = False, **options: An
         main()
     result: dict[str, Any] = json.loads(printed.getvalue())
     # From core 2.22 on: for the controller, which strikes these texts out of what it prints and returns them to no one.
-    result.pop("_ansible_new_secrets", None)
+    hidden = result.pop("_ansible_new_secrets", [])
+    if "invocation" in result:
+        result["invocation"] = remove_values(result["invocation"], hidden)
     return result
 
 
