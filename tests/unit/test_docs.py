@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import ast
+import importlib
+import inspect
 import re
 import subprocess
 import sys
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import pytest
 import yaml
+from jinja2 import Environment
 
 ROOT = Path(__file__).resolve().parents[2]
 EXAMPLES = ROOT / "docs" / "examples"
@@ -30,6 +35,20 @@ VAGUE = re.compile(
     r"|\b[Aa] Prefect(?=[^\w\s'-]|\s+(?:that|from|of|in|on|is|by|with|without|and|or|as|has|to|for|at|installed)\b)"
 )
 """Words that leave the owner, the actor or the object unnamed."""
+
+COLLECTION = "ansible_collections.selfhosted.prefect"
+
+
+def filters() -> dict[str, Callable[..., Any]]:
+    """Return all filters of the collection by name."""
+    found: dict[str, Callable[..., Any]] = {}
+    for path in sorted((ROOT / "plugins" / "filter").glob("*.py")):
+        found |= importlib.import_module(f"{COLLECTION}.plugins.filter.{path.stem}").FilterModule().filters()
+    return found
+
+
+FILTERS = filters()
+PLUGINS = [path for kind in ("lookup", "modules") for path in sorted((ROOT / "plugins" / kind).glob("*.py"))]
 
 each_page = pytest.mark.parametrize("page", PAGES, ids=lambda path: str(path.relative_to(ROOT)))
 
@@ -121,6 +140,75 @@ def test_each_playbook_is_a_make_target_with_help() -> None:
     helped = set(re.findall(r"^([a-z_]+): ## .", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE))
     imported = {"inventory", "present"}
     assert {path.stem for path in (ROOT / "playbooks").glob("*.yml")} - imported == helped - {"help"}
+
+
+def undescribed(entries: Mapping[str, Any], place: str = "") -> Iterator[str]:
+    """Yield the options or return values, at any depth, that lack a type or a description."""
+    for name, entry in entries.items():
+        if not entry.get("type") or not entry.get("description") or (entry["type"] == "list") != ("elements" in entry):
+            yield f"{place}{name}"
+        for below in ("options", "suboptions", "contains"):
+            yield from undescribed(entry.get(below) or {}, f"{place}{name}.")
+
+
+@pytest.mark.parametrize("name", FILTERS)
+def test_a_filter_is_documented_as_it_is_called(name: str) -> None:
+    path = ROOT / "plugins" / "filter" / f"{name}.yml"
+    assert path.is_file(), f"document the filter {name} in {path.relative_to(ROOT)}"
+    documented = yaml.safe_load(path.read_text(encoding="utf-8"))
+    about, returned = documented["DOCUMENTATION"], documented["RETURN"]
+    assert about["name"] == name and about["short_description"] and about["description"]
+    assert [*undescribed(about["options"]), *undescribed(returned)] == []
+    assert [*returned] == ["_value"]
+
+    taken = inspect.signature(FILTERS[name]).parameters
+    assert [*about["options"]] == ["_input", *[*taken][1:]]
+    positional = about.get("positional", "").split(", ") if len(taken) > 1 else []
+    assert positional == [*taken][1:]
+    for parameter in [*taken.values()][1:]:
+        option = about["options"][parameter.name]
+        needed = parameter.default is inspect.Parameter.empty
+        assert option.get("required", False) is needed
+        assert needed or option["default"] == parameter.default
+
+    examples = documented["EXAMPLES"]
+    assert f"selfhosted.prefect.{name}" in examples
+    environment = Environment(autoescape=False)
+    environment.filters |= {f"selfhosted.prefect.{each}": function for each, function in FILTERS.items()}
+    for task in yaml.safe_load(examples):
+        environment.parse(task["ansible.builtin.debug"]["msg"])
+
+
+def test_no_documentation_is_of_a_filter_that_is_gone() -> None:
+    assert {path.stem for path in (ROOT / "plugins" / "filter").glob("*.yml")} == FILTERS.keys()
+
+
+def with_fragments(about: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a plugin's options, those of the collection's fragments that it extends included."""
+    options: dict[str, Any] = {}
+    named = about.get("extends_documentation_fragment", [])
+    for name in [named] if isinstance(named, str) else named:
+        file, _, attribute = name.removeprefix("selfhosted.prefect.").partition(".")
+        fragment = importlib.import_module(f"{COLLECTION}.plugins.doc_fragments.{file}").ModuleDocFragment
+        options |= yaml.safe_load(getattr(fragment, attribute.upper() or "DOCUMENTATION"))["options"]
+    own = about.get("options") or {}
+    return options | {name: options.get(name, {}) | option for name, option in own.items()}
+
+
+@pytest.mark.parametrize("path", PLUGINS, ids=lambda path: f"{path.parent.name}/{path.stem}")
+def test_a_module_or_lookup_is_documented(path: Path) -> None:
+    texts = {
+        target.id: yaml.safe_load(str(statement.value.value))
+        for statement in ast.parse(path.read_text(encoding="utf-8")).body
+        if isinstance(statement, ast.Assign) and isinstance(statement.value, ast.Constant)
+        for target in statement.targets
+        if isinstance(target, ast.Name) and target.id in {"DOCUMENTATION", "EXAMPLES", "RETURN"}
+    }
+    about = texts["DOCUMENTATION"]
+    assert about.get("name", about.get("module")) == path.stem
+    assert about["short_description"] and about["description"]
+    assert [*undescribed(with_fragments(about)), *undescribed(texts["RETURN"] or {})] == []
+    assert f"selfhosted.prefect.{path.stem}" in str(texts["EXAMPLES"])
 
 
 def test_words() -> None:
