@@ -2,7 +2,7 @@
 """Run the test suites or a part of them, and report how long each of them took.
 
     tests/suites.py run                      `make check`, and all suites but for what LONG names
-    tests/suites.py run --all                `make check`, and all suites, tests/api with every release on both databases
+    tests/suites.py run --all                `make check`, all suites, and each release with each database
     tests/suites.py run --only PART...       SUITE or SUITE/NAME: system, system/proxy, molecule/default, unit/files
     tests/suites.py run --changed            `make check`, and what can be affected by files that differ from the commit
     tests/suites.py times                    the last run beside the one before it

@@ -69,21 +69,29 @@ def identity_of(installation: dict[str, Any], unit: str) -> str:
     return hashlib.sha256(f"{installation['id']} {unit}".encode()).hexdigest()[:8]
 
 
-def worker_command(worker: dict[str, Any], *, opt: str, version: str) -> list[str]:
+UNLIMITED = 1_000_000
+"""Limit of a worker that drains and has no limit: by the slots of a limit, the launcher knows what is under way."""
+
+
+def worker_command(
+    worker: dict[str, Any], *, opt: str, version: str, program: str = "current/bin/prefect", unlimited: int = 0
+) -> list[str]:
     """Return the command line of a worker for a version of Prefect.
 
     If its flow runs are processes on this host, a launcher lets the kernel kill these first when memory is short.
-    `--type` lets the worker start while the API is down, and `--install-policy` keeps it from installing packages into
+    `--type` lets the worker start while the API is down, and `--install-policy` keeps it from adding packages to
     the release. From Prefect 3.7 on, an option keeps it from creating a missing pool: the inventory defines the pools.
+    `program` is what stands for Prefect's command, below `opt`. `unlimited` is the limit of a worker that has none, or
+    0 for no option.
     """
     launcher = [f"{opt}/current/bin/python", f"{opt}/lib/launch-worker"] if worker["type"] == "process" else []
-    command = [*launcher, f"{opt}/current/bin/prefect", "--no-prompt"]
+    command = [*launcher, f"{opt}/{program}", "--no-prompt"]
     command += ["worker", "start", "--name", worker["name"], "--pool", worker["pool"]]
     command += ["--type", worker["type"], "--install-policy", "never", "--with-healthcheck"]
     if tuple(int(part) for part in re.findall(r"\d+", version)[:2]) >= (3, 7):
         command.append("--no-create-pool-if-not-found")
-    if worker["limit"] is not None and int(worker["limit"]) > 0:
-        command += ["--limit", str(worker["limit"])]
+    if limit := max(int(worker["limit"] or 0), 0) or unlimited:
+        command += ["--limit", str(limit)]
     for queue in worker["queues"]:
         command += ["--work-queue", queue]
     return command
@@ -131,22 +139,43 @@ def worker_services(
     version: str,
     interrupted: str,
     limit: int,
+    drain: int = 0,
 ) -> list[dict[str, Any]]:
     """Return the services of workers, whose shared options are already merged into each.
 
     `interrupted` is what to do with the flow runs that a worker leaves behind when it ends, and `limit` how often a
-    flow run is restarted after its worker ended without being stopped.
+    flow run is restarted after its worker ended without being stopped. `drain` is how many seconds a process worker
+    that is stopped waits for its flow runs; 0 is not at all. A worker of another type leaves them where they run.
     """
+    opt = host["dirs"]["opt"]
+
+    def draining(worker: dict[str, Any]) -> dict[str, Any]:
+        if drain <= 0 or worker["type"] != "process":
+            return {"command": worker_command(worker, opt=opt, version=version)}
+        return {
+            "command": worker_command(worker, opt=opt, version=version, program="work", unlimited=UNLIMITED),
+            "files": [{"path": f"{opt}/work", "template": "opt/prefect/work.j2", "mode": "0755"}],
+            "drain": drain,
+            "stop_timeout": worker["stop_timeout"] + drain,
+            # In the instance's drop-in: a worker of another type has the same template. SIGTERM is for the worker only.
+            "instance_options": instance_options
+            | {
+                name: value
+                for name, value in {"KillMode": "mixed", "TimeoutStopSec": worker["stop_timeout"] + drain}.items()
+                if name not in worker["options"]
+            },
+        }
+
     return [
         worker
+        | {"instance_options": instance_options}
+        | draining(worker)
         | {
             "name": f"{worker['template']}{worker['unit']}",
-            "command": worker_command(worker, opt=host["dirs"]["opt"], version=version),
             "environment": {"PREFECT_WORKER_WEBSERVER_PORT": worker["health_port"]},
-            "instance_options": instance_options,
             "cleanup": rescue_command(
                 worker,
-                opt=host["dirs"]["opt"],
+                opt=opt,
                 then=interrupted,
                 limit=limit,
                 knows_endings=host["service_manager"] == "systemd",

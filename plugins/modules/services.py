@@ -123,6 +123,12 @@ options:
     type: list
     elements: str
     default: []
+  rolling:
+    description:
+      - Whether to restart services one after the other, each once the one before it is healthy, after those that do not
+        run were started together. If one does not become healthy, the others keep running as they are.
+    type: bool
+    default: false
   shutdown:
     description: Whether to stop supervisord itself, or disable the user's lingering, once the services are removed.
     type: bool
@@ -211,7 +217,7 @@ POLL = 0.25
 """Seconds between two polls."""
 
 SHUTDOWN = 180
-"""Seconds that supervisord may take to stop its programs; the slowest service may take 60."""
+"""Seconds that supervisord may take to stop its programs, without what drains: those are removed before."""
 
 CRASHES = 3
 """Processes that a service may start within one wait before the wait fails."""
@@ -657,13 +663,20 @@ def start(
     api: Api | None,
     auth: str | None,
     timeout: int,
+    halts: bool = False,
 ) -> None:
-    """(Re)start services together and wait for them. Each healthy one is recorded, so that none starts twice."""
+    """(Re)start services together and wait for them. Each healthy one is recorded, so that none starts twice.
+
+    With `halts`, they are stopped first: as long as a worker ends, it reports to the API, as the next one does.
+    """
     if not services:
         return
     names = [service["name"] for service in services]
     for name in names:
         safe_files.remove(state_dir / f"{name}.healthy")
+    # Before the reload: a service ends by the unit that it was started with.
+    for name in names if halts else []:
+        manager.halt(name)
     prepare(services)
     since = datetime.now(timezone.utc)
     manager.reload(names)
@@ -758,6 +771,12 @@ def action_for(status: Status, *, state: str, proven: bool) -> str:
     return "unchanged" if proven and state == "started" else "restarted"
 
 
+def turns(services: list[dict[str, Any]], actions: dict[str, str]) -> list[list[dict[str, Any]]]:
+    """Return the order in which to (re)start services: those that do not run together, then each other one alone."""
+    started = [service for service in services if actions[service["name"]] == "started"]
+    return [started, *([service] for service in services if service not in started)]
+
+
 def main() -> None:
     text = {"type": "str"}
     command = {"type": "list", "elements": "str"}
@@ -794,6 +813,7 @@ def main() -> None:
             "supervisor": {"type": "path"},
             "log_dir": {"type": "path", "default": "/var/log"},
             "prune": {"type": "list", "elements": "str", "default": []},
+            "rolling": {"type": "bool", "default": False},
             "shutdown": {"type": "bool", "default": False},
             "api_url": text,
             # Not in a mapping: Ansible does not mask every secret in a suboption.
@@ -840,15 +860,17 @@ def main() -> None:
                     manager.halt(name)
                 elif action == "stopped":
                     manager.stop(name)
-            start(
-                manager,
-                touched,
-                digests=digests,
-                state_dir=state_dir,
-                api=api,
-                auth=auth,
-                timeout=params["timeout"],
-            )
+            for together in turns(touched, actions) if params["rolling"] else [touched]:
+                start(
+                    manager,
+                    together,
+                    digests=digests,
+                    state_dir=state_dir,
+                    api=api,
+                    auth=auth,
+                    timeout=params["timeout"],
+                    halts=params["rolling"],
+                )
             if ends:
                 manager.shutdown()
     except (ServiceError, LedgerError, Failure) as error:

@@ -1,8 +1,8 @@
 """Real Prefect servers, with authentication and CSRF protection, one for each release.
 
-PREFECT_TEST_PYTHONS names the Python of each release, the oldest first, separated by colons. The oldest has a server that
-keeps its data in SQLite, and the newest, where this machine has PostgreSQL, one with that. With PREFECT_TEST_ALL=1, which
-`make test ALL=1` sets, every release has both.
+PREFECT_TEST_PYTHONS names the Python of each release, the oldest first, separated by colons. The oldest has a server
+that keeps its data in SQLite, and the newest, where this machine has PostgreSQL, one with that. With
+PREFECT_TEST_ALL=1, which `make test ALL=1` sets, every release has both.
 """
 
 from __future__ import annotations

@@ -107,6 +107,20 @@ AS_BEFORE = """
     runuser --user prefect -- sh -c 'umask 022; mkdir data .aws; touch data/a .aws/credentials note'
 """
 
+# Ends when the test says so.
+PATIENT = """
+    import pathlib
+    import time
+
+    from prefect import flow
+
+
+    @flow
+    def patient():
+        while not pathlib.Path("/var/lib/prefect/flows/enough").exists():
+            time.sleep(0.2)
+"""
+
 HOOK = """
     from http.server import BaseHTTPRequestHandler, HTTPServer
 
@@ -122,8 +136,8 @@ HOOK = """
     HTTPServer(("127.0.0.1", 4999), Hook).serve_forever()
 """
 
-VARIABLES: Variables = {"prefect_server_exporter": True, "prefect_server_metrics": True, "prefect_log_files": True}
-PLAIN: Variables = {"prefect_server_exporter": True}
+PLAIN: Variables = {"prefect_server_exporter": True, "prefect_worker_drain": 600}
+VARIABLES: Variables = {**PLAIN, "prefect_server_metrics": True, "prefect_log_files": True}
 
 
 @pytest.fixture(scope="module")
@@ -350,12 +364,36 @@ def test_everything_inside_is_applied_and_runs_on_the_hosts_own_server(running: 
 
 
 def test_restart_restarts_every_service_and_waits(running: Host) -> None:
-    """What a worker had taken as it ended, and had no time to put its name on, begins again."""
+    """A worker drains: it finishes its flow run, and leaves a new one to its successor.
+
+    What a worker had taken as it ended, and had no time to put its name on, begins again.
+    """
+    running.write("/var/lib/prefect/flows/patient.py", textwrap.dedent(PATIENT))
+    described = {"flow_id": running.api("/flows/", {"name": "patient"})["id"], "work_pool_name": "default"}
+    described |= {"name": "patient", "path": "/var/lib/prefect/flows", "entrypoint": "patient.py:patient"}
+    patient = running.api("/deployments/", described)["id"]
+    long = running.api(f"/deployments/{patient}/create_flow_run", {})["id"]
+    until(lambda: bool(running.api(f"/flow_runs/{long}")["state_type"] == "RUNNING"))
     deployment = running.api("/deployments/name/hello-flow/example")["id"]
     taken = running.api(f"/deployments/{deployment}/create_flow_run", {"state": {"type": "PENDING", "name": "Pending"}})
     before = pids(running)
-    ended = running.play("playbooks/restart.yml", PLAIN)
+    restart = running.start("playbooks/restart.yml", PLAIN)
+    restart.wait_until(
+        lambda: running.sh("systemctl is-active prefect-worker@default", check=False) == "deactivating",
+        what="the worker drains",
+    )
+    later = running.api(f"/deployments/{deployment}/create_flow_run", {})["id"]
+    time.sleep(10)
+    states = [running.api(f"/flow_runs/{run}")["state_type"] for run in (long, later)]
+    assert states == ["RUNNING", "SCHEDULED"]
+    running.sh("touch /var/lib/prefect/flows/enough")
+    ended = restart.wait()
     assert ended.rc == 0, ended.output
+    run = running.api(f"/flow_runs/{long}")
+    assert (run["state_type"], run["run_count"]) == ("COMPLETED", 1)
+    running.api(f"/deployments/{patient}", method="DELETE")
+    running.sh("rm /var/lib/prefect/flows/patient.py /var/lib/prefect/flows/enough")
+    until(lambda: bool(running.api(f"/flow_runs/{later}")["state_type"] == "COMPLETED"))
     assert "0" not in before and not set(before) & set(pids(running))
     assert info(running)["problems"] == []
     until(lambda: bool(running.api(f"/flow_runs/{taken['id']}")["state_type"] == "COMPLETED"))

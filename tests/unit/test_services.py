@@ -663,6 +663,43 @@ def test_a_worker_is_healthy_when_the_api_has_heard_of_it_since(host: Host) -> N
             assert host.ensure(**options)["services"] == {"worker": "restarted"}
 
 
+def test_rolling_stops_one_worker_at_a_time_and_waits_for_the_next_one(host: Host) -> None:
+    """The last heartbeat of a worker that drains comes after the restart has begun, and is not that of the next one."""
+    units = str(host.directory / "units")
+    workers = [
+        {"name": name, "files": [f"{units}/{name}"], "health": {"pool": "main", "worker": name}}
+        for name in ("one", "two")
+    ]
+    with FakeApi() as api:
+        api.add_pool("main")
+        for name in ("one", "two"):
+            host.unit(name)
+            api.add_worker("main", name, heartbeat="2100-01-01T00:00:00Z")
+        options: dict[str, Any] = {"services": workers, "api_url": api.url, "timeout": 0, "rolling": True}
+        assert host.ensure(**options)["services"] == {"one": "started", "two": "started"}
+        assert [call for call in host.manager.calls if call.startswith("start")] == ["start one two"]
+        for name in ("one", "two"):
+            host.unit(name, "changed")
+        host.manager.calls.clear()
+        assert host.ensure(**options)["services"] == {"one": "restarted", "two": "restarted"}
+        turns = [[f"halt {name}", f"reload {name}", f"start {name}"] for name in ("one", "two")]
+        assert host.manager.calls == [*turns[0], *turns[1]]
+
+        times = {"now": datetime(2026, 1, 1, tzinfo=timezone.utc)}
+
+        def halt(name: str) -> None:
+            Memory.halt(host.manager, name)
+            times["now"] = datetime(2200, 1, 1, tzinfo=timezone.utc)
+
+        with pytest.MonkeyPatch.context() as patched:
+            patched.setattr(services, "datetime", type("Clock", (), {"now": staticmethod(lambda zone: times["now"])}))
+            patched.setattr(host.manager, "halt", halt)
+            host.manager.calls.clear()
+            said = host.ensure(**options, state="restarted")["msg"]
+        assert said.startswith("one is not healthy after 0 s")
+        assert not [call for call in host.manager.calls if "two" in call] and "two" in host.manager.processes
+
+
 def systemd_environment(text: str) -> dict[str, str]:
     """Read an EnvironmentFile as systemd.exec(5) says that systemd does, double quotes alone."""
     found, rest = {}, text

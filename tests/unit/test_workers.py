@@ -138,6 +138,7 @@ def test_refused(entries: list[dict[str, Any]], says: str) -> None:
         ({"limit": "3"}, ["--limit", "3"]),
         ({"limit": 0}, []),
         ({"limit": None}, []),
+        ({"limit": -1}, []),
         ({"limit": 0, "queues": ["high", "low"]}, ["--work-queue", "high", "--work-queue", "low"]),
     ],
 )
@@ -162,6 +163,30 @@ def test_services() -> None:
     assert service["health"] == {"pool": "b", "worker": "a-b"}
     assert service["instance_options"] == {"MemoryMax": "1G"}
     assert service["settings_file"] == "worker.env"
+
+
+def test_a_process_worker_drains_by_its_launcher_and_has_time_for_it() -> None:
+    """A worker of another type has the same template, and what the unit's options say stays."""
+    shared = {"template": "prefect-worker@", "stop_timeout": 60, "options": {"ProtectHome": True}}
+    merged = [worker | shared for worker in found({"pool": "a", "limit": 0}, {"pool": "b", "type": "docker"})]
+    merged[0]["options"] = {"TimeoutStopSec": "1h"}
+
+    def services(*, drain: int) -> list[dict[str, Any]]:
+        options = {"MemoryMax": "1G"}
+        return worker_services(merged, HOST, options, version="3.8.8", interrupted="leave", limit=2, drain=drain)
+
+    plain, (own, docker) = services(drain=0), services(drain=600)
+    assert docker == plain[1]
+    assert plain[0]["command"][2] == "/opt/prefect/current/bin/prefect" and "--limit" not in plain[0]["command"]
+    assert "files" not in plain[0] and plain[0]["stop_timeout"] == 60
+    # The launcher knows flow runs by the slots that they hold.
+    assert own["command"][2] == "/opt/prefect/work" and own["command"][-2:] == ["--limit", "1000000"]
+    assert own["files"] == [{"path": "/opt/prefect/work", "template": "opt/prefect/work.j2", "mode": "0755"}]
+    assert (own["drain"], own["stop_timeout"]) == (600, 660)
+    assert own["instance_options"] == {"MemoryMax": "1G", "KillMode": "mixed"}
+    merged[0]["options"] = {}
+    more = {"KillMode": "mixed", "TimeoutStopSec": 660}
+    assert services(drain=600)[0]["instance_options"] == {"MemoryMax": "1G", **more}
 
 
 def test_what_is_served() -> None:

@@ -1,0 +1,99 @@
+"""The launcher of a worker that drains, with a worker in memory; tests/api/test_drain.py has those of releases."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from jinja2 import Environment
+
+LAUNCHER = Path(__file__).resolve().parents[2] / "templates/opt/prefect/work.j2"
+
+SCENE = """
+import asyncio, os, runpy, signal, sys, types
+
+class BaseWorker:
+    limiter = types.SimpleNamespace(borrowed_tokens=1)
+    answers = asyncio.Event()
+
+    async def get_and_submit_flow_runs(self):
+        await self.answers.wait()
+        return ["new"]
+
+sys.modules["prefect"] = sys.modules["prefect.workers"] = types.ModuleType("prefect")
+sys.modules["prefect.workers.base"] = types.SimpleNamespace(BaseWorker=BaseWorker)
+runpy.run_path(sys.argv[1], run_name="launcher")
+worker, ends = BaseWorker(), []
+poll, runs = worker.get_and_submit_flow_runs, worker.limiter
+
+def sigterm():
+    os.kill(os.getpid(), signal.SIGTERM)
+
+async def ended():
+    for _ in range(600):
+        if ends:
+            return
+        await asyncio.sleep(0.05)
+    sys.exit("it did not end")
+
+async def main():
+    signal.signal(signal.SIGTERM, lambda *_: ends.append(1))
+    worker.answers.set()
+    assert await poll() == ["new"]
+    {steps}
+    await asyncio.sleep(0.6)
+    assert len(ends) == 1, ends
+
+asyncio.run(main())
+"""
+
+
+@pytest.mark.parametrize(
+    ("drain", "steps"),
+    [
+        pytest.param(
+            600,
+            """
+            sigterm()
+            await asyncio.sleep(0.6)
+            assert not ends and await poll() == []
+            runs.borrowed_tokens = 0
+            await ended()
+            """,
+            id="its flow runs have ended",
+        ),
+        pytest.param(600, "runs.borrowed_tokens = 0; sigterm(); await ended()", id="it has no flow run"),
+        pytest.param(1, "sigterm(); await ended(); assert runs.borrowed_tokens", id="the time is over"),
+        pytest.param(600, "sigterm(); sigterm(); assert ends; runs.borrowed_tokens = 0", id="a second signal"),
+        pytest.param(
+            600,
+            """
+            runs.borrowed_tokens = 0
+            worker.answers.clear()
+            taking = asyncio.create_task(poll())
+            await asyncio.sleep(0.1)
+            sigterm()
+            await asyncio.sleep(0.6)
+            assert not ends
+            worker.answers.set()
+            runs.borrowed_tokens = len(await taking)
+            await asyncio.sleep(0.6)
+            assert not ends
+            runs.borrowed_tokens = 0
+            await ended()
+            """,
+            id="it is taking a flow run",
+        ),
+    ],
+)
+def test_a_worker_ends_once_and_only_when(drain: int, steps: str, tmp_path: Path) -> None:
+    environment = Environment()
+    environment.filters["comment"] = lambda text: f"# {text}"
+    names = {"__prefect_host": {"dirs": {"opt": "/opt/prefect"}}, "ansible_managed": "", "service": {"drain": drain}}
+    (tmp_path / "work").write_text(environment.from_string(LAUNCHER.read_text()).render(names))
+    scene = SCENE.replace("{steps}", "\n".join(f"    {line.strip()}" for line in steps.strip().splitlines()).strip())
+    command = [sys.executable, "-c", scene, str(tmp_path / "work")]
+    ended = subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
+    assert ended.returncode == 0, ended.stderr
