@@ -14,6 +14,7 @@ PLAY = $(RUN) ansible-playbook -i $(or $(strip $(INVENTORY)),$(error INVENTORY i
 ARGS ?=
 PURGE ?= 0
 ALL ?= 0
+HOSTS ?= 1
 ONLY ?=
 CHANGED ?= 0
 KEEP ?= 0
@@ -89,6 +90,9 @@ check-yaml: env
 test: env ## The tests, on hosts with a real systemd (root, Debian or Ubuntu); ALL=1, ONLY=system/proxy, CHANGED=1, KEEP=1: see docs/development.md
 	@$(RUN) tests/suites.py run $(if $(filter 1,$(ALL)),--all) $(if $(ONLY),--only $(ONLY)) $(if $(filter 1,$(CHANGED)),--changed) $(if $(filter 1,$(KEEP)),--keep)
 
+matrix: env ## The tests on every supported ansible-core and Python (ONLY="2.21 2.22/3.13", HOSTS=0): docs/development.md
+	@$(RUN) tests/cores.py run $(if $(ONLY),--only $(ONLY)) $(if $(filter 0,$(HOSTS)),--without-hosts)
+
 test-times: env ## How long the last run of the tests took, by suite and test, beside the run before it
 	@$(RUN) tests/suites.py times
 
@@ -139,9 +143,10 @@ bench: env .cache/release-3.8.8/.ready ## Compare with an installation by hand, 
 docs: env ## Write the generated pages
 	@$(RUN) python docs/generate.py
 
-lock: env ## Resolve every lock again: the controller's and Prefect's
+lock: env ## Resolve every lock again: the controller's, those of `make matrix` and Prefect's
 	@cd requirements && ../$(VENV)/bin/uv pip compile --quiet --upgrade --universal --python-version 3.11 --generate-hashes \
 	  --no-header --no-annotate controller.in -o controller.txt
+	@$(RUN) tests/cores.py lock
 	@$(RUN) python requirements/locks.py make
 
-.PHONY: help env $(PLAYBOOKS) check check-ansible check-types check-unit check-python check-yaml test test-times test-count test-unit test-system test-molecule test-api test-local test-preset test-flows faults bench docs lock
+.PHONY: help env $(PLAYBOOKS) check check-ansible check-types check-unit check-python check-yaml test matrix test-times test-count test-unit test-system test-molecule test-api test-local test-preset test-flows faults bench docs lock

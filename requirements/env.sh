@@ -1,9 +1,11 @@
 #!/usr/bin/env bash
-# The controller's Python environment, from the hashed lock. Usage: env.sh DIRECTORY, with PYTHON naming the interpreter.
+# A Python environment of the controller, from a hashed lock. Usage: env.sh DIRECTORY [LOCK], both below the clone, with
+# PYTHON naming the interpreter. LOCK is requirements/controller.txt unless given.
 set -euo pipefail
 cd "$(dirname "$0")"
 uv=../roles/prefect/files/locks/uv.txt
 venv=$(realpath -m "../$1")
+lock=../${2:-requirements/controller.txt}
 python=${PYTHON:-python3}
 
 "$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || {
@@ -21,7 +23,7 @@ if ! "$python" -c 'import ensurepip, venv' 2>/dev/null; then
     fi
 fi
 
-echo "env: installing the controller's locked environment into $1"
+echo "env: installing ${lock#../} into $1"
 "$venv/bin/python" -c '' 2>/dev/null || "$python" -m venv --clear --without-pip "$venv"
 # pip is only needed to install uv, and runs from the wheel that Python brings along for new environments.
 wheel=$("$python" -c '
@@ -37,4 +39,4 @@ pip install --quiet --no-compile --require-hashes --requirement "$uv"
 # uv does not read pip's configuration: a mirror that pip was told of is handed on.
 index=$(pip config get global.index-url 2>/dev/null || true)
 [ -z "$index" ] || export UV_DEFAULT_INDEX=${UV_DEFAULT_INDEX:-$index}
-UV_NATIVE_TLS=true "$venv/bin/uv" pip sync --quiet --python "$venv/bin/python" --require-hashes controller.txt "$uv"
+UV_NATIVE_TLS=true "$venv/bin/uv" pip sync --quiet --python "$venv/bin/python" --require-hashes "$lock" "$uv"

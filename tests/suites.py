@@ -60,6 +60,8 @@ DEFINITIONS = ("flows", "local/definitions_module", "local/scale", "system/defin
 OBJECTS = ("api", "flows/examples", "system", "molecule")
 
 AFFECTS: tuple[tuple[str, tuple[str, ...]], ...] = (
+    # What `make matrix` covers.
+    (r"tests/system/cycle\.py|requirements/cores/.*", ()),
     (r"tests/(system|api|flows|preset|local)/test_(\w+)\.py", (r"\1/\2",)),
     (r"tests/system/proxy/.*", ("system/proxy",)),
     (r"tests/system/browser\.py", ("system/browser",)),
@@ -86,7 +88,7 @@ AFFECTS: tuple[tuple[str, tuple[str, ...]], ...] = (
     (r"tests/unit/(fake_\w+|all_kinds|matrix)\.py", ("api", "local")),
     (r"tests/conftest\.py", ALL_BUT_UNIT),
     (r"tests/suites\.py", ("local/suites",)),
-    (r"tests/unit/.*|tests/(lint|syntax)\.py", ()),
+    (r"tests/unit/.*|tests/(lint|syntax|cores)\.py", ()),
     (r"docs/[^/]+|docs/templates/.*|[A-Z]+\.md|changelogs/.*|benchmarks/.*|LICENSE", ()),
     (r"\.(ansible-lint|yamllint|gitignore)|\.(ci|github|collections)/.*", ()),
 )
