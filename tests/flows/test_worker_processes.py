@@ -96,15 +96,15 @@ def run(api: Api, place: Path, name: str, **more: Any) -> tuple[str, str]:
     return api.state(started_run), api.log(started_run)
 
 
-def test_a_flow_run_comes_before_its_worker_and_says_so(api: Api, place: Path) -> None:
+def test_a_flow_run_that_the_kernel_has_killed_says_so(api: Api, place: Path) -> None:
+    """Its own last lines are lost with it: Prefect sends them every two seconds."""
     state, log = run(api, place, "killed", parameters={"killed": True})
     assert state == "CRASHED"
-    assert f"adjustment {min(OWN + MORE, 1000)}" in log
     assert "The kernel killed this flow run for memory." in log
 
 
 @pytest.mark.skipif(UV is None, reason="no uv beside this Python")
-def test_a_deployment_adds_packages_of_its_own(api: Api, place: Path) -> None:
+def test_a_deployment_adds_packages_of_its_own_and_comes_before_the_worker(api: Api, place: Path) -> None:
     """The worker goes on after the flow run that was killed, and other deployments do not get the packages."""
     command = f"uv run --no-project --with {place}/added-1.0-py3-none-any.whl python -m prefect.engine"
     state, log = run(api, place, "with", job_variables={"command": command})
@@ -113,4 +113,5 @@ def test_a_deployment_adds_packages_of_its_own(api: Api, place: Path) -> None:
     assert f"adjustment {min(OWN + MORE, 1000)}" in log
     state, log = run(api, place, "without")
     assert (state, "added False" in log) == ("COMPLETED", True)
+    assert f"adjustment {min(OWN + MORE, 1000)}" in log
     assert "for memory" not in log
