@@ -24,7 +24,7 @@ def test_the_collection_declares_what_is_tested() -> None:
     declared = yaml.safe_load((ROOT / "meta" / "runtime.yml").read_text())["requires_ansible"]
     assert declared == f">={versions[0]}.0,<{major}.{int(minor) + 1}"
     page = (ROOT / "docs" / "supported.md").read_text()
-    assert re.findall(r"^\| ansible-core ([\d.]+) \| works \|", page, re.MULTILINE) == versions
+    assert re.findall(r"^\| ansible-core ([\d.]+) \| (?:works|untested) \|", page, re.MULTILINE) == versions
 
 
 @pytest.mark.parametrize("core", cores.CORES, ids=lambda core: core.version)
