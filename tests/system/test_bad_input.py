@@ -226,7 +226,8 @@ def test_a_release_that_cannot_be_built_leaves_none(
     variables, says = unproven[kind]
     refused(host.play(variables=variables), *says)
     assert (
-        host.sh("ls -A /opt/prefect/releases /opt/prefect | grep -v -e ^[.] -e :$ | xargs") == "bin lib releases state uv"
+        host.sh("ls -A /opt/prefect/releases /opt/prefect | grep -v -e ^[.] -e :$ | xargs")
+        == "bin lib releases state uv"
     )
     assert host.server_pid() == 0
 
