@@ -73,24 +73,22 @@ UNLIMITED = 1_000_000
 """Limit of a worker that drains and has no limit: by the slots of a limit, the launcher knows what is under way."""
 
 
-def worker_command(
-    worker: dict[str, Any], *, opt: str, version: str, program: str = "current/bin/prefect", unlimited: int = 0
-) -> list[str]:
+def worker_command(worker: dict[str, Any], *, opt: str, version: str, drain: int = 0) -> list[str]:
     """Return the command line of a worker for a version of Prefect.
 
     If its flow runs are processes on this host, a launcher lets the kernel kill these first when memory is short.
     `--type` lets the worker start while the API is down, and `--install-policy` keeps it from adding packages to
     the release. From Prefect 3.7 on, an option keeps it from creating a missing pool: the inventory defines the pools.
-    `program` is what stands for Prefect's command, below `opt`. `unlimited` is the limit of a worker that has none, or
-    0 for no option.
+    With `drain`, in seconds, it also lets the worker drain.
     """
     launcher = [f"{opt}/current/bin/python", f"{opt}/lib/launch-worker"] if worker["type"] == "process" else []
-    command = [*launcher, f"{opt}/{program}", "--no-prompt"]
+    launcher += ["--drain", str(drain)] if drain else []
+    command = [*launcher, f"{opt}/current/bin/prefect", "--no-prompt"]
     command += ["worker", "start", "--name", worker["name"], "--pool", worker["pool"]]
     command += ["--type", worker["type"], "--install-policy", "never", "--with-healthcheck"]
     if tuple(int(part) for part in re.findall(r"\d+", version)[:2]) >= (3, 7):
         command.append("--no-create-pool-if-not-found")
-    if limit := max(int(worker["limit"] or 0), 0) or unlimited:
+    if limit := max(int(worker["limit"] or 0), 0) or (UNLIMITED if drain else 0):
         command += ["--limit", str(limit)]
     for queue in worker["queues"]:
         command += ["--work-queue", queue]
@@ -153,9 +151,7 @@ def worker_services(
         if drain <= 0 or worker["type"] != "process":
             return {"command": worker_command(worker, opt=opt, version=version)}
         return {
-            "command": worker_command(worker, opt=opt, version=version, program="work", unlimited=UNLIMITED),
-            "files": [{"path": f"{opt}/work", "template": "opt/prefect/work.j2", "mode": "0755"}],
-            "drain": drain,
+            "command": worker_command(worker, opt=opt, version=version, drain=drain),
             "stop_timeout": worker["stop_timeout"] + drain,
             # In the instance's drop-in: a worker of another type has the same template. SIGTERM is for the worker only.
             "instance_options": instance_options

@@ -1,4 +1,4 @@
-"""Runs a worker whose flow runs the kernel kills first when memory is short, and says so in their logs.
+"""Runs a worker whose flow runs the kernel kills first when memory is short, and says so in their logs; it may drain.
 
 Prefect has no setting for this. The processes of flow runs inherit the OOM score adjustment of their worker, so the
 kernel may kill the worker, and with it all of its flow runs. A process may raise the adjustment of another one of its
@@ -21,6 +21,7 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
+from . import drain
 from .client import Failure
 from .rescue import memory_kills
 from .status import client_of
@@ -109,11 +110,21 @@ def report(run: str) -> None:
 
 
 def main(arguments: Sequence[str]) -> None:
-    """Run a Python program in this process. The arguments are this program's path, the other's, and its arguments."""
-    launcher, program = arguments[0], arguments[1]
+    """Run a Python program in this process.
+
+    The arguments are this program's path, `--drain` and its seconds if the worker is to drain, the path of the other
+    program, and its arguments.
+    """
+    launcher, *rest = arguments
+    if rest[0] == "--drain":
+        drain.turn_to_release()
+        from prefect.workers.base import BaseWorker
+
+        drain.install(BaseWorker, int(rest[1]))
+        rest = rest[2:]
     subprocess.Popen = Process  # type: ignore[misc]
-    sys.argv = list(arguments[1:])
+    sys.argv = rest
     # Python puts the directory of its program first.
     if sys.path and sys.path[0] == str(Path(launcher).parent):
-        sys.path[0] = str(Path(program).parent)
-    runpy.run_path(program, run_name="__main__")
+        sys.path[0] = str(Path(rest[0]).parent)
+    runpy.run_path(rest[0], run_name="__main__")

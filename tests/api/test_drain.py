@@ -1,4 +1,4 @@
-"""The launcher of a worker that drains, with a release's own worker and flow runs."""
+"""A worker that drains, with a release's own worker and flow runs."""
 
 from __future__ import annotations
 
@@ -16,10 +16,18 @@ import pytest
 from ansible_collections.selfhosted.prefect.plugins.filter.workers import worker_command
 from ansible_collections.selfhosted.prefect.plugins.module_utils.api import Api
 from conftest import AUTH, RELEASES, PrefectServer, Release
-from jinja2 import Environment
 from local_servers import free_port
 
-LAUNCHER = Path(__file__).resolve().parents[2] / "templates/opt/prefect/work.j2"
+ROOT = Path(__file__).resolve().parents[2]
+
+# As templates/opt/prefect/lib/launch-worker.j2.
+LAUNCHER = """
+import pathlib, sys
+sys.path.insert(0, str(pathlib.Path(sys.argv[0]).parent))
+from prefect_info.launch import main
+del sys.path[0]
+main(sys.argv)
+"""
 SECONDS = 180
 
 # Writes a line when it begins, and ends when a file says so.
@@ -89,18 +97,14 @@ class Worker:
 def worker(server: PrefectServer, python: Path, directory: Path, *, drain: int) -> Iterator[Worker]:
     """Run a worker that looks for flow runs twice a second, through a link to its release."""
     (directory / "current").symlink_to(python.parents[1])
-    launcher = directory / "work"
-    names = {"__prefect_host": {"dirs": {"opt": str(directory)}}, "ansible_managed": "", "service": {"drain": drain}}
-    environment = Environment(keep_trailing_newline=True)
-    environment.filters["comment"] = lambda text: f"# {text}"
-    launcher.write_text(environment.from_string(LAUNCHER.read_text()).render(names))
-    launcher.chmod(0o755)
+    (directory / "lib").mkdir()
+    (directory / "lib" / "launch-worker").write_text(LAUNCHER)
+    (directory / "lib" / "prefect_info").symlink_to(ROOT / "plugins/module_utils")
     (directory / "waiting.py").write_text(FLOW)
     pool = f"drain-{free_port()}"
     described: dict[str, Any] = {"name": pool, "pool": pool, "type": "process", "limit": 0, "queues": []}
     version = ".".join(map(str, server.version))
-    # Without the launcher that raises the OOM score adjustment of flow runs.
-    command = worker_command(described, opt=str(directory), version=version, program="work", unlimited=1000)[2:]
+    command = worker_command(described, opt=str(directory), version=version, drain=drain)
     settings = {
         "PREFECT_HOME": str(directory / "home"),
         "PREFECT_API_URL": server.url,

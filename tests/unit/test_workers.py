@@ -178,11 +178,11 @@ def test_a_process_worker_drains_by_its_launcher_and_has_time_for_it() -> None:
     plain, (own, docker) = services(drain=0), services(drain=600)
     assert docker == plain[1]
     assert plain[0]["command"][2] == "/opt/prefect/current/bin/prefect" and "--limit" not in plain[0]["command"]
-    assert "files" not in plain[0] and plain[0]["stop_timeout"] == 60
+    assert plain[0]["stop_timeout"] == 60
     # The launcher knows flow runs by the slots that they hold.
-    assert own["command"][2] == "/opt/prefect/work" and own["command"][-2:] == ["--limit", "1000000"]
-    assert own["files"] == [{"path": "/opt/prefect/work", "template": "opt/prefect/work.j2", "mode": "0755"}]
-    assert (own["drain"], own["stop_timeout"]) == (600, 660)
+    assert own["command"][2:5] == ["--drain", "600", "/opt/prefect/current/bin/prefect"]
+    assert own["command"][-2:] == ["--limit", "1000000"]
+    assert own["stop_timeout"] == 660
     assert own["instance_options"] == {"MemoryMax": "1G", "KillMode": "mixed"}
     merged[0]["options"] = {}
     more = {"KillMode": "mixed", "TimeoutStopSec": 660}

@@ -1,4 +1,4 @@
-"""The launcher of a worker that drains, with a worker in memory; tests/api/test_drain.py has those of releases."""
+"""A worker in memory that drains; tests/api/test_drain.py has those of releases."""
 
 from __future__ import annotations
 
@@ -7,9 +7,8 @@ import sys
 from pathlib import Path
 
 import pytest
-from jinja2 import Environment
 
-LAUNCHER = Path(__file__).resolve().parents[2] / "templates/opt/prefect/work.j2"
+DRAIN = Path(__file__).resolve().parents[2] / "plugins/module_utils/drain.py"
 
 SCENE = """
 import asyncio, os, runpy, signal, sys, types
@@ -22,9 +21,7 @@ class BaseWorker:
         await self.answers.wait()
         return ["new"]
 
-sys.modules["prefect"] = sys.modules["prefect.workers"] = types.ModuleType("prefect")
-sys.modules["prefect.workers.base"] = types.SimpleNamespace(BaseWorker=BaseWorker)
-runpy.run_path(sys.argv[1], run_name="launcher")
+runpy.run_path(sys.argv[1])["install"](BaseWorker, int(sys.argv[2]))
 worker, ends = BaseWorker(), []
 poll, runs = worker.get_and_submit_flow_runs, worker.limiter
 
@@ -92,12 +89,8 @@ asyncio.run(main())
         ),
     ],
 )
-def test_a_worker_ends_once_and_only_when(drain: int, steps: str, tmp_path: Path) -> None:
-    environment = Environment()
-    environment.filters["comment"] = lambda text: f"# {text}"
-    names = {"__prefect_host": {"dirs": {"opt": "/opt/prefect"}}, "ansible_managed": "", "service": {"drain": drain}}
-    (tmp_path / "work").write_text(environment.from_string(LAUNCHER.read_text()).render(names))
+def test_a_worker_ends_once_and_only_when(drain: int, steps: str) -> None:
     scene = SCENE.replace("{steps}", "\n".join(f"    {line.strip()}" for line in steps.strip().splitlines()).strip())
-    command = [sys.executable, "-c", scene, str(tmp_path / "work")]
+    command = [sys.executable, "-c", scene, str(DRAIN), str(drain)]
     ended = subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
     assert ended.returncode == 0, ended.stderr
