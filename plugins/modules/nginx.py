@@ -44,7 +44,9 @@ options:
     required: false
     default: []
   unwanted:
-    description: Files outside the ledger to remove, such as the default site of a package that was just installed.
+    description:
+      - Links of the Nginx package to remove, such as its default site. One that leads elsewhere, or to a file that was
+        changed, stays.
     type: list
     elements: path
     default: []
@@ -152,7 +154,7 @@ from pathlib import Path
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.selfhosted.prefect.plugins.module_utils import nginx_trial
+from ansible_collections.selfhosted.prefect.plugins.module_utils import dpkg, nginx_trial
 from ansible_collections.selfhosted.prefect.plugins.module_utils.files import (
     FILES,
     SECRETS,
@@ -508,6 +510,7 @@ def main() -> None:
         supports_check_mode=True,
     )
     params, nginx = module.params, Nginx()
+    params["unwanted"] = [path for path in params["unwanted"] if dpkg.is_packaged_link(path, "nginx")]
     written: list[str] = []
     diff: list[dict[str, str]] = []
     reloaded = enabled = False

@@ -11,6 +11,9 @@ short_description: Install packages of the distribution so that they can be remo
 description:
   - Before it installs, the module records which packages will be installed, and which accounts will be new. Later it
     removes exactly those, unless something else needs them by then.
+  - A package is purged only if that removes nothing of others, otherwise it is removed and its files stay. So the
+    module records which directories and accounts of the packages did not exist before. A purge must find no other file
+    there than those of the packages and of the ledgers, and no changed configuration file.
   - Several owners may need the same package. It is removed with the last of them.
   - Calls C(apt-get) itself, since M(ansible.builtin.apt) installs python3-apt if it is missing, and leaves it.
 version_added: 0.2.0
@@ -78,13 +81,20 @@ removed:
   returned: success
   type: list
   elements: str
+fresh:
+  description: Paths and accounts of these packages that did not exist before this module installed them.
+  returned: success
+  type: list
+  elements: str
+left:
+  description: Removed packages that were not purged, and why.
+  returned: success
+  type: dict
 """
 
 import contextlib
-import grp
 import json
 import os
-import pwd
 import re
 import subprocess
 from collections.abc import Collection, Iterator
@@ -92,11 +102,14 @@ from pathlib import Path
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.selfhosted.prefect.plugins.module_utils import safe_files
+from ansible_collections.selfhosted.prefect.plugins.module_utils import dpkg, safe_files
 
 APT = ["apt-get", "--quiet", "--yes", "--no-install-recommends", "-o", "DPkg::Lock::Timeout=300"]
 UNITS = Path("/lib/systemd/system")
 MASKS = Path("/etc/systemd/system")
+
+LEFT_BEHIND = ("/var/www", "/var/www/html", "/var/www/html/index.nginx-debian.html")
+"""What Nginx creates and its purge leaves."""
 
 DEFAULT_LOCALE = Path("/etc/default/locale")
 """A symbolic link of systemd on newer Debian, which a purge of the package locales removes."""
@@ -142,11 +155,6 @@ def needed_by(names: Collection[str]) -> set[str]:
     relations = ("--no-suggests", "--no-conflicts", "--no-breaks", "--no-replaces", "--no-enhances")
     tree = run("apt-cache", "depends", "--recurse", "--installed", *relations, *sorted(names))
     return {line.split(":")[0] for line in tree.splitlines() if line and not line.startswith((" ", "|", "<"))}
-
-
-def accounts_there() -> set[str]:
-    """Return the names of the users and groups of this host."""
-    return {user.pw_name for user in pwd.getpwall()} | {group.gr_name for group in grp.getgrall()}
 
 
 def removable(record: dict[str, Any], owner: str) -> list[str]:
@@ -200,14 +208,25 @@ def install(params: dict[str, Any], record: dict[str, Any], *, missing: set[str]
     except PackageError:
         run(*APT, "update")
         coming = planned("install", missing)
+    earlier = dpkg.claims(present(record["came"]))
     # A recorded package that was removed and installed again by others stays on record.
     record["came"] = sorted({*record["came"], *coming})
-    strangers = accounts_there()
-    record["accounts"] = sorted({*record["accounts"], *(set(params["accounts"]) - strangers)})
-    for unit in params["mask"]:
-        if not (UNITS / unit).exists() and not (MASKS / unit).is_symlink():
-            (MASKS / unit).symlink_to("/dev/null")
-            record["masked"] = sorted({*record["masked"], unit})
+    claimed = {*dpkg.claims(coming), *params["accounts"], *(LEFT_BEHIND if "nginx" in coming else ())}
+    there = dpkg.existing(claimed)
+    record["accounts"] = sorted({*record["accounts"], *(set(params["accounts"]) - there)})
+    # What a run that was killed has installed is still new. Without its packages, it is another owner's by now.
+    known = set(record["fresh"]) - (set() if record["installing"] else there - earlier)
+    record |= {"fresh": sorted(known | (claimed - there)), "installing": True}
+    mine = [unit for unit in params["mask"] if not (UNITS / unit).exists() and not (MASKS / unit).is_symlink()]
+    for unit in mine:
+        if (MASKS / unit).exists():
+            raise PackageError(
+                f"{MASKS / unit} exists, and this collection did not create it; {', '.join(sorted(missing))} would "
+                "start it now and stop it at its removal. Give it another name"
+            )
+    for unit in mine:
+        (MASKS / unit).symlink_to("/dev/null")
+        record["masked"] = sorted({*record["masked"], unit})
     write(path, record)
     try:
         run(*APT, "install", *sorted(missing))
@@ -215,14 +234,18 @@ def install(params: dict[str, Any], record: dict[str, Any], *, missing: set[str]
         # The package list may name versions that the archive has replaced since.
         run(*APT, "update")
         run(*APT, "install", *sorted(missing))
+    record["installing"] = False
     return sorted(coming)
 
 
-def purge(record: dict[str, Any], doomed: list[str]) -> None:
-    """Remove packages, and with the last of them their accounts and masks."""
+def purge(record: dict[str, Any], doomed: list[str], left: Collection[str]) -> None:
+    """Remove packages, and with the last of them their accounts and masks. Do not purge those in `left`."""
     locale = str(DEFAULT_LOCALE.readlink()) if DEFAULT_LOCALE.is_symlink() else ""
-    if doomed:
-        run(*APT, "purge", *doomed)
+    # A purge also takes packages that depend on one of them, so the others are removed before.
+    if left:
+        run(*APT, "remove", *sorted(left))
+    if purged := sorted(set(doomed) - set(left)):
+        run(*APT, "purge", *purged)
     if locale and not DEFAULT_LOCALE.is_symlink():
         DEFAULT_LOCALE.symlink_to(locale)
     record["came"] = sorted(present(set(record["came"]) - set(doomed)))
@@ -231,9 +254,10 @@ def purge(record: dict[str, Any], doomed: list[str]) -> None:
         record["masked"].remove(unit)
     if not record["owners"]:
         if not record["came"]:
-            remove_accounts(record["accounts"])
+            # Files that stay may belong to an account of their package.
+            remove_accounts(set(record["accounts"]) - dpkg.claims(left))
         # Packages that something else needs by now are no longer managed.
-        record.update({"came": [], "accounts": []})
+        record.update({"came": [], "accounts": [], "fresh": [], "installing": False})
 
 
 def main() -> None:
@@ -253,16 +277,18 @@ def main() -> None:
     path = Path(params["record"])
     known = path.exists()
     if params["state"] == "absent" and not known:
-        module.exit_json(changed=False, installed=[], came=[], removed=[])
+        module.exit_json(changed=False, installed=[], came=[], removed=[], fresh=[], left={})
     os.umask(0o022)
     installed: list[str] = []
     removed: list[str] = []
+    left: dict[str, str] = {}
     try:
         with held(path, dry=dry):
             record: dict[str, Any] = {"owners": {}, "came": [], "accounts": [], "masked": [], "ledgers": []}
+            record |= {"fresh": [], "installing": False}
             if known:
                 record |= json.loads(safe_files.read(path))
-            before = json.dumps(record, sort_keys=True)
+            before, fresh = json.dumps(record, sort_keys=True), record["fresh"]
             if params["state"] == "present":
                 if params["owner"] not in record["owners"]:
                     # The ledger recognizes a host of a version without ledgers by owners that are missing here.
@@ -272,16 +298,21 @@ def main() -> None:
                     installed = sorted(missing) if dry else install(params, record, missing=missing)
             elif params["owner"] in record["owners"]:
                 removed = [] if params["keep"] else removable(record, params["owner"])
+                left = dpkg.reasons(removed, fresh=record["fresh"], ledgers=path.parent)
                 del record["owners"][params["owner"]]
                 record["ledgers"] = [owner for owner in record["ledgers"] if owner != params["owner"]]
                 if not dry:
-                    purge(record, removed)
+                    purge(record, removed, left)
             changed = bool(installed or removed) or json.dumps(record, sort_keys=True) != before
             if changed and not dry:
                 write(path, record)
     except (PackageError, OSError) as error:
         module.fail_json(msg=f"packages for {params['owner']}: {error}")
-    module.exit_json(changed=changed, installed=installed, came=record["came"], removed=removed)
+    for reason in dict.fromkeys(left.values()):
+        names = ", ".join(name for name in left if left[name] == reason)
+        module.warn(f"Removed {names} without a purge, so that the configuration and data stay: {reason}.")
+    result = {"installed": installed, "came": record["came"], "removed": removed}
+    module.exit_json(changed=changed, fresh=record["fresh"] or fresh, left=left, **result)
 
 
 if __name__ == "__main__":

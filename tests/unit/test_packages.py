@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+from ansible_collections.selfhosted.prefect.plugins.module_utils import dpkg
 from ansible_collections.selfhosted.prefect.plugins.modules import packages
 from fake_api import outcome
 
@@ -24,6 +27,7 @@ class Host:
 
     def __init__(self, *there: str) -> None:
         self.there, self.fails, self.calls = set(there), "", list[str]()
+        self.purged = set[str]()
 
     def closure(self, names: set[str], edges: dict[str, list[str]] | None = None) -> set[str]:
         found, edges = set(names), DEPENDS if edges is None else edges
@@ -34,7 +38,7 @@ class Host:
     def run(self, *command: str) -> str:
         tool, action = (
             command[0],
-            next(word for word in command[1:] if word in ("install", "purge", "update", "depends")),
+            next(word for word in command[1:] if word in ("install", "purge", "remove", "update", "depends")),
         )
         names = set(command[command.index(action) + 1 :])
         names = {name for name in names if not name.startswith("-")}
@@ -52,6 +56,8 @@ class Host:
             return (
                 "".join(f"Inst {name} (1.0 Debian [amd64])\n" for name in coming) + "Inst libc6 [2.36] (2.37 Debian)\n"
             )
+        if action == "purge" and not simulated:
+            self.purged |= names
         users = {name: [user for user, needs in DEPENDS.items() if name in needs] for name in self.there}
         going = self.closure(names, users) & self.there
         if not simulated:
@@ -62,6 +68,8 @@ class Host:
 @pytest.fixture
 def manage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Any]:
     host = Host("bash")
+    monkeypatch.setattr(dpkg, "PURGES", [])
+    monkeypatch.setattr(dpkg, "query", lambda *_: "")
     monkeypatch.setattr(packages, "run", host.run)
     monkeypatch.setattr(packages, "present", lambda names: set(names) & host.there)
     monkeypatch.setattr(packages, "MASKS", tmp_path)
@@ -163,3 +171,155 @@ def test_the_record_says_who_and_what(manage: Callable[..., Any]) -> None:
 def test_commands_that_fail_say_why() -> None:
     with pytest.raises(packages.PackageError, match="exit code 3\nno such thing"):
         packages.run("sh", "-c", "echo no such thing >&2; exit 3")
+
+
+@pytest.fixture
+def redis(manage: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Give the directory of a Redis package's files: a configuration file, and data in `lib`."""
+    etc = tmp_path / "redis"
+    paths = (f"{etc}", f"{tmp_path}/data")
+    purge = dpkg.Purge(packages="redis-.*", paths=paths, accounts=("redis-of-the-test",))
+    monkeypatch.setattr(dpkg, "PURGES", [purge])
+    digest = hashlib.md5(b"port 6379\n", usedforsecurity=False).hexdigest()
+    monkeypatch.setattr(dpkg, "query", lambda word, *_: f" {etc}/redis.conf {digest}\n" if word == "--show" else "")
+    return etc
+
+
+def unpack(etc: Path) -> None:
+    etc.mkdir(exist_ok=True)
+    (etc / "redis.conf").write_text("port 6379\n")
+
+
+def test_a_package_whose_purge_takes_only_its_own_is_purged(manage: Callable[..., Any], redis: Path) -> None:
+    assert str(redis) in manage("one", "redis-server")["fresh"]
+    unpack(redis)
+    gone = manage("one", state="absent")
+    assert gone["left"] == {}
+    assert gone["host"].purged == {"liblzf1", "redis-server", "redis-tools"}
+
+
+@pytest.mark.parametrize("before", ["redis", "data"])
+def test_directories_that_existed_before_a_package_survive_it(
+    manage: Callable[..., Any], redis: Path, before: str
+) -> None:
+    (redis.parent / before).mkdir()
+    manage("one", "redis-server")
+    unpack(redis)
+    gone = manage("one", state="absent")
+    assert gone["removed"] == ["liblzf1", "redis-server", "redis-tools"]
+    assert gone["host"].purged == {"liblzf1"}
+    assert gone["host"].there == {"bash"}
+    assert gone["left"].keys() == {"redis-server", "redis-tools"}
+    assert gone["left"]["redis-tools"] == f"{redis.parent / before} may have existed before the package"
+
+
+def test_an_account_that_existed_before_a_package_survives_it(
+    manage: Callable[..., Any], redis: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(dpkg, "PURGES", [replace(dpkg.PURGES[0], accounts=("root",))])
+    manage("one", "redis-server")
+    assert manage("one", state="absent")["left"]["redis-tools"] == "root may have existed before the package"
+
+
+@pytest.mark.parametrize("name", ["site.key", "sub/site.key"])
+def test_a_file_of_others_survives_the_package(manage: Callable[..., Any], redis: Path, name: str) -> None:
+    manage("one", "redis-server")
+    unpack(redis)
+    (redis / name).parent.mkdir(exist_ok=True)
+    (redis / name).touch()
+    assert manage("one", state="absent")["left"]["redis-tools"] == f"{redis / name} did not come with the package"
+
+
+def test_a_link_is_another_owners_file_and_is_not_followed(manage: Callable[..., Any], redis: Path) -> None:
+    manage("one", "redis-server")
+    unpack(redis)
+    (redis / "link").symlink_to("/etc")
+    assert manage("one", state="absent")["left"]["redis-tools"] == f"{redis / 'link'} did not come with the package"
+
+
+def test_a_file_of_a_ledger_does_not_keep_the_package(manage: Callable[..., Any], redis: Path) -> None:
+    manage("one", "redis-server")
+    unpack(redis)
+    (redis / "recorded").touch()
+    entry = {"kind": "file", "name": str(redis / "recorded")}
+    (redis.parent / "lib/prefect.json").write_text(json.dumps({"entries": {"file x": entry}}))
+    assert manage("one", state="absent")["left"] == {}
+
+
+def test_a_configuration_file_that_was_changed_survives_the_package(manage: Callable[..., Any], redis: Path) -> None:
+    manage("one", "redis-server")
+    unpack(redis)
+    (redis / "redis.conf").write_text("port 6380\n")
+    left = manage("one", state="absent")["left"]
+    assert left["redis-tools"] == f"{redis / 'redis.conf'} was changed"
+
+
+def test_a_record_of_an_earlier_version_does_not_know_what_existed(manage: Callable[..., Any], redis: Path) -> None:
+    manage("one", "redis-server")
+    unpack(redis)
+    path = redis.parent / "lib/record.json"
+    record = json.loads(path.read_text())
+    del record["fresh"], record["installing"]
+    path.write_text(json.dumps(record))
+    assert manage("one", state="absent")["left"].keys() == {"redis-server", "redis-tools"}
+
+
+def test_a_killed_installation_still_knows_what_was_new(manage: Callable[..., Any], redis: Path) -> None:
+    host = manage("none", state="absent")["host"]
+    host.fails = "install"
+    manage("one", "redis-server")
+    unpack(redis)
+    host.fails = ""
+    assert str(redis) in manage("one", "redis-server")["fresh"]
+
+
+def test_what_others_installed_in_the_meantime_is_not_new(manage: Callable[..., Any], redis: Path) -> None:
+    host = manage("one", "redis-server")["host"]
+    host.there -= {"redis-server", "redis-tools"}
+    unpack(redis)
+    assert str(redis) not in manage("one", "redis-server")["fresh"]
+
+
+@pytest.mark.parametrize(("content", "kept"), [("To enable it, add some certificates.\n", False), ("-----BEGIN", True)])
+def test_a_placeholder_that_a_person_filled_survives_the_package(
+    manage: Callable[..., Any], redis: Path, monkeypatch: pytest.MonkeyPatch, content: str, kept: bool
+) -> None:
+    placeholders = {str(redis / "root.crt"): b"-----BEGIN"}
+    monkeypatch.setattr(dpkg, "PURGES", [replace(dpkg.PURGES[0], placeholders=placeholders)])
+    manage("one", "redis-server")
+    unpack(redis)
+    (redis / "root.crt").write_text(content)
+    assert bool(manage("one", state="absent")["left"]) == kept
+
+
+def test_another_packages_directory_that_its_removal_deletes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(dpkg, "SCRIPTS", tmp_path)
+    (tmp_path / "odd.postrm").write_text(
+        'rmdir /etc/kept\n  rm -rf /var/cache/odd /var/lib/odd /etc/odd/ "$X"\n rm -f /etc/single\n'
+    )
+    assert dpkg.deleted_recursively("odd") == {"/var/lib/odd", "/etc/odd"}
+
+
+def test_a_unit_of_others_is_neither_masked_nor_stopped(manage: Callable[..., Any]) -> None:
+    directory = manage("none", state="absent")["directory"]
+    (directory / "redis-server.service").write_text("[Service]\n")
+    said = manage("one", "redis-server", mask=["redis-server.service"])
+    assert "redis-server.service exists, and this collection did not create it" in said["msg"]
+    assert said["host"].calls == []
+
+
+@pytest.mark.parametrize("state", ["own", "changed", "elsewhere", "file"])
+def test_only_the_packages_own_default_site_is_unwanted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, state: str
+) -> None:
+    link, target = tmp_path / "enabled", tmp_path / "available"
+    target.write_text("changed" if state == "changed" else "default")
+    if state == "file":
+        link.write_text("default")
+    else:
+        link.symlink_to("/etc/passwd" if state == "elsewhere" else target)
+    monkeypatch.setattr(dpkg, "PURGES", [dpkg.Purge("nginx", (), links={str(link): str(target)})])
+    digest = hashlib.md5(b"default", usedforsecurity=False).hexdigest()
+    answers = {"--search": f"nginx-common: {target}\n", "--show": f" {target} {digest}\n"}
+    monkeypatch.setattr(dpkg, "query", lambda word, *_: answers[word])
+    assert dpkg.is_packaged_link(str(link), "nginx") == (state == "own")

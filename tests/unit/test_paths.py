@@ -58,6 +58,7 @@ ALLOWED = {
     ("ledger.py", "Ledger.read"): "the directory of the ledgers",
     ("ledger.py", "Ledger.others"): "the directory of the ledgers",
     ("ledger.py", "opened"): "the directory of the ledgers",
+    ("dpkg.py", "recorded"): "the directory of the ledgers, which only root can write",
     ("packages.py", "held"): "/var/lib/selfhosted-prefect, which only root can write",
     ("postgres_cluster.py", "dump"): "a directory below /var/backups",
     ("packages.py", "install"): "/etc/systemd/system",
