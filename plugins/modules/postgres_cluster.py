@@ -13,6 +13,7 @@ description:
     PostgreSQL would reject are rolled back. PostgreSQL is reloaded, and restarted only if a setting requires it.
   - A cluster that M(selfhosted.prefect.packages) did not install belongs to others. It keeps its tuning, its
     certificate and its addresses, to which O(listen) is added, and is never dropped.
+  - A settings file of that name that does not begin with this collection's header is another owner's, and is refused.
 version_added: 0.2.0
 author: The selfhosted.prefect maintainers
 extends_documentation_fragment: selfhosted.prefect.ledger
@@ -160,11 +161,24 @@ from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.selfhosted.prefect.plugins.module_utils import safe_files
-from ansible_collections.selfhosted.prefect.plugins.module_utils.ledger import LEDGER, Ledger, LedgerError, opened
+from ansible_collections.selfhosted.prefect.plugins.module_utils.ledger import (
+    KEPT,
+    LEDGER,
+    Ledger,
+    LedgerError,
+    described,
+    facts,
+    keep_aside,
+    opened,
+    put_back,
+)
 from ansible_collections.selfhosted.prefect.plugins.module_utils.safe_files import beside, followed, reach
 
 UNCHOSEN = {"", "server.crt", "/etc/ssl/certs/ssl-cert-snakeoil.pem"}
 """Default certificates, which no one has chosen."""
+
+HEADER = "# Ansible managed: selfhosted.prefect\n"
+"""The first line of a settings file of this collection."""
 
 HBA_PROBLEMS = (
     "select 'pg_hba.conf, line ' || line_number || ': ' || error from pg_hba_file_rules where error is not null"
@@ -442,7 +456,48 @@ def key(cluster: Cluster, name: str) -> str:
 
 def configured_before(ledger: Ledger, cluster: Cluster, params: dict[str, Any]) -> bool:
     """Return whether an earlier version without a ledger configured a cluster for this instance."""
-    return ledger.recognized and (cluster.config / "conf.d" / f"{params['name']}.conf").exists()
+    return ledger.recognized and has_header(drop_in_of(cluster, params))
+
+
+def drop_in_of(cluster: Cluster, params: dict[str, Any]) -> Path:
+    """Return the settings file of this instance in a cluster."""
+    return cluster.config / "conf.d" / f"{params['name']}.conf"
+
+
+def has_header(path: Path) -> bool:
+    """Return whether this collection wrote a settings file."""
+    with contextlib.suppress(OSError):
+        return (text_of(path) or "").startswith(HEADER)
+    return False
+
+
+def wrote(ledger: Ledger | None, path: Path) -> bool:
+    """Return whether a settings file is this instance's: recorded, or of a version that did not record it."""
+    return os.path.lexists(path) and (has_header(path) or (ledger is not None and bool(ledger.get("file", path))))
+
+
+def expect_drop_in(ledger: Ledger | None, path: Path, *, write: bool) -> None:
+    """Record the settings file before it is written, and keep another owner's. Raises LedgerError for that."""
+    if ledger is None or ledger.get("file", path):
+        return
+    entry: dict[str, Any] = {"kind": "file", "name": str(path), "origin": "created"}
+    if os.path.lexists(path) and not has_header(path):
+        if "files" not in ledger.adopt:
+            raise LedgerError(
+                f"prefect_instance: {path} is {described(path)}, and this collection did not create it; rename it, or "
+                "add files to prefect_adopt to replace it: what it is now is restored when Prefect is removed"
+            )
+        entry |= {"origin": "adopted", "was": facts(path)}
+    if write:
+        if entry["origin"] == "adopted":
+            keep_aside(ledger, entry)
+        ledger.record([entry])
+
+
+def former(ledger: Ledger | None, path: Path) -> str | None:
+    """Return the content that the settings file has without Prefect: None unless it replaced another owner's."""
+    entry = ledger.get("file", path) if ledger is not None else None
+    return text_of(path.with_name(path.name + KEPT)) if entry and entry["origin"] == "adopted" else None
 
 
 def entry_of(ledger: Ledger, cluster: Cluster, params: dict[str, Any], kind: str) -> dict[str, Any] | None:
@@ -545,6 +600,7 @@ def ensure_probed(params: dict[str, Any], ledger: Ledger | None, *, dry: bool) -
     for cluster in clusters():
         if cluster.port == params["port"]:
             adopted = expect_database(ledger, cluster, params, write=False)
+            expect_drop_in(ledger, drop_in_of(cluster, params), write=False)
     return {"changed": False, "cluster": "", "owned": False, "restarted": False, "socket": "", "adopted": adopted}
 
 
@@ -558,14 +614,16 @@ def ensure_present(params: dict[str, Any], ledger: Ledger | None, *, dry: bool) 
         systemctl("start", cluster.unit)
         wait_until(cluster, "select true", timeout=params["timeout"])
         cluster = replaced(cluster, running=True)
+    drop_in = drop_in_of(cluster, params)
+    expect_drop_in(ledger, drop_in, write=False)
     adopted = expect_database(ledger, cluster, params, write=True)
+    expect_drop_in(ledger, drop_in, write=not dry)
     owned = is_owned(cluster, Path(params["record"]))
-    drop_in = cluster.config / "conf.d" / f"{params['name']}.conf"
     wanted = wanted_settings(cluster, params, owned=owned, drop_in=drop_in)
     lines = "".join(f"{name} = {quoted(value)}\n" for name, value in sorted(wanted.items()))
     hba = text_of(cluster.hba) or ""
     files: dict[Path, str | None] = {
-        drop_in: f"# Ansible managed: selfhosted.prefect\n{lines}",
+        drop_in: f"{HEADER}{lines}",
         cluster.hba: with_block(hba, params["name"], params["hba"]),
     }
     result = serve(cluster, files, dry=dry, params=params)
@@ -600,10 +658,13 @@ def ensure_absent(params: dict[str, Any], ledger: Ledger | None, *, dry: bool) -
     result: dict[str, Any] = {"changed": False, "cluster": "", "owned": False, "in_use": False, "restarted": False}
     result |= {"socket": "", "certificate": "", "dumps": [], "diff": [], "warnings": []}
     for cluster in clusters():
-        drop_in = cluster.config / "conf.d" / f"{params['name']}.conf"
+        drop_in = drop_in_of(cluster, params)
+        configured = wrote(ledger, drop_in)
         hba = text_of(cluster.hba) or ""
-        files: dict[Path, str | None] = {drop_in: None, cluster.hba: with_block(hba, params["name"], [])}
-        if cluster.port != params["port"] and not drop_in.exists() and files[cluster.hba] == hba:
+        files: dict[Path, str | None] = {cluster.hba: with_block(hba, params["name"], [])}
+        if configured:
+            files = {drop_in: former(ledger, drop_in), **files}
+        if cluster.port != params["port"] and not configured and files[cluster.hba] == hba:
             # Purging the package would drop all clusters of its version, including this one.
             result["in_use"] = True
             continue
@@ -626,11 +687,12 @@ def ensure_absent(params: dict[str, Any], ledger: Ledger | None, *, dry: bool) -
             result |= {"changed": True, "cluster": ""}
             if not dry:
                 # pg_dropcluster would leave a file that it does not know, and so its directories.
-                replace(drop_in, None)
+                if configured:
+                    replace(drop_in, None)
                 command = ["pg_dropcluster", "--stop", cluster.version, cluster.name]
                 subprocess.run(command, capture_output=True, check=True)
             continue
-        touched = drop_in.exists() or files[cluster.hba] != hba
+        touched = configured or files[cluster.hba] != hba
         if touched and not cluster.running:
             # The cluster reads the files when its administrator starts it again.
             result["changed"] = True
@@ -639,6 +701,9 @@ def ensure_absent(params: dict[str, Any], ledger: Ledger | None, *, dry: bool) -
         elif touched:
             left = {"port": 5432} if owned else {"port": cluster.port}
             result |= serve(cluster, files, dry=dry, params=params | left)
+        if ledger is not None:
+            # With the owner and the mode that the file had.
+            put_back(ledger, drop_in)
         result["changed"] = result["changed"] or dropped
     if params["purge"] and ledger is not None:
         # Entries of a cluster that no longer exists.

@@ -153,7 +153,7 @@ def test_redis_reads_the_very_password() -> None:
 @pytest.fixture
 def stopped(cluster: Cluster, tmp_path: Path) -> dict[str, Any]:
     """Give options for the removal of a cluster that came with us, was configured by us, and does not run."""
-    (cluster.config / "conf.d/prefect.conf").write_text("work_mem = 8MB\n")
+    (cluster.config / "conf.d/prefect.conf").write_text(f"{postgres_cluster.HEADER}work_mem = 8MB\n")
     record = tmp_path / "record.json"
     record.write_text(json.dumps({"came": ["postgresql-15"]}))
     return {"name": "prefect", "state": "absent", "purge": True, "database": "prefect", "role": "prefect"} | {
@@ -184,14 +184,71 @@ def test_a_second_cluster_keeps_the_package(
     assert (result["in_use"], result["unknown"]) == (True, False)
 
 
-@pytest.mark.parametrize("configured", [False, True])
+@pytest.mark.parametrize(("text", "configured"), [(None, False), ("# mine\n", False), (postgres_cluster.HEADER, True)])
 def test_a_role_of_others_counts_as_created_only_where_an_earlier_version_configured_the_cluster(
-    cluster: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, configured: bool
+    cluster: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, text: str | None, configured: bool
 ) -> None:
     """Prefect was installed on the host, but perhaps with SQLite."""
     monkeypatch.setattr(postgres_cluster, "exists", lambda *_: True)
-    if configured:
-        (cluster.config / "conf.d/prefect.conf").write_text("")
+    if text is not None:
+        (cluster.config / "conf.d/prefect.conf").write_text(text)
     ledger = Ledger(tmp_path / "prefect.json", recognized=True)
     entry = postgres_cluster.entry_of(ledger, cluster, {"name": "prefect", "role": "prefect"}, "role")
     assert entry == ({"kind": "role", "name": "15/main prefect", "origin": "created"} if configured else None)
+
+
+@pytest.fixture
+def foreign(cluster: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+    """Give options for a running cluster of others, whose conf.d has a person's file of the instance's name."""
+    (cluster.config / "conf.d/prefect.conf").write_text("work_mem = 64MB\n")
+    monkeypatch.setattr(postgres_cluster, "clusters", lambda: [cluster])
+    monkeypatch.setattr(postgres_cluster, "exists", lambda *_: False)
+    monkeypatch.setattr(Cluster, "problems", lambda self: "")
+    monkeypatch.setattr(Cluster, "sql", lambda self, statement: answer(statement))
+    ledger = {"name": str(tmp_path / "state/prefect.json"), "part": "postgres"}
+    return {"name": "prefect", "database": "prefect", "role": "prefect", "ledger": ledger}
+
+
+def answer(statement: str) -> str:
+    if "pg_settings" in statement:
+        return "0"
+    if "epoch" in statement:
+        return "99999999999"
+    return "t" if "true" in statement or "load_time" in statement else ""
+
+
+@pytest.mark.parametrize("state", ["probed", "present"])
+def test_a_settings_file_of_others_is_refused(cluster: Cluster, foreign: dict[str, Any], state: str) -> None:
+    file = cluster.config / "conf.d/prefect.conf"
+    said = outcome(postgres_cluster.main, **foreign, state=state)
+    assert (
+        f"prefect_instance: {file} is a file of root, mode 0644, and this collection did not create it" in said["msg"]
+    )
+    assert file.read_text() == "work_mem = 64MB\n"
+    assert cluster.hba.read_text() == HBA
+
+
+def test_absent_leaves_a_settings_file_of_others(cluster: Cluster, foreign: dict[str, Any]) -> None:
+    assert not outcome(postgres_cluster.main, **foreign, state="absent")["changed"]
+    assert (cluster.config / "conf.d/prefect.conf").read_text() == "work_mem = 64MB\n"
+
+
+def test_an_adopted_settings_file_is_put_back(cluster: Cluster, foreign: dict[str, Any]) -> None:
+    file = cluster.config / "conf.d/prefect.conf"
+    file.chmod(0o640)
+    foreign["ledger"]["adopt"] = ["files"]
+    assert outcome(postgres_cluster.main, **foreign)["changed"]
+    assert file.read_text().startswith(postgres_cluster.HEADER)
+    assert outcome(postgres_cluster.main, **foreign, state="absent")["changed"]
+    assert (file.read_text(), file.stat().st_mode & 0o777) == ("work_mem = 64MB\n", 0o640)
+    assert [path.name for path in file.parent.iterdir()] == ["prefect.conf"]
+
+
+def test_an_own_settings_file_comes_and_goes(cluster: Cluster, foreign: dict[str, Any]) -> None:
+    file = cluster.config / "conf.d/prefect.conf"
+    file.unlink()
+    assert outcome(postgres_cluster.main, **foreign, state="probed")["changed"] is False
+    assert outcome(postgres_cluster.main, **foreign)["changed"]
+    assert not outcome(postgres_cluster.main, **foreign)["changed"]
+    assert outcome(postgres_cluster.main, **foreign, state="absent")["changed"]
+    assert not file.exists()
