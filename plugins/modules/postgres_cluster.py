@@ -74,7 +74,7 @@ options:
   state:
     description:
       - Whether the cluster serves Prefect. V(probed) changes nothing, and fails if a role or a database of these names
-        exists and is not in the ledger.
+        exists and is not in the ledger, or the cluster belongs to others and does not run.
     type: str
     choices: [probed, present, absent]
     default: present
@@ -594,11 +594,25 @@ def drop(cluster: Cluster, params: dict[str, Any], ledger: Ledger | None, *, dry
     return bool(doomed), dumps
 
 
+def require_known(ledger: Ledger | None, cluster: Cluster, params: dict[str, Any]) -> None:
+    """Raise ClusterError for a stopped cluster of others: what it holds is not known."""
+    beginning = key(cluster, "")
+    entries = ledger.entries.values() if ledger is not None else ()
+    used = any(entry["kind"] in ("role", "database") and entry["name"].startswith(beginning) for entry in entries)
+    before = ledger is not None and configured_before(ledger, cluster, params)
+    if not (cluster.running or used or before or is_owned(cluster, Path(params["record"]))):
+        raise ClusterError(
+            f"prefect_database_port: PostgreSQL {cluster.version}/{cluster.name} on port {cluster.port} does not run, "
+            f"and this collection did not install it; start {cluster.unit}, or set the port of another cluster"
+        )
+
+
 def ensure_probed(params: dict[str, Any], ledger: Ledger | None, *, dry: bool) -> dict[str, Any]:
-    """Raise LedgerError for a role or database of others in the cluster of the port, if it exists."""
+    """Raise LedgerError or ClusterError if others keep the cluster of the port from use. Nothing is changed."""
     adopted: list[str] = []
     for cluster in clusters():
         if cluster.port == params["port"]:
+            require_known(ledger, cluster, params)
             adopted = expect_database(ledger, cluster, params, write=False)
             expect_drop_in(ledger, drop_in_of(cluster, params), write=False)
     return {"changed": False, "cluster": "", "owned": False, "restarted": False, "socket": "", "adopted": adopted}
@@ -609,6 +623,7 @@ def ensure_present(params: dict[str, Any], ledger: Ledger | None, *, dry: bool) 
     if dry and not found:
         return {"changed": True, "cluster": "", "owned": True, "restarted": False, "socket": "", "certificate": ""}
     cluster = choose(found, params)
+    require_known(ledger, cluster, params)
     check_certificate(params if not dry else params | {"certificate": None})
     if not cluster.running and not dry:
         systemctl("start", cluster.unit)

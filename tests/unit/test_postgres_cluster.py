@@ -252,3 +252,22 @@ def test_an_own_settings_file_comes_and_goes(cluster: Cluster, foreign: dict[str
     assert not outcome(postgres_cluster.main, **foreign)["changed"]
     assert outcome(postgres_cluster.main, **foreign, state="absent")["changed"]
     assert not file.exists()
+
+
+@pytest.mark.parametrize("state", ["probed", "present"])
+@pytest.mark.parametrize("whose", ["others", "came", "used"])
+def test_only_an_own_stopped_cluster_is_started(
+    cluster: Cluster, foreign: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, state: str, whose: str
+) -> None:
+    started: list[str] = []
+    monkeypatch.setattr(postgres_cluster, "systemctl", lambda action, unit: started.append(f"{action} {unit}"))
+    (cluster.config / "conf.d/prefect.conf").unlink()
+    if whose == "used":
+        outcome(postgres_cluster.main, **foreign)
+    monkeypatch.setattr(postgres_cluster, "clusters", lambda: [replace(cluster, running=False)])
+    record = tmp_path / "record.json"
+    record.write_text(json.dumps({"came": ["postgresql-15"] if whose == "came" else []}))
+    said = outcome(postgres_cluster.main, **foreign, state=state, record=str(record))
+    refused = "prefect_database_port: PostgreSQL 15/main on port 5432 does not run, and this collection did not install"
+    assert (refused in said.get("msg", "")) == (whose == "others")
+    assert bool(started) == (whose != "others" and state == "present")
