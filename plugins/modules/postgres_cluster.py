@@ -154,6 +154,7 @@ import ssl
 import stat
 import subprocess
 import time
+from collections.abc import Collection
 from dataclasses import dataclass
 from dataclasses import replace as replaced
 from pathlib import Path
@@ -183,6 +184,20 @@ HEADER = "# Ansible managed: selfhosted.prefect\n"
 HBA_PROBLEMS = (
     "select 'pg_hba.conf, line ' || line_number || ': ' || error from pg_hba_file_rules where error is not null"
 )
+
+
+FOREIGN_ROLES = "select rolname from pg_roles where oid >= 16384"
+"""Roles that did not come with PostgreSQL."""
+
+FOREIGN_OBJECTS = (
+    "select nspname || '.' || relname from pg_class c join pg_namespace n on n.oid = relnamespace "
+    "where c.oid >= 16384 and nspname not in ('pg_catalog', 'information_schema') and nspname !~ '^pg_(toast|temp)' "
+    "union select 'schema ' || nspname from pg_namespace where oid >= 16384 and nspname !~ '^pg_(toast|temp)' "
+    "union select 'function ' || proname from pg_proc where oid >= 16384 "
+    "union select 'extension ' || extname from pg_extension where oid >= 16384 "
+    "union select 'large object ' || oid from pg_largeobject_metadata"
+)
+"""What others created in the database postgres. PostgreSQL's own objects have lower numbers."""
 
 
 class ClusterError(Exception):
@@ -429,10 +444,16 @@ def apply(cluster: Cluster, files: dict[Path, str | None], *, port: int, timeout
     return True
 
 
-def strangers(cluster: Cluster, params: dict[str, Any], *, dropped: bool) -> list[str]:
-    """Return the databases of others, including other instances, and this instance's unless it is dropped."""
-    names = cluster.sql("select datname from pg_database where not datistemplate and datname <> 'postgres'")
-    return [name for name in names.splitlines() if name != params["database"] or not dropped]
+def strangers(cluster: Cluster, params: dict[str, Any], *, dropped: Collection[str]) -> list[str]:
+    """Return what others have in a cluster, including other instances, and this instance's unless it is dropped."""
+    names = cluster.sql("select datname from pg_database where datname not in ('postgres', 'template0', 'template1')")
+    roles = cluster.sql(FOREIGN_ROLES)
+    mine = {kind: params[kind] if kind in dropped else None for kind in ("database", "role")}
+    return [
+        *(name for name in names.splitlines() if name != mine["database"]),
+        *(name for name in roles.splitlines() if name != mine["role"]),
+        *(f"{name} in the database postgres" for name in cluster.sql(FOREIGN_OBJECTS).splitlines()),
+    ]
 
 
 def literal(name: str) -> str:
@@ -569,8 +590,8 @@ def dump(cluster: Cluster, database: str, directory: str) -> str:
     return str(path)
 
 
-def drop(cluster: Cluster, params: dict[str, Any], ledger: Ledger | None, *, dry: bool) -> tuple[bool, list[str]]:
-    """Drop the database and the role that this collection created; return whether any existed, and the dumps."""
+def drop(cluster: Cluster, params: dict[str, Any], ledger: Ledger | None, *, dry: bool) -> tuple[list[str], list[str]]:
+    """Drop the database and the role that this collection created; return which of them existed, and the dumps."""
 
     def is_droppable(kind: str) -> bool:
         entry = None if ledger is None else ledger.get(kind, key(cluster, params[kind]))
@@ -582,7 +603,7 @@ def drop(cluster: Cluster, params: dict[str, Any], ledger: Ledger | None, *, dry
     doomed = [kind for kind in ("database", "role") if is_droppable(kind)]
     dumps: list[str] = []
     if dry:
-        return bool(doomed), dumps
+        return doomed, dumps
     if "database" in doomed:
         dumps += [dump(cluster, params["database"], params["backup_dir"])] if params["backup_dir"] else []
         cluster.sql(f"drop database {identifier(params['database'])} with (force)")
@@ -591,7 +612,7 @@ def drop(cluster: Cluster, params: dict[str, Any], ledger: Ledger | None, *, dry
     for kind in ("database", "role"):
         if ledger is not None:
             ledger.forget(kind, key(cluster, params[kind]))
-    return bool(doomed), dumps
+    return doomed, dumps
 
 
 def require_known(ledger: Ledger | None, cluster: Cluster, params: dict[str, Any]) -> None:
@@ -684,7 +705,7 @@ def ensure_absent(params: dict[str, Any], ledger: Ledger | None, *, dry: bool) -
             result["in_use"] = True
             continue
         owned = is_owned(cluster, Path(params["record"]))
-        dropped = False
+        dropped: list[str] = []
         if params["purge"] and cluster.running:
             dropped, dumps = drop(cluster, params, ledger, dry=dry)
             result["dumps"] += dumps
@@ -719,7 +740,7 @@ def ensure_absent(params: dict[str, Any], ledger: Ledger | None, *, dry: bool) -
         if ledger is not None:
             # With the owner and the mode that the file had.
             put_back(ledger, drop_in)
-        result["changed"] = result["changed"] or dropped
+        result["changed"] = result["changed"] or bool(dropped)
     if params["purge"] and ledger is not None:
         # Entries of a cluster that no longer exists.
         here = {f"{cluster.version}/{cluster.name}" for cluster in clusters()}

@@ -271,3 +271,37 @@ def test_only_an_own_stopped_cluster_is_started(
     refused = "prefect_database_port: PostgreSQL 15/main on port 5432 does not run, and this collection did not install"
     assert (refused in said.get("msg", "")) == (whose == "others")
     assert bool(started) == (whose != "others" and state == "present")
+
+
+@pytest.mark.parametrize(
+    ("question", "rows", "dropped", "found"),
+    [
+        ("pg_database", "prefect", ["database", "role"], []),
+        ("pg_database", "prefect", [], ["prefect"]),
+        ("pg_database", "shop\nprefect", ["database"], ["shop"]),
+        ("pg_roles", "prefect", ["role"], []),
+        ("pg_roles", "prefect", ["database"], ["prefect"]),
+        ("pg_roles", "shop", ["database", "role"], ["shop"]),
+        ("pg_class", "public.notes", ["database", "role"], ["public.notes in the database postgres"]),
+    ],
+)
+def test_what_others_have_in_a_cluster(
+    cluster: Cluster, monkeypatch: pytest.MonkeyPatch, question: str, rows: str, dropped: list[str], found: list[str]
+) -> None:
+    monkeypatch.setattr(Cluster, "sql", lambda self, statement: rows if f"from {question}" in statement else "")
+    params = {"database": "prefect", "role": "prefect"}
+    assert postgres_cluster.strangers(cluster, params, dropped=dropped) == found
+
+
+@pytest.mark.parametrize("question", ["pg_roles", "pg_class"])
+def test_a_cluster_with_something_of_others_is_not_dropped(
+    cluster: Cluster, stopped: dict[str, Any], monkeypatch: pytest.MonkeyPatch, question: str
+) -> None:
+    monkeypatch.setattr(postgres_cluster, "clusters", lambda: [cluster])
+    monkeypatch.setattr(postgres_cluster, "exists", lambda *_: False)
+    monkeypatch.setattr(Cluster, "problems", lambda self: "")
+    monkeypatch.setattr(
+        Cluster, "sql", lambda self, statement: "notes" if f"from {question} " in statement else answer(statement)
+    )
+    result = outcome(postgres_cluster.main, **stopped)
+    assert (result["in_use"], result["cluster"]) == (True, "15/main")
