@@ -12,6 +12,7 @@ identified by its kind and name, and records which part of the platform created 
 | ``content`` | path in a data directory of another owner | with purge: the same |
 | ``directory`` | path | removes it when it is empty; adopted: restores owner, group and mode |
 | ``user``, ``group`` | name of an account | removes it; adopted: nothing |
+| ``lineage`` | certbot's file of a certificate | deletes the certificate |
 | ``role``, ``database`` | cluster and name in PostgreSQL | with purge: drops it; adopted: nothing |
 """
 

@@ -50,6 +50,20 @@ options:
     type: list
     elements: path
     default: []
+  lineage:
+    description:
+      - Certificate that certbot keeps for the site. V(probed) fails if another owner has one of this name, V(present)
+        records it before it is requested, and V(absent) deletes one that this collection requested.
+    type: dict
+    suboptions:
+      name:
+        description: Certbot's name of the certificate.
+        type: str
+        required: true
+      webroot:
+        description: Directory of the files that the certificate authority asks for.
+        type: path
+        required: true
   site:
     description:
       - How to check that the site answers. It must present the certificate in its file, and answer 200, or 503 with
@@ -154,7 +168,7 @@ from pathlib import Path
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.selfhosted.prefect.plugins.module_utils import dpkg, nginx_trial
+from ansible_collections.selfhosted.prefect.plugins.module_utils import certbot, dpkg, nginx_trial
 from ansible_collections.selfhosted.prefect.plugins.module_utils.files import (
     FILES,
     SECRETS,
@@ -493,6 +507,7 @@ def main() -> None:
             "files": FILES | {"required": False, "default": []},
             "secrets": SECRETS,
             "ledger": LEDGER,
+            "lineage": certbot.LINEAGE,
             "unwanted": {"type": "list", "elements": "path", "default": []},
             "site": {
                 "type": "dict",
@@ -513,12 +528,16 @@ def main() -> None:
     params["unwanted"] = [path for path in params["unwanted"] if dpkg.is_packaged_link(path, "nginx")]
     written: list[str] = []
     diff: list[dict[str, str]] = []
-    reloaded = enabled = False
+    reloaded = enabled = deleted = False
     complaints = held(params["ports"], but=lambda command: command.startswith(TITLE))
     if complaints:
         module.fail_json(msg="\n".join(complaints))
     servers: list[str] = []
     try:
+        if params["lineage"] and params["state"] != "absent":
+            with opened(params["ledger"], dry=module.check_mode or params["state"] == "probed") as ledger:
+                if ledger is not None:
+                    certbot.expect(ledger, params["lineage"], write=params["state"] == "present")
         if params["state"] == "probed":
             servers = resolved(params["servers"])
             if nginx.program:
@@ -534,17 +553,21 @@ def main() -> None:
                         nginx.start()
                         enabled = True
                     reloaded = reload_where_needed(nginx, params)
-            if params["site"] and params["started"]:
-                site = params["site"]
-                wait(
-                    lambda: trouble(site),
-                    timeout=params["timeout"],
-                    otherwise=f"https://{site['name']}:{site['port']} does not answer as it should",
-                )
+        if params["lineage"] and params["state"] == "absent":
+            # Certbot cannot renew it without the site.
+            with opened(params["ledger"], dry=module.check_mode) as ledger:
+                deleted = ledger is not None and certbot.remove(ledger, params["lineage"])
+        site = params["site"]
+        if site and params["started"] and not module.check_mode and params["state"] != "probed":
+            wait(
+                lambda: trouble(site),
+                timeout=params["timeout"],
+                otherwise=f"https://{site['name']}:{site['port']} does not answer as it should",
+            )
     except (NginxError, FileError, LedgerError, OSError) as error:
         module.fail_json(msg=str(error))
     module.exit_json(
-        changed=bool(written or reloaded or enabled),
+        changed=bool(written or reloaded or enabled or deleted),
         installed=nginx.program is not None,
         ipv6=Path("/proc/net/if_inet6").exists(),
         sites=sites(),

@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 from ansible_collections.selfhosted.prefect.plugins.lookup.certificate import certificate_for
-from ansible_collections.selfhosted.prefect.plugins.module_utils import ports
+from ansible_collections.selfhosted.prefect.plugins.module_utils import certbot, ports
 from ansible_collections.selfhosted.prefect.plugins.modules import nginx
 from ansible_collections.selfhosted.prefect.plugins.modules.nginx import NginxError, trouble
 from fake_api import outcome
@@ -233,3 +233,56 @@ def test_a_site_that_is_not_served(tmp_path: Path, fake: Fake) -> None:
 def test_its_processes_are_told_from_those_of_others() -> None:
     assert all(title.startswith("nginx: ") for _, title, _ in nginx.processes())
     assert os.getpid() not in {parent for parent, _, _ in nginx.processes()}
+
+
+CERTBOT = """#!/bin/sh
+echo "$*" >> {calls}
+rm -f {renewal}
+"""
+
+
+@pytest.fixture
+def lineage(tmp_path: Path, fake: Fake, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+    """Give options for a certificate of a certbot that only forgets how to renew it."""
+    monkeypatch.setattr(certbot, "DIRECTORY", tmp_path)
+    renewal, program = tmp_path / "renewal/prefect.conf", tmp_path / "bin/certbot"
+    for path in (renewal, program):
+        path.parent.mkdir()
+    program.write_text(CERTBOT.format(calls=tmp_path / "calls", renewal=renewal))
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{program.parent}:{os.environ['PATH']}")
+    certificate = {"name": "prefect", "webroot": "/var/www/prefect-acme"}
+    return {"lineage": certificate, "ledger": {"name": str(tmp_path / "state/prefect.json"), "part": "proxy"}}
+
+
+@pytest.mark.parametrize("place", ["renewal/prefect.conf", "live/prefect"])
+@pytest.mark.parametrize("state", ["probed", "present"])
+def test_a_certificate_of_others_is_refused(tmp_path: Path, lineage: dict[str, Any], place: str, state: str) -> None:
+    (tmp_path / place).parent.mkdir(exist_ok=True)
+    (tmp_path / place).write_text("webroot_path = /var/www/html\n")
+    said = ask(tmp_path / "site.conf", state=state, **lineage)["msg"]
+    assert said.startswith(f"prefect_proxy_acme: certbot has a certificate prefect ({tmp_path / place})")
+    assert not (tmp_path / "site.conf").exists()
+
+
+def test_a_certificate_of_others_survives_absent(tmp_path: Path, lineage: dict[str, Any]) -> None:
+    renewal = tmp_path / "renewal/prefect.conf"
+    renewal.write_text("webroot_path = /var/www/html\n")
+    assert not ask(tmp_path / "site.conf", content=None, state="absent", **lineage)["changed"]
+    assert renewal.exists()
+    assert not (tmp_path / "calls").exists()
+
+
+@pytest.mark.parametrize("recorded", [True, False])
+def test_a_requested_certificate_is_deleted(tmp_path: Path, lineage: dict[str, Any], recorded: bool) -> None:
+    """An earlier version did not record it, but named its own directory."""
+    renewal = tmp_path / "renewal/prefect.conf"
+    if recorded:
+        ask(tmp_path / "site.conf", **lineage)
+    renewal.write_text("" if recorded else "webroot_path = /var/www/prefect-acme,\n")
+    assert "failed" not in ask(tmp_path / "site.conf", state="probed", **lineage)
+    assert ask(tmp_path / "site.conf", content=None, state="absent", check_mode=True, **lineage)["changed"]
+    assert ask(tmp_path / "site.conf", content=None, state="absent", **lineage)["changed"]
+    assert (tmp_path / "calls").read_text() == "delete --non-interactive --cert-name prefect\n"
+    assert not ask(tmp_path / "site.conf", content=None, state="absent", **lineage)["changed"]
+    assert not (tmp_path / "state").exists()
