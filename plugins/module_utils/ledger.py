@@ -12,6 +12,7 @@ identified by its kind and name, and records which part of the platform created 
 | ``content`` | path in a data directory of another owner | with purge: the same |
 | ``directory`` | path | removes it when it is empty; adopted: restores owner, group and mode |
 | ``user``, ``group`` | name of an account | removes it; adopted: nothing |
+| ``service`` | unit of another owner | stops and disables it, as it was before |
 | ``lineage`` | certbot's file of a certificate | deletes the certificate |
 | ``role``, ``database`` | cluster and name in PostgreSQL | with purge: drops it; adopted: nothing |
 """
@@ -242,11 +243,15 @@ class Ledger:
         return str(path) in self.others
 
     @functools.cached_property
+    def others_entries(self) -> list[dict[str, Any]]:
+        """The entries of other instances on this host."""
+        books = [Ledger.read(other) for other in self.path.parent.glob("*.json") if is_other(other, self.path)]
+        return [entry for book in books for entry in book.entries.values()]
+
+    @functools.cached_property
     def others(self) -> frozenset[str]:
         """The paths that other instances on this host created."""
-        books = [Ledger.read(other) for other in self.path.parent.glob("*.json") if is_other(other, self.path)]
-        entries = [entry for book in books for entry in book.entries.values()]
-        return frozenset(entry["name"] for entry in entries if entry["origin"] == "created")
+        return frozenset(entry["name"] for entry in self.others_entries if entry["origin"] == "created")
 
     def in_adopt(self, kind: str, path: Path) -> bool:
         word = "units" if path.suffix == ".service" else {"directory": "directories", "data": "directories"}.get(kind)

@@ -25,7 +25,8 @@ options:
       - V(probed) changes nothing, returns facts, resolves O(servers), and fails for a port that another program holds
         and a configuration with which Nginx would not start even without O(files).
       - V(present) starts Nginx if it is not running and waits until the site answers.
-      - V(absent) neither starts nor stops Nginx.
+      - V(absent) stops and disables Nginx where V(present) started and enabled another owner's, and otherwise neither
+        starts nor stops it.
     type: str
     choices: [probed, present, absent]
     default: present
@@ -177,6 +178,7 @@ from ansible_collections.selfhosted.prefect.plugins.module_utils.files import (
 )
 from ansible_collections.selfhosted.prefect.plugins.module_utils.ledger import (
     LEDGER,
+    Ledger,
     LedgerError,
     ensure_files,
     opened,
@@ -191,6 +193,8 @@ DEFAULT_SITE = "default"
 
 TITLE = "nginx: "
 """Prefix of the command lines of its processes."""
+
+UNIT = "nginx.service"
 
 LEAVING = "shutting down"
 """Part of the title of a worker process that only finishes its last connections after a reload."""
@@ -290,6 +294,17 @@ class Nginx:
                 else ""
             )
             raise NginxError(f"Nginx does not start: {started.stderr.strip()}\n{log}".strip())
+
+    def restore(self, *, enabled: bool, active: bool) -> None:
+        """Stop Nginx and disable it at boot, unless it was active or enabled before."""
+        commands = [["systemctl", "disable", "--quiet", "nginx.service"]] if self.systemd and not enabled else []
+        if not active and self.main_process():
+            stop = ["systemctl", "stop", "nginx.service"] if self.systemd else [self.program or "", "-s", "quit"]
+            commands.append(stop)
+        for command in commands:
+            done = run(*command)
+            if done.returncode:
+                raise NginxError(f"{' '.join(command)}: {done.stderr.strip()}")
 
     def enabled(self) -> bool:
         return not self.systemd or not run("systemctl", "is-enabled", "--quiet", "nginx.service").returncode
@@ -498,6 +513,35 @@ def reload_where_needed(nginx: Nginx, params: dict[str, Any]) -> bool:
     return True
 
 
+def remember(nginx: Nginx, ledger: Ledger | None) -> None:
+    """Record whether another owner's Nginx was enabled and active, before it is started for the first time."""
+    if ledger is None or ledger.get("service", UNIT):
+        return
+    entry = next((entry for entry in ledger.others_entries if entry["kind"] == "service"), None)
+    state = {"enabled": nginx.enabled(), "active": nginx.main_process() > 0}
+    if entry is None and not all(state.values()):
+        entry = {"kind": "service", "name": UNIT, "origin": "adopted", **state, "sites": sites()}
+    if entry is not None:
+        # Another instance that needs Nginx as well may be removed before this one.
+        ledger.record([{name: value for name, value in entry.items() if name != "part"}])
+
+
+def restore(nginx: Nginx, ledger: Ledger | None) -> bool:
+    """Stop and disable another owner's Nginx if it was so before; return whether that changes anything."""
+    entry = ledger.get("service", UNIT) if ledger is not None else None
+    if ledger is None or entry is None:
+        return False
+    needed = any(other["kind"] == "service" for other in ledger.others_entries) or set(sites()) - set(entry["sites"])
+    before = {name: entry[name] for name in ("enabled", "active")}
+    now = {"enabled": nginx.enabled(), "active": nginx.main_process() > 0}
+    differs = not needed and nginx.program is not None and any(now[name] and not before[name] for name in now)
+    if differs and not ledger.dry:
+        nginx.restore(**before)
+    ledger.forget("service", UNIT)
+    ledger.write()
+    return differs
+
+
 def main() -> None:
     module = AnsibleModule(
         argument_spec={
@@ -528,7 +572,7 @@ def main() -> None:
     params["unwanted"] = [path for path in params["unwanted"] if dpkg.is_packaged_link(path, "nginx")]
     written: list[str] = []
     diff: list[dict[str, str]] = []
-    reloaded = enabled = deleted = False
+    reloaded = enabled = deleted = stopped = False
     complaints = held(params["ports"], but=lambda command: command.startswith(TITLE))
     if complaints:
         module.fail_json(msg="\n".join(complaints))
@@ -549,10 +593,16 @@ def main() -> None:
             with locked("nginx"):
                 written, diff = apply(nginx, params)
                 if nginx.program and params["started"]:
+                    if params["state"] == "present":
+                        with opened(params["ledger"], dry=False) as ledger:
+                            remember(nginx, ledger)
                     if params["state"] == "present" and not nginx.enabled():
                         nginx.start()
                         enabled = True
                     reloaded = reload_where_needed(nginx, params)
+        if params["state"] == "absent":
+            with opened(params["ledger"], dry=module.check_mode) as ledger:
+                stopped = restore(nginx, ledger)
         if params["lineage"] and params["state"] == "absent":
             # Certbot cannot renew it without the site.
             with opened(params["ledger"], dry=module.check_mode) as ledger:
@@ -567,7 +617,7 @@ def main() -> None:
     except (NginxError, FileError, LedgerError, OSError) as error:
         module.fail_json(msg=str(error))
     module.exit_json(
-        changed=bool(written or reloaded or enabled or deleted),
+        changed=bool(written or reloaded or enabled or deleted or stopped),
         installed=nginx.program is not None,
         ipv6=Path("/proc/net/if_inet6").exists(),
         sites=sites(),

@@ -52,7 +52,12 @@ class Fake:
     def enabled(self) -> bool:
         return self.is_enabled
 
+    def restore(self, *, enabled: bool, active: bool) -> None:
+        self.done.append(f"restore {enabled} {active}")
+        self.is_enabled, self.since = enabled, self.since if active else 0.0
+
     def start(self) -> None:
+        self.is_enabled = True
         self.done.append("start")
         self.since = time.time() + 1
 
@@ -286,3 +291,56 @@ def test_a_requested_certificate_is_deleted(tmp_path: Path, lineage: dict[str, A
     assert (tmp_path / "calls").read_text() == "delete --non-interactive --cert-name prefect\n"
     assert not ask(tmp_path / "site.conf", content=None, state="absent", **lineage)["changed"]
     assert not (tmp_path / "state").exists()
+
+
+def part(tmp_path: Path, name: str = "prefect") -> dict[str, Any]:
+    return {"ledger": {"name": str(tmp_path / f"state/{name}.json"), "part": "proxy"}}
+
+
+def remove(tmp_path: Path, name: str = "prefect", **options: Any) -> dict[str, Any]:
+    return ask(tmp_path / f"{name}.conf", content=None, state="absent", **part(tmp_path, name), **options)
+
+
+@pytest.fixture
+def resting(tmp_path: Path, fake: Fake, monkeypatch: pytest.MonkeyPatch) -> Fake:
+    """A person's Nginx that neither runs nor starts at boot."""
+    monkeypatch.setattr(nginx, "CONFIGURATION", tmp_path / "nginx")
+    fake.is_enabled, fake.since = False, 0.0
+    return fake
+
+
+@pytest.mark.parametrize(("enabled", "active"), [(False, False), (True, False), (False, True)])
+def test_an_nginx_that_did_not_run_does_not_run_after_absent(
+    tmp_path: Path, resting: Fake, enabled: bool, active: bool
+) -> None:
+    resting.is_enabled, resting.since = enabled, time.time() + 1 if active else 0.0
+    assert ask(tmp_path / "prefect.conf", **part(tmp_path))["changed"]
+    assert ask(tmp_path / "prefect.conf", **part(tmp_path))["changed"] is False
+    assert (resting.is_enabled, resting.since > 0) == (True, True)
+    assert remove(tmp_path, check_mode=True)["changed"]
+    assert remove(tmp_path)["changed"]
+    assert resting.done[-1] == f"restore {enabled} {active}"
+    assert not remove(tmp_path)["changed"]
+
+
+def test_an_nginx_that_ran_runs_after_absent(tmp_path: Path, fake: Fake) -> None:
+    ask(tmp_path / "prefect.conf", **part(tmp_path))
+    remove(tmp_path)
+    assert not [done for done in fake.done if "restore" in done]
+
+
+def test_an_nginx_that_got_other_sites_in_the_meantime_goes_on(tmp_path: Path, resting: Fake) -> None:
+    ask(tmp_path / "prefect.conf", **part(tmp_path))
+    (tmp_path / "nginx/conf.d").mkdir(parents=True)
+    (tmp_path / "nginx/conf.d/shop.conf").touch()
+    remove(tmp_path)
+    assert resting.is_enabled and resting.since
+
+
+def test_the_last_of_two_instances_puts_nginx_back(tmp_path: Path, resting: Fake) -> None:
+    ask(tmp_path / "prefect.conf", **part(tmp_path))
+    ask(tmp_path / "blue.conf", **part(tmp_path, "blue"))
+    remove(tmp_path)
+    assert resting.is_enabled
+    remove(tmp_path, "blue")
+    assert not resting.is_enabled

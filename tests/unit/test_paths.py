@@ -56,7 +56,7 @@ ALLOWED = {
     ("ledger.py", "locked"): "the directory of the ledgers, which only root can write",
     ("ledger.py", "installed_before"): OPT,
     ("ledger.py", "Ledger.read"): "the directory of the ledgers",
-    ("ledger.py", "Ledger.others"): "the directory of the ledgers",
+    ("ledger.py", "Ledger.others_entries"): "the directory of the ledgers",
     ("ledger.py", "opened"): "the directory of the ledgers",
     ("dpkg.py", "recorded"): "the directory of the ledgers, which only root can write",
     ("packages.py", "held"): "/var/lib/selfhosted-prefect, which only root can write",
