@@ -12,6 +12,7 @@ description:
   - Writes a separate nftables table, and a unit that loads it at boot and again whenever C(nftables.service) has
     flushed all rules. Other tables stay in effect and do not change.
   - The host itself can always reach its ports.
+  - A loaded table of this name is refused unless this collection wrote its rules.
 version_added: 0.2.0
 author: The selfhosted.prefect maintainers
 extends_documentation_fragment: selfhosted.prefect.ledger
@@ -207,6 +208,16 @@ def belongs_to_instance(ledger: Ledger | None, unit: Path) -> bool:
     return ledger.knows(unit) is not None or recognizable(ledger, "file", unit)
 
 
+def require_own_table(ledger: Ledger | None, rules_file: Path, *, table: str) -> None:
+    """Raise FirewallError if a loaded table is another owner's, because this collection wrote no rules for it."""
+    recorded = ledger is None or ledger.knows(rules_file) is not None or recognizable(ledger, "file", rules_file)
+    if not (recorded and rules_file.exists()):
+        raise FirewallError(
+            f"prefect_firewall: nftables has a table inet {table}, and this collection did not load it; rename it, or "
+            "set prefect_firewall to none and limit the ports there"
+        )
+
+
 def main() -> None:
     module = AnsibleModule(
         argument_spec={
@@ -235,6 +246,8 @@ def main() -> None:
         loaded = nft is not None and run(nft, "list", "table", "inet", table, check=False)
         wanted = files(name, content, nft=nft or "/usr/sbin/nft", params=params)
         with opened(params["ledger"], dry=module.check_mode) as ledger:
+            if present and loaded:
+                require_own_table(ledger, Path(wanted[0]["path"]), table=table)
             if not present and not module.check_mode and belongs_to_instance(ledger, Path(params["units_dir"], unit)):
                 run("systemctl", "disable", "--quiet", "--now", unit)
             written, diff = ensure_files(ledger, wanted, [], dry=module.check_mode)

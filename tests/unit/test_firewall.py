@@ -87,6 +87,29 @@ def test_rules_that_were_flushed_are_loaded_again(host: Host) -> None:
     assert host.calls[-1].startswith("reload-or-restart")
 
 
+@pytest.mark.parametrize("file", [False, True])
+@pytest.mark.parametrize("check_mode", [False, True])
+def test_a_table_of_others_is_refused(host: Host, file: bool, check_mode: bool) -> None:
+    (host.directory / "loaded").touch()
+    if file:
+        (host.directory / "rules").mkdir()
+        (host.directory / "rules/prefect-server.nft").write_text("table inet prefect_server {}\n")
+    ledger = {"name": str(host.directory / "state/prefect.json"), "adopt": ["files"]}
+    said = host.ensure(check_mode=check_mode, ledger=ledger)["msg"]
+    assert said.startswith(
+        "prefect_firewall: nftables has a table inet prefect_server, and this collection did not load"
+    )
+    assert host.calls == []
+    assert host.files == (["prefect-server.nft"] if file else [])
+
+
+def test_our_own_table_is_replaced(host: Host) -> None:
+    ledger = {"name": str(host.directory / "state/prefect.json")}
+    host.ensure(ledger=ledger)
+    assert host.ensure(ledger=ledger, ports=[4201])["changed"]
+    assert host.calls[-1].startswith("reload-or-restart")
+
+
 def test_absent_dry_for_real_and_again(host: Host) -> None:
     host.ensure()
     assert host.calls
