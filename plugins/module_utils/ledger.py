@@ -49,6 +49,12 @@ TRACES = (b"Ansible managed", b"/current/bin/", b"/etc/nginx/prefect/")
 """Text that identifies files of this collection: the first unless the user changed it, the others in units and sites.
 """
 
+UNITS = {
+    "system": [Path(top, "systemd/system") for top in ("/usr/local/lib", "/usr/lib", "/lib", "/run")],
+    "user": [Path(top, "systemd/user") for top in ("/etc", "/usr/local/lib", "/usr/lib", "/lib")],
+}
+"""Directories of units that one of the same name in /etc/systemd/system, or of the user, hides."""
+
 LEDGER: dict[str, Any] = {
     "type": "dict",
     "options": {
@@ -375,6 +381,27 @@ def unit_state(path: Path) -> dict[str, Any]:
     return {"enabled": says("is-enabled"), "active": says("is-active")}
 
 
+def shadowed(path: Path) -> Path | None:
+    """Return the unit of a package or of an administrator that a unit at this path would hide, if there is one."""
+    if path.parent.name not in UNITS or path.suffix not in (".service", ".timer"):
+        return None
+    found = (directory / path.name for directory in UNITS[path.parent.name] if directory != path.parent)
+    return next((other for other in found if os.path.lexists(other)), None)
+
+
+def expect_unhidden(ledger: Ledger, path: Path, variable: str) -> dict[str, Any]:
+    """Return the state of the unit that a unit at this path will hide. Raises LedgerError if that is not allowed."""
+    other = shadowed(path)
+    if other is None:
+        return {}
+    if "units" not in ledger.adopt:
+        raise LedgerError(
+            f"{variable}: {path} would hide {other}, {described(other)}, which this collection did not create; choose "
+            "another name, or add units to prefect_adopt: it is used again when Prefect is removed"
+        )
+    return unit_state(path)
+
+
 def expected(
     ledger: Ledger, kind: str, path: Path, variable: str, content: Collection[str] = ()
 ) -> list[dict[str, Any]]:
@@ -406,7 +433,8 @@ def expected(
         for step in reversed(path.parents)
         if not ledger.knows(step) and (not os.path.lexists(step) or ledger.shared(step))
     ]
-    return [*above, {"kind": kind, "name": str(path), "origin": "created"}]
+    hidden = expect_unhidden(ledger, path, variable) if kind == "file" else {}
+    return [*above, {"kind": kind, "name": str(path), "origin": "created", **hidden}]
 
 
 def expect(
@@ -509,7 +537,7 @@ def secure(path: Path, entry: dict[str, Any], *, dry: bool) -> list[str]:
 
 
 def resume(path: Path, entry: dict[str, Any]) -> None:
-    """Enable and start another owner's unit that was restored, if it was enabled and active before."""
+    """Enable and start another owner's unit that is in use again, if it was enabled and active before."""
     if not {"enabled", "active"} & {name for name, value in entry.items() if value is True}:
         return
     scope = "--system" if str(path).startswith("/etc/") else "--user"
@@ -534,7 +562,7 @@ def put_back(ledger: Ledger, path: Path) -> bool:
                 here = directory.descriptor
                 os.replace(kept.name, name, src_dir_fd=here, dst_dir_fd=here)
                 directory.sync()
-            resume(path, entry)
+        resume(path, entry)
     ledger.forget("file", path)
     return changed
 

@@ -150,6 +150,7 @@ from ansible_collections.selfhosted.prefect.plugins.module_utils.ledger import (
     own,
     recognizable,
     remove_part,
+    shadowed,
 )
 
 ACCOUNTS = ("user", "group")
@@ -249,7 +250,7 @@ def refuse(ledger: Ledger, entries: list[dict[str, Any]]) -> list[dict[str, Any]
                 trial.record([fresh] if fresh else [])
                 continue
             owners = entry["owners"] or accounts
-            if os.path.lexists(entry["name"]):
+            if os.path.lexists(entry["name"]) or shadowed(Path(entry["name"])):
                 expect(trial, [(entry["kind"], entry["name"], entry["variable"])])
             if owners and (reason := unusable(ledger, entry, account=owners[0])):
                 refused.append(reason)

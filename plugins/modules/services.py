@@ -198,6 +198,7 @@ from ansible_collections.selfhosted.prefect.plugins.module_utils.api import (
 )
 from ansible_collections.selfhosted.prefect.plugins.module_utils.ledger import (
     LEDGER,
+    UNITS,
     Ledger,
     LedgerError,
     opened,
@@ -280,6 +281,7 @@ class Manager(Protocol):
     def forget(self, names: list[str]) -> None: ...
     def log(self, name: str) -> str: ...
     def known(self, pattern: str) -> dict[str, list[Path]]: ...
+    def source(self, name: str) -> Path | None: ...
     def alive(self) -> bool: ...
     def shutdown(self) -> None: ...
 
@@ -376,6 +378,11 @@ class Systemd:
                 found[path.name.removesuffix(".service.d")] = [*path.iterdir(), path]
         return found
 
+    def source(self, name: str) -> Path | None:
+        """Return the file from which systemd has loaded a service; None if it has none."""
+        shown = self._systemctl("show", "--property=FragmentPath", "--value", unit_of(name), check=False).strip()
+        return Path(shown) if shown else None
+
     def alive(self) -> bool:
         """Return whether lingering, which belongs to no single service, is still enabled by this module."""
         return self.scope == "user" and self.linger.exists()
@@ -446,6 +453,10 @@ class Supervisord:
         wanted = f"{pattern}*.conf" if pattern.endswith("@") else f"{pattern}.conf"
         return {path.name.removesuffix(".conf"): [path] for path in (self.directory / "conf.d").glob(wanted)}
 
+    def source(self, name: str) -> Path | None:
+        """Return None: all its programs are the instance's."""
+        return None
+
     def shutdown(self) -> None:
         """Stop supervisord and its programs; raise ServiceError if that takes too long."""
         pid = int(self._ctl("pid"))
@@ -483,6 +494,9 @@ class Nothing:
 
     def known(self, pattern: str) -> dict[str, list[Path]]:
         return {}
+
+    def source(self, name: str) -> Path | None:
+        return None
 
     def alive(self) -> bool:
         return False
@@ -730,6 +744,23 @@ def created(ledger: Ledger | None, path: Path) -> bool:
     return bool(ledger.get("file", path)) or ledger.holds(path) or recognizable(ledger, "file", path)
 
 
+def runs_from_own(manager: Manager, ledger: Ledger | None, name: str, files: Iterable[str | Path]) -> bool:
+    """Return whether a service without files is this instance's: by the file that it runs from.
+
+    A service whose file was removed belongs to this instance only if the ledger still records one of `files`.
+    """
+    source = manager.source(name)
+    if source is not None and source.exists():
+        return not in_static_directory(source) and created(ledger, source)
+    recorded = ledger is None or any(ledger.get("file", path) for path in (*files, *([source] if source else ())))
+    return recorded and (source is None or not in_static_directory(source))
+
+
+def in_static_directory(source: Path) -> bool:
+    """Return whether a unit is a package's or an administrator's, in a directory that this collection never uses."""
+    return any(source.parent in directories for directories in UNITS.values())
+
+
 def surplus(
     manager: Manager,
     services: dict[str, dict[str, Any]],
@@ -743,7 +774,11 @@ def surplus(
     Another owner's service with a matching name is not included.
     """
     found = {name: files for pattern in patterns for name, files in manager.known(pattern).items()}
-    others = {name for name, files in found.items() if not all(created(ledger, path) for path in files)}
+    others = {
+        name
+        for name, files in found.items()
+        if not (all(created(ledger, path) for path in files) if files else runs_from_own(manager, ledger, name, []))
+    }
     # An instance belongs to the owner of its template.
     known = {
         name: files
@@ -755,7 +790,9 @@ def surplus(
     for name, service in services.items():
         files = [path for path in map(Path, service["files"]) if path.exists()]
         created_files = [path for path in files if created(ledger, path)]
-        if created_files or (not files and manager.status(name).running):
+        if created_files or (
+            not files and manager.status(name).running and runs_from_own(manager, ledger, name, service["files"])
+        ):
             known[name] = created_files
     return known
 

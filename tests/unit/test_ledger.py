@@ -648,3 +648,34 @@ def test_an_unknown_kind_of_entry_is_left_alone(host: Host) -> None:
         book.record([{"kind": "moon", "name": "full", "origin": "created"}])
     host.remove(purge=True)
     assert "moon full" in Ledger.read(host.path).entries
+
+
+@pytest.fixture
+def packaged(host: Host, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Give a package's unit whose name the instance uses too."""
+    unit = host.root / "usr/lib/systemd/system/prefect-server.service"
+    unit.parent.mkdir(parents=True)
+    unit.write_text("[Service]\n")
+    monkeypatch.setattr(ledgers, "UNITS", {"system": [unit.parent], "user": []})
+    monkeypatch.setattr(ledgers, "unit_state", lambda path: {"enabled": True, "active": True})
+    return unit
+
+
+def test_a_unit_that_would_hide_a_packages_is_refused(host: Host, packaged: Path) -> None:
+    unit = host.root / "etc/systemd/system/prefect-server.service"
+    said = host.record(probes=(unit,))
+    assert f"prefect_instance: {unit} would hide {packaged}, a file of" in said["msg"]
+    assert not host.path.exists()
+
+
+def test_a_packages_unit_is_used_again(host: Host, packaged: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    resumed: list[Path] = []
+    monkeypatch.setattr(ledgers, "resume", lambda path, entry: resumed.append(path) if entry["active"] else None)
+    unit = host.root / "etc/systemd/system/prefect-server.service"
+    with opened(host.given() | {"part": "prefect", "adopt": ["units"]}, dry=False) as book:
+        assert book is not None
+        ledgers.expect(book, [("file", str(unit), "prefect_instance")])
+        unit.parent.mkdir(parents=True, exist_ok=True)
+        unit.write_text("unit")
+        assert ledgers.put_back(book, unit)
+    assert (unit.exists(), packaged.exists(), resumed) == (False, True, [unit])

@@ -29,6 +29,7 @@ from ansible_collections.selfhosted.prefect.plugins.filter.services import (
     unit_command,
     unit_word,
 )
+from ansible_collections.selfhosted.prefect.plugins.module_utils import ledger as ledgers
 from ansible_collections.selfhosted.prefect.plugins.modules import services
 from ansible_collections.selfhosted.prefect.plugins.modules.services import Manager, Status
 from fake_api import FakeApi, now, outcome
@@ -63,6 +64,7 @@ class Memory:
     crashing: set[str] = field(default_factory=set)
     given_up: set[str] = field(default_factory=set)
     calls: list[str] = field(default_factory=list)
+    sources: dict[str, Path] = field(default_factory=dict)
     runs: bool = False
     spawned: int = 0
     fails: str = ""
@@ -109,6 +111,9 @@ class Memory:
     def known(self, pattern: str) -> dict[str, list[Path]]:
         names = f"{pattern}*" if pattern.endswith("@") else pattern
         return {path.name: [path] for path in sorted(self.directory.iterdir()) if fnmatchcase(path.name, names)}
+
+    def source(self, name: str) -> Path | None:
+        return self.sources.get(name)
 
     def alive(self) -> bool:
         return self.runs
@@ -332,6 +337,52 @@ def test_absent_stops_what_runs_without_its_files(host: Host) -> None:
     host.manager.start(["server"])
     assert host.ensure("server", state="absent")["services"] == {"server": "removed"}
     assert host.manager.processes == {}
+
+
+@pytest.mark.parametrize("ledger", [True, False])
+def test_absent_leaves_a_packages_unit_of_the_name(host: Host, monkeypatch: pytest.MonkeyPatch, ledger: bool) -> None:
+    packaged = host.directory / "usr"
+    packaged.mkdir()
+    monkeypatch.setitem(ledgers.UNITS, "system", [packaged])
+    host.manager.start(["server"])
+    host.manager.sources["server"] = packaged / "server.service"
+    (packaged / "server.service").write_text("# Ansible managed\n")
+    given: dict[str, Any] = {"name": str(host.directory / "ledgers/prefect.json")}
+    assert host.ensure("server", state="absent", ledger=given if ledger else None)["services"] == {
+        "server": "unchanged"
+    }
+    assert "server" in host.manager.processes
+
+
+@pytest.mark.parametrize("source", ["usr", "units", ""])
+def test_an_instance_that_only_a_link_enables_belongs_to_its_template(
+    host: Host, monkeypatch: pytest.MonkeyPatch, source: str
+) -> None:
+    monkeypatch.setitem(ledgers.UNITS, "system", [host.directory / "usr"])
+    monkeypatch.setattr(host.manager, "known", lambda _: {"worker@etl": []})
+    (host.directory / "usr").mkdir()
+    template = host.directory / source / "worker@"
+    if source:
+        template.write_text("unit")
+        host.manager.sources["worker@etl"] = template
+    state = host.directory / "ledgers/prefect.json"
+    state.parent.mkdir()
+    entry = {"kind": "file", "name": str(host.directory / "units/worker@"), "part": "prefect", "origin": "created"}
+    book = {"format": 1, "recognized": False, "parents": [], "entries": {f"file {entry['name']}": entry}}
+    state.write_text(json.dumps(book))
+    host.manager.start(["worker@etl"])
+    ended = host.ensure(prune=["worker@"], state="absent", ledger={"name": str(state)})["services"]
+    assert ended == ({"worker@etl": "removed"} if source == "units" else {})
+
+
+def test_systemd_says_what_a_service_runs_from(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "systemctl").write_text(
+        '#!/bin/sh\ncase "$*" in *FragmentPath*one.service) echo /usr/lib/one.service ;; esac'
+    )
+    (tmp_path / "systemctl").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
+    manager = services.Systemd(scope="system", units=tmp_path, logs=tmp_path, linger=tmp_path / "linger")
+    assert (manager.source("one"), manager.source("two")) == (Path("/usr/lib/one.service"), None)
 
 
 def test_surplus_is_removed_and_the_template_stays(host: Host) -> None:
