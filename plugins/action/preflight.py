@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from ansible.errors import AnsibleError
+from ansible_collections.selfhosted.prefect.plugins.module_utils.trusted import sources
 from ansible_collections.selfhosted.prefect.plugins.plugin_utils.kept_secrets import ReadHost
 
 
@@ -15,6 +16,11 @@ class ActionModule(ReadHost):
     def read(self, arguments: dict[str, Any], task_vars: dict[str, Any] | None) -> dict[str, Any]:
         """Return the module's result; a failed one if the uv to copy to the host does not exist."""
         named = arguments.pop("uv_file", "")
+        # The host needs only the paths: a lock is long, and the URL of a package may contain a credential.
+        if packages := arguments.pop("packages", None):
+            arguments["packages"] = sources(packages)
+        if requirements := arguments.pop("requirements", None):
+            arguments["requirements"] = "\n".join(sources([requirements]))
         result = super().read(arguments, task_vars)
         if named and result.get("uv") == "controller" and not result.get("failed") and (wrong := self.refused(named)):
             return {"failed": True, "msg": wrong}

@@ -29,7 +29,7 @@ from typing import IO, Any
 from urllib.parse import unquote, urljoin, urlsplit, urlunsplit
 
 from ansible_collections.selfhosted.prefect.plugins.module_utils.masking import without_userinfo
-from ansible_collections.selfhosted.prefect.plugins.module_utils.safe_files import exposed
+from ansible_collections.selfhosted.prefect.plugins.module_utils.trusted import weakness
 
 ANY = "any"
 """The platform of a uv that the user named, about which nothing is known."""
@@ -180,7 +180,7 @@ def installed(version: str, *paths: str) -> str | None:
     found = [shutil.which("uv", path=directory) or "" for directory in sorted(here)]
     for path in dict.fromkeys(filter(None, [*paths, *found])):
         with contextlib.suppress(OSError, subprocess.SubprocessError):
-            if os.access(path, os.X_OK) and not exposed(path) and _key(_version(path)) >= _key(version):
+            if os.access(path, os.X_OK) and not weakness(path) and _key(_version(path)) >= _key(version):
                 return path
     return None
 

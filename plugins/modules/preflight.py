@@ -71,6 +71,21 @@ options:
     description: Whether a lock lists the packages. Otherwise the module checks that the package index has O(version).
     type: bool
     default: true
+  packages:
+    description:
+      - Requirements of that release, and further texts that name places of packages on the host. Root does not install
+        from a path that another account can write.
+    type: list
+    elements: str
+    default: []
+  cache_dir:
+    description: Directory that keeps downloaded packages. Empty keeps none.
+    type: str
+    default: ''
+  requirements:
+    description: Content of the lock.
+    type: str
+    default: ''
   uv:
     description:
       - Platform of the uv that the controller can send, as the lookup P(selfhosted.prefect.uv#lookup) names it; V(any)
@@ -308,7 +323,7 @@ from urllib.error import HTTPError
 from ansible.module_utils.basic import AnsibleModule
 from ansible.module_utils.urls import ConnectionError as Unreachable
 from ansible.module_utils.urls import open_url
-from ansible_collections.selfhosted.prefect.plugins.module_utils import fingerprints, safe_files, uv
+from ansible_collections.selfhosted.prefect.plugins.module_utils import fingerprints, safe_files, trusted, uv
 from ansible_collections.selfhosted.prefect.plugins.module_utils.checks import Check, clock_check, disk_checks
 from ansible_collections.selfhosted.prefect.plugins.module_utils.interpreter import MIN_PYTHON, too_old
 from ansible_collections.selfhosted.prefect.plugins.module_utils.ledger import (
@@ -321,7 +336,7 @@ from ansible_collections.selfhosted.prefect.plugins.module_utils.ledger import (
 from ansible_collections.selfhosted.prefect.plugins.module_utils.masking import userinfo
 from ansible_collections.selfhosted.prefect.plugins.module_utils.ports import taken
 from ansible_collections.selfhosted.prefect.plugins.module_utils.results import conceal
-from ansible_collections.selfhosted.prefect.plugins.module_utils.safe_files import exposed, read
+from ansible_collections.selfhosted.prefect.plugins.module_utils.safe_files import exposed
 
 TOO_NEW = (3, 15)
 """Prefect 3.9 allows this version, but orjson and pyyaml have no wheels for it, and hosts have no compiler."""
@@ -346,6 +361,13 @@ INSTALLATION = "state/installation"
 
 SCARCE = 100_000_000
 """Free bytes that each file system needs before a play begins: less than `status` requires."""
+
+PROBE = """
+import os, sys
+print(*sys.version_info[:3], os.path.realpath(sys.executable))
+print(*dict.fromkeys(place for place in sys.path if os.path.exists(place)), sep="\\n")
+"""
+"""Prints the version of a Python and its path, and from where it imports, each on a line."""
 
 RELEASE_MB = 700
 """Megabytes for uv (55), a release with bytecode (260), the files that uv unpacks, and the first data."""
@@ -537,14 +559,6 @@ def closed_to(user: str, path: str, *, own: Collection[str]) -> str:
     return ""
 
 
-def base_python(release: Path) -> str:
-    """Return the directory of the Python that a release was built on, or an empty string."""
-    with contextlib.suppress(OSError):
-        found = re.search(r"^home *= *(/.+?)/bin *$", read(release / "pyvenv.cfg").decode(), re.MULTILINE)
-        return found[1] if found else ""
-    return ""
-
-
 def confinement(host: dict[str, Any], needs: dict[str, dict[str, str]], python: str) -> dict[str, str]:
     """Return the options that show the units only the paths that they need below `HOMES`.
 
@@ -621,16 +635,23 @@ def find_python(wanted: str, *, for_others: bool, version: str = "") -> tuple[di
         ]
     seen = []
     for name in dict.fromkeys(filter(None, names)):
-        probe = "import os, sys; print(*sys.version_info[:3], os.path.realpath(sys.executable))"
+        if weak := trusted.interpreter(name):
+            seen.append(f"{name} ({weak}, and root runs it)")
+            continue
         try:
-            answer = subprocess.run([name, "-I", "-c", probe], capture_output=True, text=True, timeout=20, check=True)
+            answer = subprocess.run([name, "-I", "-c", PROBE], capture_output=True, text=True, timeout=20, check=True)
         except (OSError, subprocess.SubprocessError):
             if wanted:
                 seen.append(f"{name} (cannot be run)")
             continue
-        major, minor, micro, path = answer.stdout.split(maxsplit=3)
+        said, *imported = answer.stdout.splitlines()
+        major, minor, micro, path = said.split(maxsplit=3)
         found = f"{major}.{minor}.{micro}"
-        if (int(major), int(minor)) < oldest:
+        # A script of root's may start a Python elsewhere.
+        places = [trusted.interpreter(path.strip()), *(trusted.weakness(place, depth=1) for place in imported)]
+        if weak := next(filter(None, places), None):
+            seen.append(f"{name} ({weak}, and root runs it)")
+        elif (int(major), int(minor)) < oldest:
             seen.append(f"{name} (Python {found} is too old)")
         elif (int(major), int(minor)) >= end:
             seen.append(f"{name} (Python {found} is too new)")
@@ -824,6 +845,12 @@ def refused_calendar(calendar: str, *, manager: str) -> list[str]:
     return []
 
 
+def releases_in_use(host: dict[str, Any], release: str) -> list[Path]:
+    """Return the environments that root runs: the wanted release, and supervisord's."""
+    opt = Path(host["dirs"]["opt"])
+    return [path for path in (opt / "releases" / release, opt / "supervisor" / "current") if path.exists()]
+
+
 def obstacles(params: dict[str, Any], host: dict[str, Any]) -> list[str]:
     """Return the errors of all conditions on the host that would make the installation fail."""
     found = []
@@ -842,7 +869,11 @@ def obstacles(params: dict[str, Any], host: dict[str, Any]) -> list[str]:
                 f"{variable}: another account can write {above} or a directory above it, and root runs what is in "
                 f"{dirs[purpose]}; name a directory that only root can replace"
             )
-    if not host["release_present"]:
+    if host["release_present"]:
+        found += trusted.refused(releases=releases_in_use(host, params["release"]))
+    else:
+        names = ("cache_dir", "packages", "requirements", "index_url")
+        found += trusted.refused(**{name: params[name] for name in names})
         free = shutil.disk_usage(nearest_existing(Path(dirs["opt"]))).free // 1_000_000
         if free < RELEASE_MB:
             found.append(
@@ -899,6 +930,9 @@ def main() -> None:
             "release": text,
             "version": text,
             "locked": {"type": "bool", "default": True},
+            "packages": {"type": "list", "elements": "str", "default": []},
+            "cache_dir": text,
+            "requirements": text,
             "uv": text,
             "uv_lock": text,
             "index_url": {"type": "str", "default": "", "no_log": True},
@@ -983,7 +1017,8 @@ def main() -> None:
         lost += without_uv
     # The interpreter of the wanted release, or of the one in use.
     interpreter = str(Path(host["python"]["path"]).parent.parent) if host["python"] else ""
-    host["confinement"] = confinement(host, params["needs"], interpreter or base_python(release if proven else current))
+    interpreter = interpreter or trusted.base_python(release if proven else current)
+    host["confinement"] = confinement(host, params["needs"], interpreter)
     if params["state"] == "present":
         problems = obstacles(params, host) + lost
         if problems:

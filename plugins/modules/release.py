@@ -113,10 +113,11 @@ from pathlib import Path
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
+from ansible_collections.selfhosted.prefect.plugins.module_utils import trusted
 from ansible_collections.selfhosted.prefect.plugins.module_utils import uv as own_uv
 from ansible_collections.selfhosted.prefect.plugins.module_utils.masking import userinfo, without_userinfo
 from ansible_collections.selfhosted.prefect.plugins.module_utils.results import conceal
-from ansible_collections.selfhosted.prefect.plugins.module_utils.safe_files import exposed, locked
+from ansible_collections.selfhosted.prefect.plugins.module_utils.safe_files import locked
 
 PROOF = ".proven"
 COMPILED = (
@@ -264,6 +265,14 @@ def build(params: dict[str, Any], release: Path) -> None:
     (release / PROOF).write_text(time.strftime("%Y-%m-%dT%H:%M:%SZ\n", time.gmtime()))
 
 
+def unsafe(params: dict[str, Any], release: Path, *, built: bool) -> list[str]:
+    """Return a sentence for each place of this release's code that another account can write."""
+    if not built:
+        return trusted.refused(releases=[release])
+    names = ("python", "uv", "cache_dir", "packages", "requirements", "index_url")
+    return trusted.refused(**{name: params[name] for name in names if params[name]})
+
+
 def running(releases: Path) -> set[str]:
     """Return the names of the releases from which a running process has loaded a library or another file."""
     names: set[str] = set()
@@ -317,16 +326,13 @@ def main() -> None:
     invocation = {"module_args": {**shown, "packages": [without_userinfo(name) for name in params["packages"]]}}
     secrets = userinfo(" ".join([params["index_url"], *params["packages"]]))
     release, link = Path(params["path"]), Path(params["link"])
-    if params["cache_dir"] and (above := exposed(params["cache_dir"])):
-        # Sharing the cache is the user's choice, and so no error.
-        module.warn(
-            f"prefect_uv_cache_dir: another account can write {above} or a directory above it, and root installs and "
-            f"runs what is in {params['cache_dir']}; name a directory that only root can write"
-        )
     previous = link.readlink().name if link.is_symlink() else ""
     built, switched, removed = not (release / PROOF).exists(), previous != release.name, []
     diff = {"before": f"{link} -> {previous}\n" if previous else "", "after": f"{link} -> {release.name}\n"}
 
+    if refused := unsafe(params, release, built=built):
+        failure = {"msg": "\n".join(refused), "invocation": invocation}
+        module.fail_json(**conceal(module, failure, secrets))
     if built and not module.check_mode and not (params["uv"] and params["python"]):
         module.fail_json(msg=f"{release} is not there, and without uv and python it cannot be built")
     if not module.check_mode and (built or switched):

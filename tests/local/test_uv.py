@@ -308,7 +308,7 @@ def test_the_controllers_comes_first(host: Host, index: FakeIndex, controller: s
 def test_then_the_hosts_own(
     host: Host, index: FakeIndex, monkeypatch: pytest.MonkeyPatch, version: str, source: str
 ) -> None:
-    monkeypatch.setattr(uv, "exposed", lambda path: None)
+    monkeypatch.setattr(uv, "weakness", lambda path: None)
     own = has_a_uv(host.directory / "bin", version)
     monkeypatch.setenv("PATH", str(own.parent))
     lock = index.serves(a_wheel())
@@ -322,14 +322,14 @@ def test_one_that_another_account_can_replace_is_not_run(
     host: Host, index: FakeIndex, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     own = has_a_uv(host.directory / "bin", VERSION)
-    monkeypatch.setattr(uv, "exposed", lambda path: str(path) if path == str(own) else None)
+    monkeypatch.setattr(uv, "weakness", lambda path: str(path) if path == str(own) else None)
     monkeypatch.setenv("PATH", str(own.parent))
     assert host.preflight(index.serves(a_wheel()), index.url)["uv"] == "index"
 
 
 @pytest.mark.parametrize("to", ["../../files/", "/files/", "absolute"])
 def test_the_wheel_is_fetched_once(host: Host, index: FakeIndex, monkeypatch: pytest.MonkeyPatch, to: str) -> None:
-    monkeypatch.setattr(uv, "exposed", lambda path: None)
+    monkeypatch.setattr(uv, "weakness", lambda path: None)
     lock = index.serves(a_wheel(), to=index.url.replace("packages", "files/") if to == "absolute" else to)
     assert host.release(lock, index.url, check_mode=True)["changed"]
     assert index.requests == []

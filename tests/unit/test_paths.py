@@ -85,6 +85,7 @@ ALLOWED = {
     ("sqlite_files.py", "settle"): "runs in `as_account`",
     ("status.py", "settings"): "/etc/prefect, which only root can write",
     ("tree.py", "unpack"): "the archive in Ansible's temporary directory",
+    ("trusted.py", "entries"): "directories that it has just found to be writable by root only",
     ("uv.py", "_download"): OPT,
     ("uv.py", "fetch"): OPT,
     ("uv.py", "is_musl"): "/lib, which only root can write",
