@@ -241,7 +241,7 @@ accounts:
   type: list
   elements: str
 user_groups:
-  description: Further groups of the server's account, for example docker.
+  description: Further groups of the server's account, for example docker, if this collection created that account.
   returned: success
   type: list
   elements: str
@@ -439,6 +439,20 @@ def accounts(*, name: str, user: str, worker_user: str, home: str) -> dict[str, 
 def groups_of(user: str) -> list[str]:
     """Return the names of the groups that an account was added to."""
     return sorted(group.gr_name for group in grp.getgrall() if user in group.gr_mem)
+
+
+def inherited_groups(user: str, *, name: str, operators: str) -> list[str]:
+    """Return the further groups of the server's account that the flows' account gets when it is divided from it.
+
+    Only of an account that this collection created: another one has its groups, such as sudo, for its owner.
+    """
+    with contextlib.suppress(KeyError, LedgerError):
+        ledger = Ledger.read(path_of(name))
+        entry = ledger.get("user", user)
+        is_ours = ledger.recognized and pwd.getpwnam(user).pw_gecos.startswith(COMMENT)
+        if entry["origin"] == "created" if entry else is_ours:
+            return [group for group in groups_of(user) if group != operators]
+    return []
 
 
 def exists(user: str) -> bool:
@@ -1007,7 +1021,7 @@ def main() -> None:
     host["version"] = current.resolve().name.rpartition("-")[0] if current.exists() else ""
     host["accounts"] = [user for user in dict.fromkeys([host["user"], host["worker_user"]]) if exists(user)]
     host["settled"] = is_settled(host)
-    host["user_groups"] = [name for name in groups_of(host["user"]) if name != host["operators"]]
+    host["user_groups"] = inherited_groups(host["user"], name=name, operators=host["operators"])
     host["members"] = members_of(host["group"])
     if params["state"] == "present" and not host["release_present"]:
         host["python"], host["pythons_seen"] = find_python(

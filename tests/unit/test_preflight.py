@@ -20,6 +20,7 @@ from typing import Any
 
 import pytest
 from ansible_collections.selfhosted.prefect.plugins.module_utils import interpreter, ports, uv
+from ansible_collections.selfhosted.prefect.plugins.module_utils import ledger as ledgers
 from ansible_collections.selfhosted.prefect.plugins.module_utils.ledger import opened
 from ansible_collections.selfhosted.prefect.plugins.modules import backend, preflight
 from ansible_collections.selfhosted.prefect.plugins.modules.preflight import (
@@ -875,3 +876,31 @@ def test_paths_that_a_service_cannot_reach(homes: Path) -> None:
     assert preflight.unseen(host_in(str(closed)), inside) == []
     tmp = host_in("/var/lib/prefect", python={"path": f"{homes}/tmp/bin/python", "version": "3.12.0"})
     assert [said.split(":")[0] for said in preflight.unseen(tmp, {})] == ["prefect_python"]
+
+
+@pytest.mark.parametrize(
+    ("origin", "comment", "groups"),
+    [
+        ("adopted", "Deploy", []),
+        ("adopted", "Prefect (prefect)", []),
+        ("created", "Prefect (prefect)", ["docker"]),
+        (None, "Deploy", []),
+        (None, "Prefect (prefect)", ["docker"]),
+    ],
+)
+def test_flows_get_the_groups_of_no_person(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, origin: str | None, comment: str, groups: list[str]
+) -> None:
+    """Members of docker or sudo are root."""
+    monkeypatch.setattr(ledgers, "home_of_ledgers", lambda: tmp_path)
+    monkeypatch.setattr(ledgers, "installed_before", lambda path, opt: True)
+    account = pwd.struct_passwd(("deploy", "x", 1000, 1000, comment, "/home/deploy", "/bin/sh"))
+    monkeypatch.setattr(pwd, "getpwnam", lambda user: account)
+    listed = [grp.struct_group((name, "x", 999, ["deploy"])) for name in ("docker", "prefect-operators")]
+    monkeypatch.setattr(grp, "getgrall", lambda: listed)
+    if origin:
+        entries = {"user deploy": {"kind": "user", "name": "deploy", "part": "prefect", "origin": origin}}
+        book = {"format": 1, "recognized": False, "parents": [], "entries": entries}
+        (tmp_path / "prefect.json").write_text(json.dumps(book))
+    found = preflight.inherited_groups("deploy", name="prefect", operators="prefect-operators")
+    assert found == groups
