@@ -661,6 +661,13 @@ def remove_account(kind: str, name: str) -> str:
     return f"{kind} {name}: {done.stderr.strip()}" if done.returncode else ""
 
 
+def take_back(entry: dict[str, Any]) -> None:
+    """Make accounts members of a group again, from which they were moved, if the group stays."""
+    for member in entry.get("moved", []):
+        if exists(entry["kind"], entry["name"]) and exists("user", member):
+            subprocess.run(["gpasswd", "--add", member, entry["name"]], capture_output=True, check=False)
+
+
 def exists(kind: str, name: str) -> bool:
     """Return whether an account exists."""
     with contextlib.suppress(KeyError):
@@ -732,6 +739,8 @@ def remove_part(ledger: Ledger, part: str, *, purge: bool) -> Removal:
                     result.left.append(said)
                     continue
                 result.removed.append(f"{kind} {name}")
+            elif not ledger.dry:
+                take_back(mine[f"{kind} {name}"])
             ledger.forget(kind, name)
     ledger.write()
     return result

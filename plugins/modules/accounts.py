@@ -22,6 +22,7 @@ description:
     killed. Stop all services that run flows first.
 version_added: 0.1.0
 author: The selfhosted.prefect maintainers
+extends_documentation_fragment: selfhosted.prefect.ledger
 options:
   home:
     description: The data directory.
@@ -57,6 +58,7 @@ options:
     description:
       - Accounts to move from the server's group to O(operators). In earlier versions, operators were members of the
         group of the only account.
+      - They move only if O(ledger) lists the server's group as created by this collection, and it records them.
     type: list
     elements: str
     default: []
@@ -104,6 +106,8 @@ from pathlib import Path
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
+from ansible_collections.selfhosted.prefect.plugins.module_utils.ledger import LEDGER, Ledger, LedgerError
+from ansible_collections.selfhosted.prefect.plugins.module_utils.ledger import opened as opened_ledger
 from ansible_collections.selfhosted.prefect.plugins.module_utils.safe_files import beside, followed, is_lost, listed
 
 SERVER_FILES = {
@@ -321,6 +325,19 @@ def give_outside(path: Path, *, server: Account, worker: Account) -> list[str]:
     return division.left
 
 
+def movable(ledger: Ledger | None, group: str, members: list[str]) -> list[str]:
+    """Return the members of a group to make operators, and record them; none if the group is another owner's.
+
+    Operators can read the password of the API, and the members of another owner's group need that group.
+    """
+    entry = ledger.get("group", group) if ledger is not None else None
+    if ledger is None or entry is None or entry["origin"] != "created" or not members:
+        return []
+    entry["moved"] = sorted({*entry.get("moved", []), *members})
+    ledger.write()
+    return sorted(members)
+
+
 def main() -> None:
     text = {"type": "str", "required": True}
     paths = {"type": "list", "elements": "path", "default": []}
@@ -334,6 +351,7 @@ def main() -> None:
             "flows_dirs": paths,
             "operators": text,
             "members": {"type": "list", "elements": "str", "default": []},
+            "ledger": LEDGER,
         },
         supports_check_mode=True,
     )
@@ -345,7 +363,10 @@ def main() -> None:
     try:
         server, worker = Account.of(params["user"]), Account.of(params["worker_user"])
         group = grp.getgrgid(server.gid).gr_name
-        for member in set(params["members"]) - {params["user"], params["worker_user"]}:
+        others = [name for name in params["members"] if name not in (params["user"], params["worker_user"])]
+        with opened_ledger(params["ledger"], dry=False) as ledger:
+            moved = movable(ledger, group, others)
+        for member in moved:
             module.run_command(["gpasswd", "--add", member, params["operators"]], check_rc=True)
             module.run_command(["gpasswd", "--delete", member, group], check_rc=True)
         inside = [path for path in map(Path, params["server_files"]) if path.is_relative_to(home) and path != home]
@@ -354,7 +375,7 @@ def main() -> None:
         for path in map(Path, params["flows_dirs"]):
             if server != worker and not path.is_relative_to(home):
                 answer["left"] += give_outside(path, server=server, worker=worker)
-    except (OSError, KeyError, FileError) as error:
+    except (OSError, KeyError, FileError, LedgerError) as error:
         module.fail_json(msg=f"prefect_home: {home} cannot be divided between its accounts: {error}")
     for path in answer["left"]:
         module.warn(f"{path} keeps its owner: it has a further hard link elsewhere. Replace it by a copy")

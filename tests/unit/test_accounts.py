@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import grp
 import os
 import pwd
 import shutil
@@ -11,6 +12,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from ansible_collections.selfhosted.prefect.plugins.module_utils import ledger as ledgers
+from ansible_collections.selfhosted.prefect.plugins.module_utils.ledger import Ledger
 from ansible_collections.selfhosted.prefect.plugins.modules import accounts
 from fake_api import outcome
 
@@ -238,3 +241,29 @@ def test_a_bare_host_gets_the_directories(tmp_path: Path) -> None:
         ("root", 0o1771),
         (FLOWS, 0o700),
     ]
+
+
+@pytest.mark.parametrize(("origin", "moves"), [("created", True), ("adopted", False), (None, False)])
+def test_members_of_a_persons_group_stay_and_become_no_operators(
+    home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, origin: str | None, moves: bool
+) -> None:
+    calls = tmp_path / "calls"
+    (tmp_path / "gpasswd").write_text(f'#!/bin/sh\necho "$*" >> {calls}\n')
+    (tmp_path / "gpasswd").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
+    group = grp.getgrgid(pwd.getpwnam(SERVER).pw_gid).gr_name
+    given = {"name": str(tmp_path / "ledgers" / "prefect.json"), "opt": str(tmp_path / "opt")}
+    with ledgers.opened({"part": "prefect", "adopt": [], **given}, dry=False) as ledger:
+        assert ledger is not None
+        ledger.record([{"kind": "group", "name": group, "origin": origin}] if origin else [])
+    divide(home, members=["alice", SERVER], ledger=given)
+    said = calls.read_text().splitlines() if calls.exists() else []
+    assert said == (["--add alice ops", f"--delete alice {group}"] if moves else [])
+    if moves:
+        # The group of two instances stays when one of them is removed.
+        monkeypatch.setattr(Ledger, "shared", lambda self, name: True)
+        monkeypatch.setattr(ledgers, "exists", lambda kind, name: True)
+        with ledgers.opened({"part": "prefect", "adopt": [], **given}, dry=False) as ledger:
+            assert ledger is not None
+            ledgers.remove_part(ledger, "prefect", purge=False)
+        assert calls.read_text().splitlines()[2:] == [f"--add alice {group}"]
