@@ -612,16 +612,14 @@ def sweep(ledger: Ledger, directory: Path, *, owners: Collection[int]) -> bool:
     """Remove what some user ids own below a directory, never following links; return whether anything was removed."""
     changed = False
     with safe_files.reach(directory) as top:
-        for place, names, files, descriptor in os.fwalk(".", topdown=False, dir_fd=top.descriptor):
-            for name in [*files, *names]:
-                found = os.stat(name, dir_fd=descriptor, follow_symlinks=False)
-                if found.st_uid not in owners or ledger.knows(Path(directory, place, name)) is not None:
-                    continue
-                changed = True
-                if not ledger.dry:
-                    # A directory that holds another owner's files stays.
-                    with contextlib.suppress(OSError):
-                        (os.rmdir if stat.S_ISDIR(found.st_mode) else os.unlink)(name, dir_fd=descriptor)
+        for name, here, path, found in top.bottom_up():
+            if found.st_uid not in owners or (path is not None and ledger.knows(directory / path) is not None):
+                continue
+            changed = True
+            if not ledger.dry:
+                # A directory that holds another owner's files stays.
+                with contextlib.suppress(OSError):
+                    (os.rmdir if stat.S_ISDIR(found.st_mode) else os.unlink)(name, dir_fd=here.descriptor)
     return changed
 
 

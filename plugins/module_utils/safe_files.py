@@ -338,6 +338,50 @@ class Directory:
                 finally:
                     os.close(child.descriptor)
 
+    def bottom_up(self) -> Iterator[tuple[str, Directory, str | None, os.stat_result]]:
+        """Yield everything below, the content of a directory before itself: name, parent, relative path, state.
+
+        It takes one descriptor, however deep directories are nested; below `DEEPEST` of them, the path is None. What is
+        mounted below is left out. Raises UnsafePathError if a directory is moved meanwhile.
+        """
+        flags = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+        here = os.open(".", flags, dir_fd=self.descriptor)
+        try:
+            top = os.fstat(here)
+            trail = [("", top, listed(here)[::-1])]
+            while True:
+                last, state, names = trail[-1]
+                if names:
+                    name = names.pop()
+                    # Another account may have replaced it a moment ago.
+                    with contextlib.suppress(OSError):
+                        state = os.stat(name, dir_fd=here, follow_symlinks=False)
+                        if not stat.S_ISDIR(state.st_mode):
+                            yield name, self._at(here), _joined(trail, name), state
+                            continue
+                        child = os.open(name, flags, dir_fd=here)
+                        state = os.fstat(child)
+                        if state.st_dev != top.st_dev:
+                            os.close(child)
+                            continue
+                        here, _ = child, os.close(here)
+                        trail.append((name, state, listed(here)[::-1]))
+                    continue
+                trail.pop()
+                if not trail:
+                    return
+                above = os.open("..", flags, dir_fd=here)
+                os.close(here)
+                here = above
+                if not os.path.samestat(os.fstat(here), trail[-1][1]):
+                    raise UnsafePathError(f"{self.path}: a directory below was moved while it was searched; try again")
+                yield last, self._at(here), _joined(trail, last), state
+        finally:
+            os.close(here)
+
+    def _at(self, descriptor: int) -> Directory:
+        return Directory(descriptor, self.path, is_safe=False)
+
     def give(self, name: str, state: os.stat_result, *, owner: int, group: int) -> None:
         """Change the owner of an entry, unless it is no longer the one with this state."""
         descriptor = os.open(name, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=self.descriptor)
@@ -384,6 +428,11 @@ class Directory:
                 with self.enter(name) as child:
                     child._clear(top, device=device, depth=depth + 1)
                 os.rmdir(name, dir_fd=self.descriptor)
+
+
+def _joined(trail: list[tuple[str, os.stat_result, list[str]]], name: str) -> str | None:
+    # The path of a deep directory is as long as it is deep.
+    return None if len(trail) > DEEPEST else "/".join([*(step for step, *_ in trail[1:]), name])
 
 
 def listed(descriptor: int) -> list[str]:

@@ -679,3 +679,22 @@ def test_a_packages_unit_is_used_again(host: Host, packaged: Path, monkeypatch: 
         unit.write_text("unit")
         assert ledgers.put_back(book, unit)
     assert (unit.exists(), packaged.exists(), resumed) == (False, True, [unit])
+
+
+def nest(directory: Path, depth: int) -> None:
+    """Create nested directories, which no path reaches any more, with a file in the last one."""
+    here = os.open(directory, os.O_RDONLY)
+    for _ in range(depth):
+        os.mkdir("nested", dir_fd=here)
+        below = os.open("nested", os.O_RDONLY, dir_fd=here)
+        os.close(here)
+        here = below
+    os.close(os.open("file", os.O_CREAT | os.O_WRONLY, dir_fd=here))
+    os.close(here)
+
+
+def test_a_purge_takes_directories_however_deep(host: Host) -> None:
+    host.install()
+    nest(host.home, 3000)
+    done = host.remove(purge=True)
+    assert not done.get("failed") and not host.home.exists()
