@@ -122,6 +122,7 @@ left:
 
 import contextlib
 import grp
+import itertools
 import json
 import os
 import pwd
@@ -154,6 +155,12 @@ from ansible_collections.selfhosted.prefect.plugins.module_utils.ledger import (
 )
 
 ACCOUNTS = ("user", "group")
+
+MAGIC = b"SQLite format 3\0"
+"""The first bytes of an SQLite database."""
+
+MOST_COPIES = 100
+"""Databases that are copied before a purge."""
 
 
 def made_here(ledger: Ledger, kind: str, name: str) -> bool:
@@ -277,12 +284,12 @@ def record(ledger: Ledger, entries: list[dict[str, Any]], probes: list[str]) -> 
 
 
 @contextlib.contextmanager
-def reachable(file: Path, owners: Collection[int]) -> Iterator[None]:
-    """Give a database's account, as which it is read, access to it if an earlier removal left it to root.
+def reachable(home: Path, file: Path, owners: Collection[int]) -> Iterator[None]:
+    """Give a database's account, as which it is read, access to a data directory that an earlier removal left to root.
 
     Raises LedgerError if that account was removed and another one has its number now.
     """
-    home, (uid, gid) = file.parent, sqlite_files.account(file)
+    uid, gid = sqlite_files.account(file)
     before = home.stat()
     if uid == 0 or (before.st_uid, stat.S_IMODE(before.st_mode)) != (0, 0o700):
         yield
@@ -300,21 +307,75 @@ def reachable(file: Path, owners: Collection[int]) -> Iterator[None]:
         own(home, uid=0, gid=before.st_gid, mode=0o700)
 
 
+def databases(ledger: Ledger, entry: dict[str, Any]) -> list[Path]:
+    """Return the SQLite databases that a purge removes from a data directory, recognized by how they begin.
+
+    Raises LedgerError if there are too many, which flows may have created.
+    """
+    home, owners = Path(entry["name"]), member_ids(entry)
+    found = [home / "prefect.db"] if sqlite_files.exists(home / "prefect.db") else []
+    if not home.is_dir() or home.is_symlink():
+        return found
+    with safe_files.reach(home) as top:
+        for name, here, path, state in top.bottom_up():
+            if path is None or not stat.S_ISREG(state.st_mode) or home / path in found:
+                continue
+            first = path.partition("/")[0]
+            is_named = first in entry.get("content", []) and entry["origin"] == "created"
+            goes = state.st_uid in owners and (entry["origin"] == "created" or ledger.get("content", home / first))
+            if (is_named or goes) and is_database(here, name):
+                found.append(home / path)
+    if len(found) > MOST_COPIES:
+        raise LedgerError(
+            f"prefect_purge_backup: {home} has more than {MOST_COPIES} SQLite databases, such as {found[-1]}; copy "
+            "those that you need, remove the others, or set prefect_purge_backup to false"
+        )
+    return found
+
+
+def is_database(directory: safe_files.Directory, name: str) -> bool:
+    """Return whether a file begins like an SQLite database."""
+    with contextlib.suppress(OSError), directory.open(name) as descriptor:
+        return os.read(descriptor, len(MAGIC)) == MAGIC
+    return False
+
+
 def back_up(ledger: Ledger, directory: Path) -> list[str]:
     """Copy the SQLite databases that a purge is about to remove. Their server has stopped. Return the copies."""
     homes = [entry for entry in ledger.entries.values() if entry["part"] == ledger.part and entry["kind"] == "data"]
-    copies = []
+    copies: dict[Path, Path] = {}
     moment = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime())
-    for home in homes:
-        file = Path(home["name"], "prefect.db")
-        if sqlite_files.exists(file):
-            copy = directory / f"purged-{moment}.db"
-            with safe_files.beside(directory, make=True) as (above, name):
-                above.make(name, owner=os.geteuid(), group=os.getegid(), mode=0o700)
-            with reachable(file, member_ids(home)):
-                sqlite_files.copy(file, copy)
-            copies.append(str(copy))
-    return copies
+    for entry in homes:
+        home = Path(entry["name"])
+        for file in databases(ledger, entry):
+            inside = str(file.relative_to(home)).replace("/", "-")
+            name = f"purged-{moment}{'' if inside == 'prefect.db' else f'-{inside[-150:]}'}"
+            names = (f"{name}{number or ''}.db" for number in itertools.count())
+            copy = next(directory / free for free in names if directory / free not in copies.values())
+            with safe_files.beside(directory, make=True) as (above, last):
+                above.make(last, owner=os.geteuid(), group=os.getegid(), mode=0o700)
+            with reachable(home, file, member_ids(entry)):
+                copy_database(file, copy)
+            copies.setdefault(file, copy)
+    return [str(copy) for copy in copies.values()]
+
+
+def copy_database(file: Path, copy: Path) -> None:
+    """Copy a database; byte by byte if SQLite cannot read it, because it may be damaged or only begin like one."""
+    try:
+        sqlite_files.copy(file, copy)
+    except safe_files.AccountError as error:
+        if error.kind != "DatabaseError":
+            raise
+        own_ids = {"owner": os.geteuid(), "group": os.getegid()}
+        with (
+            safe_files.beside(file) as (directory, name),
+            directory.open(name) as source,
+            safe_files.beside(copy) as (kept, last),
+            kept.create(last, mode=0o600, **own_ids) as target,
+        ):
+            while part := os.read(source, 2**20):
+                os.write(target, part)
 
 
 def main() -> None:

@@ -698,3 +698,51 @@ def test_a_purge_takes_directories_however_deep(host: Host) -> None:
     nest(host.home, 3000)
     done = host.remove(purge=True)
     assert not done.get("failed") and not host.home.exists()
+
+
+def database(path: Path, owner: int) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with contextlib.closing(sqlite3.connect(path)) as opened_database:
+        opened_database.executescript(f"create table flow (name); insert into flow values ('{path.name}')")
+    for each in (path.parent, path):
+        os.chown(each, owner, owner)
+    return path
+
+
+@as_root
+def test_a_purge_copies_every_database(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever its name is: prefect_database_url may name another one, and flows keep their own."""
+    root = Path(tempfile.mkdtemp(dir="/tmp"))
+    root.chmod(0o755)
+    host, uid = Host(root), 54321
+    try:
+        host.install()
+        (host.home / "prefect.db").unlink()
+        for name in ("production.db", "worker/stocks.sqlite", "worker/deep/a-b", "worker/deep-a/b"):
+            database(host.home / name, uid)
+        broken = host.home / "worker/broken.db"
+        broken.write_bytes(b"SQLite format 3\0 and no more")
+        os.chown(broken, uid, uid)
+        (host.home / "worker/notes.db").write_text("no database")
+        os.chown(host.home, uid, uid)
+        with opened(host.given(part="prefect"), dry=False) as book:
+            assert book is not None
+            book.entries[f"data {host.home}"]["uids"] = [uid]
+            book.write()
+        monkeypatch.setattr(ledger, "MOST_COPIES", 4)
+        refused = host.remove(purge=True, backup_dir=str(root / "backups"))
+        assert f"{host.home} has more than 4 SQLite databases" in refused["msg"]
+        assert (host.home / "production.db").exists()
+        monkeypatch.setattr(ledger, "MOST_COPIES", 5)
+        done = host.remove(purge=True, backup_dir=str(root / "backups"))
+        assert not (host.home / "production.db").exists()
+        held = {}
+        for copy in done["copies"]:
+            try:
+                with contextlib.closing(sqlite3.connect(copy)) as opened_database:
+                    held[copy] = opened_database.execute("select name from flow").fetchone()[0]
+            except sqlite3.DatabaseError:
+                held[copy] = Path(copy).read_text()
+        assert sorted(held.values()) == ["SQLite format 3\0 and no more", "a-b", "b", "production.db", "stocks.sqlite"]
+    finally:
+        shutil.rmtree(root)
