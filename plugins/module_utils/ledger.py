@@ -510,19 +510,34 @@ def ensure_files(
 
 
 def remove_file(ledger: Ledger, file: dict[str, Any], *, dry: bool) -> tuple[list[str], list[dict[str, str]]]:
-    """Remove a file or directory that the ledger records, and restore what it replaced."""
+    """Remove a file or directory that the ledger records, and restore what it replaced.
+
+    That it is in a directory of this instance proves nothing: flows write there too. Without an entry, or a name in the
+    entry of the data directory, a file stays, and only an empty directory goes.
+    """
     path, entry = Path(file["path"]), ledger.knows(file["path"])
     if entry is not None and entry["kind"] == "file":
         changed = put_back(ledger, path)
         return ([str(path)], [{"prepared": f"remove {path}\n"}]) if changed else ([], [])
-    created = entry is not None and entry["origin"] == "created"
-    kind = "directory" if path.is_dir() and not path.is_symlink() else "file"
-    if not created and not ledger.holds(path) and not (os.path.lexists(path) and recognizable(ledger, kind, path)):
+    if path.is_dir() and not path.is_symlink():
+        is_ours = entry is not None and entry["kind"] == "tree" and entry["origin"] == "created"
+        known = entry is not None or ledger.holds(path) or recognizable(ledger, "directory", path)
+        goes = is_ours or (known and is_empty(path))
+    else:
+        goes = is_content(ledger, path) or (os.path.lexists(path) and recognizable(ledger, "file", path))
+    if not goes:
         return [], []
     result = ensure_all([file | {"secret": False}], [], dry=dry)
     if entry is not None and (not os.path.lexists(path) or ledger.shared(path)):
         ledger.forget(entry["kind"], path)
     return result
+
+
+def is_content(ledger: Ledger, path: Path) -> bool:
+    """Return whether a file is one of those that Prefect creates in a data directory."""
+    above = ledger.get("data", path.parent)
+    named = above is not None and above["origin"] == "created" and path.name in above.get("content", [])
+    return named or ledger.get("content", path) is not None
 
 
 def secure(path: Path, entry: dict[str, Any], *, dry: bool) -> list[str]:

@@ -746,3 +746,25 @@ def test_a_purge_copies_every_database(monkeypatch: pytest.MonkeyPatch) -> None:
         assert sorted(held.values()) == ["SQLite format 3\0 and no more", "a-b", "b", "production.db", "stocks.sqlite"]
     finally:
         shutil.rmtree(root)
+
+
+def test_absent_takes_nothing_that_flows_wrote(host: Host) -> None:
+    """A directory of this instance is no proof that what is in it is this collection's."""
+    host.install()
+    for name in ("tmp/report.csv", "worker/tmp/report.csv", "notes.txt", "storage/deep/result"):
+        (host.home / name).parent.mkdir(parents=True, exist_ok=True)
+        (host.home / name).write_text("data")
+    before = host.manifest()
+    for name in ("tmp", "worker/tmp", "notes.txt", "storage/deep"):
+        done = host.write(host.home / name, state="absent", content=None)
+        assert not done.get("failed") and not done["changed"], name
+    assert host.manifest() == before
+    # What this collection created goes when it is empty, and what Prefect writes goes by its name.
+    host.directory(host.home / "tmp2")
+    (host.home / "tmp2/report.csv").write_text("data")
+    assert not host.write(host.home / "tmp2", state="absent", content=None)["changed"]
+    (host.home / "tmp2/report.csv").unlink()
+    (host.home / "empty").mkdir()
+    for name in ("tmp2", "empty", "prefect.db"):
+        assert host.write(host.home / name, state="absent", content=None)["changed"], name
+        assert not (host.home / name).exists()
