@@ -71,6 +71,10 @@ options:
   user:
     description: User that flows run as. Defaults to the user who connects.
     type: str
+  timeout:
+    description: Maximum duration of the checks in seconds.
+    type: int
+    default: 600
 attributes:
   check_mode:
     description: Reports whether the definitions would change, and their errors.
@@ -106,36 +110,31 @@ problems:
 import json
 import os
 import pwd
-import subprocess
 from pathlib import Path
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
+from ansible_collections.selfhosted.prefect.plugins.module_utils.processes import TimedOutError, run_as
 
 
 def place(params: dict[str, Any], *, dry: bool) -> dict[str, Any]:
-    """Return the package's report on the definitions. Raises OSError or ValueError if it does not run."""
+    """Return the package's report on the definitions. Raises OSError, ValueError or TimedOutError if there is none."""
     account = pwd.getpwnam(params["user"]) if params["user"] else pwd.getpwuid(os.getuid())
-    become: dict[str, Any] = {}
-    if os.getuid() == 0 and account.pw_uid != 0:
-        become = {"user": account.pw_uid, "group": account.pw_gid, "extra_groups": []}
     names = ("source", "factory", "paths", "work_pool", "inactive", "load_into", "prune")
     request = {name: params[name] for name in names} | {name: json.loads(params[name]) for name in ("data", "files")}
     request["dry"] = dry
-    answer = subprocess.run(
+    answer = run_as(
+        account,
         [params["python"], "-m", "prefect_definitions", "place", params["directory"]],
-        input=json.dumps(request),
-        capture_output=True,
-        text=True,
-        cwd=params["directory"],
+        timeout=params["timeout"],
+        stdin=json.dumps(request),
+        directory=params["directory"],
         env={
             "HOME": account.pw_dir,
             "LANG": "C.UTF-8",
             "PATH": f"{Path(params['python']).parent}:/usr/local/bin:/usr/bin:/bin",
             "PYTHONDONTWRITEBYTECODE": "1",
         },
-        check=False,
-        **become,
     )
     try:
         return dict(json.loads(answer.stdout))
@@ -161,6 +160,7 @@ def main() -> None:
             "prune": {"type": "bool", "default": False},
             "python": {"type": "path", "required": True},
             "user": text,
+            "timeout": {"type": "int", "default": 600},
         },
         supports_check_mode=True,
     )
@@ -169,6 +169,9 @@ def main() -> None:
         module.exit_json(changed=True)
     try:
         answer = place(params, dry=module.check_mode)
+    except TimedOutError as error:
+        hint = "a module that use names waits for something when it is imported"
+        module.fail_json(msg=f"the definitions cannot be read: {error}; {hint}\n{error.output}".strip(), problems=[])
     except (OSError, ValueError, KeyError) as error:
         module.fail_json(msg=f"the definitions cannot be read: {error}", problems=[])
     if answer["problems"]:

@@ -119,8 +119,6 @@ import json
 import os
 import pwd
 import re
-import signal
-import subprocess
 import time
 from collections.abc import Iterable
 from pathlib import Path
@@ -129,6 +127,7 @@ from urllib.parse import quote
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.selfhosted.prefect.plugins.module_utils import safe_files
+from ansible_collections.selfhosted.prefect.plugins.module_utils.processes import TimedOutError, run_as
 
 IGNORED = {".git", "__pycache__", ".venv", ".prefect"}
 """Directories whose content is not code."""
@@ -152,6 +151,13 @@ for name, text in json.load(sys.stdin).items():
 sys.exit(failed)
 """
 """Reads scripts by name as JSON and prints a line for each that does not compile."""
+
+
+MOST_SHOWN = 20_000
+"""Characters of a script's output in an error."""
+
+COMPILED = 120.0
+"""Maximum seconds of compiling all scripts."""
 
 
 class ScriptError(Exception):
@@ -220,16 +226,15 @@ def source(script: dict[str, Any], chdir: Path) -> str:
 def check_syntax(texts: dict[str, str], python: Path, *, account: pwd.struct_passwd) -> None:
     """Compile scripts by name with the Python that runs them, which may be newer than Ansible's. Raises ScriptError."""
     try:
-        answer = subprocess.run(
+        answer = run_as(
+            account,
             [python, "-I", "-c", COMPILER],
-            input=json.dumps(texts),
-            capture_output=True,
-            text=True,
-            cwd="/",
+            timeout=COMPILED,
             env={"LANG": "C.UTF-8"},
-            check=False,
-            **identity_of(account),
+            stdin=json.dumps(texts),
         )
+    except TimedOutError as error:
+        raise ScriptError(f"prefect_flows_deployment_scripts: the scripts cannot be compiled: {error}") from error
     except OSError as error:
         raise ScriptError(f"{python} cannot be run: {error.strerror}") from error
     complaints = answer.stdout.splitlines() or answer.stderr.splitlines()[-1:]
@@ -249,13 +254,6 @@ def account_of(user: str | None) -> pwd.struct_passwd:
     return pwd.getpwnam(user) if user else pwd.getpwuid(os.getuid())
 
 
-def identity_of(account: pwd.struct_passwd) -> dict[str, Any]:
-    """Return the arguments with which root starts a process as an account."""
-    if os.getuid() != 0 or account.pw_uid == 0:
-        return {}
-    return {"user": account.pw_uid, "group": account.pw_gid, "extra_groups": []}
-
-
 def run(script: dict[str, Any], *, params: dict[str, Any], environment: dict[str, str]) -> str:
     """Run one script as the user of the services and return its output. Raises ScriptError if it fails."""
     binaries = Path(params["release"], "bin")
@@ -268,38 +266,29 @@ def run(script: dict[str, Any], *, params: dict[str, Any], environment: dict[str
         "PYTHONDONTWRITEBYTECODE": "1",
         "USER": account.pw_name,
     }
-    process = subprocess.Popen(
-        command_of(script, binaries=binaries),
-        cwd=Path(params["chdir"], script["project"] or ""),
-        env=identity | environment,
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        encoding="utf-8",
-        errors="replace",
-        # A process group of its own, so that the timeout also ends what the script has started.
-        start_new_session=True,
-        **identity_of(account),
-    )
     try:
-        output, _ = process.communicate(script["content"] or "", timeout=params["timeout"])
-    except subprocess.TimeoutExpired as error:
-        os.killpg(process.pid, signal.SIGKILL)
-        try:
-            output, _ = process.communicate(timeout=5)
-        except subprocess.TimeoutExpired as left:
-            # A process that has left the group may keep the pipe open for as long as it likes.
-            output = left.output.decode(errors="replace") if isinstance(left.output, bytes) else left.output or ""
+        process = run_as(
+            account,
+            command_of(script, binaries=binaries),
+            timeout=params["timeout"],
+            env=identity | environment,
+            directory=Path(params["chdir"], script["project"] or ""),
+            stdin=script["content"] or "",
+            merge=True,
+        )
+    except TimedOutError as error:
+        what = f"was not done after {params['timeout']} s" if error.late else f"printed {error}"
         raise ScriptError(
-            f"prefect_flows_deployment_scripts: {script['name']} was not done after {params['timeout']} s; "
-            f"correct it, or raise prefect_flows_timeout. It said:\n{output.strip()}"
+            f"prefect_flows_deployment_scripts: {script['name']} {what}; correct it, or raise prefect_flows_timeout. "
+            f"It said:\n{error.output.strip()[-MOST_SHOWN:]}"
         ) from error
+    output = process.stdout
     if process.returncode:
         raise ScriptError(
             f"prefect_flows_deployment_scripts: {script['name']} failed with exit code {process.returncode}:\n"
             f"{output.strip()}"
         )
-    return str(output)
+    return output
 
 
 def main() -> None:

@@ -76,13 +76,12 @@ import hashlib
 import json
 import os
 import pwd
-import signal
-import subprocess
 from pathlib import Path
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.selfhosted.prefect.plugins.module_utils import safe_files
+from ansible_collections.selfhosted.prefect.plugins.module_utils.processes import TimedOutError, run_as
 
 IGNORED = {".git", "__pycache__", ".venv", ".prefect"}
 """Directories whose content is not code."""
@@ -152,41 +151,28 @@ def read(places: dict[str, Any], params: dict[str, Any]) -> dict[str, Any]:
     """Return the schemas of the entrypoints on this host. Raises ReadingError."""
     python = Path(params["release"], "bin", "python")
     account = pwd.getpwnam(params["user"]) if params["user"] else pwd.getpwuid(os.getuid())
-    identity: dict[str, Any] = {}
-    if os.getuid() == 0 and account.pw_uid != 0:
-        identity = {"user": account.pw_uid, "group": account.pw_gid, "extra_groups": []}
-    process = subprocess.Popen(
-        [python, "-c", READER],
-        cwd="/",
-        env={
-            "HOME": account.pw_dir,
-            "LANG": "C.UTF-8",
-            "LOGNAME": account.pw_name,
-            "PATH": f"{python.parent}:/usr/local/bin:/usr/bin:/bin",
-            "PREFECT_HOME": params["home"],
-            "PYTHONDONTWRITEBYTECODE": "1",
-            "USER": account.pw_name,
-        },
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        encoding="utf-8",
-        errors="replace",
-        # A process group of its own, so that the timeout also ends what the code has started.
-        start_new_session=True,
-        **identity,
-    )
     try:
-        output, errors = process.communicate(json.dumps(places), timeout=params["timeout"])
-    except subprocess.TimeoutExpired:
-        os.killpg(process.pid, signal.SIGKILL)
-        # A process that has left the group may keep the pipes open for as long as it likes.
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            process.communicate(timeout=5)
+        process = run_as(
+            account,
+            [python, "-c", READER],
+            timeout=params["timeout"],
+            env={
+                "HOME": account.pw_dir,
+                "LANG": "C.UTF-8",
+                "LOGNAME": account.pw_name,
+                "PATH": f"{python.parent}:/usr/local/bin:/usr/bin:/bin",
+                "PREFECT_HOME": params["home"],
+                "PYTHONDONTWRITEBYTECODE": "1",
+                "USER": account.pw_name,
+            },
+            stdin=json.dumps(places),
+        )
+    except TimedOutError:
         raise ReadingError(
             f"prefect_deployments: the parameters of {', '.join(places)} were not read after {params['timeout']} s: "
             "their code waits for something; give these deployments a parameter_openapi_schema"
         ) from None
+    output, errors = process.stdout, process.stderr
     answers = parsed(output)
     if answers is None:
         last = (errors.strip().splitlines() or [f"it ended with exit code {process.returncode}"])[-1]

@@ -173,6 +173,7 @@ from ansible_collections.selfhosted.prefect.plugins.module_utils.ledger import (
     opened,
     put_back,
 )
+from ansible_collections.selfhosted.prefect.plugins.module_utils.processes import TimedOutError, run_as
 from ansible_collections.selfhosted.prefect.plugins.module_utils.safe_files import beside, followed, reach
 
 UNCHOSEN = {"", "server.crt", "/etc/ssl/certs/ssl-cert-snakeoil.pem"}
@@ -199,6 +200,9 @@ FOREIGN_OBJECTS = (
 )
 """What others created in the database postgres. PostgreSQL's own objects have lower numbers."""
 
+LONGEST = 4 * 3600.0
+"""Maximum seconds of a command of PostgreSQL, such as a dump."""
+
 
 class ClusterError(Exception):
     """A cluster cannot serve Prefect; the message names the variable and the fix."""
@@ -207,24 +211,23 @@ class ClusterError(Exception):
 def as_postgres(command: list[str], *, stdin: str = "") -> subprocess.CompletedProcess[str]:
     """Run a command as the superuser of PostgreSQL and return the completed process."""
     account = pwd.getpwnam("postgres")
-    return subprocess.run(
-        command,
-        input=stdin,
-        # Nothing of root's environment.
-        env={
-            "HOME": account.pw_dir,
-            "LANG": "C.UTF-8",
-            "PATH": "/usr/local/bin:/usr/bin:/bin",
-            "USER": account.pw_name,
-        },
-        user=account.pw_uid,
-        group=account.pw_gid,
-        extra_groups=os.getgrouplist(account.pw_name, account.pw_gid),
-        cwd="/",
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    try:
+        return run_as(
+            account,
+            command,
+            timeout=LONGEST,
+            stdin=stdin,
+            # Nothing of root's environment.
+            env={
+                "HOME": account.pw_dir,
+                "LANG": "C.UTF-8",
+                "PATH": "/usr/local/bin:/usr/bin:/bin",
+                "USER": account.pw_name,
+            },
+            groups=os.getgrouplist(account.pw_name, account.pw_gid),
+        )
+    except TimedOutError as error:
+        raise ClusterError(f"{command[0]}: {error}\n{error.output}") from error
 
 
 @dataclass(frozen=True)
@@ -580,6 +583,7 @@ def dump(cluster: Cluster, database: str, directory: str) -> str:
             group=account.pw_gid,
             extra_groups=[],
             cwd="/",
+            timeout=LONGEST,
             check=False,
         )
         if done.returncode:

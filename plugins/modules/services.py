@@ -53,7 +53,7 @@ options:
         type: str
       prepare:
         description:
-          - What to run each time before the service starts. It has no time limit; if it fails, nothing is started.
+          - What to run each time before the service starts. It has four hours; if it fails, nothing is started.
         type: dict
         default: {}
         suboptions:
@@ -206,13 +206,23 @@ from ansible_collections.selfhosted.prefect.plugins.module_utils.ledger import (
     recognizable,
 )
 from ansible_collections.selfhosted.prefect.plugins.module_utils.ports import taken
-from ansible_collections.selfhosted.prefect.plugins.module_utils.processes import clean_environment
+from ansible_collections.selfhosted.prefect.plugins.module_utils.processes import (
+    TimedOutError,
+    clean_environment,
+    run_as,
+)
 from ansible_collections.selfhosted.prefect.plugins.module_utils.safe_files import beside
 
 LOG_LINES = 30
 LOG_BYTES = 100_000
 
 TIMER = ".timer"
+
+PREPARED = 4 * 3600.0
+"""Maximum seconds of what runs before a service starts, such as the migration of a large database."""
+
+CHECKED = 60.0
+"""Maximum seconds of one check."""
 
 POLL = 0.25
 """Seconds between two polls."""
@@ -570,23 +580,13 @@ def environment_of(account: pwd.struct_passwd | None) -> dict[str, str]:
     return identity | {"LANG": "C.UTF-8", "PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"}
 
 
-def run_for(service: dict[str, Any], command: list[str]) -> subprocess.CompletedProcess[str]:
-    """Run a command as a service's account, with its settings."""
+def run_for(service: dict[str, Any], command: list[str], *, timeout: float) -> subprocess.CompletedProcess[str]:
+    """Run a command as a service's account, with its settings. Raises TimedOutError."""
     account = pwd.getpwnam(service["user"]) if service["user"] and os.getuid() == 0 else None
     environment = environment_of(account)
     if service["settings"]:
         environment |= settings_of(service["settings"])
-    return subprocess.run(
-        command,
-        env=environment,
-        user=account.pw_uid if account else None,
-        group=account.pw_gid if account else None,
-        extra_groups=[] if account else None,
-        cwd="/",
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    return run_as(account, command, timeout=timeout, env=environment)
 
 
 def prepare(services: list[dict[str, Any]]) -> None:
@@ -595,7 +595,11 @@ def prepare(services: list[dict[str, Any]]) -> None:
         tuple(command): service for service in services if (command := (service["prepare"] or {}).get("command"))
     }
     for command, service in commands.items():
-        done = run_for(service, list(command))
+        try:
+            done = run_for(service, list(command), timeout=PREPARED)
+        except TimedOutError as error:
+            said = "\n".join(error.output.strip().splitlines()[-LOG_LINES:])
+            raise ServiceError(f"{' '.join(command)}: {error}\n{said}") from error
         if done.returncode:
             said = "\n".join(f"{done.stdout}{done.stderr}".strip().splitlines()[-LOG_LINES:])
             raise ServiceError(f"{' '.join(command)}: exit code {done.returncode}\n{said}")
@@ -610,13 +614,21 @@ def logs_in(url: str, auth: str | None) -> bool:
         return bool(api.call("GET", "/admin/version", patience=0))
 
 
+def succeeds(service: dict[str, Any], command: list[str]) -> bool:
+    """Return whether a command of a service exits with 0 in time. It may import code of flows."""
+    try:
+        return run_for(service, command, timeout=CHECKED).returncode == 0
+    except TimedOutError:
+        return False
+
+
 def health_check(
     manager: Manager, service: dict[str, Any], *, api: Api | None, since: datetime, auth: str | None = None
 ) -> Callable[[], bool]:
     """Return a function that returns whether the service is healthy."""
     health = service["health"] or {}
     if health.get("command"):
-        return lambda: run_for(service, [*health["command"], str(manager.status(service["name"]).pid)]).returncode == 0
+        return lambda: succeeds(service, [*health["command"], str(manager.status(service["name"]).pid)])
     if health.get("api"):
         return lambda: answers(health["url"]) and logs_in(health["api"], auth)
     if health.get("url"):

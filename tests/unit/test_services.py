@@ -965,7 +965,7 @@ def test_a_command_of_a_service_has_the_rights_and_settings_of_its_account(
     settings = tmp_path / "celery.env"
     settings.write_text('CELERY_BROKER_URL="redis://:p4ss@h/2"\n')
     settings.chmod(0o600)
-    done = services.run_for({"settings": str(settings), "user": "daemon"}, ["/bin/sh", "-c", "id; env"])
+    done = services.run_for({"settings": str(settings), "user": "daemon"}, ["/bin/sh", "-c", "id; env"], timeout=30)
     assert "uid=1(daemon) gid=1(daemon) groups=1(daemon)\n" in done.stdout
     assert "CELERY_BROKER_URL=redis://:p4ss@h/2\n" in done.stdout
     assert "s3cret" not in done.stdout
