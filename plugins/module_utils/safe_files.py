@@ -25,10 +25,16 @@ import time
 from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 LARGEST = 64 * 2**20
 """Size in bytes of the largest file that is read as a whole. Another account may offer an endless one."""
+
+MOST_CODE = 512 * 2**20
+"""Bytes of all code below a directory."""
+
+MOST_ENTRIES = 1_000_000
+"""Files and directories that are looked at below a directory with code, which may also have data."""
 
 DEEPEST = 64
 """Nested directories that are searched."""
@@ -549,18 +555,66 @@ def remove(path: str | os.PathLike[str]) -> bool:
         return False
 
 
-def code(path: str | os.PathLike[str], *, suffixes: Collection[str], skip: Collection[str] = ()) -> dict[str, bytes]:
-    """Return the content of the code files below a directory, by relative path; for a link, its target.
+class Hash(Protocol):
+    """A hash that is being computed, as of hashlib."""
 
-    What is not a file counts by its name alone, and a file that is too large by its size. Raises OSError.
+    def update(self, data: bytes, /) -> None: ...
+
+
+def hash_code(
+    total: Hash,
+    path: str | os.PathLike[str],
+    *,
+    suffixes: Collection[str],
+    skip: Collection[str] = (),
+    above: str | os.PathLike[str] = "",
+) -> None:
+    """Add the code files below a directory to a hash, by relative path below `above`; of a link, its target.
+
+    What is not a file counts by its name alone, and a file that is too large by its size. Raises OSError, and
+    UnsafePathError for more entries or bytes than code has: another account can create as many as it likes.
     """
-    found: dict[str, bytes] = {}
     with reach(followed(path)) as top:
-        for name, directory, state in top.below(skip=skip):
-            last = Path(name)
-            if last.suffix in suffixes:
-                found[name] = held(directory, last.name, state)
-    return found
+        names, size = [], 0
+        for number, (name, _, state) in enumerate(top.below(skip=skip), 1):
+            if number > MOST_ENTRIES:
+                raise UnsafePathError(
+                    f"{top.path} has more than {MOST_ENTRIES} files and directories, such as {name}; move data "
+                    "elsewhere"
+                )
+            if Path(name).suffix in suffixes:
+                names.append(name)
+                size += state.st_size if stat.S_ISREG(state.st_mode) and state.st_size <= LARGEST else 0
+                _limit(top, name, size)
+        size = 0
+        for name in sorted(names, key=Path):
+            size += _hash(total, top, name, os.fspath(Path(above, name)))
+            _limit(top, name, size)
+
+
+def _limit(top: Directory, name: str, size: int) -> None:
+    if size > MOST_CODE:
+        raise UnsafePathError(
+            f"{top.path} has more than {MOST_CODE >> 20} MiB of code, such as {name}; move data elsewhere"
+        )
+
+
+def _hash(total: Hash, top: Directory, name: str, called: str) -> int:
+    """Add a file to a hash piece by piece; return how many bytes were read."""
+    content = b""
+    with contextlib.suppress(OSError), top.within(name) as (directory, last):
+        state = directory.state(last)
+        if state is not None and stat.S_ISREG(state.st_mode) and state.st_size <= LARGEST:
+            with directory.open(last) as descriptor:
+                left = size = min(os.fstat(descriptor).st_size, LARGEST)
+                total.update(f"{called}\0{size}\0".encode())
+                while left and (part := os.read(descriptor, min(left, 2**20))):
+                    total.update(part)
+                    left -= len(part)
+                return size
+        content = b"" if state is None else held(directory, last, state)
+    total.update(f"{called}\0{len(content)}\0".encode() + content)
+    return len(content)
 
 
 def held(directory: Directory, name: str, state: os.stat_result) -> bytes:

@@ -167,9 +167,7 @@ class ScriptError(Exception):
 def code_digest(directory: Path) -> str:
     """Return the SHA-256 of all code files below a directory. Raises OSError."""
     total = hashlib.sha256()
-    below = safe_files.code(directory, suffixes=CODE, skip=IGNORED)
-    for name, content in sorted(below.items(), key=lambda found: Path(found[0])):
-        total.update(f"{name}\0{len(content)}\0".encode() + content)
+    safe_files.hash_code(total, directory, suffixes=CODE, skip=IGNORED)
     return total.hexdigest()
 
 

@@ -142,8 +142,7 @@ class ReadingError(Exception):
 def digest(places: dict[str, Any], release: str, directory: Path) -> str:
     """Return the SHA-256 of everything that schemas depend on. Raises OSError."""
     total = hashlib.sha256(json.dumps([places, os.path.realpath(release)], sort_keys=True).encode())
-    for name, content in sorted(safe_files.code(directory, suffixes={".py"}, skip=IGNORED).items()):
-        total.update(f"{name}\0{len(content)}\0".encode() + content)
+    safe_files.hash_code(total, directory, suffixes={".py"}, skip=IGNORED)
     return total.hexdigest()
 
 

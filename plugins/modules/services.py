@@ -528,7 +528,7 @@ def digest(paths: Iterable[str]) -> str:
             total.update(f"{len(content)}\0".encode() + content)
 
     listed = [Path(path) for path in paths]
-    code: list[tuple[Path, bytes | None]] = []
+    directories: list[Path] = []
     try:
         for path in listed:
             found = safe_files.state(path)
@@ -539,12 +539,11 @@ def digest(paths: Iterable[str]) -> str:
                     content = safe_files.held(directory, name, found)
             add(str(path), content)
             if is_directory:
-                below = safe_files.code(path, suffixes={".py"})
-                code += sorted((path / name, text) for name, text in below.items())
+                directories.append(path)
+        for path in directories:
+            safe_files.hash_code(total, path, suffixes={".py"}, above=path)
     except OSError as error:
         raise ServiceError(f"what a service is made of cannot be read: {error}") from error
-    for path, content in code:
-        add(str(path), content)
     return total.hexdigest()
 
 

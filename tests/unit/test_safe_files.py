@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import os
 import signal
 import socket
@@ -10,6 +11,8 @@ import sqlite3
 import stat
 import subprocess
 import tempfile
+import time
+import tracemalloc
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -452,3 +455,51 @@ def test_what_is_no_database_is_neither_copied_nor_replaced(scene: Scene, plant:
         done.append("remove")
     assert not done
     assert scene.victims() == before
+
+
+def hashed(directory: Path, **options: Any) -> str:
+    total = hashlib.sha256()
+    safe_files.hash_code(total, directory, suffixes={".py"}, **options)
+    return total.hexdigest()
+
+
+def test_code_is_hashed_as_by_earlier_versions(tmp_path: Path) -> None:
+    """Another digest would restart every service."""
+    texts = {"b.py": b"b" * 3_000_000, "a/c.py": b"c", "a.py": b""}
+    for name, content in texts.items():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes(content)
+    (tmp_path / "l.py").symlink_to("nowhere")
+    (tmp_path / "data.csv").write_text("data")
+    os.mkfifo(tmp_path / "p.py")
+    texts |= {"l.py": b"nowhere", "p.py": b""}
+    listed = sorted(texts.items(), key=lambda found: Path(found[0]))
+    wanted = b"".join(f"{tmp_path}/{name}\0{len(content)}\0".encode() + content for name, content in listed)
+    assert hashed(tmp_path, above=tmp_path) == hashlib.sha256(wanted).hexdigest()
+
+
+def test_root_reads_no_endless_code_into_memory(tmp_path: Path) -> None:
+    """Sparse files cost those who create them nothing."""
+    (tmp_path / "real.py").write_text("x")
+    tracemalloc.start()
+    with (tmp_path / "big.py").open("wb") as file:
+        file.truncate(60 * 2**20)
+    hashed(tmp_path)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 16 * 2**20
+    for number in range(1000):
+        with (tmp_path / f"x{number}.py").open("wb") as file:
+            file.truncate(60 * 2**20)
+    started = time.monotonic()
+    with pytest.raises(safe_files.UnsafePathError, match=f"{tmp_path} has more than 512 MiB of code, such as x"):
+        hashed(tmp_path)
+    assert time.monotonic() - started < 5
+
+
+def test_root_looks_at_no_endless_number_of_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(safe_files, "MOST_ENTRIES", 10)
+    for number in range(11):
+        (tmp_path / f"{number}.csv").touch()
+    with pytest.raises(safe_files.UnsafePathError, match=f"{tmp_path} has more than 10 files and directories, such as"):
+        hashed(tmp_path)
