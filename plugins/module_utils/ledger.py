@@ -300,7 +300,8 @@ def opened(given: dict[str, Any] | None, *, dry: bool) -> Iterator[Ledger | None
 def adoption(ledger: Ledger, kind: str, path: Path, variable: str) -> dict[str, Any]:
     """Return the entry for an existing path that the ledger lacks. Raises LedgerError if adopting it is not allowed."""
     entry = {"kind": kind, "name": str(path), "was": facts(path)}
-    if ledger.holds(path) or ledger.shared(path) or recognizable(ledger, kind, path):
+    is_ours = ledger.holds(path) or ledger.get("content", path) is not None
+    if is_ours or ledger.shared(path) or recognizable(ledger, kind, path):
         return entry | {"origin": "created"}
     if kind == "data" and left_before(path):
         return entry | {"origin": "created", "uids": sorted({below.lstat().st_uid for below in left_before(path)})}

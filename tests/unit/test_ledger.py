@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from ansible_collections.selfhosted.prefect.plugins.module_utils import ledger as ledgers
 from ansible_collections.selfhosted.prefect.plugins.module_utils.ledger import Ledger, opened
 from ansible_collections.selfhosted.prefect.plugins.modules import files, ledger
@@ -768,3 +769,31 @@ def test_absent_takes_nothing_that_flows_wrote(host: Host) -> None:
     for name in ("tmp2", "empty", "prefect.db"):
         assert host.write(host.home / name, state="absent", content=None)["changed"], name
         assert not (host.home / name).exists()
+
+
+@pytest.mark.parametrize("earlier", [False, True])
+def test_an_environment_in_a_persons_directory(host: Host, *, earlier: bool) -> None:
+    """It is put back; the one of an earlier version, which wrote it without a ledger, is this collection's."""
+    flows = host.root / "srv/flows"
+    others(flows)
+    environment = flows / ".env"
+    if not earlier:
+        environment.write_text("TOKEN=theirs\n")
+    host.adopt = ["directories", "files"]
+    entry = {"kind": "data", "name": str(flows), "owners": [host.account], "content": [".env"], "disposable": True}
+    assert not call(ledger.main, ledger=host.given(part="definitions"), entries=[entry]).get("failed")
+    if earlier:
+        environment.write_text("TOKEN=ours\n")
+        host.adopt = ["directories"]
+    wanted = [{"path": str(environment), "mode": "0640", "content": "TOKEN=new\n"}]
+    done = call(files.main, ledger=host.given(part="definitions"), files=wanted, secrets=[])
+    assert not done.get("failed") and environment.read_text() == "TOKEN=new\n"
+    call(ledger.main, ledger=host.given(part="definitions"), state="absent")
+    assert environment.exists() is not earlier
+    assert earlier or environment.read_text() == "TOKEN=theirs\n"
+
+
+def test_the_environment_of_definitions_is_in_the_ledger() -> None:
+    tasks = yaml.safe_load((Path(__file__).parents[2] / "roles/prefect_definitions/tasks/present.yml").read_text())
+    calls = [task["selfhosted.prefect.files"] for task in tasks if "selfhosted.prefect.files" in task]
+    assert calls and all("ledger" in call for call in calls)
