@@ -300,8 +300,8 @@ def opened(given: dict[str, Any] | None, *, dry: bool) -> Iterator[Ledger | None
 def adoption(ledger: Ledger, kind: str, path: Path, variable: str) -> dict[str, Any]:
     """Return the entry for an existing path that the ledger lacks. Raises LedgerError if adopting it is not allowed."""
     entry = {"kind": kind, "name": str(path), "was": facts(path)}
-    is_ours = ledger.holds(path) or ledger.get("content", path) is not None
-    if is_ours or ledger.shared(path) or recognizable(ledger, kind, path):
+    belongs = ledger.holds(path) or ledger.get("content", path) is not None
+    if belongs or ledger.shared(path) or recognizable(ledger, kind, path):
         return entry | {"origin": "created"}
     if kind == "data" and left_before(path):
         return entry | {"origin": "created", "uids": sorted({below.lstat().st_uid for below in left_before(path)})}
@@ -521,9 +521,9 @@ def remove_file(ledger: Ledger, file: dict[str, Any], *, dry: bool) -> tuple[lis
         changed = put_back(ledger, path)
         return ([str(path)], [{"prepared": f"remove {path}\n"}]) if changed else ([], [])
     if path.is_dir() and not path.is_symlink():
-        is_ours = entry is not None and entry["kind"] == "tree" and entry["origin"] == "created"
+        is_tree = entry is not None and entry["kind"] == "tree" and entry["origin"] == "created"
         known = entry is not None or ledger.holds(path) or recognizable(ledger, "directory", path)
-        goes = is_ours or (known and is_empty(path))
+        goes = is_tree or (known and is_empty(path))
     else:
         goes = is_content(ledger, path) or (os.path.lexists(path) and recognizable(ledger, "file", path))
     if not goes:

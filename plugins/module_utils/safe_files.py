@@ -370,8 +370,10 @@ class Directory:
                         if state.st_dev != top.st_dev:
                             os.close(child)
                             continue
-                        here, _ = child, os.close(here)
-                        trail.append((name, state, listed(here)[::-1]))
+                        inside = listed(child)[::-1]
+                        os.close(here)
+                        here = child
+                        trail.append((name, state, inside))
                     continue
                 trail.pop()
                 if not trail:

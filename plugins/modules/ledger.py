@@ -367,12 +367,11 @@ def copy_database(file: Path, copy: Path) -> None:
     except safe_files.AccountError as error:
         if error.kind != "DatabaseError":
             raise
-        own_ids = {"owner": os.geteuid(), "group": os.getegid()}
         with (
             safe_files.beside(file) as (directory, name),
             directory.open(name) as source,
             safe_files.beside(copy) as (kept, last),
-            kept.create(last, mode=0o600, **own_ids) as target,
+            kept.create(last, owner=os.geteuid(), group=os.getegid(), mode=0o600) as target,
         ):
             while part := os.read(source, 2**20):
                 os.write(target, part)

@@ -449,8 +449,8 @@ def inherited_groups(user: str, *, name: str, operators: str) -> list[str]:
     with contextlib.suppress(KeyError, LedgerError):
         ledger = Ledger.read(path_of(name))
         entry = ledger.get("user", user)
-        is_ours = ledger.recognized and pwd.getpwnam(user).pw_gecos.startswith(COMMENT)
-        if entry["origin"] == "created" if entry else is_ours:
+        is_former = ledger.recognized and pwd.getpwnam(user).pw_gecos.startswith(COMMENT)
+        if entry["origin"] == "created" if entry else is_former:
             return [group for group in groups_of(user) if group != operators]
     return []
 

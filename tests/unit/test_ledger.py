@@ -778,19 +778,19 @@ def test_an_environment_in_a_persons_directory(host: Host, *, earlier: bool) -> 
     others(flows)
     environment = flows / ".env"
     if not earlier:
-        environment.write_text("TOKEN=theirs\n")
+        environment.write_text("TOKEN=another\n")
     host.adopt = ["directories", "files"]
     entry = {"kind": "data", "name": str(flows), "owners": [host.account], "content": [".env"], "disposable": True}
     assert not call(ledger.main, ledger=host.given(part="definitions"), entries=[entry]).get("failed")
     if earlier:
-        environment.write_text("TOKEN=ours\n")
+        environment.write_text("TOKEN=earlier\n")
         host.adopt = ["directories"]
     wanted = [{"path": str(environment), "mode": "0640", "content": "TOKEN=new\n"}]
     done = call(files.main, ledger=host.given(part="definitions"), files=wanted, secrets=[])
     assert not done.get("failed") and environment.read_text() == "TOKEN=new\n"
     call(ledger.main, ledger=host.given(part="definitions"), state="absent")
     assert environment.exists() is not earlier
-    assert earlier or environment.read_text() == "TOKEN=theirs\n"
+    assert earlier or environment.read_text() == "TOKEN=another\n"
 
 
 def test_the_environment_of_definitions_is_in_the_ledger() -> None:
