@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import re
 import shlex
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from ansible.errors import AnsibleFilterError
@@ -73,16 +74,27 @@ UNLIMITED = 1_000_000
 """Limit of a worker that drains and has no limit: by the slots of a limit, the launcher knows what is under way."""
 
 
-def worker_command(worker: dict[str, Any], *, opt: str, version: str, drain: int = 0) -> list[str]:
+def worker_command(
+    worker: dict[str, Any],
+    *,
+    opt: str,
+    version: str,
+    drain: int = 0,
+    warm: bool = False,
+    preload: Sequence[str] = (),
+) -> list[str]:
     """Return the command line of a worker for a version of Prefect.
 
     If its flow runs are processes on this host, a launcher lets the kernel kill these first when memory is short.
     `--type` lets the worker start while the API is down, and `--install-policy` keeps it from adding packages to
     the release. From Prefect 3.7 on, an option keeps it from creating a missing pool: the inventory defines the pools.
-    With `drain`, in seconds, it also lets the worker drain.
+    With `drain`, in seconds, it also lets the worker drain. With `warm`, it starts flow runs by a fork of a process
+    that has imported Prefect and the modules `preload`.
     """
     launcher = [f"{opt}/current/bin/python", f"{opt}/lib/launch-worker"] if worker["type"] == "process" else []
-    launcher += ["--drain", str(drain)] if drain else []
+    if launcher:
+        launcher += ["--drain", str(drain)] if drain else []
+        launcher += ["--warm", *(f"--preload={module}" for module in preload)] if warm else []
     command = [*launcher, f"{opt}/current/bin/prefect", "--no-prompt"]
     command += ["worker", "start", "--name", worker["name"], "--pool", worker["pool"]]
     command += ["--type", worker["type"], "--install-policy", "never", "--with-healthcheck"]
@@ -138,20 +150,26 @@ def worker_services(
     interrupted: str,
     limit: int,
     drain: int = 0,
+    warm: bool = False,
+    preload: Sequence[str] = (),
 ) -> list[dict[str, Any]]:
     """Return the services of workers, whose shared options are already merged into each.
 
     `interrupted` is what to do with the flow runs that a worker leaves behind when it ends, and `limit` how often a
     flow run is restarted after its worker ended without being stopped. `drain` is how many seconds a process worker
     that is stopped waits for its flow runs; 0 is not at all. A worker of another type leaves them where they run.
+    `warm` and `preload` are those of `worker_command`. Raises AnsibleFilterError if `preload` has what is no module.
     """
+    if wrong := [module for module in preload if not re.fullmatch(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*", str(module))]:
+        raise AnsibleFilterError(f"prefect_worker_preload: {', '.join(map(repr, wrong))}: not the name of a module")
+    command = functools.partial(worker_command, opt=host["dirs"]["opt"], version=version, warm=warm, preload=preload)
     opt = host["dirs"]["opt"]
 
     def draining(worker: dict[str, Any]) -> dict[str, Any]:
         if drain <= 0 or worker["type"] != "process":
-            return {"command": worker_command(worker, opt=opt, version=version)}
+            return {"command": command(worker)}
         return {
-            "command": worker_command(worker, opt=opt, version=version, drain=drain),
+            "command": command(worker, drain=drain),
             "stop_timeout": worker["stop_timeout"] + drain,
             # In the instance's drop-in: a worker of another type has the same template. SIGTERM is for the worker only.
             "instance_options": instance_options

@@ -1,4 +1,4 @@
-"""Runs a worker whose flow runs the kernel kills first when memory is short, and says so in their logs; it may drain.
+"""Runs a worker whose flow runs the kernel kills first when memory is short; it may drain, and start them warm.
 
 Prefect has no setting for this. The processes of flow runs inherit the OOM score adjustment of their worker, so the
 kernel may kill the worker, and with it all of its flow runs. A process may raise the adjustment of another one of its
@@ -8,7 +8,9 @@ starts. If Prefect starts a flow run in another way, its adjustment stays that o
 
 from __future__ import annotations
 
+import argparse
 import contextlib
+import inspect
 import os
 import runpy
 import select
@@ -16,12 +18,13 @@ import subprocess
 import sys
 import threading
 import time
+import weakref
 from collections.abc import Sequence
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
-from . import drain
+from . import drain, warm
 from .client import Failure
 from .rescue import memory_kills
 from .status import client_of
@@ -49,11 +52,20 @@ _reported = threading.Lock()
 _known = {"kills": 0}
 
 
+_started: weakref.WeakSet[Process] = weakref.WeakSet()
+
+
 class Process(subprocess.Popen[Any]):
-    """A process that is killed before its parent if it runs a flow run, and whose flow run's log says so."""
+    """A process that is killed before its parent if it runs a flow run, and whose flow run's log says so.
+
+    With a zygote, that forks it if it can.
+    """
+
+    zygote: warm.Zygote | None = None
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
+        _started.add(self)
         run = (kwargs.get("env") or {}).get("PREFECT__FLOW_RUN_ID")
         if run:
             raise_adjustment(self.pid)
@@ -62,6 +74,29 @@ class Process(subprocess.Popen[Any]):
                 descriptor = os.pidfd_open(self.pid)
                 kills = memory_kills(GROUPS, PROCESSES)
                 threading.Thread(target=watch, args=(self, descriptor, str(run), kills), daemon=True).start()
+
+    def _execute_child(self, *args: Any) -> None:
+        given = dict(zip(PARAMETERS, args, strict=True))
+        task = warm.task_of(given["args"], given["env"], given) if self.zygote else None
+        if self.zygote and task:
+            ends = {0: given["p2cread"], 1: given["c2pwrite"], 2: given["errwrite"]}
+            pid = self.zygote.start(task, {number: end for number, end in ends.items() if end != -1})
+            if pid:
+                self.pid, self._child_created = pid, True
+                self._close_pipe_fds(*(given[name] for name in PIPES))  # type: ignore[attr-defined]
+                return
+        super()._execute_child(*args)  # type: ignore[misc]
+
+
+PARAMETERS = list(inspect.signature(subprocess.Popen._execute_child).parameters)[1:]  # type: ignore[attr-defined]
+"""What Popen.__init__ gives its method that starts a process, in each version of Python in its order."""
+
+PIPES = ("p2cread", "p2cwrite", "c2pread", "c2pwrite", "errread", "errwrite")
+
+
+def waited_for() -> set[int]:
+    """Return the numbers of the processes whose exit status this process reads."""
+    return {process.pid for process in _started if process.returncode is None}
 
 
 def raise_adjustment(pid: int) -> None:
@@ -110,21 +145,34 @@ def report(run: str) -> None:
 
 
 def main(arguments: Sequence[str]) -> None:
-    """Run a Python program in this process.
-
-    The arguments are this program's path, `--drain` and its seconds if the worker is to drain, the path of the other
-    program, and its arguments.
-    """
-    launcher, *rest = arguments
-    if rest[0] == "--drain":
+    """Run the program of a worker in this process. `arguments` are the path of this program, and its arguments."""
+    options = parsed(arguments[1:])
+    if options.drain or options.warm:
         drain.turn_to_release()
+    if options.warm:
+        warm.make_room()
+        zygote = warm.begin(options.preload, waited_for)
+        if isinstance(zygote, warm.Task):
+            raise_adjustment(os.getpid())
+            warm.run(zygote)
+            return
+        Process.zygote = zygote
+    if options.drain:
         from prefect.workers.base import BaseWorker
 
-        drain.install(BaseWorker, int(rest[1]))
-        rest = rest[2:]
+        drain.install(BaseWorker, options.drain)
     subprocess.Popen = Process  # type: ignore[misc]
-    sys.argv = rest
+    sys.argv = options.program
     # Python puts the directory of its program first.
-    if sys.path and sys.path[0] == str(Path(launcher).parent):
-        sys.path[0] = str(Path(rest[0]).parent)
-    runpy.run_path(rest[0], run_name="__main__")
+    if sys.path and sys.path[0] == str(Path(arguments[0]).parent):
+        sys.path[0] = str(Path(sys.argv[0]).parent)
+    runpy.run_path(sys.argv[0], run_name="__main__")
+
+
+def parsed(arguments: Sequence[str]) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="launch-worker", description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--drain", type=int, default=0, metavar="SECONDS", help="let the worker drain")
+    parser.add_argument("--warm", action="store_true", help="fork flow runs from a process that has imported Prefect")
+    parser.add_argument("--preload", action="append", default=[], metavar="MODULE", help="import it there, too")
+    parser.add_argument("program", nargs=argparse.REMAINDER, help="path of the program, and its arguments")
+    return parser.parse_args(arguments)

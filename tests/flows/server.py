@@ -10,7 +10,7 @@ import time
 import urllib.error
 import urllib.request
 from base64 import b64encode
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -79,9 +79,21 @@ def alone(home: Path) -> dict[str, str]:
     }
 
 
+DEFAULT: Mapping[str, Sequence[str]] = {"default": ()}
+
+
 @contextmanager
-def started(environment: dict[str, str], directory: Path, *, launcher: Sequence[str] = ()) -> Iterator[Api]:
-    """Start a server with a worker of the pool `default`, by a `launcher` if need be, and end both in the end."""
+def started(
+    environment: dict[str, str],
+    directory: Path,
+    *,
+    launchers: Mapping[str, Sequence[str]] = DEFAULT,
+    limit: int | None = None,
+) -> Iterator[Api]:
+    """Start a server with a worker for each pool, by its launcher if it has one, and end them all in the end.
+
+    `limit` is how many flow runs a pool runs at once.
+    """
     port = str(free_port())
     environment = environment | {"PREFECT_API_URL": f"http://127.0.0.1:{port}/api"}
     prefect = [str(PYTHON.with_name("prefect")), "--no-prompt"]
@@ -92,20 +104,10 @@ def started(environment: dict[str, str], directory: Path, *, launcher: Sequence[
     processes = [server]
     try:
         until(lambda: server.poll() is not None or call.ready(), "the server to become ready")
-        call("POST", "/work_pools/", {"name": "default", "type": "process"})
-        worker = [
-            *launcher,
-            *prefect,
-            "worker",
-            "start",
-            "--pool",
-            "default",
-            "--type",
-            "process",
-            "--install-policy",
-            "never",
-        ]
-        processes.append(subprocess.Popen(worker, env=environment, cwd=directory))
+        for pool, launcher in launchers.items():
+            call("POST", "/work_pools/", {"name": pool, "type": "process", "concurrency_limit": limit})
+            worker = ["worker", "start", "--pool", pool, "--type", "process", "--install-policy", "never"]
+            processes.append(subprocess.Popen([*launcher, *prefect, *worker], env=environment, cwd=directory))
         yield call
     finally:
         for process in reversed(processes):

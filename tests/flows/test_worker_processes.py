@@ -73,7 +73,7 @@ def api(place: Path) -> Iterator[Api]:
     dirs = {"opt": str(place / "opt"), "bin": "/usr/local/bin"}
     settings = uv_settings({"scope": "system", "dirs": dirs}, index_url="")
     environment = alone(place / "home") | settings | {"HOME": str(place), "UV_OFFLINE": "1"}
-    with started(environment, place, launcher=[str(PYTHON), str(place / "launcher")]) as call:
+    with started(environment, place, launchers={"default": [str(PYTHON), str(place / "launcher")]}) as call:
         yield call
 
 

@@ -53,6 +53,8 @@ ALLOWED = {
     ("nginx.py", "Nginx.main_process"): "/run/nginx.pid, which root writes",
     ("nginx.py", "processes"): PROC,
     ("launch.py", "raise_adjustment"): PROC,
+    ("warm.py", "appear"): PROC,
+    ("warm.py", "reap"): PROC,
     ("ledger.py", "locked"): "the directory of the ledgers, which only root can write",
     ("ledger.py", "installed_before"): OPT,
     ("ledger.py", "Ledger.read"): "the directory of the ledgers",

@@ -1,0 +1,416 @@
+"""Starts the processes of flow runs by a fork of a process that has already imported Prefect.
+
+Python and the import of Prefect take most of the time between Submitted and Running. A zygote is a child of the worker
+that has imported what a flow run needs, runs no thread, and forks when the worker asks for a process. The new process
+becomes a child of the worker, as if the worker had started it: the worker is the subreaper of what it starts, so the
+kernel hands it the process when the zygote's helper that forked it ends. Process number, signals, exit status and
+process group are therefore the flow run's own.
+
+What cannot be forked is started as without a zygote: another program than Prefect's, another environment of Python, and
+everything when the zygote does not answer. The worker and the zygote share a socket pair, which no other process can
+open.
+"""
+
+from __future__ import annotations
+
+import array
+import contextlib
+import ctypes
+import gc
+import importlib
+import json
+import os
+import runpy
+import select
+import signal
+import socket
+import sys
+import threading
+import time
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+ENGINE = "prefect.engine"
+SUPERVISOR = "prefect.runner._workspace_supervisor"
+"""Since Prefect 3.8, the program that runs a deployment's pull steps and then becomes the engine."""
+
+IMPORTED = (
+    "prefect.flow_engine",
+    "prefect.task_engine",
+    "prefect.flows",
+    "prefect.deployments.steps",
+    "prefect.client.orchestration",
+    "prefect.events.clients",
+    "prefect._internal.metrics",
+    "prefect.runner._workspace_resolver",
+    SUPERVISOR,
+)
+"""What flow runs import. A version of Prefect need not have all of them."""
+
+RUN_AS_MAIN = ("prefect.runner._workspace_resolver", SUPERVISOR)
+"""Modules that are run as programs: only what they import may stay imported."""
+
+READ_AT_START = ("PYTHON", "LD_", "LC_", "LANG", "MALLOC_", "GLIBC_")
+"""Prefixes of variables that Python or the C library reads only when a process starts."""
+
+MARK = "PREFECT__FLOW_RUN_ID"
+"""The variable by which others recognize the process of a flow run in /proc, see rescue.running()."""
+
+NO_RUN = " " * 36
+PATIENCE = 10.0
+"""Seconds in which the zygote answers; it needs about 20 ms."""
+
+REAPING = 5.0
+"""Seconds between two looks for processes that flow runs have left behind."""
+
+PR_SET_PDEATHSIG, PR_SET_CHILD_SUBREAPER = 1, 36
+
+
+@dataclass(frozen=True)
+class Task:
+    """A program of Prefect's to run: a module and its arguments, with an environment, in a directory."""
+
+    module: str
+    arguments: list[str]
+    environment: dict[str, str]
+    directory: str | None = None
+    new_session: bool = False
+
+
+def task_of(command: Sequence[Any], environment: Mapping[str, str] | None, options: Mapping[str, Any]) -> Task | None:
+    """Return what a command line runs, or None if a fork of this process cannot do the same.
+
+    Args:
+        command: of a process that is to be started.
+        environment: of the process; None is that of this process.
+        options: other arguments of subprocess.Popen, as its `_execute_child` has them.
+    """
+    words = [os.fsdecode(word) for word in command] if not isinstance(command, str | bytes | os.PathLike) else []
+    given = dict(os.environ if environment is None else environment)
+    if words[:2] != [sys.executable, "-m"] or len(words) < 3 or words[2] not in (ENGINE, SUPERVISOR):
+        return None
+    if not may_fork(given):
+        return None
+    usual: dict[str, Any] = {
+        "executable": None,
+        "preexec_fn": None,
+        "pass_fds": (),
+        "shell": False,
+        "restore_signals": True,
+    }
+    usual |= {"close_fds": True, "gid": None, "gids": None, "uid": None, "umask": -1, "process_group": -1}
+    if any(name in options and options[name] not in (value, [value]) for name, value in usual.items()):
+        return None
+    directory = None if options.get("cwd") is None else Path(os.fsdecode(options["cwd"])).absolute()
+    if directory is not None and not directory.is_dir():
+        return None
+    return Task(
+        words[2],
+        words[3:],
+        given,
+        None if directory is None else str(directory),
+        bool(options.get("start_new_session")),
+    )
+
+
+def may_fork(environment: Mapping[str, str]) -> bool:
+    """Return whether a process of this Python has what it reads only at its start in common with `environment`."""
+
+    def read_at_start(variables: Mapping[str, str]) -> dict[str, str]:
+        names = (name for name in variables if name.startswith(READ_AT_START) and name != "PYTHONPATH")
+        return {name: variables[name] for name in names}
+
+    return read_at_start(environment) == read_at_start(os.environ)
+
+
+class Zygote:
+    """The worker's end of its zygote."""
+
+    def __init__(self, pid: int, channel: socket.socket) -> None:
+        self.pid, self.channel, self.lock = pid, channel, threading.Lock()
+
+    def start(self, task: Task, descriptors: Mapping[int, int]) -> int | None:
+        """Return the number of a new process that runs a task, or None if there is none.
+
+        `descriptors` are the new process's, by the number that each is to have there.
+        """
+        with self.lock, contextlib.ExitStack() as opened:
+            if self.channel.fileno() < 0:
+                return None
+            order = opened.enter_context(os.fdopen(os.memfd_create("flow-run"), "w+b"))
+            order.write(json.dumps({"task": asdict(task), "targets": list(descriptors)}).encode())
+            order.flush()
+            answer, reply = os.pipe()
+            opened.callback(os.close, answer)
+            try:
+                passed = array.array("i", [order.fileno(), reply, *descriptors.values()])
+                self.channel.sendmsg([b"!"], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, passed)])
+            except OSError:
+                self.lost()
+                return None
+            finally:
+                os.close(reply)
+            ready = select.poll()
+            ready.register(answer, select.POLLIN)
+            found = os.read(answer, 32) if ready.poll(PATIENCE * 1000) else b""
+            if found:
+                return int(found)
+            self.lost()
+            return None
+
+    def lost(self) -> None:
+        """Do without a zygote from now on."""
+        self.channel.close()
+        with contextlib.suppress(OSError):
+            os.kill(self.pid, signal.SIGKILL)
+            os.waitpid(self.pid, 0)
+        print("The warm process has ended. Flow runs start in new ones until the worker restarts.", flush=True)
+
+
+def make_room() -> None:
+    """Replace this process by the same one with room in its environment for the id of a flow run.
+
+    Others see a process's first environment in /proc. Raises OSError.
+    """
+    if MARK not in os.environ:
+        os.execve(sys.executable, [sys.executable, *sys.orig_argv[1:]], os.environ | {MARK: NO_RUN})
+    del os.environ[MARK]
+
+
+def begin(modules: Sequence[str], waited_for: Callable[[], set[int]]) -> Zygote | Task | None:
+    """Fork a zygote, which imports Prefect and `modules`. Call it before this process has a thread.
+
+    `waited_for` returns the processes whose exit status this process reads itself.
+    Returns the zygote, or None if there is none. In a process of a flow run it returns what this process is to run.
+    """
+    parent, child = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    # Those that a flow run leaves behind come to the worker, too; see reap().
+    libc = ctypes.CDLL(None, use_errno=True)
+    if libc.prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0):
+        print(f"Flow runs start in new processes: {os.strerror(ctypes.get_errno())}", file=sys.stderr, flush=True)
+        return None
+    pid = os.fork()
+    if pid:
+        child.close()
+        threading.Thread(target=reap, args=(pid, waited_for), daemon=True).start()
+        return Zygote(pid, parent)
+    parent.close()
+    # The worker's signals are for the worker; its end is seen at the socket.
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, signal.SIG_IGN)
+    load(modules)
+    task = serve(child)
+    if task is None:
+        os._exit(0)
+    child.close()
+    return task
+
+
+def reap(zygote: int, waited_for: Callable[[], set[int]]) -> None:
+    """Read the exit statuses of processes that flow runs have left behind and that have ended since."""
+    while True:
+        time.sleep(REAPING)
+        for task in Path("/proc/self/task").iterdir():
+            with contextlib.suppress(OSError, ValueError):
+                found = {int(pid) for pid in (task / "children").read_text(encoding="ascii").split()}
+                for pid in found - waited_for() - {zygote}:
+                    os.waitpid(pid, os.WNOHANG)
+
+
+def load(modules: Sequence[str]) -> None:
+    """Import what flow runs need, and `modules` as far as that starts no thread."""
+    for name in IMPORTED:
+        with contextlib.suppress(ModuleNotFoundError):
+            importlib.import_module(name)
+    for name in modules:
+        if problem := trial(name):
+            print(f"prefect_worker_preload: {name} is left out: {problem}", file=sys.stderr, flush=True)
+        else:
+            importlib.import_module(name)
+    for name in RUN_AS_MAIN:
+        package, _, last = name.rpartition(".")
+        if sys.modules.pop(name, None) is not None:
+            delattr(sys.modules[package], last)
+    # What is here now stays: no process of a flow run looks at it again, and its pages remain shared.
+    gc.collect()
+    gc.freeze()
+
+
+def trial(name: str) -> str:
+    """Return why a module cannot be imported before a fork, or an empty string. Tries it in a process of its own."""
+    result, report = os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        problem = ""
+        try:
+            importlib.import_module(name)
+            if threading.active_count() > 1:
+                problem = "it starts threads"
+        except BaseException as error:
+            problem = f"{type(error).__name__}: {error}"
+        with contextlib.suppress(OSError):
+            os.write(report, problem.encode()[:4000] or b"\0")
+        os._exit(0)
+    os.close(report)
+    with os.fdopen(result, "rb") as stream:
+        said = stream.read()
+    os.waitpid(pid, 0)
+    return said.decode(errors="replace").strip("\0") if said else "its import ended the process"
+
+
+def serve(channel: socket.socket) -> Task | None:
+    """Fork for each order of the worker. Returns the task in the new process, and None when the worker has ended."""
+    while True:
+        _, passed, _, _ = socket.recv_fds(channel, 1, 8)
+        if not passed:
+            return None
+        order, reply, *given = passed
+        pid = fork_away()
+        if pid == 0:
+            os.close(reply)
+            for number in (signal.SIGTERM, signal.SIGINT):
+                signal.signal(number, signal.SIG_DFL if number == signal.SIGTERM else signal.default_int_handler)
+            with os.fdopen(order, "rb") as stream:
+                stream.seek(0)
+                wanted = json.load(stream)
+            for target, descriptor in zip(wanted["targets"], given, strict=True):
+                os.dup2(descriptor, target)
+            for descriptor in given:
+                os.close(descriptor)
+            return Task(**wanted["task"])
+        if pid is not None:
+            with contextlib.suppress(OSError):
+                os.write(reply, str(pid).encode())
+        for descriptor in passed:
+            os.close(descriptor)
+
+
+def fork_away() -> int | None:
+    """Fork a process whose parent is this one's parent. Returns 0 in it, and its number here; None if there is none."""
+    result, report = os.pipe()
+    helper = os.fork()
+    if helper == 0:
+        pid = os.fork()
+        if pid:
+            os.write(report, str(pid).encode())
+            os._exit(0)
+        os.close(result)
+        os.close(report)
+        return 0
+    os.close(report)
+    with os.fdopen(result, "rb") as stream:
+        said = stream.read()
+    # When the helper has ended, its child has its new parent.
+    os.waitpid(helper, 0)
+    return int(said) if said else None
+
+
+def run(task: Task) -> None:
+    """Run a task in this process, as `python -m` does."""
+    # The engine is imported before, by what it imports itself.
+    warnings.filterwarnings("ignore", message=".* found in sys.modules after import", category=RuntimeWarning)
+    runpy.run_module(follow(task).module, run_name="__main__", alter_sys=True)
+
+
+def follow(task: Task) -> Task:
+    """Become the process of a task, and return what it runs in the end.
+
+    The program that prepares a workspace runs in a child: it starts threads, and a process that becomes the engine by
+    a fork must have none. It says what to run in place of its own exec.
+    """
+    if task.new_session:
+        os.setsid()
+    if task.module == SUPERVISOR:
+        result, report = os.pipe()
+        parent = os.getpid()
+        pid = os.fork()
+        if pid == 0:
+            os.close(result)
+            ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+            if os.getppid() != parent:
+                os._exit(1)
+            os.execvpe = hand_over(report)
+            adopt(task)
+            return task
+        appear(task)
+        os.close(report)
+        with os.fdopen(result, "rb") as stream:
+            said = stream.read()
+        status = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+        if not said:
+            end_as(status)
+        command, environment, directory = json.loads(said)
+        following = None
+        if command[:2] == [sys.executable, "-m"] and command[2:3] == [ENGINE] and may_fork(environment):
+            following = Task(ENGINE, command[3:], environment, directory)
+        if following is None:
+            os.chdir(directory)
+            os.execvpe(command[0], command, environment)
+        task = following
+    adopt(task)
+    return task
+
+
+def hand_over(report: int) -> Any:
+    """Return a function in place of os.execvpe that lets the parent of this process do what it is told."""
+
+    def execvpe(file: str, command: Sequence[str], environment: Mapping[str, str]) -> None:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        with os.fdopen(report, "w", encoding="utf-8") as stream:
+            json.dump([[file, *command[1:]], dict(environment), str(Path.cwd())], stream)
+        os._exit(0)
+
+    return execvpe
+
+
+def end_as(status: int) -> None:
+    """End this process as another one has: with its exit status, or by its signal."""
+    if status < 0:
+        signal.signal(-status, signal.SIG_DFL) if -status not in (signal.SIGKILL, signal.SIGSTOP) else None
+        os.kill(os.getpid(), -status)
+    os._exit(status)
+
+
+def adopt(task: Task) -> None:
+    """Give this process the environment, directory, module path and settings of a task."""
+    if task.directory is not None:
+        os.chdir(task.directory)
+    own = path_of(os.environ)
+    os.environ.clear()
+    os.environ.update(task.environment)
+    time.tzset()
+    appear(task)
+    sys.path[:] = [str(Path.cwd()), *path_of(task.environment), *(entry for entry in sys.path[1:] if entry not in own)]
+    sys.argv = [task.module, *task.arguments]
+    sys.orig_argv = [sys.executable, "-m", *sys.argv]
+    context: Any = importlib.import_module("prefect.context")
+    # As refresh_global_settings_context(), which Prefect has since 3.6.
+    context.GLOBAL_SETTINGS_CONTEXT = context.root_settings_context()
+    importlib.import_module("prefect.logging.configuration").setup_logging()
+    if numpy := sys.modules.get("numpy.random"):
+        numpy.seed()
+
+
+def path_of(environment: Mapping[str, str]) -> list[str]:
+    return [entry for entry in environment.get("PYTHONPATH", "").split(os.pathsep) if entry]
+
+
+def appear(task: Task) -> None:
+    """Let `ps` and /proc show what this process runs, and for which flow run. Does nothing where it cannot."""
+    with contextlib.suppress(OSError, ValueError, IndexError):
+        fields = Path("/proc/self/stat").read_text(encoding="utf-8", errors="replace").rpartition(")")[2].split()
+        # proc_pid_stat(5): fields 48 to 51, and field 3 is the first after the name.
+        first, last, env_first, env_last = (int(fields[number - 3]) for number in (48, 49, 50, 51))
+        with Path("/proc/self/mem").open("r+b", buffering=0) as memory:
+            title = " ".join([sys.executable, "-m", task.module, *task.arguments]).encode()
+            memory.seek(first)
+            memory.write(title[: last - first - 1].ljust(last - first, b"\0"))
+            memory.seek(env_first)
+            found = memory.read(env_last - env_first).find(f"{MARK}=".encode())
+            if found >= 0:
+                memory.seek(env_first + found + len(MARK) + 1)
+                memory.write(task.environment.get(MARK, NO_RUN).encode()[: len(NO_RUN)].ljust(len(NO_RUN)))

@@ -1,0 +1,195 @@
+"""A flow run ends in the same way whether its process was forked from a warm one or started anew."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from server import END, PYTHON, Api, alone, needs_release, started, until
+
+ROOT = Path(__file__).resolve().parents[2]
+SCENES = Path(__file__).with_name("scenes.py")
+POOLS = ("cold", "warm")
+
+pytestmark = needs_release
+
+# As templates/opt/prefect/lib/launch-worker.j2.
+LAUNCHER = """
+import sys
+sys.path.insert(0, LIB)
+from prefect_info import launch
+del sys.path[0]
+launch.main(sys.argv)
+"""
+
+ENDINGS: dict[str, dict[str, Any]] = {
+    "sleeps": {"cancel": True},
+    "returns": {},
+    "describes_itself": {"variables": {"env": {"SHOP": "a b", "TZ": "Asia/Tokyo", "PYTHONPATH": "PLACE/lib"}}},
+    "raises": {},
+    "exits": {},
+    "exits_at_once": {},
+    "is_killed": {},
+    "ends_by_sigterm": {},
+    "has_subflows_and_tasks": {},
+    "starts_processes": {},
+    "leaves_a_process": {},
+    "is_async": {},
+    "yields": {},
+    "has_no_such_flow": {},
+    "returns_by_its_command": {"flow": "returns", "variables": {"command": f"{PYTHON} -m prefect.engine"}},
+    "returns_with_other_hashes": {"flow": "returns", "variables": {"env": {"PYTHONHASHSEED": "7"}}},
+}
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    directory = tmp_path_factory.mktemp("host")
+    (directory / "lib").mkdir()
+    (directory / "lib" / "prefect_info").symlink_to(ROOT / "plugins/module_utils")
+    (directory / "launcher").write_text(LAUNCHER.replace("LIB", repr(str(directory / "lib"))))
+    (directory / "early.py").write_text("LOADED = True")
+    (directory / "threaded.py").write_text(
+        "import threading, time; threading.Thread(target=time.sleep, args=(9,)).start()"
+    )
+    return directory
+
+
+@pytest.fixture(scope="module")
+def api(place: Path) -> Iterator[Api]:
+    # Processes say in the worker's log what they cannot import.
+    cold = [str(PYTHON), str(place / "launcher")]
+    warm = [*cold, "--warm", "--preload=early", "--preload=threaded", "--preload=missing"]
+    environment = alone(place / "home") | {"PYTHONPATH": str(place), "PREFECT_WORKER_QUERY_SECONDS": "1"}
+    with started(environment, place, launchers={"cold": cold, "warm": warm}, limit=1) as call:
+        yield call
+
+
+def begin(
+    api: Api, place: Path, pool: str, name: str, *, flow: str = "", variables: dict[str, Any] | None = None
+) -> str:
+    """Start a run of a scene, by a deployment of its own, and return its id."""
+    deployment = {
+        "name": f"{name} {pool}",
+        "flow_id": api("POST", "/flows/", {"name": (flow or name).replace("_", "-")})["id"],
+        "entrypoint": f"{SCENES.name}:{flow or name}",
+        "work_pool_name": pool,
+        "parameters": {"notes": str(notes(place, pool, name))},
+        "job_variables": json.loads(json.dumps(variables or {}).replace("PLACE", str(place))),
+        "pull_steps": [{"prefect.deployments.steps.set_working_directory": {"directory": str(SCENES.parent)}}],
+        "enforce_parameter_schema": False,
+    }
+    identifier = api("POST", "/deployments/", deployment)["id"]
+    return str(api("POST", f"/deployments/{identifier}/create_flow_run", {})["id"])
+
+
+def notes(place: Path, pool: str, name: str) -> Path:
+    """Where the scene writes what it sees."""
+    return place / f"{name}.{pool}.json"
+
+
+@pytest.fixture(scope="module")
+def ended(api: Api, place: Path) -> dict[tuple[str, str], dict[str, Any]]:
+    """How the run of each scene ended, in each pool."""
+    runs = {}
+    # Before 3.8, a flow that yields is Running for ever.
+    old = tuple(int(part) for part in api("GET", "/admin/version").split(".")[:2]) < (3, 8)
+    for name, how in ENDINGS.items():
+        if old and name == "yields":
+            continue
+        for pool in POOLS:
+            more = {key: value for key, value in how.items() if key != "cancel"}
+            runs[name, pool] = begin(api, place, pool, name, **more)
+    for (name, pool), run in runs.items():
+        if ENDINGS[name].get("cancel"):
+            until(notes(place, pool, name).exists, f"{name} to begin")
+            state = {"type": "CANCELLING", "name": "Cancelling"}
+            api("POST", f"/flow_runs/{run}/set_state", {"state": state, "force": True})
+    for (name, pool), run in runs.items():
+        until(lambda run=run: api.state(run) in END, f"{name} in the pool {pool} to end")  # type: ignore[misc]
+    return {key: api("GET", f"/flow_runs/{run}") for key, run in runs.items()}
+
+
+@pytest.mark.parametrize("name", ENDINGS)
+def test_the_end_is_the_same(ended: dict[tuple[str, str], dict[str, Any]], api: Api, place: Path, name: str) -> None:
+    if (name, "cold") not in ended:
+        pytest.skip("this version of Prefect does not run such a flow")
+
+    def seen(pool: str) -> tuple[str, str, Any]:
+        run, path = ended[name, pool], notes(place, pool, name)
+        message = (run["state"]["message"] or "").replace(run["id"], "ID")
+        return run["state"]["type"], message, json.loads(path.read_text()) if path.exists() else None
+
+    assert seen("warm") == seen("cold"), api.log(ended[name, "warm"]["id"])
+
+
+def test_scenes_end_as_they_are_called(ended: dict[tuple[str, str], dict[str, Any]]) -> None:
+    """The comparison would also hold if no flow run began."""
+    states = {name: run["state"]["type"] for (name, pool), run in ended.items() if pool == "warm"}
+    good = {"returns", "describes_itself", "has_subflows_and_tasks", "starts_processes", "leaves_a_process", "is_async"}
+    good |= {"yields", "returns_by_its_command", "returns_with_other_hashes"}
+    assert {name for name, state in states.items() if state == "COMPLETED"} == good & set(states)
+    assert states["sleeps"] == "CANCELLED"
+
+
+def test_a_warm_process_has_what_was_loaded_early(ended: dict[tuple[str, str], dict[str, Any]], api: Api) -> None:
+    def line(pool: str) -> str:
+        run = ended["describes_itself", pool]["id"]
+        return next(str(line) for line in api.log(run).splitlines() if line.startswith("loaded early"))
+
+    until(lambda: all("loaded early" in api.log(ended["describes_itself", pool]["id"]) for pool in POOLS), "the logs")
+    assert (line("warm"), line("cold")) == ("loaded early: True", "loaded early: False")
+
+
+def test_processes_are_the_workers_and_leave_none_behind(
+    ended: dict[tuple[str, str], dict[str, Any]], place: Path
+) -> None:
+    """Its zygote is all that a worker with no flow run has."""
+    (zygote, worker) = zygote_of(place)
+    until(lambda: children(worker) == [zygote], "the worker to have no more processes")
+    assert len(list(Path(f"/proc/{zygote}/task").iterdir())) == 1
+
+
+def test_a_flow_run_is_seen_from_outside(api: Api, place: Path) -> None:
+    """By `ps`, and by the variable that tells rescue.running() which flow runs still have a process."""
+    run = begin(api, place, "warm", "seen", flow="sleeps")
+    until(notes(place, "warm", "seen").exists, "the flow to begin")
+    pid = json.loads(notes(place, "warm", "seen").read_text())["pid"]
+    assert Path(f"/proc/{pid}/cmdline").read_bytes().rstrip(b"\0").endswith(b"-m prefect.engine")
+    assert f"PREFECT__FLOW_RUN_ID={run}".encode() in Path(f"/proc/{pid}/environ").read_bytes()
+    os.kill(pid, signal.SIGKILL)
+    until(lambda: api.state(run) == "CRASHED", "the flow run to crash")
+
+
+def test_without_its_zygote_a_worker_goes_on(api: Api, place: Path) -> None:
+    """Last, since the worker stays without one."""
+    zygote, worker = zygote_of(place)
+    os.kill(zygote, signal.SIGKILL)
+    run = begin(api, place, "warm", "after", flow="returns")
+    until(lambda: api.state(run) in END, "the flow run to end")
+    assert api.state(run) == "COMPLETED"
+    assert zygote not in children(worker)
+
+
+def children(pid: int) -> list[int]:
+    found = []
+    for task in Path(f"/proc/{pid}/task").iterdir():
+        found += [int(child) for child in (task / "children").read_text().split()]
+    return found
+
+
+def zygote_of(place: Path) -> tuple[int, int]:
+    """Return the numbers of the zygote and of its worker."""
+    found = {}
+    for command in Path("/proc").glob("[0-9]*/cmdline"):
+        words = command.read_bytes().split(b"\0")
+        if str(place / "launcher").encode() in words and b"--warm" in words:
+            pid = int(command.parent.name)
+            found[pid] = int((command.parent / "stat").read_text().rpartition(")")[2].split()[1])
+    ((zygote, worker),) = ((pid, parent) for pid, parent in found.items() if parent in found)
+    return zygote, worker

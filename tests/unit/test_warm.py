@@ -1,0 +1,123 @@
+"""What can run in a fork of a process that has imported Prefect, and what needs a new process."""
+
+from __future__ import annotations
+
+import os
+import socket
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from ansible_collections.selfhosted.prefect.plugins.module_utils import launch, warm
+
+ENGINE = [sys.executable, "-m", "prefect.engine"]
+
+
+def usual(**more: Any) -> dict[str, Any]:
+    """What subprocess.Popen gives its own method for a process with none of its options."""
+    given = dict.fromkeys(launch.PARAMETERS) | {"close_fds": True, "pass_fds": (), "shell": False, "umask": -1}
+    return given | {"restore_signals": True, "start_new_session": False, "process_group": -1} | more
+
+
+def test_the_engine_is_forked() -> None:
+    assert warm.task_of(ENGINE, {"A": "b", **os.environ}, usual()) == warm.Task(
+        "prefect.engine", [], {"A": "b", **os.environ}
+    )
+
+
+def test_the_environment_is_the_own_one_if_none_is_given(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SHOP", "a")
+    task = warm.task_of(ENGINE, None, usual())
+    assert task is not None
+    assert task.environment["SHOP"] == "a"
+
+
+def test_a_program_that_prepares_the_workspace_is_forked_in_a_session_and_a_directory(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "prefect.runner._workspace_supervisor", "config.json"]
+    task = warm.task_of(command, os.environ, usual(cwd=tmp_path, start_new_session=True))
+    assert task == warm.Task(command[2], ["config.json"], dict(os.environ), str(tmp_path), new_session=True)
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        [],
+        "prefect",
+        b"prefect",
+        ["/bin/true"],
+        [sys.executable],
+        [sys.executable, "-m"],
+        [sys.executable, "-m", "pip", "install", "x"],
+        [sys.executable, "-m", "prefect"],
+        [sys.executable, "-m", "prefect.engine.other"],
+        [sys.executable, "-c", "prefect.engine"],
+        ["python", "-m", "prefect.engine"],
+        ["/usr/bin/python3", "-m", "prefect.engine"],
+    ],
+)
+def test_other_programs_are_not(command: Any) -> None:
+    assert warm.task_of(command, os.environ, usual()) is None
+
+
+@pytest.mark.parametrize(
+    "option",
+    [
+        {"preexec_fn": print},
+        {"executable": "/bin/sh"},
+        {"shell": True},
+        {"pass_fds": (3,)},
+        {"close_fds": False},
+        {"restore_signals": False},
+        {"umask": 0o77},
+        {"uid": 1},
+        {"gid": 1},
+        {"gids": [1]},
+        {"process_group": 0},
+        {"cwd": "/nonexistent"},
+    ],
+)
+def test_what_only_a_new_process_can_have_is_not_forked(option: dict[str, Any]) -> None:
+    assert warm.task_of(ENGINE, os.environ, usual(**option)) is None
+
+
+@pytest.mark.parametrize("name", ["PYTHONHASHSEED", "PYTHONUTF8", "LD_PRELOAD", "LC_ALL", "LANG", "MALLOC_ARENA_MAX"])
+def test_what_is_read_only_at_the_start_of_a_process_needs_a_new_one(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv(name, raising=False)
+    assert not warm.may_fork({**os.environ, name: "1"})
+    monkeypatch.setenv(name, "1")
+    assert warm.may_fork(dict(os.environ))
+    assert not warm.may_fork({key: value for key, value in os.environ.items() if key != name})
+
+
+@pytest.mark.parametrize("name", ["PYTHONPATH", "TZ", "PREFECT_HOME", "HOME", "PATH"])
+def test_what_a_process_can_change_needs_none(name: str) -> None:
+    assert warm.may_fork({**os.environ, name: "/elsewhere"})
+
+
+def test_a_worker_without_its_zygote_starts_processes_itself(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    own, other = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    other.close()
+    pid = os.spawnlp(os.P_NOWAIT, "sleep", "sleep", "60")
+    monkeypatch.setattr(launch.Process, "zygote", warm.Zygote(pid, own))
+    for _ in range(2):
+        with launch.Process([*ENGINE, "no id"], stdout=-1, stderr=-1, text=True) as process:
+            assert "No module named" in process.communicate()[1]
+        assert process.returncode == 1
+    assert capfd.readouterr().out.count("The warm process has ended") == 1
+    with pytest.raises(ChildProcessError):
+        os.waitpid(pid, os.WNOHANG)
+
+
+def test_a_zygote_that_does_not_answer_is_ended(monkeypatch: pytest.MonkeyPatch) -> None:
+    own, other = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    pid = os.spawnlp(os.P_NOWAIT, "sleep", "sleep", "60")
+    monkeypatch.setattr(warm, "PATIENCE", 0.1)
+    assert warm.Zygote(pid, own).start(warm.Task("prefect.engine", [], {}), {}) is None
+    with pytest.raises(ChildProcessError):
+        os.waitpid(pid, os.WNOHANG)
+    other.close()
