@@ -110,6 +110,8 @@ def _below(directory: Path, state: os.stat_result, depth: int, seen: set[tuple[i
         found = os.lstat(f"{directory}/{name}")
         if stat.S_ISLNK(found.st_mode):
             weak = _weakness(directory / name, depth - 1, seen)
+        elif is_uv_lock(name, found):
+            weak = None
         elif accounts := writers(found):
             weak = Weakness(f"{directory}/{name}", tuple(accounts))
         else:
@@ -117,6 +119,11 @@ def _below(directory: Path, state: os.stat_result, depth: int, seen: set[tuple[i
         if weak:
             return weak
     return None
+
+
+def is_uv_lock(name: str, found: os.stat_result) -> bool:
+    """Return whether a file of root's is one that uv locks, which it lets every account write, and never reads."""
+    return name == ".lock" and stat.S_ISREG(found.st_mode) and not found.st_uid
 
 
 def entries(directory: Path) -> list[str]:

@@ -154,6 +154,17 @@ def test_nothing_of_flows_is_installed(deploy: Path, tmp_path: Path, variable: s
     assert any(line.startswith(f"{variable}: daemon can write {deploy}") for line in found["obstacles"])
 
 
+@pytest.mark.parametrize(
+    ("name", "safe"), [(".lock", True), ("builds-v0/.lock", True), ("lock", False), ("builds-v0/a.py", False)]
+)
+def test_what_every_account_can_write_of_the_cache_is_only_what_uv_locks(
+    tmp_path: Path, deploy: Path, name: str, safe: bool
+) -> None:
+    """uv makes its lock files writable to every account, whatever the umask is."""
+    put(tmp_path / "cache" / name, mode=0o666)
+    assert (trusted.refused(cache_dir=str(tmp_path / "cache")) == []) is safe
+
+
 def test_code_of_flows_in_a_package_of_roots(deploy: Path, tmp_path: Path) -> None:
     """Root's own package is installed, unless a link or a file in it is another account's."""
     package = put(tmp_path / "mylib" / "src" / "deep" / "a.py").parents[2]
