@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import itertools
+import json
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
+from urllib.parse import unquote
 
 HIDDEN = "********"
 
@@ -67,6 +69,9 @@ HARMLESS = re.compile(
 )
 """Fields that hold no secret in any known block type: all other fields of a block are hidden."""
 
+HEADERS = re.compile(r"HEADERS?(?:_|$)")
+"""Names of settings with HTTP headers, most of which are set for a credential: PREFECT_CLIENT_CUSTOM_HEADERS."""
+
 SURE = 6
 """Minimum length of a secret that is searched for inside other texts: a shorter one occurs in many by chance."""
 
@@ -105,6 +110,26 @@ def userinfo(text: str) -> set[str]:
     """Return the userinfo of the URLs in a text, whole and the password alone."""
     found = set(re.findall(r"\b[a-z][a-z0-9+.-]*://([^\s/?#@]+)@", text, flags=re.IGNORECASE))
     return found | {password for each in found if (password := each.partition(":")[2])}
+
+
+def secrets_in(settings: Mapping[str, str]) -> set[str]:
+    """Return the texts in settings or an environment that no output may show, each of them as a whole and in parts.
+
+    Parts are the values of JSON, the password of a URL, and that of `user:password`.
+    """
+    found: set[str] = set()
+    for name, text in settings.items():
+        try:
+            value = json.loads(text)
+        except ValueError:
+            value = text
+        if not isinstance(value, (Mapping, list)):
+            value = text
+        shown = Mask().fields({name: value}, secret=bool(HEADERS.search(name)))
+        found.update(hidden_texts({name: value}, shown))
+    parts = {part for text in found for part in userinfo(text)}
+    parts |= {password for text in found if "://" not in text and (password := text.partition(":")[2])}
+    return {text for part in found | parts for text in (part, unquote(part)) if len(text) >= SURE}
 
 
 def reference_to(value: Any) -> str | None:

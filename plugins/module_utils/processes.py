@@ -1,10 +1,11 @@
-"""Processes that root starts for other accounts, and the environment of those that outlive a module."""
+"""Processes that root starts for other accounts, and the environments that a module gives to processes."""
 
 from __future__ import annotations
 
 import contextlib
 import os
 import pwd
+import re
 import selectors
 import signal
 import subprocess
@@ -42,6 +43,15 @@ def clean_environment() -> dict[str, str]:
         "PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
         "USER": account.pw_name,
     }
+
+
+def settings_in(text: str) -> dict[str, str]:
+    """Return the settings in the text of a settings file, where every value is in double quotes, with escapes.
+
+    This is how a shell reads them. The filter `env_value` wrote the values.
+    """
+    found = re.findall(r'^(\w+)="((?:[^"\\]|\\.)*)"$', text, re.MULTILINE)
+    return {name: re.sub(r'\\(["\\$`])', r"\1", value) for name, value in found}
 
 
 def run_as(

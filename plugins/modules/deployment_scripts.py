@@ -118,7 +118,6 @@ import hashlib
 import json
 import os
 import pwd
-import re
 import time
 from collections.abc import Iterable
 from pathlib import Path
@@ -127,7 +126,9 @@ from urllib.parse import quote
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.selfhosted.prefect.plugins.module_utils import safe_files
-from ansible_collections.selfhosted.prefect.plugins.module_utils.processes import TimedOutError, run_as
+from ansible_collections.selfhosted.prefect.plugins.module_utils.masking import secrets_in
+from ansible_collections.selfhosted.prefect.plugins.module_utils.processes import TimedOutError, run_as, settings_in
+from ansible_collections.selfhosted.prefect.plugins.module_utils.results import conceal
 
 IGNORED = {".git", "__pycache__", ".venv", ".prefect"}
 """Directories whose content is not code."""
@@ -169,12 +170,6 @@ def code_digest(directory: Path) -> str:
     total = hashlib.sha256()
     safe_files.hash_code(total, directory, suffixes=CODE, skip=IGNORED)
     return total.hexdigest()
-
-
-def settings(text: str) -> dict[str, str]:
-    """Return the settings in a file as a shell reads them; the filter `env_value` wrote the values."""
-    found = re.findall(r'^(\w+)="((?:[^"\\]|\\.)*)"$', text, re.MULTILINE)
-    return {name: re.sub(r'\\(["\\$`])', r"\1", value) for name, value in found}
 
 
 def script_digest(script: dict[str, Any], *, shared: str) -> str:
@@ -327,7 +322,7 @@ def main() -> None:
     except OSError as error:
         module.fail_json(msg=f"prefect_flows_dir: {error}", ran=[], output={})
     # What a script registers does not depend on the credential, and registering a schedule again drops its next runs.
-    given = {name: value for name, value in settings(settings_text).items() if name != "PREFECT_API_AUTH_STRING"}
+    given = {name: value for name, value in settings_in(settings_text).items() if name != "PREFECT_API_AUTH_STRING"}
     shared = json.dumps([os.path.realpath(params["release"]), params["environment"], given, code])
     digests = {script["name"]: script_digest(script, shared=shared) for script in params["scripts"]}
     memory = {name: state_dir / f"script-{quote(name, safe='')}.done" for name in digests}
@@ -336,21 +331,24 @@ def main() -> None:
         for script in params["scripts"]
         if params["force"] or remembered(memory[script["name"]]).split()[:1] != [digests[script["name"]]]
     ]
+    environment = settings_in(settings_text) | json.loads(params["environment"])
+    # A script that fails may write them, as Prefect does with a setting that it rejects.
+    secrets = module.no_log_values | secrets_in(environment)
     output: dict[str, str] = {}
     try:
         refuse(params["scripts"])
         if due and not module.check_mode:
             texts = {script["name"]: source(script, chdir) for script in due}
             check_syntax(texts, Path(params["release"], "bin", "python"), account=account_of(params["user"]))
-            environment = settings(settings_text) | json.loads(params["environment"])
             for script in due:
                 output[script["name"]] = run(script, params=params, environment=environment)
                 done = f"{digests[script['name']]} {time.time_ns()}\n".encode()
                 safe_files.write(memory[script["name"]], done, owner=os.geteuid(), group=os.getegid(), mode=0o644)
     except (ScriptError, OSError, KeyError) as error:
-        module.fail_json(msg=str(error), ran=list(output), output=output)
+        module.fail_json(**conceal(module, {"msg": str(error), "ran": list(output), "output": output}, secrets))
     names = [script["name"] for script in due]
-    module.exit_json(changed=bool(due), ran=names, proof=proof(memory.values()), output=output)
+    result = {"changed": bool(due), "ran": names, "proof": proof(memory.values()), "output": output}
+    module.exit_json(**conceal(module, result, secrets))
 
 
 if __name__ == "__main__":

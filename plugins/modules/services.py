@@ -205,12 +205,15 @@ from ansible_collections.selfhosted.prefect.plugins.module_utils.ledger import (
     put_back,
     recognizable,
 )
+from ansible_collections.selfhosted.prefect.plugins.module_utils.masking import secrets_in
 from ansible_collections.selfhosted.prefect.plugins.module_utils.ports import taken
 from ansible_collections.selfhosted.prefect.plugins.module_utils.processes import (
     TimedOutError,
     clean_environment,
     run_as,
+    settings_in,
 )
+from ansible_collections.selfhosted.prefect.plugins.module_utils.results import conceal
 from ansible_collections.selfhosted.prefect.plugins.module_utils.safe_files import beside
 
 LOG_LINES = 30
@@ -564,10 +567,17 @@ def answers(url: str) -> bool:
 
 
 def settings_of(file: str) -> dict[str, str]:
-    """Return the settings in a file, where every value is in double quotes, with escapes."""
-    text = safe_files.read(file).decode()
-    found = re.findall(r'^(\w+)="((?:[^"\\]|\\.)*)"$', text, re.MULTILINE)
-    return {name: re.sub(r'\\(["\\$`])', r"\1", value) for name, value in found}
+    """Return the settings in a file. Raises OSError."""
+    return settings_in(safe_files.read(file).decode())
+
+
+def secrets_of(services: Iterable[dict[str, Any]]) -> set[str]:
+    """Return the secrets in the settings of services, which a service that rejects a setting writes to its log."""
+    found: set[str] = set()
+    for file in {service["settings"] for service in services if service["settings"]}:
+        with contextlib.suppress(OSError):
+            found |= secrets_in(settings_of(file))
+    return found
 
 
 def environment_of(account: pwd.struct_passwd | None) -> dict[str, str]:
@@ -922,7 +932,8 @@ def main() -> None:
             if ends:
                 manager.shutdown()
     except (ServiceError, LedgerError, Failure) as error:
-        module.fail_json(msg=str(error), services=actions)
+        secrets = module.no_log_values | secrets_of(services.values())
+        module.fail_json(**conceal(module, {"msg": str(error), "services": actions}, secrets))
     module.exit_json(changed=changed, services=actions)
 
 

@@ -292,6 +292,17 @@ def test_a_script_that_fails_shows_its_output_and_is_run_again(host: Host) -> No
     assert host.run(*scripts)["ran"] == ["fails", "last"]
 
 
+@pytest.mark.parametrize("code", [0, 1])
+def test_no_secret_in_what_a_script_writes(host: Host, code: int) -> None:
+    host.settings(PREFECT_API_AUTH_STRING="admin:canary1", PREFECT_API_URL="http://127.0.0.1:4200/api")
+    writes = f"import os, sys; print(*sorted(os.environ.values()), sep='\\n'); sys.exit({code})"
+    environment = {"API_TOKEN": "canary2", "DATABASE": "postgresql://any:canary3@db/any", "LEVEL": "NO_LEVEL"}
+    result = host.run({"name": "writes", "content": writes}, environment=environment)
+    assert "canary" not in json.dumps(result)
+    said = result["msg"] if code else result["output"]["writes"]
+    assert "NO_LEVEL" in said and "http://127.0.0.1:4200/api" in said
+
+
 def test_a_script_has_its_time_and_what_it_started_ends_with_it(host: Host) -> None:
     starts = """
         import subprocess, sys, time

@@ -12,6 +12,7 @@ from ansible_collections.selfhosted.prefect.plugins.module_utils.masking import 
     is_secret_name,
     is_secret_text,
     marked,
+    secrets_in,
 )
 from ansible_collections.selfhosted.prefect.plugins.modules import deployment, variable
 from fake_api import FakeApi, outcome
@@ -90,6 +91,29 @@ def test_a_text_that_carries_a_credential(text: str) -> None:
 )
 def test_a_text_that_does_not(text: str) -> None:
     assert not is_secret_text(text)
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "wanted"),
+    [
+        ("PREFECT_API_AUTH_STRING", "admin:hushhush", {"admin:hushhush", "hushhush"}),
+        ("PREFECT_CLIENT_CUSTOM_HEADERS", '{"X-Any": "hushhush"}', {"hushhush"}),
+        ("SECRETS", '["hushhush", {"any": "quietly"}]', {"hushhush", "quietly"}),
+        ("PREFECT_SERVER_DATABASE_PASSWORD", "hush hush", {"hush hush"}),
+        (
+            "BROKER",
+            "redis://:p%40ssword@h/0",
+            {"redis://:p%40ssword@h/0", "redis://:p@ssword@h/0", "p%40ssword", "p@ssword"},
+        ),
+        ("API_TOKEN", "12345", set()),
+        ("PREFECT_API_URL", "http://127.0.0.1:4200/api", set()),
+        ("PREFECT_LOGGING_LEVEL", "WARNING", set()),
+    ],
+)
+def test_secrets_in_settings(name: str, value: str, wanted: set[str]) -> None:
+    found = secrets_in({name: value})
+    assert wanted <= found
+    assert wanted or not found
 
 
 def test_fields_of_an_object() -> None:

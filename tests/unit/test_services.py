@@ -271,6 +271,28 @@ def test_the_wait_has_a_bound_and_shows_the_log(host: Host) -> None:
     assert host.ensure("server")["services"] == {"server": "restarted"}
 
 
+def test_the_log_of_a_service_that_rejects_a_setting_shows_no_secret(
+    host: Host, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = host.directory / "server.env"
+    url = "postgresql+asyncpg://prefect:p%40canary4@db/prefect"
+    settings = {
+        "PREFECT_API_AUTH_STRING": "admin:canary1",
+        "PREFECT_CLIENT_CUSTOM_HEADERS": '{"X-Any": ["canary2"]}',
+        "PREFECT_API_DATABASE_CONNECTION_URL": url,
+        "PREFECT_LOGGING_LEVEL": "NO_LEVEL",
+    }
+    file.write_text("".join(f"{name}={env_value(value)}\n" for name, value in settings.items()))
+    # Pydantic writes the input that it rejects, a library the password that it could not use.
+    log = f"input_value=['canary2'] admin:canary1 canary1 {url} p@canary4 NO_LEVEL"
+    monkeypatch.setattr(host.manager, "log", lambda name: log)
+    service = {**unhealthy(host, "server"), "settings": str(file)}
+    host.unit("server")
+    said = host.ensure(services=[service], timeout=0)["msg"]
+    assert "canary" not in said
+    assert said.endswith("NO_LEVEL")
+
+
 def test_who_is_healthy_beside_a_failure_is_not_started_again(host: Host) -> None:
     host.unit("server")
     host.unit("worker")
