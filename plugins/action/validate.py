@@ -16,6 +16,7 @@ from ansible.module_utils.common.yaml import yaml_load
 from ansible.plugins.action import ActionBase
 from ansible_collections.selfhosted.prefect.plugins.filter.connections import loopback
 from ansible_collections.selfhosted.prefect.plugins.lookup.certificate import is_address
+from ansible_collections.selfhosted.prefect.plugins.module_utils.masking import is_secret_name, userinfo
 from ansible_collections.selfhosted.prefect.plugins.plugin_utils import inventory
 from ansible_collections.selfhosted.prefect.plugins.plugin_utils.certificates import problems
 
@@ -79,6 +80,12 @@ OUTDATED = {
 }
 """Settings that Prefect 3 ignores or that break it, and what to do instead."""
 
+
+UNIT_SECRETS = {
+    "prefect_celery_unit_options": "set it in prefect_celery_environment",
+    "prefect_worker_unit_options": "set it in prefect_worker_environment",
+}
+"""Where a credential of a unit belongs, if there is a variable for it."""
 
 KNOWN_SECRETS = re.compile(
     r"123456(78)?|admin|change(it|me)|default|example|guest|letmein|pass(w[o0]rd)?|pg(user|pass)|postgres(ql)?"
@@ -171,6 +178,23 @@ def refused_environment(variable: str, names: list[str]) -> list[str]:
             complaints.append(
                 f"{variable}: {name!r} is no name of an environment variable: letters, digits and underscores, no "
                 "digit first"
+            )
+    return complaints
+
+
+def refused_unit_options(variable: str, options: Mapping[str, Any]) -> list[str]:
+    """Return an error, without the secret, for each option of a unit with a credential: every account reads units.
+
+    A path or a specifier, which begins with `%`, is none.
+    """
+    complaints = []
+    for option, value in options.items():
+        assigned = re.findall(r"(\w+)=[\"']?(?![/%\"'])\S", str(value)) if option == "Environment" else []
+        named = next((name for name in assigned if is_secret_name(name)), "")
+        if named or userinfo(str(value)):
+            complaints.append(
+                f"{variable}: {option} holds {named or 'a URL with a credential'}, and every account of the host can "
+                f"read a unit; {UNIT_SECRETS.get(variable, 'name a file in EnvironmentFile')}"
             )
     return complaints
 
@@ -336,6 +360,7 @@ class ActionModule(ActionBase):
             {
                 "settings": {"type": "dict", "default": {}},
                 "environment_names": {"type": "dict", "default": {}},
+                "unit_options": {"type": "dict", "default": {}},
                 "api_auth": {"type": "str", "default": ""},
                 "version": {"type": "str", "default": ""},
                 "lock": {"type": "str", "default": ""},
@@ -358,6 +383,8 @@ class ActionModule(ActionBase):
         complaints += refused_version(arguments["version"], shipped)
         for variable, names in arguments["environment_names"].items():
             complaints += refused_environment(variable, names)
+        for variable, options in arguments["unit_options"].items():
+            complaints += refused_unit_options(variable, options)
         complaints += refused_silence(prefixed.get("prefect_flow_run_silence"))
         auth = arguments["api_auth"]
         complaints += refused_credential(auth) + refused_server(arguments["server"])

@@ -21,6 +21,7 @@ from ansible_collections.selfhosted.prefect.plugins.action.validate import (
     refused_settings,
     refused_silence,
     refused_topology,
+    refused_unit_options,
     refused_version,
     unknown_variables,
     unlocked,
@@ -329,6 +330,23 @@ def test_environment(name: str, complaint: str) -> None:
     found = refused_environment("v", [name])
     assert bool(found) is bool(complaint)
     assert all(complaint in each for each in found)
+
+
+@pytest.mark.parametrize(
+    ("options", "found"),
+    [
+        ({"Environment": "API_TOKEN=canary"}, "Environment holds API_TOKEN"),
+        ({"Environment": "'LEVEL=1' \"DB_PASSWORD=canary\""}, "Environment holds DB_PASSWORD"),
+        ({"ExecStartPre": "/bin/curl https://any:canary@example.com"}, "ExecStartPre holds a URL with a credential"),
+        ({"Environment": "TOKEN_FILE=/run/token LEVEL=1 SECRET=%d/secret"}, ""),
+        ({"EnvironmentFile": "/etc/secret.env", "LoadCredential": "token:/etc/token", "MemoryMax": "1G"}, ""),
+        ({"SystemCallFilter": "", "ReadWritePaths": "/srv/data", "TimeoutStopSec": 5}, ""),
+    ],
+)
+def test_a_unit_holds_no_credential(options: dict[str, Any], found: str) -> None:
+    said = refused_unit_options("prefect_worker_unit_options", options)
+    assert len(said) == bool(found) and "canary" not in "".join(said)
+    assert all(found in each and "set it in prefect_worker_environment" in each for each in said)
 
 
 @pytest.mark.parametrize(
