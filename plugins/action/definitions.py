@@ -8,7 +8,10 @@ from typing import Any
 
 import yaml
 from ansible.errors import AnsibleActionFail
+from ansible.module_utils.parsing.convert_bool import boolean
 from ansible.plugins.action import ActionBase
+from ansible_collections.selfhosted.prefect.plugins.module_utils.masking import Mask, marked
+from ansible_collections.selfhosted.prefect.plugins.plugin_utils.vaulted import vaulted_texts
 
 SUFFIXES = {".json", ".yaml", ".yml"}
 
@@ -54,11 +57,20 @@ def read(path: Path) -> dict[str, dict[str, Any]]:
     return contents
 
 
+def masked(diff: dict[str, str], mask: Mask) -> dict[str, str]:
+    """Return a diff of definitions with the secrets in it hidden, and those that change marked."""
+    before, after = (json.loads(diff[side]) for side in ("before", "after"))
+    shown = {"before": mask.fields(before), "after": mask.fields(after)}
+    shown["after"] = marked(shown["before"], shown["after"], before, after)
+    return {side: json.dumps(values, indent=1, sort_keys=True) + "\n" for side, values in shown.items()}
+
+
 class ActionModule(ActionBase):
     """Passes the definitions as one text: there may be many, and no log may show a database's address."""
 
     def run(self, tmp: str | None = None, task_vars: dict[str, Any] | None = None) -> dict[str, Any]:
         result: dict[str, Any] = super().run(tmp, task_vars)
+        variables = task_vars or {}
         arguments = dict(self._task.args)
         source = str(arguments.get("source") or "")
         files: dict[str, dict[str, Any]] = {}
@@ -71,5 +83,8 @@ class ActionModule(ActionBase):
             module_name="selfhosted.prefect.definitions", module_args=arguments, task_vars=task_vars
         )
         answer.pop("invocation", None)
+        if "before" in answer.get("diff", ()):
+            show = self._templar.template(variables.get("prefect_show_secrets", False))
+            answer["diff"] = masked(answer["diff"], Mask(known=tuple(vaulted_texts(variables)), show=boolean(show)))
         result |= answer
         return result

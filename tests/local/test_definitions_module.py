@@ -11,9 +11,10 @@ from typing import Any
 
 import pytest
 from ansible.errors import AnsibleActionFail
-from ansible_collections.selfhosted.prefect.plugins.action.definitions import read
+from ansible_collections.selfhosted.prefect.plugins.action.definitions import masked, read
 from ansible_collections.selfhosted.prefect.plugins.filter.definitions import definitions as of_inventory
 from ansible_collections.selfhosted.prefect.plugins.module_utils.client import Api
+from ansible_collections.selfhosted.prefect.plugins.module_utils.masking import Mask
 from ansible_collections.selfhosted.prefect.plugins.module_utils.reconcile import Wish, reconcile
 from ansible_collections.selfhosted.prefect.plugins.modules import definitions
 from fake_api import FakeApi, outcome
@@ -60,6 +61,23 @@ def test_dry_for_real_and_again(place: Path) -> None:
     (deployment,) = dry["resources"]["prefect_deployments"]
     assert (deployment["flow"], deployment["schedules"]) == ("tickets", [{"interval": 300, "timezone": "UTC"}])
     assert not put(place, RUNNERS)["changed"]
+
+
+def test_no_secret_in_a_diff(place: Path) -> None:
+    def definitions_with(canary: str) -> dict[str, Any]:
+        return {
+            "prefect_flows": [{"name": "books", "description": "of secret-name"}],
+            "prefect_tasks": [{"name": "buy", "flow_name": "books", "command": f"buy --token {canary}1"}],
+            "prefect_deployments": [{"name": "daily", "flow_name": "books", "parameters": {"api_token": f"{canary}2"}}],
+            "prefect_runners": [{"id": "sell", "use": "shop:Process", "with": {"queue": f"redis://:{canary}3@h/0"}}],
+        }
+
+    put(place, definitions_with("canary"))
+    diff = put(place, definitions_with("canaries"))["diff"]
+    shown = masked(diff, Mask(known=("secret-name",)))
+    assert "canar" not in json.dumps(shown) and "secret-name" not in json.dumps(shown)
+    assert shown["after"].count("******** (new)") == 3
+    assert masked(diff, Mask(show=True)) == diff
 
 
 def test_a_bare_host_is_predicted(tmp_path: Path) -> None:
