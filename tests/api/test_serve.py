@@ -53,14 +53,56 @@ asyncio.run(main())
 """
 
 
-@pytest.mark.skipif(not PYTHONS, reason="PREFECT_TEST_PYTHONS is not set")
-@pytest.mark.parametrize("python", PYTHONS, ids=lambda python: str(python.parents[1].name))
-def test_a_connection_that_waits_for_a_lock_gets_its_turn(python: Path, tmp_path: Path) -> None:
-    launcher = tmp_path / "serve"
-    names = {"__prefect_host": {"dirs": {"opt": "/opt/prefect"}}, "ansible_managed": "", "__prefect_is_split": False}
+SETTINGS = """
+import runpy, sys
+from fastapi import FastAPI
+from fastapi.testclient import TestClient
+
+runpy.run_path(sys.argv[1], run_name="launcher")
+from prefect.server.api.admin import router
+
+app = FastAPI()
+app.include_router(router, prefix="/api")
+answer = TestClient(app).get("/api/admin/settings")
+assert answer.json()["server"]["api"]["port"] == 4321
+print(answer.text)
+"""
+
+
+def rendered(directory: Path, *, split: bool) -> Path:
+    """Write the launcher of a server."""
+    launcher = directory / "serve"
+    names = {"__prefect_host": {"dirs": {"opt": "/opt/prefect"}}, "ansible_managed": "", "__prefect_is_split": split}
     environment = Environment(keep_trailing_newline=True)
     environment.filters["comment"] = lambda text: f"# {text}"
     launcher.write_text(environment.from_string(LAUNCHER.read_text()).render(names))
+    return launcher
+
+
+@pytest.mark.skipif(not PYTHONS, reason="PREFECT_TEST_PYTHONS is not set")
+@pytest.mark.parametrize("python", PYTHONS, ids=lambda python: str(python.parents[1].name))
+@pytest.mark.parametrize("split", [True, False])
+def test_the_api_shows_no_credential_in_its_settings(python: Path, split: bool, tmp_path: Path) -> None:
+    """Flows know the password of the API, and may not learn that of Redis from it."""
+    environment = {
+        "HOME": str(tmp_path),
+        "PREFECT_API_AUTH_STRING": "admin:canary",
+        "PREFECT_CLIENT_CUSTOM_HEADERS": '{"X-Any": "canary"}',
+        "PREFECT_SERVER_API_AUTH_STRING": "admin:canary",
+        "PREFECT_SERVER_API_PORT": "4321",
+        "PREFECT_SERVER_DATABASE_CONNECTION_URL": "postgresql+asyncpg://any:canary@127.0.0.1:1/any",
+        "PREFECT_SERVER_DOCKET_URL": "redis://:canary@127.0.0.1:1/1",
+    }
+    command = [str(python), "-c", SETTINGS, str(rendered(tmp_path, split=split))]
+    ended = subprocess.run(command, capture_output=True, text=True, check=False, timeout=300, env=environment)
+    assert ended.returncode == 0, ended.stderr
+    assert '"X-Any"' in ended.stdout and "canary" not in ended.stdout
+
+
+@pytest.mark.skipif(not PYTHONS, reason="PREFECT_TEST_PYTHONS is not set")
+@pytest.mark.parametrize("python", PYTHONS, ids=lambda python: str(python.parents[1].name))
+def test_a_connection_that_waits_for_a_lock_gets_its_turn(python: Path, tmp_path: Path) -> None:
+    launcher = rendered(tmp_path, split=False)
     command = [python, "-c", SCENE, launcher, tmp_path / "things.db"]
     ended = subprocess.run(list(map(str, command)), capture_output=True, text=True, check=False, timeout=300)
     assert ended.stdout == "it had its turn\n", ended.stderr
