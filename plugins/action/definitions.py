@@ -10,7 +10,7 @@ import yaml
 from ansible.errors import AnsibleActionFail
 from ansible.module_utils.parsing.convert_bool import boolean
 from ansible.plugins.action import ActionBase
-from ansible_collections.selfhosted.prefect.plugins.module_utils.masking import Mask, marked
+from ansible_collections.selfhosted.prefect.plugins.module_utils.masking import Mask, masked_diff
 from ansible_collections.selfhosted.prefect.plugins.plugin_utils.vaulted import vaulted_texts
 
 SUFFIXES = {".json", ".yaml", ".yml"}
@@ -57,14 +57,6 @@ def read(path: Path) -> dict[str, dict[str, Any]]:
     return contents
 
 
-def masked(diff: dict[str, str], mask: Mask) -> dict[str, str]:
-    """Return a diff of definitions with the secrets in it hidden, and those that change marked."""
-    before, after = (json.loads(diff[side]) for side in ("before", "after"))
-    shown = {"before": mask.fields(before), "after": mask.fields(after)}
-    shown["after"] = marked(shown["before"], shown["after"], before, after)
-    return {side: json.dumps(values, indent=1, sort_keys=True) + "\n" for side, values in shown.items()}
-
-
 class ActionModule(ActionBase):
     """Passes the definitions as one text: there may be many, and no log may show a database's address."""
 
@@ -77,14 +69,21 @@ class ActionModule(ActionBase):
         if source and "://" not in source:
             files = read(Path(self._find_needle("files", source)))
             arguments["source"] = ""
-        arguments["files"] = json.dumps(files)
-        arguments["data"] = json.dumps(arguments.pop("data", None) or {})
+        for name, content in (("files", files), ("data", arguments.get("data"))):
+            # As an empty text, Ansible does not hide it wherever else it stands.
+            arguments[name] = json.dumps(content) if content else ""
+        show = boolean(self._templar.template(variables.get("prefect_show_secrets", False)))
+        mask = Mask(known=tuple(vaulted_texts(variables)), show=show)
+        arguments["show_secrets"] = show
         answer = self._execute_module(
             module_name="selfhosted.prefect.definitions", module_args=arguments, task_vars=task_vars
         )
         answer.pop("invocation", None)
         if "before" in answer.get("diff", ()):
-            show = self._templar.template(variables.get("prefect_show_secrets", False))
-            answer["diff"] = masked(answer["diff"], Mask(known=tuple(vaulted_texts(variables)), show=boolean(show)))
+            answer["diff"] = masked_diff(answer["diff"], mask)
+        resources = answer.get("resources") or {}
+        if mask.fields(resources) != resources:
+            # The next task needs them as they are. `-v` does not show this result then, as it does not show facts.
+            answer["_ansible_verbose_override"] = True
         result |= answer
         return result

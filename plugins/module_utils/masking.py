@@ -257,6 +257,14 @@ def marked(old: Any, new: Any, before: Any, after: Any) -> Any:
     return f"{HIDDEN} (new)" if is_new else new
 
 
+def masked_diff(diff: Mapping[str, str], mask: Mask) -> dict[str, str]:
+    """Return a diff of two JSON objects with the secrets in it hidden, and those that change marked."""
+    before, after = (json.loads(diff[side]) for side in ("before", "after"))
+    shown = {"before": mask.fields(before), "after": mask.fields(after)}
+    shown["after"] = marked(shown["before"], shown["after"], before, after)
+    return {side: json.dumps(values, indent=1, sort_keys=True) + "\n" for side, values in shown.items()}
+
+
 def part(value: Any, place: Any) -> Any:
     """Return the item at a key or an index, or None if there is none."""
     if isinstance(value, list) and isinstance(place, int):

@@ -68,6 +68,10 @@ options:
     description: Python interpreter of the release.
     type: path
     required: true
+  show_secrets:
+    description: Whether to show the secrets of definitions in the diff. The variable C(prefect_show_secrets) sets it.
+    type: bool
+    default: false
   user:
     description: User that flows run as. Defaults to the user who connects.
     type: str
@@ -114,6 +118,7 @@ from pathlib import Path
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
+from ansible_collections.selfhosted.prefect.plugins.module_utils.masking import Mask, masked_diff
 from ansible_collections.selfhosted.prefect.plugins.module_utils.processes import TimedOutError, run_as
 
 
@@ -121,7 +126,9 @@ def place(params: dict[str, Any], *, dry: bool) -> dict[str, Any]:
     """Return the package's report on the definitions. Raises OSError, ValueError or TimedOutError if there is none."""
     account = pwd.getpwnam(params["user"]) if params["user"] else pwd.getpwuid(os.getuid())
     names = ("source", "factory", "paths", "work_pool", "inactive", "load_into", "prune")
-    request = {name: params[name] for name in names} | {name: json.loads(params[name]) for name in ("data", "files")}
+    request = {name: params[name] for name in names} | {
+        name: json.loads(params[name] or "{}") for name in ("data", "files")
+    }
     request["dry"] = dry
     answer = run_as(
         account,
@@ -150,8 +157,9 @@ def main() -> None:
             "directory": {"type": "path", "required": True},
             # The URL of a database may contain its password.
             "source": {"type": "str", "no_log": True},
-            "data": {"type": "str", "default": "{}"},
-            "files": {"type": "str", "default": "{}"},
+            # Over ssh, `-vvv` shows what the module returns, its arguments included.
+            "data": {"type": "str", "no_log": True},
+            "files": {"type": "str", "no_log": True},
             "factory": {"type": "str", "default": ""},
             "paths": {"type": "list", "elements": "str", "default": []},
             "work_pool": {"type": "str", "default": "default"},
@@ -159,6 +167,7 @@ def main() -> None:
             "load_into": {"type": "str", "no_log": True},
             "prune": {"type": "bool", "default": False},
             "python": {"type": "path", "required": True},
+            "show_secrets": {"type": "bool", "default": False},
             "user": text,
             "timeout": {"type": "int", "default": 600},
         },
@@ -180,6 +189,7 @@ def main() -> None:
         changes = "".join(f"{line}\n" for line in answer["changes"])
         module.exit_json(changed=bool(changes), changes=answer["changes"], diff={"prepared": changes})
     diff = {name: json.dumps(answer[name], indent=1, sort_keys=True) + "\n" for name in ("before", "after")}
+    diff = masked_diff(diff, Mask(show=params["show_secrets"]))
     module.exit_json(changed=answer["changed"], resources=answer["resources"], diff=diff)
 
 

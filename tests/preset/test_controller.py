@@ -6,6 +6,7 @@ import base64
 import http.server
 import json
 import os
+import shutil
 import subprocess
 import sys
 import threading
@@ -200,6 +201,36 @@ def test_what_was_encrypted_is_hidden(tmp_path: Path, show: bool) -> None:
     assert held["b"] == "say canary-inline to canary-file"
     assert "shown" in said
     assert [f"canary-{name}" in said for name in ("plain", "inline", "file")] == [show] * 3
+
+
+DEFINITIONS = """
+- hosts: all
+  gather_facts: false
+  tasks:
+    - selfhosted.prefect.definitions: {{directory: "{directory}", python: "{python}", data: "{{{{ definitions }}}}"}}
+      register: placed
+      diff: true
+    - ansible.builtin.assert: {{that: "placed.resources.prefect_deployments[0].parameters.api_token | length == 12"}}
+"""
+
+
+@pytest.mark.parametrize("show", [False, True])
+def test_no_secret_in_what_is_shown_of_definitions(tmp_path: Path, show: bool) -> None:
+    shipped = ROOT / "roles/prefect_definitions/files/definitions"
+    directory = shutil.copytree(shipped, tmp_path / "definitions", ignore=shutil.ignore_patterns("__pycache__"))
+    definitions = {
+        "prefect_flows": [{"name": "books", "description": "of canary-vaulted"}],
+        "prefect_tasks": [{"name": "buy", "flow_name": "books", "command": "true"}],
+        "prefect_deployments": [{"name": "a", "flow_name": "books", "parameters": {"api_token": "canary-token"}}],
+    }
+    (tmp_path / "hosts").write_text("one vault_plain=canary-vaulted\n")
+    text = DEFINITIONS.format(directory=directory, python=sys.executable)
+    code, said = play(
+        tmp_path, text, "-i", tmp_path / "hosts", "-vvv", definitions=definitions, prefect_show_secrets=show
+    )
+    assert code == 0, said
+    assert "********" in said or show
+    assert [name in said for name in ("canary-token", "canary-vaulted")] == [show] * 2
 
 
 TOKEN = "ghp%2F0canary0canary"
