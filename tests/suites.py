@@ -68,6 +68,7 @@ AFFECTS: tuple[tuple[str, tuple[str, ...]], ...] = (
     (r"tests/(system|api|flows|preset|local)/.*", (r"\1",)),
     (r"tests/hosts/.*|\.config/.*", ("system", "molecule")),
     (r"tests/local_servers\.py", ("api", "flows")),
+    (r"tests/canaries\.py", ("preset/playbooks", "system/several")),
     (r"molecule/shared/manifest\.py", ("system", "molecule")),
     (r"molecule/shared/faults/.*|molecule/shared/(tasks/)?\w+\.yml", ("molecule",)),
     (r"molecule/(\w+)/.*", (r"molecule/\1",)),

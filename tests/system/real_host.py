@@ -91,7 +91,7 @@ class Ended:
 class Run:
     """A run of ansible-playbook that is under way."""
 
-    def __init__(self, command: list[str], *, log: Path, home: Path) -> None:
+    def __init__(self, command: list[str], *, log: Path, home: Path, environment: dict[str, str]) -> None:
         inherited = {key: value for key, value in os.environ.items() if not key.startswith("ANSIBLE_")}
         self.mark = f"{MARK}={uuid.uuid4().hex}"
         key, value = self.mark.split("=")
@@ -101,7 +101,7 @@ class Run:
             self._process = subprocess.Popen(
                 command,
                 cwd=ROOT,
-                env=inherited | own | SHOW_TASKS | {"ANSIBLE_HOME": str(home), key: value},
+                env=inherited | own | SHOW_TASKS | {"ANSIBLE_HOME": str(home), key: value} | environment,
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=subprocess.STDOUT,
@@ -183,7 +183,7 @@ class Host:
         # What takes seconds on a quiet machine takes minutes on one that is busy with other things.
         for name in ("celery", "postgres", "redis", "server", "worker"):
             self._common[f"prefect_{name}_timeout"] = 600
-        self._scratch, self._runs = scratch, 0
+        self.scratch, self._runs = scratch, 0
 
     def start(
         self,
@@ -193,14 +193,15 @@ class Host:
         groups: dict[str, list[str]] | None = None,
         others: dict[str, Variables] | None = None,
         arguments: tuple[str, ...] = (),
+        environment: dict[str, str] | None = None,
     ) -> Run:
         """Begin a run of a playbook; `variables` are the host's, `groups` are those of site.yml unless given.
 
-        `others` are further hosts and their variables.
+        `others` are further hosts and their variables, `environment` is added to that of ansible-playbook.
         """
         self._runs += 1
         members = groups or {name: [NAME] for name in ("prefect_server", "prefect_worker", "prefect_flows")}
-        inventory = self._scratch / f"{self._runs}.json"
+        inventory = self.scratch / f"{self._runs}.json"
         tree: Variables = {name: {"hosts": {member: {} for member in hosts}} for name, hosts in members.items()}
         inventory.write_text(
             json.dumps(
@@ -208,7 +209,8 @@ class Host:
             )
         )
         command = [str(BIN / "ansible-playbook"), "-i", str(inventory), str(playbook), *arguments]
-        return Run(command, log=self._scratch / f"{self._runs}.log", home=self._scratch / "ansible")
+        log, home = self.scratch / f"{self._runs}.log", self.scratch / "ansible"
+        return Run(command, log=log, home=home, environment=environment or {})
 
     def play(self, playbook: str | Path = "site.yml", variables: Variables | None = None, **more: Any) -> Ended:
         """Run a playbook to its end."""

@@ -13,9 +13,11 @@ import subprocess
 from base64 import b64encode
 from collections.abc import Iterator
 from pathlib import Path
+from urllib.parse import quote
 
 import pytest
 import yaml
+from canaries import FIND, Canaries, Watch, with_canaries
 from real_host import IMAGE, NAME, ROOT, Ended, Host, Variables
 
 GROUPS = {f"prefect_{name}": [NAME] for name in ("postgres", "redis", "server", "proxy", "worker", "flows")}
@@ -24,6 +26,8 @@ SERVER_ALONE = ("--tags", "server")
 BACKENDS_AND_SERVER = ("--tags", "postgres,redis,server")
 NASTY = "p@:/%s #'\"${HOME} %h"
 OTHER = "other13"
+STOCKS = ROOT / "docs" / "examples" / "stocks"
+STOCK_FLOW = "stock_data_pipeline/stock_data_pipeline_daily"
 
 ASK = """
 import json, sys, urllib.error, urllib.request
@@ -43,7 +47,7 @@ class Several:
     """The host, with a directory of secrets beside it, and who it listens to."""
 
     def __init__(self, host: Host, secrets: Path) -> None:
-        self.host, self.secrets = host, secrets
+        self.host, self.secrets, self.groups = host, secrets, GROUPS
         self.variables: Variables = {
             "prefect_secrets_dir": str(secrets),
             "prefect_server_host": "0.0.0.0",
@@ -54,7 +58,7 @@ class Several:
         self.said = self.play(arguments=("-vvv", "--diff")).output
 
     def play(self, playbook: str = "site.yml", *, arguments: tuple[str, ...] = (), **more: object) -> Ended:
-        run = self.host.start(playbook, self.variables | more, groups=GROUPS, arguments=arguments)
+        run = self.host.start(playbook, self.variables | more, groups=self.groups, arguments=arguments)
         ended = run.wait()
         assert ended.rc == 0, ended.output
         return ended
@@ -124,6 +128,8 @@ def test_secrets_are_in_settings_and_nowhere_else(several: Several) -> None:
         assert not several.host.sh(f"journalctl --quiet --grep '{pattern}'", check=False)
         assert not several.host.sh(f"pgrep --full '{pattern}'", check=False)
         assert several.secret(name) not in several.said
+        # Flows know the password of the API, and so may ask it.
+        assert several.secret(name) not in json.dumps(several.host.api("/admin/settings"))
 
 
 @pytest.fixture
@@ -208,7 +214,7 @@ def test_a_secret_of_the_user_is_not_generated(several: Several) -> None:
 
 
 def test_a_controller_without_its_secrets_changes_nothing(several: Several) -> None:
-    """A fresh checkout of the inventory."""
+    """A fresh checkout of the inventory: its owner copies the CA, and fetches the rest."""
     kept = several.secrets.rename(several.secrets.with_name("kept"))
     running = "systemctl show --property=MainPID --value prefect-server prefect-redis postgresql@*"
     pids = several.host.sh(running)
@@ -224,6 +230,13 @@ def test_a_controller_without_its_secrets_changes_nothing(several: Several) -> N
             )
             assert not several.secrets.exists()
         assert several.host.sh(running) == pids
+
+        several.play("playbooks/secrets.yml")
+        found = {path.name: path.read_text() for path in (several.secrets / "prefect").iterdir()}
+        assert found == {name: (kept / "prefect" / name).read_text() for name in ("api", "database", "redis")}
+        for file in ("ca.crt", "ca.key"):
+            (several.secrets / "prefect" / file).write_text((kept / "prefect" / file).read_text())
+        assert several.play(arguments=SERVER_ALONE).changed == 0
     finally:
         shutil.rmtree(several.secrets, ignore_errors=True)
         kept.rename(several.secrets)
@@ -248,19 +261,147 @@ def test_a_bad_redis_is_refused_before_anything_changes(several: Several, variab
     assert several.host.server_pid() == pid
 
 
-def test_passwords_of_any_kind(several: Several) -> None:
-    several.variables |= {"prefect_database_password": NASTY, "prefect_redis_password": NASTY}
+@pytest.fixture(scope="module")
+def canaries(tmp_path_factory: pytest.TempPathFactory) -> Canaries:
+    """A secret of its own in every variable that holds one, and special characters in passwords."""
+    password = f"{quote(NASTY, safe='')}CANARY"
+    database = f"postgresql://prefect:{password}@{NAME}:5432/prefect"
+    broker = f"redis://flows:CANARY@{NAME}:6379/7"
+    return with_canaries(
+        tmp_path_factory.mktemp("pair"),
+        domain=NAME,
+        values={
+            "prefect_celery_broker_url": broker,
+            "prefect_celery_result_backend": broker,
+            "prefect_database_password": f"{NASTY}CANARY",
+            # As it is, for Prefect's URL needs no encoding.
+            "prefect_database_url": f"postgresql://prefect:{NASTY}CANARY@{NAME}:5432/prefect?sslmode=require",
+            "prefect_definitions_load_into": database,
+            "prefect_definitions_source": database,
+            "prefect_index_url": "https://canary:CANARY@pypi.org/simple",
+            "prefect_redis_password": f"{NASTY}CANARY",
+            "prefect_redis_url": f"redis://:{password}@{NAME}:6379",
+        },
+        same={
+            "prefect_database_url": "prefect_database_password",
+            "prefect_definitions_load_into": "prefect_database_password",
+            "prefect_definitions_source": "prefect_database_password",
+            "prefect_redis_url": "prefect_redis_password",
+            "prefect_celery_result_backend": "prefect_celery_broker_url",
+        },
+    )
+
+
+def test_passwords_of_any_kind(several: Several, canaries: Canaries) -> None:
+    for name in ("prefect_database_password", "prefect_redis_password"):
+        several.variables[name] = canaries.variables[name]
     several.play(arguments=BACKENDS_AND_SERVER)
     several.run_a_flow()
 
 
-def test_back_to_one_process_with_the_database_as_a_url(several: Several) -> None:
+def test_back_to_one_process_with_the_database_as_a_url(several: Several, canaries: Canaries) -> None:
     del several.variables["prefect_server_processes"]
-    several.variables["prefect_database_url"] = f"postgresql://prefect:{NASTY}@127.0.0.1:5432/prefect?sslmode=require"
+    several.variables["prefect_database_url"] = canaries.variables["prefect_database_url"].replace(NAME, "127.0.0.1")
     several.play(arguments=SERVER_ALONE)
     assert "prefect-services" not in several.running()
     assert not several.host.sh("systemctl list-unit-files --no-legend 'prefect-services*'", check=False)
     several.run_a_flow()
+
+
+SERVERS_OWN = {
+    *("prefect_database_password", "prefect_server_settings", "prefect_proxy_certificate_key", "prefect_index_url"),
+    "prefect_redis_password",
+}
+"""What the account of flows has no way to."""
+
+
+def test_no_canary_is_where_it_does_not_belong(
+    several: Several, other: str, canaries: Canaries, tmp_path: Path
+) -> None:
+    """A look everywhere while a play with -vvv brings every secret to a host with systemd and one with supervisord."""
+    for name in (NAME, other):
+        several.host.sh("cat > /etc/ssl/own-ca.crt", stdin=canaries.ca, name=name)
+    example = yaml.safe_load((STOCKS / "hosts.yml").read_text())["all"]["vars"]
+    variables = several.variables | canaries.variables
+    variables |= {name: example[name] for name in ("prefect_packages", "prefect_worker_pool", "prefect_celery_app")}
+    variables["prefect_celery_environment"] |= example["prefect_celery_environment"]
+    variables |= {
+        "prefect_api_ca": "/etc/ssl/own-ca.crt",
+        "prefect_flows_deployment_scripts": [{"name": "any", "content": "import time; time.sleep(1)"}],
+        "prefect_flows_source": str(STOCKS / "flows"),
+        "prefect_redis_options": {
+            "user": f"flows on +@all ~* &* >{variables['prefect_celery_broker_url'].split(':')[2].split('@')[0]}"
+        },
+    }
+    several.variables = variables
+    several.groups = GROUPS | {f"prefect_{name}": [NAME] for name in ("celery", "definitions")}
+    everywhere = {f"prefect_{name}": [NAME, other] for name in ("server", "worker", "flows", "celery", "definitions")}
+    cache, temporary = tmp_path / "facts", tmp_path / "tmp"
+    temporary.mkdir()
+    environment = {
+        "ANSIBLE_CACHE_PLUGIN": "jsonfile",
+        "ANSIBLE_CACHE_PLUGIN_CONNECTION": str(cache),
+        "TMPDIR": str(temporary),
+    }
+    said = ""
+    with Watch(canaries) as watch:
+        for playbook, source in (
+            ("playbooks/definitions_load.yml", str(STOCKS / "definitions.yml")),
+            ("site.yml", canaries.variables["prefect_definitions_source"]),
+        ):
+            variables["prefect_definitions_source"] = source
+            ended = several.host.start(
+                playbook,
+                # PostgreSQL lets its own host in by the loopback alone.
+                json.loads(json.dumps(variables).replace(f"@{NAME}:", "@127.0.0.1:")),
+                groups=GROUPS | everywhere,
+                others={other: variables | {"prefect_service_manager": "supervisord"}},
+                arguments=("-vvv", "--diff"),
+                environment=environment,
+            ).wait()
+            assert ended.rc == 0, ended.output
+            said += ended.output
+        several.host.sh(f"prefect-info --json; prefect deployment run {STOCK_FLOW} --watch --watch-timeout 300")
+
+    assert canaries.within(said) == set(), "in what Ansible says"
+    assert canaries.files(cache, temporary, several.host.scratch / "ansible") == []
+
+    may_have: dict[str, set[str]] = {"root": set(), "prefect": set(), "prefect-worker": set(), "daemon": set()}
+    wrong = []
+    for name in (NAME, other):
+        readable: dict[str, set[str]] = {user: set() for user in may_have}
+        for line in several.host.sh(FIND, stdin="\n".join(canaries.names), name=name).splitlines():
+            kind, path, *rest = line.split(" ")
+            if kind != "file" or rest[0].rpartition(":")[2] not in ("600", "640"):
+                wrong.append(f"{name}: {line}")
+                continue
+            held = {canaries.names[text] for text in rest[2].split(",")}
+            for user in rest[1].split(",")[1:]:
+                readable[user] |= held
+            if path == "/etc/prefect/client.env":
+                # The CLI takes it into the environment of the user who calls it.
+                readable["root"] |= held
+        # What is tried has to be there.
+        assert {"prefect_settings", "prefect_worker_settings", "prefect_celery_broker_url"} <= readable[
+            "prefect-worker"
+        ]
+        assert {"prefect_database_password", "prefect_server_settings"} <= readable["prefect"]
+        may_have = {user: names | readable[user] for user, names in may_have.items()}
+    assert wrong == []
+    assert may_have["daemon"] == set()
+    assert may_have["prefect-worker"] & SERVERS_OWN == set()
+
+    # Deployment scripts have it for as long as they run.
+    may_have["prefect-worker"].add("prefect_flows_environment")
+    # An environment is for the eyes of its account alone, so it may hold what that account can read.
+    odd = [
+        sight
+        for sight in watch.seen
+        if sight.where == "cmdline"
+        or (sight.name not in may_have.get(sight.user, set()) and sight[1:] != ("prefect_index_url", "root", "uv"))
+    ]
+    assert odd == []
+    assert {sight.user for sight in watch.seen} >= {"prefect", "prefect-worker"}
 
 
 def test_migrations_at_the_same_time_are_one(several: Several) -> None:
@@ -285,4 +426,5 @@ def test_migrations_at_the_same_time_are_one(several: Several) -> None:
 
 def test_gone(several: Several, bare: set[str]) -> None:
     several.play("playbooks/absent.yml", prefect_purge="true")
+    several.host.sh("rm --force /etc/ssl/own-ca.crt")
     assert several.host.manifest() == bare
