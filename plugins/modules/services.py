@@ -76,6 +76,9 @@ options:
           api:
             description: Address of the API that the service provides on this host, ending in C(/api).
             type: str
+          version:
+            description: Version of Prefect that this API must report. Empty accepts any.
+            type: str
           url:
             description: Address that answers 200 once the service is healthy.
             type: str
@@ -260,13 +263,15 @@ def run(
 class Status:
     """State of a service: its process (0 for none), whether it starts at boot, whether the manager has given it up.
 
-    A timer has no process; it is `waiting`.
+    A timer has no process; it is `waiting`. A service that is starting, or that the manager starts again after a pause,
+    is `pending`.
     """
 
     pid: int = 0
     enabled: bool = False
     gone: bool = False
     waiting: bool = False
+    pending: bool = False
 
     @property
     def running(self) -> bool:
@@ -334,6 +339,7 @@ class Systemd:
             enabled=shown["UnitFileState"] == "enabled",
             gone=shown["ActiveState"] == "failed",
             waiting=active and name.endswith(TIMER),
+            pending=shown["ActiveState"] in ("activating", "deactivating"),
         )
 
     def start(self, names: list[str]) -> None:
@@ -437,7 +443,8 @@ class Supervisord:
         shown = re.match(r"\S+\s+([A-Z]+)(?:\s+pid (\d+))?", self._ctl("status", name))
         if shown is None:
             return Status()
-        return Status(pid=int(shown[2] or 0), enabled=True, gone=shown[1] == "FATAL")
+        pending = shown[1] in ("STARTING", "BACKOFF", "STOPPING")
+        return Status(pid=int(shown[2] or 0), enabled=True, gone=shown[1] == "FATAL", pending=pending)
 
     def start(self, names: list[str]) -> None:
         for name in () if self.booted else names:
@@ -614,13 +621,14 @@ def prepare(services: list[dict[str, Any]]) -> None:
             raise ServiceError(f"{' '.join(command)}: exit code {done.returncode}\n{said}")
 
 
-def logs_in(url: str, auth: str | None) -> bool:
-    """Return whether the API of this host answers a request that requires its credential.
+def logs_in(url: str, auth: str | None, *, version: str = "") -> bool:
+    """Return whether the API of this host answers a request that requires its credential, with a version if given.
 
     Its health endpoints need none, so they do not show that clients can log in. Raises ApiError with its answer.
     """
     with Api(url, auth=auth, direct=True, timeout=5) as api:
-        return bool(api.call("GET", "/admin/version", patience=0))
+        found = api.call("GET", "/admin/version", patience=0).body
+        return bool(found == version if version else found)
 
 
 def succeeds(service: dict[str, Any], command: list[str]) -> bool:
@@ -639,7 +647,8 @@ def health_check(
     if health.get("command"):
         return lambda: succeeds(service, [*health["command"], str(manager.status(service["name"]).pid)])
     if health.get("api"):
-        return lambda: answers(health["url"]) and logs_in(health["api"], auth)
+        version = health.get("version") or ""
+        return lambda: answers(health["url"]) and logs_in(health["api"], auth, version=version)
     if health.get("url"):
         return lambda: answers(health["url"])
     if health.get("worker") and api is not None:
@@ -821,9 +830,9 @@ def surplus(
 def action_for(status: Status, *, state: str, proven: bool) -> str:
     """Return the action that brings a service to the wanted state with files that it was healthy with."""
     if state == "halted":
-        return "halted" if status.running else "unchanged"
+        return "halted" if status.running or status.pending else "unchanged"
     if state == "stopped":
-        return "stopped" if status.running or status.enabled else "unchanged"
+        return "stopped" if status.running or status.pending or status.enabled else "unchanged"
     if not status.running or not status.enabled:
         return "started"
     return "unchanged" if proven and state == "started" else "restarted"
@@ -855,7 +864,10 @@ def main() -> None:
                     "health": {
                         "type": "dict",
                         "default": {},
-                        "options": {"api": text, "url": text, "pool": text, "worker": text, "command": command},
+                        "options": {
+                            **dict.fromkeys(("api", "version", "url", "pool", "worker"), text),
+                            "command": command,
+                        },
                     },
                 },
             },

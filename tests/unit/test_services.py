@@ -233,6 +233,8 @@ RUNNING, STOPPED = Status(pid=1, enabled=True), Status()
         (RUNNING, "stopped", True, "stopped"),
         (RUNNING, "halted", True, "halted"),
         (Status(enabled=True), "halted", True, "unchanged"),
+        (Status(pending=True), "halted", True, "halted"),
+        (Status(pending=True), "stopped", True, "stopped"),
         (STOPPED, "started", True, "started"),
         (STOPPED, "restarted", True, "started"),
         (STOPPED, "stopped", True, "unchanged"),
@@ -463,6 +465,19 @@ esac
 """
 
 
+@pytest.mark.parametrize(("state", "action"), [("activating", "halted"), ("failed", "unchanged")])
+def test_a_service_that_systemd_starts_again_after_a_pause_is_halted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, state: str, action: str
+) -> None:
+    """Otherwise it would start in the middle of what it was halted for."""
+    (tmp_path / "systemctl").write_text(SYSTEMCTL.format(tmp_path))
+    (tmp_path / "systemctl").chmod(0o755)
+    (tmp_path / "state").write_text(f"ActiveState={state}\nMainPID=0\nUnitFileState=enabled\n")
+    monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
+    manager = services.Systemd(scope="system", units=tmp_path, logs=tmp_path, linger=tmp_path / "linger")
+    assert services.action_for(manager.status("server"), state="halted", proven=True) == action
+
+
 @pytest.mark.parametrize(
     ("state", "action"),
     [
@@ -670,6 +685,18 @@ def test_a_server_is_healthy_when_it_answers_with_the_credential(
         assert bool(said.get("failed")) is not healthy
         assert healthy or f"The API said: GET {api.url}/admin/version: 401 Unauthorized" in said["msg"]
         assert "s3cret" not in str(said.get("msg"))
+
+
+@pytest.mark.parametrize(("version", "healthy"), [("", True), ("3.9.1", True), ("3.8.8", False)])
+def test_a_server_of_another_version_is_not_healthy(
+    host: Host, monkeypatch: pytest.MonkeyPatch, version: str, healthy: bool
+) -> None:
+    monkeypatch.setattr(services, "answers", lambda url: True)
+    with FakeApi() as api:
+        api.version = "3.9.1"
+        health = {"url": f"{api.url}/ready", "api": api.url, "version": version}
+        server = {"name": "server", "files": [str(host.directory / "units" / "server")], "health": health}
+        assert bool(host.ensure(services=[server], timeout=0).get("failed")) is not healthy
 
 
 def test_nothing_listens() -> None:
