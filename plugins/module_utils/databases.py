@@ -140,6 +140,7 @@ DEFAULTS: Mapping[str, Any] = {
     "restore": None,
     "restore_instance": "",
     "safety": True,
+    "copies": 1,
     "keep": 0,
     "keep_days": 0,
     "command": [],
@@ -184,9 +185,9 @@ class Sqlite:
             self.owner = (account.pw_uid, account.pw_gid) if account else None
         self.name = file.stem
 
-    def ready(self, backup: Path | None, directory: Path) -> None:
+    def ready(self, backup: Path | None, directory: Path, *, copies: int = 1) -> None:
         """Check that there is space for the copies that a change needs. Raises BackupError and OSError."""
-        there = self.file.stat().st_size if sqlite_files.exists(self.file) else 0
+        there = self.file.stat().st_size * copies if sqlite_files.exists(self.file) else 0
         for place, needed in ((directory, there), (self.file.parent, backup.stat().st_size if backup else 0)):
             existing = next(parent for parent in (place, *place.parents) if parent.exists())
             free = shutil.disk_usage(existing).free
@@ -285,7 +286,14 @@ class Postgresql:
         }
         self.environment = {**os.environ, **{name: value for name, value in wanted.items() if value}}
 
-    def ready(self, backup: Path | None, directory: Path) -> None:
+    def revision(self) -> str:
+        """Return the revision of the schema; an empty text if there is none. Raises BackupError and DatabaseError."""
+        if not self._schema().exists:
+            return ""
+        ((revision,),) = self._ask("SELECT version_num FROM alembic_version") or [[""]]
+        return revision or ""
+
+    def ready(self, backup: Path | None, directory: Path, *, copies: int = 1) -> None:
         """Check that the programs for a change are installed and the backup fits the database. Raises BackupError."""
         schema = self._schema()
         program("psql")
@@ -716,12 +724,17 @@ def run(given: Mapping[str, Any], *, dry: bool, warn: Callable[[str], None]) -> 
         latest = own[-1:] if own else []
         shown = [backups.describe(each, latest=each in latest, safety=each in kept) for each in (*own, *kept)]
         return result | {"backups": shown, "table": backups.table(shown)}
+    if state == "secured":
+        if not dry:
+            made = backups.write(directory / backups.SAFETY, origin=origin, suffix=suffix, make=database.dump)
+            result |= {"path": str(made.path), "revision": made.revision}
+        return result
     if state == "present":
         old = surplus(own, keep=given["keep"], keep_days=given["keep_days"])
         result["removed"] = [str(each.path) for each in old]
         if not dry:
             made = backups.write(directory, origin=origin, suffix=suffix, make=database.dump)
-            result["path"] = str(made.path)
+            result |= {"path": str(made.path), "revision": made.revision}
             for each in old:
                 backups.remove(each)
             if given["record"]:
@@ -730,9 +743,11 @@ def run(given: Mapping[str, Any], *, dry: bool, warn: Callable[[str], None]) -> 
                 hand_over(given["command"], made.path)
         return result
     backup = chosen(database, directory, own=own, given=given) if given["restore"] else None
-    database.ready(backup.path if backup else None, directory)
+    database.ready(backup.path if backup else None, directory, copies=given["copies"])
     if backup:
         result["restored"] = str(backup.path)
+    elif state == "checked" and isinstance(database, Postgresql):
+        result["revision"] = database.revision()
     if state == "checked" or dry:
         return result
     if given["safety"]:

@@ -23,11 +23,11 @@ author: The selfhosted.prefect maintainers
 options:
   state:
     description:
-      - V(present) makes a backup. V(checked) checks that O(restore), or without it the database, can be used, and
-        changes nothing. V(listed) lists the backups. V(restored) replaces the database by a backup. V(emptied)
-        removes Prefect's tables.
+      - V(present) makes a backup. V(secured) makes one in the directory C(safety). V(checked) checks that O(restore),
+        or without it the database, can be used, and changes nothing. V(listed) lists the backups. V(restored) replaces
+        the database by a backup. V(emptied) removes Prefect's tables.
     type: str
-    choices: [present, checked, listed, restored, emptied]
+    choices: [present, secured, checked, listed, restored, emptied]
     default: present
   directory:
     description:
@@ -68,6 +68,10 @@ options:
     description: Whether to back up the database before it is replaced or emptied.
     type: bool
     default: true
+  copies:
+    description: Number of copies of a SQLite database for which V(checked) requires space in O(directory).
+    type: int
+    default: 1
   keep:
     description: How many of the newest backups of this instance's database to keep. 0 keeps all.
     type: int
@@ -163,6 +167,10 @@ path:
   description: The backup that was made. Null in check mode, and if there was nothing to back up before a restore.
   returned: success
   type: str
+revision:
+  description: Revision of the schema of the backup that was made or, with O(state=checked), of the PostgreSQL database.
+  returned: if a backup was made, and for PostgreSQL with O(state=checked) and without O(restore)
+  type: str
 moved:
   description: Names of the backups that were moved from O(former).
   returned: with O(former)
@@ -197,7 +205,7 @@ from ansible_collections.selfhosted.prefect.plugins.module_utils.databases impor
 
 def main() -> None:
     text, file = {"type": "str"}, {"type": "path"}
-    states = ["present", "checked", "listed", "restored", "emptied"]
+    states = ["present", "secured", "checked", "listed", "restored", "emptied"]
     module = AnsibleModule(
         argument_spec={
             "state": {"type": "str", "choices": states, "default": "present"},
@@ -209,6 +217,7 @@ def main() -> None:
             "restore": text,
             "restore_instance": {"type": "str", "default": ""},
             "safety": {"type": "bool", "default": True},
+            "copies": {"type": "int", "default": 1},
             "keep": {"type": "int", "default": 0},
             "keep_days": {"type": "int", "default": 0},
             "command": {"type": "list", "elements": "str", "default": []},

@@ -292,10 +292,24 @@ release_current:
   description: Whether the wanted release is also in use.
   returned: success
   type: bool
+release:
+  description: Name of the release in use, empty if there is none.
+  returned: success
+  type: str
 version:
   description: Version of the release in use, empty if there is none.
   returned: success
   type: str
+wanted:
+  description: Name of the wanted release.
+  returned: success
+  type: str
+upgrade:
+  description:
+    - The upgrade that was interrupted on this host, with the names of the releases from and to which it goes
+      (C(release), C(to)), the schema's C(revision) before it and the C(backup). Empty if there is none.
+  returned: success
+  type: dict
 """
 
 import contextlib
@@ -323,7 +337,7 @@ from urllib.error import HTTPError
 from ansible.module_utils.basic import AnsibleModule
 from ansible.module_utils.urls import ConnectionError as Unreachable
 from ansible.module_utils.urls import open_url
-from ansible_collections.selfhosted.prefect.plugins.module_utils import fingerprints, safe_files, trusted, uv
+from ansible_collections.selfhosted.prefect.plugins.module_utils import fingerprints, safe_files, trusted, upgrades, uv
 from ansible_collections.selfhosted.prefect.plugins.module_utils.checks import Check, clock_check, disk_checks
 from ansible_collections.selfhosted.prefect.plugins.module_utils.interpreter import MIN_PYTHON, too_old
 from ansible_collections.selfhosted.prefect.plugins.module_utils.ledger import (
@@ -1018,7 +1032,13 @@ def main() -> None:
     peers, lost = find_peers(params["peers"])
     host |= peers
     current = Path(dirs["opt"], "current")
-    host["version"] = current.resolve().name.rpartition("-")[0] if current.exists() else ""
+    host["release"] = current.resolve().name if current.exists() else ""
+    host["version"] = host["release"].rpartition("-")[0]
+    host["wanted"] = params["release"]
+    try:
+        host["upgrade"] = upgrades.unfinished(Path(dirs["opt"], "state")) if host["release"] else {}
+    except (OSError, upgrades.UpgradeError) as error:
+        module.fail_json(msg=str(error))
     host["accounts"] = [user for user in dict.fromkeys([host["user"], host["worker_user"]]) if exists(user)]
     host["settled"] = is_settled(host)
     host["user_groups"] = inherited_groups(host["user"], name=name, operators=host["operators"])

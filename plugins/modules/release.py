@@ -20,9 +20,8 @@ options:
     type: path
     required: true
   link:
-    description: Symbolic link to the release in use.
+    description: Symbolic link to the release in use. If left out, the release is only built and verified.
     type: path
-    required: true
   uv:
     description: The uv executable on the host. Required if the release does not exist yet.
     type: path
@@ -305,7 +304,7 @@ def main() -> None:
     module = AnsibleModule(
         argument_spec={
             "path": {"type": "path", "required": True},
-            "link": {"type": "path", "required": True},
+            "link": {"type": "path"},
             "uv": {"type": "path"},
             "uv_lock": {"type": "str", "default": ""},
             "python": {"type": "path"},
@@ -325,10 +324,12 @@ def main() -> None:
     shown = {**params, "index_url": without_userinfo(params["index_url"])}
     invocation = {"module_args": {**shown, "packages": [without_userinfo(name) for name in params["packages"]]}}
     secrets = userinfo(" ".join([params["index_url"], *params["packages"]]))
-    release, link = Path(params["path"]), Path(params["link"])
-    previous = link.readlink().name if link.is_symlink() else ""
-    built, switched, removed = not (release / PROOF).exists(), previous != release.name, []
+    release, link = Path(params["path"]), Path(params["link"]) if params["link"] else None
+    previous = link.readlink().name if link and link.is_symlink() else ""
+    built, switched, removed = not (release / PROOF).exists(), bool(link) and previous != release.name, []
     diff = {"before": f"{link} -> {previous}\n" if previous else "", "after": f"{link} -> {release.name}\n"}
+    if not link:
+        diff = {"before": "", "after": f"{release}\n" if built else ""}
 
     if refused := unsafe(params, release, built=built):
         failure = {"msg": "\n".join(refused), "invocation": invocation}
@@ -348,11 +349,12 @@ def main() -> None:
             except ReleaseError as error:
                 shutil.rmtree(release, ignore_errors=True)
                 module.fail_json(**conceal(module, {"msg": str(error), "invocation": invocation}, secrets))
-            fresh = link.with_name(f".{link.name}.new")
-            fresh.unlink(missing_ok=True)
-            fresh.symlink_to(Path("releases", release.name))
-            fresh.replace(link)
-            removed = prune(release.parent, keep=params["keep"], in_use={release.name, previous} - {""})
+            if link:
+                fresh = link.with_name(f".{link.name}.new")
+                fresh.unlink(missing_ok=True)
+                fresh.symlink_to(Path("releases", release.name))
+                fresh.replace(link)
+                removed = prune(release.parent, keep=params["keep"], in_use={release.name, previous} - {""})
     result = {
         "changed": built or switched,
         "built": built,

@@ -120,6 +120,16 @@ def test_restored_as_it_was_with_others_left_alone(database: Database) -> None:
 
 
 @pytest.mark.parametrize("place", ["database", "elsewhere"])
+def test_the_revision_of_the_schema(request: pytest.FixtureRequest, place: str) -> None:
+    database: Database = request.getfixturevalue(place)
+    secured = database.run(state="secured")
+    database.sql("UPDATE alembic_version SET version_num = 'a3b9c7d2e5f1'")
+    assert (secured["revision"], database.run(state="checked")["revision"]) == ("27d8f4e1a6c9", "a3b9c7d2e5f1")
+    database.sql("DROP TABLE alembic_version")
+    assert database.run(state="checked")["revision"] == ""
+
+
+@pytest.mark.parametrize("place", ["database", "elsewhere"])
 def test_emptied_of_prefects_tables_only(request: pytest.FixtureRequest, place: str) -> None:
     database: Database = request.getfixturevalue(place)
     emptied = database.run(state="emptied")

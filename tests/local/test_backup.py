@@ -208,6 +208,22 @@ BAD = {
 }
 
 
+def test_secured_is_apart_and_never_the_latest(home: Path) -> None:
+    regular = sqlite(home, keep=1)
+    assert sqlite(home, state="secured", check_mode=True)["path"] is None
+    made = sqlite(home, state="secured", keep=1)
+    assert Path(made["path"]).parent == home / "backups" / "safety"
+    assert made["revision"] == regular["revision"] == "27d8f4e1a6c9" and not made["removed"]
+    assert sqlite(home, state="checked", restore="latest")["restored"] == regular["path"]
+
+
+def test_space_is_required_for_each_copy(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    size = (home / "prefect.db").stat().st_size
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=2 * size - 1))
+    assert not sqlite(home, state="checked").get("failed")
+    assert "are needed there" in sqlite(home, state="checked", copies=2)["msg"]
+
+
 @pytest.mark.parametrize("state", ["checked", "restored"])
 @pytest.mark.parametrize("kind", BAD)
 def test_a_bad_backup_is_refused_before_anything_changes(home: Path, kind: str, state: str) -> None:

@@ -136,6 +136,16 @@ def test_dry_for_real_and_again(host: Host) -> None:
     assert len(host.calls()) == called
 
 
+def test_without_a_link_a_release_is_only_built(host: Host) -> None:
+    host.install("1", keep=1)
+    dry = host.install("2", link=None, keep=1, check_mode=True)
+    assert host.install("2", link=None, keep=1) == dry
+    assert dry["built"] and dry["changed"] and not dry["removed"]
+    assert str(host.link.readlink()) == "releases/1"
+    assert host.installed() == ["1", "2"]
+    assert not host.install("2", link=None, keep=1)["changed"]
+
+
 def test_how_uv_is_called(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("PYTHONPATH", "PYTHONDONTWRITEBYTECODE", "VIRTUAL_ENV", "PREFECT_PROFILE"):
         monkeypatch.setenv(name, "/nonsense")

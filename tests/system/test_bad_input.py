@@ -269,6 +269,66 @@ def test_an_upgrade_that_fails_leaves_the_old_release_running(
     refused(good.play(variables=variables | {"prefect_version": "3.9.1"}), *says)
 
 
+def test_versions_that_do_not_fit_are_refused_before_anything_changes(good: Host) -> None:
+    """An older version costs a backup, which the operator has to accept, and a worker is not newer than its server."""
+    worker = {"ansible_host": NAME, "prefect_servers": [NAME], "prefect_api_url": "http://127.0.0.1:4200/api"}
+    ended = good.play(
+        "playbooks/upgrade.yml",
+        {"prefect_version": "3.5.0"},
+        others={"newer": worker | {"prefect_version": "3.9.1"}},
+        groups={"prefect_server": [NAME], "prefect_worker": [NAME, "newer"]},
+    )
+    refused(ended, f"prefect_version: {NAME} runs Prefect 3.8.8, and 3.5.0 is older", "there is no backup")
+    refused(ended, "prefect_version: newer is to run Prefect 3.9.1, which is newer than 3.5.0", name="newer")
+
+
+REFUSE = """\
+#!/usr/bin/python3
+# Let systemd give up a server that is ready and so has migrated its database; note the revision of that.
+import pathlib, sqlite3, sys, time, urllib.request
+
+while True:
+    try:
+        urllib.request.urlopen("http://127.0.0.1:4200/api/ready")
+        break
+    except OSError:
+        time.sleep(0.5)
+database = sqlite3.connect("/var/lib/prefect/prefect.db")
+(revision,) = database.execute("SELECT version_num FROM alembic_version").fetchone()
+pathlib.Path("/var/lib/prefect/refused").write_text(revision)
+sys.exit(1)
+"""
+REVISION = """\
+import sqlite3
+database = sqlite3.connect("file:/var/lib/prefect/prefect.db?mode=ro", uri=True)
+print(*database.execute("SELECT version_num FROM alembic_version"))
+"""
+
+
+def test_an_upgrade_whose_release_does_not_get_ready_is_rolled_back(installed: Host) -> None:
+    files = "/etc/prefect/server.env /etc/systemd/system/prefect-server.service"
+    look = f"readlink /opt/prefect/current; sha256sum {files}; python3 -"
+    before = installed.sh(look, stdin=REVISION)
+    installed.write("/srv/refuse", REFUSE)
+    options = {"ExecStartPost": "/srv/refuse", "TimeoutStartSec": 600}
+    try:
+        ended = installed.play(
+            "playbooks/upgrade.yml", {"prefect_version": "3.9.1", "prefect_server_unit_options": options}
+        )
+    finally:
+        installed.sh("rm /srv/refuse")
+    # The first failure is the one of the server, which the upgrade rescues.
+    refused(ended, "Job for prefect-server.service failed")
+    assert ended.rc == 2
+    assert f"{NAME}: the upgrade to Prefect 3.9.1 failed, and was rolled back: Prefect 3.8.8 runs again" in ended.words
+    migrated = installed.sh("cat /var/lib/prefect/refused && rm /var/lib/prefect/refused")
+    assert migrated and migrated not in before
+    assert installed.sh(look, stdin=REVISION) == before
+    assert installed.sh("ls /opt/prefect/state/upgrade.json", check=False) == ""
+    installed.sh("prefect deployment run hello-flow/example --watch --watch-timeout 180")
+    assert installed.last_run() == "COMPLETED"
+
+
 def test_a_workers_port_in_use(good: Host) -> None:
     good.sh(
         "systemd-run --quiet --unit=faults-port python3 -m http.server 5555; "

@@ -75,6 +75,7 @@ ALLOWED = {
     ("rescue.py", "memory_kills"): "/proc and /sys",
     ("rescue.py", "running"): PROC,
     ("services.py", "Systemd.start"): OPT,
+    ("upgrades.py", "undo"): OPT,
     ("services.py", "Systemd.known"): "/etc/systemd/system, or the user's own units",
     ("services.py", "Systemd.shutdown"): OPT,
     ("services.py", "Supervisord.reload"): OPT,

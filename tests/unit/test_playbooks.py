@@ -53,6 +53,15 @@ def test_what_all_servers_share_changes_only_when_all_take_part(name: str) -> No
     assert role == {"name": "selfhosted.prefect.prefect", "tasks_from": "whole"}
 
 
+def test_an_upgrade_checks_and_builds_on_every_host_before_it_stops_a_server() -> None:
+    names = [play["name"] for file, play in plays(PLAYBOOKS / "upgrade.yml")]
+    steps = ["Check every host and build the release", "Back up the database", "Servers"]
+    steps += ["Ensure that all servers run one release", "End the upgrade of the servers", "Workers"]
+    assert [name for name in names if name in steps] == steps
+    (check,) = [play for _, play in plays(PLAYBOOKS / "upgrade.yml") if play["name"] == steps[0]]
+    assert {"prefect_server", "prefect_worker", "prefect_flows"} <= {*check["hosts"].split(":")}
+
+
 GROUP = re.compile(r"postgres|redis|server|proxy|worker|flows|celery|definitions|resources")
 
 

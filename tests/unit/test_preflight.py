@@ -135,7 +135,10 @@ def test_what_a_good_host_says(home: Path) -> None:
         "home_present": False,
         "release_present": False,
         "release_current": False,
+        "release": "",
         "version": "",
+        "wanted": "",
+        "upgrade": {},
         "python": {"path": os.path.realpath(sys.executable), "version": ".".join(map(str, sys.version_info[:3]))},
         "pythons_seen": [],
     }
