@@ -59,7 +59,7 @@ resume: ## Resume it, or a flow run that waits (ARGS="-e prefect_resources_resum
 definitions: ## Apply flows that are defined as data
 definitions_load: ## Load definitions from files into a database
 
-PLAYBOOKS := $(filter-out inventory present,$(basename $(notdir $(wildcard playbooks/*.yml))))
+PLAYBOOKS := $(filter-out inventory present reached,$(basename $(notdir $(wildcard playbooks/*.yml))))
 
 absent: OWN = -e '{"prefect_purge": $(if $(filter 1,$(PURGE)),true,false)}'
 restore: OWN = -e prefect_server_restore=$(BACKUP)

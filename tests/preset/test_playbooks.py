@@ -67,6 +67,62 @@ def test_the_others_stop_at_a_server_that_is_lost(tmp_path: Path, playbook: str)
     assert "unreachable=1" in said and "Gather the facts of the host]" in last, said
 
 
+DEPENDS = """
+- name: Servers
+  hosts: prefect_server
+  gather_facts: false
+  any_errors_fatal: true
+  serial: {serial}
+  tasks:
+    - ansible.builtin.command: "true"
+
+- ansible.builtin.import_playbook: {root}/playbooks/reached.yml
+  vars: {vars}
+
+- name: What depends on the servers
+  hosts: all
+  gather_facts: false
+  tasks:
+    - name: Change what depends on them
+      ansible.builtin.debug:
+"""
+
+
+@pytest.mark.parametrize(
+    ("serial", "lost", "required", "says"),
+    [
+        pytest.param(
+            1, ["one"], {}, "the connection to one was lost, see above; this run ends here", id="one of a batch"
+        ),
+        pytest.param(2, ["one"], {}, "the connection to one of one, two was lost, see above", id="one of two"),
+        pytest.param(2, ["one", "two"], {}, "the connection to one of one, two was lost, see above", id="all"),
+        pytest.param(1, ["one"], {"__prefect_required": "prefect_worker"}, "", id="one that is not required"),
+        pytest.param(1, [], {}, "", id="none"),
+    ],
+)
+def test_a_run_ends_where_a_host_was_lost(
+    tmp_path: Path, serial: int, lost: list[str], required: dict[str, str], says: str
+) -> None:
+    """Ansible itself goes on with the other batches and plays, in spite of any_errors_fatal."""
+    playbook, inventory = tmp_path / "play.yml", tmp_path / "hosts.json"
+    playbook.write_text(DEPENDS.format(root=ROOT, serial=serial, vars=json.dumps(required)))
+    servers = {name: LOST if name in lost else LOCAL for name in ("one", "two")}
+    groups = {"prefect_server": {"hosts": servers}, "prefect_worker": {"hosts": {"three": LOCAL}}}
+    inventory.write_text(json.dumps({"all": {"children": groups}}))
+    ended = subprocess.run(
+        [str(Path(sys.executable).with_name("ansible-playbook")), "-i", str(inventory), str(playbook)],
+        env=os.environ | {"ANSIBLE_CONFIG": str(ROOT / "ansible.cfg"), "ANSIBLE_HOME": str(tmp_path / "home")},
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    said = " ".join(ended.stdout.split())
+    assert says in said and ("the connection to" in said) == bool(says), ended.stdout
+    assert ("TASK [Change what depends on them]" in ended.stdout) == (not says), ended.stdout
+    assert (ended.returncode == 0) == (not lost), ended.stdout
+
+
 WATCH = """
 import os, sys
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +32,18 @@ def test_a_play_that_others_follow_ends_the_run(playbook: Path) -> None:
     *before, _ = [play for file, play in plays(playbook) if file.stem != "site"] + [{"name": "site"}]
     steps = before if any(file.stem == "site" for file, _ in plays(playbook)) else before[:-1]
     assert [play["name"] for play in steps if play.get("any_errors_fatal") is not True] == []
+
+
+@pytest.mark.parametrize("playbook", sorted(PLAYBOOKS.glob("*.yml")), ids=lambda path: path.stem)
+def test_a_check_of_lost_hosts_follows_a_play_that_ends_the_run(playbook: Path) -> None:
+    """If Ansible cannot reach a host, it goes on with other plays and batches of `serial`, despite any_errors_fatal."""
+    steps = [(file.stem, play) for file, play in plays(playbook) if file.stem != "inventory"]
+    ending = [
+        (play["name"], following)
+        for (file, play), (following, _) in pairwise(steps)
+        if file != "reached" and play.get("any_errors_fatal") and not play.get("ignore_unreachable")
+    ]
+    assert [name for name, following in ending if following != "reached"] == []
 
 
 @pytest.mark.parametrize("name", ["reset", "restore"])
@@ -69,8 +82,8 @@ GROUP = re.compile(r"postgres|redis|server|proxy|worker|flows|celery|definitions
 def test_an_inventory_without_hosts_for_a_playbook_fails(playbook: Path) -> None:
     """Every playbook asks first, and one for a single group asks for that group."""
     first, *others = yaml.load(playbook.read_text(encoding="utf-8"), yaml.CSafeLoader)
-    if playbook.stem in {"inventory", "shortname"}:
-        assert first["hosts"] == "localhost"
+    if playbook.stem in {"inventory", "reached", "shortname"}:
+        assert first["hosts"] == {"reached": "all"}.get(playbook.stem, "localhost")
         return
     assert first["ansible.builtin.import_playbook"] == "inventory.yml"
     needed = {*first.get("vars", {}).get("__prefect_needed", [])}
