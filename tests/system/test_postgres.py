@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 
 import pytest
@@ -77,6 +78,41 @@ def test_it_goes_on_there(sqlite: Host) -> None:
     assert (ended.rc, ended.changed) == (0, 0), ended.output
     again = sqlite.play(MOVE, SMALL, groups=WITH_POSTGRES)
     assert (again.rc, again.changed) == (0, 0), again.output
+
+
+LOOK = """
+readlink /opt/prefect/current
+sha256sum /etc/prefect/server.env /etc/systemd/system/prefect-server.service
+cd / && runuser --user postgres -- psql --no-align --tuples-only prefect --command 'SELECT * FROM alembic_version'
+"""
+
+
+def test_an_upgrade_that_fails_undoes_its_migration_and_loses_no_row(sqlite: Host) -> None:
+    before, rows = sqlite.sh(LOOK), count(sqlite)
+    sqlite.write("/srv/refuse", "#!/bin/sh\nexit 1\n")
+    newer = SMALL | {"prefect_version": "3.9.1", "prefect_server_unit_options": {"ExecStartPost": "/srv/refuse"}}
+    try:
+        ended = sqlite.play("playbooks/upgrade.yml", newer, groups=WITH_POSTGRES)
+    finally:
+        sqlite.sh("rm /srv/refuse")
+    revision = before.splitlines()[-1]
+    refused(
+        ended,
+        "the upgrade to Prefect 3.9.1 failed, and was rolled back: Prefect 3.8.8 runs again with its settings, "
+        f"and the database has schema revision {revision} again, with all rows",
+        "Job for prefect-server.service failed",
+    )
+    assert ended.rc == 2
+    assert re.search(rf"Downgrade the schema with the newer release\].*\nchanged: \[{NAME}\]", ended.output)
+    assert sqlite.sh(LOOK) == before
+    # The newer server may have registered its own block types.
+    assert {kind: number for kind, number in count(sqlite).items() if "block" not in kind} == {
+        kind: number for kind, number in rows.items() if "block" not in kind
+    }
+    assert sqlite.sh("ls /opt/prefect/state/upgrade.json", check=False) == ""
+    assert sqlite.sh("prefect deployment run hello-flow/example --watch").count("Completed")
+    ended = sqlite.play("site.yml", SMALL, groups=WITH_POSTGRES)
+    assert (ended.rc, ended.changed) == (0, 0), ended.output
 
 
 @pytest.mark.parametrize(
