@@ -81,7 +81,7 @@ def worker_command(
     version: str,
     drain: int = 0,
     warm: bool = False,
-    preload: Sequence[str] = (),
+    preload: Sequence[str] | None = None,
 ) -> list[str]:
     """Return the command line of a worker for a version of Prefect.
 
@@ -94,7 +94,7 @@ def worker_command(
     launcher = [f"{opt}/current/bin/python", f"{opt}/lib/launch-worker"] if worker["type"] == "process" else []
     if launcher:
         launcher += ["--drain", str(drain)] if drain else []
-        launcher += ["--warm", *(f"--preload={module}" for module in preload)] if warm else []
+        launcher += ["--warm", *(f"--preload={module}" for module in preload or ())] if warm else []
     command = [*launcher, f"{opt}/current/bin/prefect", "--no-prompt"]
     command += ["worker", "start", "--name", worker["name"], "--pool", worker["pool"]]
     command += ["--type", worker["type"], "--install-policy", "never", "--with-healthcheck"]
@@ -151,7 +151,7 @@ def worker_services(
     limit: int,
     drain: int = 0,
     warm: bool = False,
-    preload: Sequence[str] = (),
+    preload: Sequence[str] | None = None,
 ) -> list[dict[str, Any]]:
     """Return the services of workers, whose shared options are already merged into each.
 
@@ -160,7 +160,7 @@ def worker_services(
     that is stopped waits for its flow runs; 0 is not at all. A worker of another type leaves them where they run.
     `warm` and `preload` are those of `worker_command`. Raises AnsibleFilterError if `preload` has what is no module.
     """
-    if wrong := [module for module in preload if not re.fullmatch(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*", str(module))]:
+    if wrong := [module for module in preload or () if not re.fullmatch(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*", str(module))]:
         raise AnsibleFilterError(f"prefect_worker_preload: {', '.join(map(repr, wrong))}: not the name of a module")
     command = functools.partial(worker_command, opt=host["dirs"]["opt"], version=version, warm=warm, preload=preload)
     opt = host["dirs"]["opt"]

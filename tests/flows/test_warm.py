@@ -1,4 +1,4 @@
-"""A flow run ends in the same way whether its process was forked from a warm one or started anew."""
+"""A flow run ends in the same way whether its process is a fork of a warm one or a new one."""
 
 from __future__ import annotations
 
@@ -111,7 +111,7 @@ def ended(api: Api, place: Path) -> dict[tuple[str, str], dict[str, Any]]:
             state = {"type": "CANCELLING", "name": "Cancelling"}
             api("POST", f"/flow_runs/{run}/set_state", {"state": state, "force": True})
     for (name, pool), run in runs.items():
-        until(lambda run=run: api.state(run) in END, f"{name} in the pool {pool} to end")  # type: ignore[misc]
+        until(lambda run=run: api.state(run) in END, f"{name} in the pool {pool} to end")
     return {key: api("GET", f"/flow_runs/{run}") for key, run in runs.items()}
 
 
