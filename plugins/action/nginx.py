@@ -20,6 +20,7 @@ class ActionModule(ActionBase):
                 "servers": {"type": "list", "elements": "str"},
                 "files": FILES | {"required": False, "default": []},
                 "ledger": LEDGER,
+                "lineage": {"type": "str"},
                 "unwanted": {"type": "list", "elements": "str"},
                 "site": {"type": "dict"},
                 "started": {"type": "bool"},

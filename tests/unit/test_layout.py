@@ -115,6 +115,28 @@ def test_module_is_tested(module: Path) -> None:
     assert any(module.stem in names_used(test) for test in tests)
 
 
+def options_of(action: Path) -> set[str]:
+    """Return the options that an action plugin takes itself, none if it hands on what it is given."""
+    found: set[str] = set()
+    for node in ast.walk(ast.parse(action.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Call) and getattr(node.func, "attr", "") == "validate_argument_spec":
+            (spec,) = node.args
+            assert isinstance(spec, ast.Dict), f"{action.name}: give the options where they are checked"
+            found |= {str(ast.literal_eval(key)) for key in spec.keys if key}
+    return found
+
+
+@pytest.mark.parametrize(
+    "action", sorted(filter(options_of, (ROOT / "plugins/action").glob("*.py"))), ids=lambda path: path.stem
+)
+def test_an_action_takes_what_tasks_give_it(action: Path) -> None:
+    """A module's new option has to be known to the action plugin in front of it."""
+    name = f"selfhosted.prefect.{action.stem}"
+    files = [*(ROOT / "roles").glob("*/tasks/*.yml"), *(ROOT / "playbooks").glob("*.yml")]
+    given = {option for path in files for task in tasks(path) for option in task.get(name) or ()}
+    assert given - options_of(action) == set()
+
+
 def test_modules_that_speak_to_the_api_share_their_options() -> None:
     runtime = yaml.load((ROOT / "meta" / "runtime.yml").read_text(encoding="utf-8"), yaml.CSafeLoader)
     speaking = [module.stem for module in MODULES if "- selfhosted.prefect.api\n" in module.read_text(encoding="utf-8")]
