@@ -156,10 +156,9 @@ class Zygote:
             ready = select.poll()
             ready.register(answer, select.POLLIN)
             found = os.read(answer, 32) if ready.poll(PATIENCE * 1000) else b""
-            if found:
-                return int(found)
-            self.lost()
-            return None
+            if not found:
+                self.lost()
+            return int(found or 0) or None
 
     def lost(self) -> None:
         """Do without a zygote from now on."""
@@ -181,7 +180,7 @@ def make_room() -> None:
 
 
 def begin(modules: Sequence[str], waited_for: Callable[[], set[int]]) -> Zygote | Task | None:
-    """Fork a zygote, which imports Prefect and `modules`. Call it before this process has a thread.
+    """Import Prefect, and fork a zygote, which imports `modules`. Call it before this process has a thread.
 
     `waited_for` returns the processes whose exit status this process reads itself.
     Returns the zygote, or None if there is none. In a process of a flow run it returns what this process is to run.
@@ -192,6 +191,9 @@ def begin(modules: Sequence[str], waited_for: Callable[[], set[int]]) -> Zygote 
     if libc.prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0):
         print(f"Flow runs start in new processes: {os.strerror(ctypes.get_errno())}", file=sys.stderr, flush=True)
         return None
+    for name in IMPORTED:
+        with contextlib.suppress(ModuleNotFoundError):
+            importlib.import_module(name)
     pid = os.fork()
     if pid:
         child.close()
@@ -211,20 +213,23 @@ def begin(modules: Sequence[str], waited_for: Callable[[], set[int]]) -> Zygote 
 
 def reap(zygote: int, waited_for: Callable[[], set[int]]) -> None:
     """Read the exit statuses of processes that flow runs have left behind and that have ended since."""
+    seen: set[int] = set()
     while True:
         time.sleep(REAPING)
+        found: set[int] = set()
         for task in Path("/proc/self/task").iterdir():
             with contextlib.suppress(OSError, ValueError):
-                found = {int(pid) for pid in (task / "children").read_text(encoding="ascii").split()}
-                for pid in found - waited_for() - {zygote}:
-                    os.waitpid(pid, os.WNOHANG)
+                found.update(int(pid) for pid in (task / "children").read_text(encoding="ascii").split())
+        left = found - waited_for() - {zygote}
+        # One that has just been started is not yet among those that are waited for.
+        for pid in left & seen:
+            with contextlib.suppress(OSError):
+                os.waitpid(pid, os.WNOHANG)
+        seen = left
 
 
 def load(modules: Sequence[str]) -> None:
-    """Import what flow runs need, and `modules` as far as that starts no thread."""
-    for name in IMPORTED:
-        with contextlib.suppress(ModuleNotFoundError):
-            importlib.import_module(name)
+    """Import `modules` as far as that starts no thread, and make what is imported ready for forks."""
     for name in modules:
         if problem := trial(name):
             print(f"prefect_worker_preload: {name} is left out: {problem}", file=sys.stderr, flush=True)
@@ -269,7 +274,7 @@ def serve(channel: socket.socket) -> Task | None:
             return None
         order, reply, *given = passed
         pid = fork_away()
-        if pid == 0:
+        if pid is None:
             os.close(reply)
             for number in (signal.SIGTERM, signal.SIGINT):
                 signal.signal(number, signal.SIG_DFL if number == signal.SIGTERM else signal.default_int_handler)
@@ -281,31 +286,38 @@ def serve(channel: socket.socket) -> Task | None:
             for descriptor in given:
                 os.close(descriptor)
             return Task(**wanted["task"])
-        if pid is not None:
-            with contextlib.suppress(OSError):
-                os.write(reply, str(pid).encode())
+        with contextlib.suppress(OSError):
+            os.write(reply, str(pid).encode())
         for descriptor in passed:
             os.close(descriptor)
 
 
 def fork_away() -> int | None:
-    """Fork a process whose parent is this one's parent. Returns 0 in it, and its number here; None if there is none."""
+    """Fork a process whose parent is this one's parent. Returns None in it, and its number here; 0 if there is none."""
     result, report = os.pipe()
-    helper = os.fork()
-    if helper == 0:
-        pid = os.fork()
-        if pid:
-            os.write(report, str(pid).encode())
-            os._exit(0)
+    try:
+        helper = os.fork()
+    except OSError as error:
+        print(f"Cannot fork: {error}", file=sys.stderr, flush=True)
         os.close(result)
         os.close(report)
         return 0
+    if helper == 0:
+        pid = -1
+        with contextlib.suppress(OSError):
+            pid = os.fork()
+        if pid:
+            os.write(report, str(max(pid, 0)).encode())
+            os._exit(0)
+        os.close(result)
+        os.close(report)
+        return None
     os.close(report)
     with os.fdopen(result, "rb") as stream:
         said = stream.read()
     # When the helper has ended, its child has its new parent.
     os.waitpid(helper, 0)
-    return int(said) if said else None
+    return int(said or 0)
 
 
 def run(task: Task) -> None:
@@ -376,7 +388,10 @@ def end_as(status: int) -> None:
 
 
 def adopt(task: Task) -> None:
-    """Give this process the environment, directory, module path and settings of a task."""
+    """Give this process the environment, directory, module path and settings of a task.
+
+    If a version of Prefect does not allow that, this process becomes a new one that runs the task.
+    """
     if task.directory is not None:
         os.chdir(task.directory)
     own = path_of(os.environ)
@@ -387,12 +402,16 @@ def adopt(task: Task) -> None:
     sys.path[:] = [str(Path.cwd()), *path_of(task.environment), *(entry for entry in sys.path[1:] if entry not in own)]
     sys.argv = [task.module, *task.arguments]
     sys.orig_argv = [sys.executable, "-m", *sys.argv]
-    context: Any = importlib.import_module("prefect.context")
-    # As refresh_global_settings_context(), which Prefect has since 3.6.
-    context.GLOBAL_SETTINGS_CONTEXT = context.root_settings_context()
-    importlib.import_module("prefect.logging.configuration").setup_logging()
-    if numpy := sys.modules.get("numpy.random"):
-        numpy.seed()
+    try:
+        context: Any = importlib.import_module("prefect.context")
+        # As refresh_global_settings_context(), which Prefect has since 3.6.
+        context.GLOBAL_SETTINGS_CONTEXT = context.root_settings_context()
+        importlib.import_module("prefect.logging.configuration").setup_logging()
+        if numpy := sys.modules.get("numpy.random"):
+            numpy.seed()
+    except Exception as error:
+        print(f"This flow run starts in a new process: {type(error).__name__}: {error}", file=sys.stderr, flush=True)
+        os.execve(sys.executable, sys.orig_argv, task.environment)
 
 
 def path_of(environment: Mapping[str, str]) -> list[str]:

@@ -121,3 +121,21 @@ def test_a_zygote_that_does_not_answer_is_ended(monkeypatch: pytest.MonkeyPatch)
     with pytest.raises(ChildProcessError):
         os.waitpid(pid, os.WNOHANG)
     other.close()
+
+
+def test_a_process_that_cannot_adopt_a_task_becomes_a_new_one(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Here, Prefect cannot be imported."""
+    (tmp_path / "scene.py").write_text("import os, sys; print(sys.argv[1:], os.environ['SHOP'], os.getcwd())")
+    pid = os.fork()
+    if pid == 0:
+        try:
+            sys.modules["prefect.context"] = None  # type: ignore[assignment]
+            warm.adopt(warm.Task("scene", ["a"], {"SHOP": "b"}, str(tmp_path)))
+        finally:
+            os._exit(70)
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+    said = capfd.readouterr()
+    assert said.out == f"['a'] b {tmp_path}\n"
+    assert "This flow run starts in a new process: ModuleNotFoundError" in said.err
