@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import difflib
 import ipaddress
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 from urllib.parse import parse_qsl, quote, unquote, urlencode
 
@@ -314,6 +315,21 @@ def redis_server(parts: Mapping[str, Any], *, databases: list[int]) -> dict[str,
     }
 
 
+def misnamed(groups: Mapping[str, list[str]], known: Sequence[str]) -> list[str]:
+    """Return what is probably wrong about the names of groups: `prefect_wokrer (prefect_worker?)`.
+
+    A name that goes on after a known one is meant, such as `prefect_worker_gpu`, and so is that of a group below the one
+    that it resembles, such as `prefect_workers` in `prefect_worker`.
+    """
+    found = []
+    for name, hosts in groups.items():
+        is_meant = name in known or name.startswith(tuple(f"{other}_" for other in known))
+        near = [] if is_meant else difflib.get_close_matches(name, known, n=1, cutoff=0.85)
+        if near and not {*hosts} <= {*groups.get(near[0], [])}:
+            found.append(f"{name} ({near[0]}?)")
+    return sorted(found)
+
+
 class FilterModule:
     def filters(self) -> dict[str, Callable[..., Any]]:
         return {
@@ -322,6 +338,7 @@ class FilterModule:
             "database": database,
             "exposed": exposed,
             "is_backend": is_backend,
+            "misnamed": misnamed,
             "redis": redis,
             "values_of": values_of,
         }

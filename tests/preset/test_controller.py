@@ -65,6 +65,21 @@ def test_an_inventory_without_a_host_fails(tmp_path: Path, inventory: str, playb
     assert "has no host in any of the groups" in said
 
 
+@pytest.mark.parametrize("playbook", ["site.yml", "playbooks/status.yml", "playbooks/backup.yml"])
+def test_a_limit_that_leaves_no_host_fails(tmp_path: Path, playbook: str) -> None:
+    (tmp_path / "hosts").write_text("[prefect_server]\none\n[web]\nweb1\n")
+    code, said = ansible("ansible-playbook", "-i", tmp_path / "hosts", playbook, "--limit", "web1")
+    assert code, said
+    assert "that --limit web1 leaves" in " ".join(said.split())
+
+
+def test_a_group_with_a_mistyped_name_fails(tmp_path: Path) -> None:
+    (tmp_path / "hosts").write_text("[prefect_server]\none\n[prefect_wokrer]\ntwo\n")
+    code, said = ansible("ansible-playbook", "-i", tmp_path / "hosts", "site.yml")
+    assert code, said
+    assert "prefect_wokrer (prefect_worker?)" in said
+
+
 @pytest.mark.parametrize(
     ("playbook", "words"),
     [("run", "groups prefect_server, prefect_resources"), ("site", "describes prefect_variables, and has no host")],

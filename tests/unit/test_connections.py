@@ -14,6 +14,7 @@ from ansible_collections.selfhosted.prefect.plugins.filter.connections import (
     exposed,
     host_and_port,
     is_backend,
+    misnamed,
     redis,
     values_of,
 )
@@ -294,3 +295,18 @@ def test_servers_that_others_reach(listening: list[str | None], wanted: bool) ->
 def test_what_the_inventory_says_of_several_hosts() -> None:
     known = {"one": {"n": 3}, "two": {}}
     assert values_of(["one", "two", "three"], known, "n", 1) == [3, 1]
+
+
+@pytest.mark.parametrize(
+    ("groups", "found"),
+    [
+        ({"prefect_server": ["a"]}, []),
+        ({"prefect_wokrer": ["a"]}, ["prefect_wokrer (prefect_worker?)"]),
+        ({"prefect_workers": ["a", "b"], "prefect_worker": ["a"]}, ["prefect_workers (prefect_worker?)"]),
+        ({"prefect_workers": ["a"], "prefect_worker": ["a", "b"]}, []),
+        ({"prefect_wokrer": []}, []),
+        ({"prefect_worker_gpu": ["a"], "web": ["b"], "prefect": ["c"], "workers": ["d"]}, []),
+    ],
+)
+def test_a_mistyped_group(groups: dict[str, list[str]], found: list[str]) -> None:
+    assert misnamed(groups, ["prefect_server", "prefect_worker"]) == found

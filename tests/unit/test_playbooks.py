@@ -83,7 +83,7 @@ def test_an_inventory_without_hosts_for_a_playbook_fails(playbook: Path) -> None
     """Every playbook asks first, and one for a single group asks for that group."""
     first, *others = yaml.load(playbook.read_text(encoding="utf-8"), yaml.CSafeLoader)
     if playbook.stem in {"inventory", "reached", "shortname"}:
-        assert first["hosts"] == {"reached": "all"}.get(playbook.stem, "localhost")
+        assert first["hosts"] == {"reached": "all", "inventory": "localhost:all"}.get(playbook.stem, "localhost")
         return
     assert first["ansible.builtin.import_playbook"] == "inventory.yml"
     needed = {*first.get("vars", {}).get("__prefect_needed", [])}
