@@ -318,8 +318,8 @@ def redis_server(parts: Mapping[str, Any], *, databases: list[int]) -> dict[str,
 def misnamed(groups: Mapping[str, list[str]], known: Sequence[str]) -> list[str]:
     """Return what is probably wrong about the names of groups: `prefect_wokrer (prefect_worker?)`.
 
-    A name that goes on after a known one is meant, such as `prefect_worker_gpu`, and so is that of a group below the one
-    that it resembles, such as `prefect_workers` in `prefect_worker`.
+    A name that goes on after a known one is meant, such as `prefect_worker_gpu`, and so is that of a group below the
+    one that it resembles, such as `prefect_workers` in `prefect_worker`.
     """
     found = []
     for name, hosts in groups.items():
