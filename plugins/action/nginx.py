@@ -20,7 +20,7 @@ class ActionModule(ActionBase):
                 "servers": {"type": "list", "elements": "str"},
                 "files": FILES | {"required": False, "default": []},
                 "ledger": LEDGER,
-                "lineage": {"type": "str"},
+                "lineage": {"type": "dict"},
                 "unwanted": {"type": "list", "elements": "str"},
                 "site": {"type": "dict"},
                 "started": {"type": "bool"},

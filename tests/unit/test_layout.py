@@ -115,14 +115,19 @@ def test_module_is_tested(module: Path) -> None:
     assert any(module.stem in names_used(test) for test in tests)
 
 
-def options_of(action: Path) -> set[str]:
-    """Return the options that an action plugin takes itself, none if it hands on what it is given."""
-    found: set[str] = set()
+def options_of(action: Path) -> dict[str, str]:
+    """Return the options that an action plugin takes itself, with their types; none if it hands on what it is given.
+
+    The type of an option that several plugins share is empty here.
+    """
+    found: dict[str, str] = {}
     for node in ast.walk(ast.parse(action.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Call) and getattr(node.func, "attr", "") == "validate_argument_spec":
             (spec,) = node.args
             assert isinstance(spec, ast.Dict), f"{action.name}: give the options where they are checked"
-            found |= {str(ast.literal_eval(key)) for key in spec.keys if key}
+            for key, value in zip(spec.keys, spec.values, strict=True):
+                kind = ast.literal_eval(value).get("type", "str") if isinstance(value, ast.Dict) else ""
+                found[ast.literal_eval(key) if key else ""] = kind
     return found
 
 
@@ -130,11 +135,21 @@ def options_of(action: Path) -> set[str]:
     "action", sorted(filter(options_of, (ROOT / "plugins/action").glob("*.py"))), ids=lambda path: path.stem
 )
 def test_an_action_takes_what_tasks_give_it(action: Path) -> None:
-    """A module's new option has to be known to the action plugin in front of it."""
-    name = f"selfhosted.prefect.{action.stem}"
+    """A module's new option has to be known to the action plugin in front of it, with its type."""
+    name, options = f"selfhosted.prefect.{action.stem}", options_of(action)
     files = [*(ROOT / "roles").glob("*/tasks/*.yml"), *(ROOT / "playbooks").glob("*.yml")]
     given = {option for path in files for task in tasks(path) for option in task.get(name) or ()}
-    assert given - options_of(action) == set()
+    assert given - options.keys() == set()
+    module = ROOT / "plugins/modules" / action.name
+    text = re.search(r'^DOCUMENTATION = r?"""(.+?)"""', module.read_text(encoding="utf-8"), re.DOTALL | re.MULTILINE)
+    documented = yaml.safe_load(text[1]).get("options", {}) if text else {}
+    types = {option: about["type"] for option, about in documented.items() if options.get(option)}
+
+    def said(kinds: dict[str, str]) -> dict[str, str]:
+        # A path of a host is text on the controller, which would expand it.
+        return {option: kinds[option].replace("path", "str") for option in types}
+
+    assert said(options) == said(types)
 
 
 def test_modules_that_speak_to_the_api_share_their_options() -> None:
