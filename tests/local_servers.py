@@ -16,11 +16,26 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
+from jinja2 import Environment
+
 POSTGRES = max(Path("/usr/lib/postgresql").glob("*/bin"), default=Path("/nowhere"))
 REDIS = shutil.which("redis-check-rdb")
 """The server, by the name that it has in Debian's redis-tools, where no service comes with it."""
 
 SECONDS = 180.0
+
+
+SERVE = Path(__file__).resolve().parents[1] / "templates/opt/prefect/serve.j2"
+
+
+def serve_launcher(directory: Path, *, split: bool) -> Path:
+    """Write the launcher of a server, as hosts have it: of one of several processes, or of one on SQLite."""
+    launcher = directory / "serve"
+    names = {"__prefect_host": {"dirs": {"opt": "/opt/prefect"}}, "ansible_managed": "", "__prefect_is_split": split}
+    environment = Environment(keep_trailing_newline=True)
+    environment.filters["comment"] = lambda text: f"# {text}"
+    launcher.write_text(environment.from_string(SERVE.read_text()).render(names))
+    return launcher
 
 
 def free_port() -> int:

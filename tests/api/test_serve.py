@@ -7,9 +7,7 @@ from pathlib import Path
 
 import pytest
 from conftest import PYTHONS
-from jinja2 import Environment
-
-LAUNCHER = Path(__file__).resolve().parents[2] / "templates/opt/prefect/serve.j2"
+from local_servers import serve_launcher
 
 # One connection finds the database locked and leaves its error to the garbage collector; it waits for its turn when
 # that comes by, in the thread that could end the wait.
@@ -69,16 +67,6 @@ print(answer.text)
 """
 
 
-def rendered(directory: Path, *, split: bool) -> Path:
-    """Write the launcher of a server."""
-    launcher = directory / "serve"
-    names = {"__prefect_host": {"dirs": {"opt": "/opt/prefect"}}, "ansible_managed": "", "__prefect_is_split": split}
-    environment = Environment(keep_trailing_newline=True)
-    environment.filters["comment"] = lambda text: f"# {text}"
-    launcher.write_text(environment.from_string(LAUNCHER.read_text()).render(names))
-    return launcher
-
-
 @pytest.mark.skipif(not PYTHONS, reason="PREFECT_TEST_PYTHONS is not set")
 @pytest.mark.parametrize("python", PYTHONS, ids=lambda python: str(python.parents[1].name))
 @pytest.mark.parametrize("split", [True, False])
@@ -93,7 +81,7 @@ def test_the_api_shows_no_credential_in_its_settings(python: Path, split: bool, 
         "PREFECT_SERVER_DATABASE_CONNECTION_URL": "postgresql+asyncpg://any:canary@127.0.0.1:1/any",
         "PREFECT_SERVER_DOCKET_URL": "redis://:canary@127.0.0.1:1/1",
     }
-    command = [str(python), "-c", SETTINGS, str(rendered(tmp_path, split=split))]
+    command = [str(python), "-c", SETTINGS, str(serve_launcher(tmp_path, split=split))]
     ended = subprocess.run(command, capture_output=True, text=True, check=False, timeout=300, env=environment)
     assert ended.returncode == 0, ended.stderr
     assert '"X-Any"' in ended.stdout and "canary" not in ended.stdout
@@ -102,7 +90,7 @@ def test_the_api_shows_no_credential_in_its_settings(python: Path, split: bool, 
 @pytest.mark.skipif(not PYTHONS, reason="PREFECT_TEST_PYTHONS is not set")
 @pytest.mark.parametrize("python", PYTHONS, ids=lambda python: str(python.parents[1].name))
 def test_a_connection_that_waits_for_a_lock_gets_its_turn(python: Path, tmp_path: Path) -> None:
-    launcher = rendered(tmp_path, split=False)
+    launcher = serve_launcher(tmp_path, split=False)
     command = [python, "-c", SCENE, launcher, tmp_path / "things.db"]
     ended = subprocess.run(list(map(str, command)), capture_output=True, text=True, check=False, timeout=300)
     assert ended.stdout == "it had its turn\n", ended.stderr

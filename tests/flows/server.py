@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from local_servers import free_port
+from local_servers import free_port, serve_launcher
 
 PYTHON = Path(os.environ.get("PREFECT_TEST_PYTHON", ""))
 SECONDS = 180.0
@@ -100,7 +100,8 @@ def started(
     call = Api(environment["PREFECT_API_URL"])
     # A worker stops on SIGINT only, and inherits that it is ignored from a shell that runs pytest in the background.
     signal.signal(signal.SIGINT, signal.default_int_handler)
-    server = subprocess.Popen([*prefect, "server", "start", "--port", port], env=environment, cwd=directory)
+    serve = [str(PYTHON), str(serve_launcher(directory, split=False)), "--no-prompt"]
+    server = subprocess.Popen([*serve, "server", "start", "--port", port], env=environment, cwd=directory)
     processes = [server]
     try:
         until(lambda: server.poll() is not None or call.ready(), "the server to become ready")
