@@ -110,9 +110,17 @@ def ended(api: Api, place: Path) -> dict[tuple[str, str], dict[str, Any]]:
             until(notes(place, pool, name).exists, f"{name} to begin")
             state = {"type": "CANCELLING", "name": "Cancelling"}
             api("POST", f"/flow_runs/{run}/set_state", {"state": state, "force": True})
-    for (name, pool), run in runs.items():
-        until(lambda run=run: api.state(run) in END, f"{name} in the pool {pool} to end")
-    return {key: api("GET", f"/flow_runs/{run}") for key, run in runs.items()}
+    return {key: settled(api, run, " in the pool ".join(key)) for key, run in runs.items()}
+
+
+def settled(api: Api, run: str, what: str) -> Any:
+    """Wait for the end of a flow run, and return the run; begin it again if the worker found SQLite locked."""
+    until(lambda: api.state(run) in END, f"{what} to end")
+    ended = api("GET", f"/flow_runs/{run}")
+    if "503 Service Unavailable" not in (ended["state"]["message"] or ""):
+        return ended
+    again = api("POST", f"/deployments/{ended['deployment_id']}/create_flow_run", {})
+    return settled(api, again["id"], what)
 
 
 @pytest.mark.parametrize("name", ENDINGS)
