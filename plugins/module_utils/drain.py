@@ -51,8 +51,8 @@ class Drain:
 def turn_to_release() -> None:
     """Replace this process by the same one, whose Python is that of a release and not of the link `current`.
 
-    An upgrade changes the link while flow runs are under way. Their processes run the Python of this process, and must
-    import modules of the release that they began with.
+    An upgrade changes the link before the worker restarts, and while flow runs are under way. The worker and their
+    processes, which run the Python of this one, must import modules of the release that they began with.
     """
     release = os.path.realpath(sys.prefix)
     if release != sys.prefix:

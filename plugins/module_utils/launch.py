@@ -147,8 +147,7 @@ def report(run: str) -> None:
 def main(arguments: Sequence[str]) -> None:
     """Run the program of a worker in this process. `arguments` are the path of this program, and its arguments."""
     options = parsed(arguments[1:])
-    if options.drain or options.warm:
-        drain.turn_to_release()
+    drain.turn_to_release()
     if options.warm:
         warm.make_room()
         zygote = warm.begin(options.preload, waited_for)
