@@ -61,16 +61,20 @@ def is_shared(found: os.stat_result) -> bool:
     return not found.st_uid and stat.S_ISDIR(found.st_mode) and bool(found.st_mode & stat.S_ISVTX)
 
 
-def weakness(path: str | os.PathLike[str], *, depth: int = 0) -> Weakness | None:
+Seen = dict[tuple[int, int], int]
+"""How many levels below each directory were looked at, by device and inode. A weakness ends the look."""
+
+
+def weakness(path: str | os.PathLike[str], *, depth: int = 0, seen: Seen | None = None) -> Weakness | None:
     """Return what another account can write of a path; None if only root can replace it, or a part of it.
 
     Looks at all directories and links that lead to it, and at `depth` levels below it. What does not exist is weak if
-    another account can create it.
+    another account can create it. `seen` spares a second look at what is below a directory.
     """
-    return None if os.geteuid() else _weakness(path, depth, set())
+    return None if os.geteuid() else _weakness(path, depth, {} if seen is None else seen)
 
 
-def _weakness(path: str | os.PathLike[str], depth: int, seen: set[tuple[int, int]]) -> Weakness | None:
+def _weakness(path: str | os.PathLike[str], depth: int, seen: Seen) -> Weakness | None:
     todo, here, links = list(absolute(path).parts[1:]), Path("/"), 0
     while todo:
         name = todo.pop(0)
@@ -99,23 +103,25 @@ def _weakness(path: str | os.PathLike[str], depth: int, seen: set[tuple[int, int
         if accounts and not (is_shared(found) and (todo or not depth)):
             return Weakness(str(step), accounts)
         here = step
-    return _below(here, here.lstat(), depth, seen)
+    return _below(str(here), here.lstat(), depth, seen)
 
 
-def _below(directory: Path, state: os.stat_result, depth: int, seen: set[tuple[int, int]]) -> Weakness | None:
-    if not depth or not stat.S_ISDIR(state.st_mode) or (state.st_dev, state.st_ino) in seen:
+def _below(directory: str, state: os.stat_result, depth: int, seen: Seen) -> Weakness | None:
+    key = (state.st_dev, state.st_ino)
+    if depth <= seen.get(key, 0) or not stat.S_ISDIR(state.st_mode):
         return None
-    seen.add((state.st_dev, state.st_ino))
+    seen[key] = depth
     for name in entries(directory):
-        found = os.lstat(f"{directory}/{name}")
+        path = f"{directory}/{name}"
+        found = os.lstat(path)
         if stat.S_ISLNK(found.st_mode):
-            weak = _weakness(directory / name, depth - 1, seen)
+            weak = _weakness(path, depth - 1, seen)
         elif is_uv_lock(name, found):
             weak = None
         elif accounts := writers(found):
-            weak = Weakness(f"{directory}/{name}", tuple(accounts))
+            weak = Weakness(path, tuple(accounts))
         else:
-            weak = _below(directory / name, found, depth - 1, seen) if stat.S_ISDIR(found.st_mode) else None
+            weak = _below(path, found, depth - 1, seen)
         if weak:
             return weak
     return None
@@ -126,42 +132,45 @@ def is_uv_lock(name: str, found: os.stat_result) -> bool:
     return name == ".lock" and stat.S_ISREG(found.st_mode) and not found.st_uid
 
 
-def entries(directory: Path) -> list[str]:
+def entries(directory: str | Path) -> list[str]:
     """Return the names in a directory; none if it does not exist."""
     with contextlib.suppress(OSError), os.scandir(directory) as found:
         return sorted(entry.name for entry in found)
     return []
 
 
-def interpreter(python: str | os.PathLike[str]) -> Weakness | None:
+def interpreter(python: str | os.PathLike[str], seen: Seen | None = None) -> Weakness | None:
     """Return what another account can write of a Python: the program, what links lead to, its library.
 
-    Runs nothing. A virtual environment includes the Python that it was created from.
+    Runs nothing. A virtual environment includes the Python that it was created from. `seen` is that of `weakness`.
     """
-    waiting, seen = [Path(python)], set[Path]()
+    waiting, programs = [Path(python)], set[Path]()
+    seen = {} if seen is None else seen
     while waiting:
         program = waiting.pop()
-        if program in seen:
+        if program in programs:
             continue
-        seen.add(program)
+        programs.add(program)
         if weak := weakness(program):
             return weak
         # The chain of links is safe from here on.
         waiting.append(Path(os.path.realpath(program)))
-        if weak := prefix(program.parent.parent):
+        if weak := prefix(program.parent.parent, seen):
             return weak
         if home := base_python(program.parent.parent):
             waiting.append(Path(home, "bin", program.name))
     return None
 
 
-def prefix(directory: Path) -> Weakness | None:
+def prefix(directory: Path, seen: Seen) -> Weakness | None:
     """Return what another account can write of the library of a Python, including its first levels of packages."""
     if weak := weakness(directory / "pyvenv.cfg"):
         return weak
     for above in ("lib", "lib64"):
         for name in entries(directory / above):
-            if re.fullmatch(r"(lib)?python3.*", name) and (weak := weakness(directory / above / name, depth=2)):
+            if re.fullmatch(r"(lib)?python3.*", name) and (
+                weak := weakness(directory / above / name, depth=2, seen=seen)
+            ):
                 return weak
     return None
 

@@ -663,7 +663,8 @@ def find_python(wanted: str, *, for_others: bool, version: str = "") -> tuple[di
         ]
     seen = []
     for name in dict.fromkeys(filter(None, names)):
-        if weak := trusted.interpreter(name):
+        looked: trusted.Seen = {}
+        if weak := trusted.interpreter(name, looked):
             seen.append(f"{name} ({weak}, and root runs it)")
             continue
         try:
@@ -676,7 +677,8 @@ def find_python(wanted: str, *, for_others: bool, version: str = "") -> tuple[di
         major, minor, micro, path = said.split(maxsplit=3)
         found = f"{major}.{minor}.{micro}"
         # A script of root's may start a Python elsewhere.
-        places = [trusted.interpreter(path.strip()), *(trusted.weakness(place, depth=1) for place in imported)]
+        places = [trusted.interpreter(path.strip(), looked)]
+        places += [trusted.weakness(place, depth=1, seen=looked) for place in imported]
         if weak := next(filter(None, places), None):
             seen.append(f"{name} ({weak}, and root runs it)")
         elif (int(major), int(minor)) < oldest:
