@@ -15,6 +15,8 @@ try:
 except ImportError:
     MASKER = None
 
+MASKED = ("_matcher", "_secrets", "_forms", "_json_forms") if MASKER else ()
+
 
 def pytest_collection_finish() -> None:
     """Keep the collector of garbage away from what lives as long as the process: modules and thousands of tests."""
@@ -23,25 +25,23 @@ def pytest_collection_finish() -> None:
 
 
 @pytest.fixture(autouse=True)
-def _umask() -> Iterator[None]:
-    """Modules set the umask of their process, which in a unit test is everybody's."""
-    before = os.umask(0o022)
+def _process() -> Iterator[None]:
+    """Give each test what modules change in their process, as if it were a process of its own.
+
+    Modules set its umask. Ansible collects their warnings in it, and from core 2.22 on hides each of their secrets in all
+    that it displays. One fixture, and no monkeypatch, because it costs its time for each of thousands of tests.
+    """
+    umask = os.umask(0o022)
+    before = vars(warnings)["_global_warnings"]
+    vars(warnings)["_global_warnings"] = {}
+    hidden = {name: getattr(MASKER, name) for name in MASKED}
+    for name, value in hidden.items():
+        setattr(MASKER, name, type(value)())
     yield
-    os.umask(before)
-
-
-@pytest.fixture(autouse=True)
-def _warnings(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Ansible collects the warnings of a module in its process, which in a unit test is everyone's."""
-    monkeypatch.setattr(warnings, "_global_warnings", {})
-
-
-@pytest.fixture(autouse=True)
-def _secrets(monkeypatch: pytest.MonkeyPatch) -> None:
-    """From core 2.22 on a process hides each secret of a module in all that it displays, in later tests as well."""
-    if MASKER:
-        for name in ("_matcher", "_secrets", "_forms", "_json_forms"):
-            monkeypatch.setattr(MASKER, name, type(getattr(MASKER, name))())
+    for name, value in hidden.items():
+        setattr(MASKER, name, value)
+    vars(warnings)["_global_warnings"] = before
+    os.umask(umask)
 
 
 @pytest.fixture

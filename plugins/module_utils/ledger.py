@@ -526,9 +526,8 @@ def remove_file(ledger: Ledger, file: dict[str, Any], *, dry: bool) -> tuple[lis
         goes = is_tree or (known and is_empty(path))
     else:
         goes = is_content(ledger, path) or (os.path.lexists(path) and recognizable(ledger, "file", path))
-    if not goes:
-        return [], []
-    result = ensure_all([file | {"secret": False}], [], dry=dry)
+    result = ensure_all([file | {"secret": False}], [], dry=dry) if goes else ([], [])
+    # The last of the instances that share a directory removes it.
     if entry is not None and (not os.path.lexists(path) or ledger.shared(path)):
         ledger.forget(entry["kind"], path)
     return result

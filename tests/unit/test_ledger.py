@@ -576,6 +576,24 @@ def test_a_directory_that_two_instances_share_goes_with_the_last(host: Host) -> 
     assert host.manifest() == before
 
 
+def test_the_first_of_two_instances_to_go_forgets_the_directory_that_they_share(host: Host) -> None:
+    shared = host.root / "etc/nginx/prefect"
+    shared.parent.mkdir(parents=True)
+    before = host.manifest()
+    books = {"green": host.given(), "blue": host.given(name=str(host.path.with_name("prefect-blue.json")))}
+    for name, book in books.items():
+        wanted = [
+            {"path": str(shared), "mode": "0755"},
+            {"path": str(shared / f"{name}.conf"), "content": "", "mode": "0644"},
+        ]
+        assert not outcome(files.main, ledger=book, files=wanted, secrets=[]).get("failed")
+    for name, book in reversed(books.items()):
+        gone = [{"path": str(shared / f"{name}.conf"), "state": "absent"}, {"path": str(shared), "state": "unused"}]
+        assert not outcome(files.main, ledger=book, files=gone, secrets=[]).get("failed")
+        assert not Path(book["name"]).exists()
+    assert host.manifest() == before
+
+
 def test_an_account_that_two_instances_share_goes_with_the_last(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
     removed: list[str] = []
 
