@@ -12,6 +12,7 @@ from typing import Any
 
 from ansible.errors import AnsibleActionFail
 from ansible.plugins.action import ActionBase
+from ansible_collections.selfhosted.prefect.plugins.plugin_utils.rendered import LEDGER
 
 
 def contents(source: Path, *, exclude: list[str]) -> dict[str, str]:
@@ -65,13 +66,14 @@ class ActionModule(ActionBase):
                     "default": [".git", "__pycache__", "*.pyc", ".venv", ".env"],
                 },
                 "only_if_empty": {"type": "bool", "default": False},
+                "ledger": LEDGER,
             }
         )
         source = Path(self._find_needle("files", arguments["src"]))
         if not source.is_dir():
             raise AnsibleActionFail(f"src: {source} is no directory")
         wanted = contents(source, exclude=arguments["exclude"])
-        call = {name: arguments[name] for name in ("dest", "state_dir", "owner", "group", "only_if_empty")} | {
+        call = {name: arguments[name] for name in ("dest", "state_dir", "owner", "group", "only_if_empty", "ledger")} | {
             "wanted": wanted
         }
         answer = self._execute_module(module_name="selfhosted.prefect.tree", module_args=call, task_vars=task_vars)

@@ -723,7 +723,7 @@ def remove_part(ledger: Ledger, part: str, *, purge: bool) -> Removal:
             result.removed.append(name)
         ledger.forget("tree", name)
     for name in names("content"):
-        above = ledger.get("data", Path(name).parent) or {}
+        above = next((found for step in Path(name).parents if (found := ledger.get("data", step))), {})
         goes = purge or above.get("disposable", False)
         remove_content(ledger, Path(name), purge=goes, owners=member_ids(above), result=result)
     stays: set[Path] = set()

@@ -10,7 +10,8 @@ module: tree
 short_description: Mirror a directory of the controller on the host
 description:
   - Sends files that differ in one archive, and removes files that it sent before and that the source no longer has.
-  - Files that it has not sent do not change.
+  - A file that it has not sent does not change. Where the source has a file of the same name, the other one is kept
+    beside it, with the suffix C(.selfhosted-prefect.bak), and restored when the source no longer has such a file.
 version_added: 0.1.0
 author: The selfhosted.prefect maintainers
 options:
@@ -43,6 +44,8 @@ options:
     description: Whether to do nothing if O(dest) already contains files.
     type: bool
     default: false
+extends_documentation_fragment:
+  - selfhosted.prefect.ledger
 attributes:
   check_mode:
     description: Reports what would be sent and removed.
@@ -80,13 +83,15 @@ import os
 import pwd
 import stat
 import tarfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
+from ansible_collections.selfhosted.prefect.plugins.module_utils import ledger as ledgers
 from ansible_collections.selfhosted.prefect.plugins.module_utils import safe_files
+from ansible_collections.selfhosted.prefect.plugins.module_utils.ledger import KEPT, LEDGER, Ledger, LedgerError
 from ansible_collections.selfhosted.prefect.plugins.module_utils.safe_files import (
     Directory,
     beside,
@@ -171,10 +176,52 @@ def replace(directory: Directory, name: str, content: bytes, *, owner: int, grou
     directory.write(name, content, owner=owner, group=group, mode=mode, sync=False)
 
 
+def entries(ledger: Ledger, dest: Path, names: Collection[str]) -> list[dict[str, Any]]:
+    """Return what the ledger has to know before files are sent that were not sent before.
+
+    Files of another owner in their place are restored in the end. In another owner's directory, nothing else shows which
+    files were sent.
+    """
+    data = ledger.get("data", dest)
+    is_adopted = data is not None and data["origin"] == "adopted"
+    found: dict[str, dict[str, Any]] = {}
+    for name in sorted(names):
+        path = dest / name
+        if has(dest, name):
+            found[name] = {"kind": "file", "name": str(path), "origin": "adopted"}
+        elif is_adopted:
+            steps = [step for step in reversed(path.parents) if dest in step.parents]
+            first = next((step for step in steps if safe_files.state(step) is None), path)
+            found[str(first)] = {"kind": "content", "name": str(first), "origin": "created"}
+    return [*found.values()]
+
+
+def keep_aside(directory: Directory, name: str) -> None:
+    """Move a file of another owner aside, unless that was done before. It is not read: the move keeps all that it is."""
+    if directory.state(name) is not None and directory.state(name + KEPT) is None:
+        os.rename(name, name + KEPT, src_dir_fd=directory.descriptor, dst_dir_fd=directory.descriptor)
+        directory.sync()
+
+
+def forget(ledger: Ledger, dest: Path) -> None:
+    """Remove the entries of what was sent to another owner's directory and no longer exists."""
+    for entry in [*ledger.entries.values()]:
+        path = Path(entry["name"])
+        if entry["kind"] == "content" and dest in path.parents and safe_files.state(path) is None:
+            ledger.forget("content", path)
+
+
 def unpack(
-    archive: str, dest: Path, *, wanted: dict[str, str], owner: int, group: int, warn: Callable[[str], None]
+    archive: str,
+    dest: Path,
+    *,
+    wanted: dict[str, str],
+    aside: Collection[str],
+    owner: int,
+    group: int,
+    warn: Callable[[str], None],
 ) -> None:
-    """Write the wanted files of an archive, each atomically."""
+    """Write the wanted files of an archive, each atomically, and keep those of another owner aside."""
     with tarfile.open(archive) as tar, reach(followed(dest)) as top:
         for member in tar.getmembers():
             source = tar.extractfile(member)
@@ -188,6 +235,8 @@ def unpack(
                     if here.state(step) is None:
                         here.make(step, owner=owner, group=group, mode=0o750)
                     here = steps.enter_context(here.enter(step))
+                if member.name in aside:
+                    keep_aside(here, name)
                 if odd := here.oddity(name):
                     warn(odd)
                 replace(here, name, source.read(), owner=owner, group=group, mode=mode)
@@ -232,6 +281,7 @@ def main() -> None:
             "only_if_empty": {"type": "bool", "default": False},
             "wanted": {"type": "dict", "required": True},
             "archive": {"type": "path"},
+            "ledger": LEDGER,
         },
         supports_check_mode=True,
     )
@@ -252,18 +302,38 @@ def main() -> None:
         owner = pwd.getpwnam(params["owner"]).pw_uid if params["owner"] else -1
         group = grp.getgrnam(params["group"]).gr_gid if params["group"] else -1
         make(dest, owner=owner, group=group)
-        Memory((*{*before.files, *wanted},), complete=False).write(file, dest)
-        if before.is_old:
-            with contextlib.suppress(FileNotFoundError), reach(followed(dest)) as directory:
-                directory.remove(OLD_MEMORY)
-        # Before anything is written, because a file may have become a directory.
-        for name in doomed:
-            remove(dest, name)
-        if params["archive"]:
-            unpack(params["archive"], dest, wanted=wanted, owner=owner, group=group, warn=module.warn)
-        Memory(tuple(wanted)).write(file, dest)
+        with ledgers.opened(params["ledger"], dry=False) as ledger:
+            others = entries(ledger, dest, wanted.keys() - {*before.files}) if ledger is not None else []
+            if ledger is not None:
+                ledger.record(others)
+            Memory((*{*before.files, *wanted},), complete=False).write(file, dest)
+            if before.is_old:
+                with contextlib.suppress(FileNotFoundError), reach(followed(dest)) as directory:
+                    directory.remove(OLD_MEMORY)
+            # Before anything is written, because a file may have become a directory.
+            for name in doomed:
+                if ledger is not None and ledger.get("file", dest / name) is not None:
+                    ledgers.put_back(ledger, dest / name)
+                else:
+                    remove(dest, name)
+            aside = [name for name in send if ledger is not None and ledger.get("file", dest / name) is not None]
+            if params["archive"]:
+                unpack(
+                    params["archive"], dest, wanted=wanted, aside=aside, owner=owner, group=group, warn=module.warn
+                )
+            if ledger is not None:
+                forget(ledger, dest)
+                ledger.write()
+            Memory(tuple(wanted)).write(file, dest)
+    except LedgerError as error:
+        module.fail_json(msg=str(error))
     except (OSError, KeyError) as error:
         module.fail_json(msg=f"{dest} cannot be written: {error}")
+    if kept := [name for name in aside if name not in before.files]:
+        module.warn(
+            f"{dest} had files of the same names that were not sent there. They are kept as NAME{KEPT} until Prefect is "
+            f"removed: {', '.join(kept[:10])}{' ...' if len(kept) > 10 else ''}"
+        )
     module.exit_json(changed=True, sent=send, removed=doomed)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import functools
 import re
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +40,59 @@ def names_used(test: Path) -> frozenset[str]:
         if isinstance(node, ast.Constant) and isinstance(node.value, str):
             names.add(node.value)
     return frozenset(name.rpartition(".")[2] for name in names)
+
+
+def task_files() -> list[Path]:
+    return sorted((ROOT / "roles").glob("*/tasks/*.yml")) + sorted((ROOT / "playbooks").glob("*.yml"))
+
+
+def each_task(path: Path) -> Iterator[dict[str, Any]]:
+    """Yield the tasks of a task file or playbook, those in plays and blocks as well."""
+    todo = [*tasks(path)]
+    while todo:
+        task = todo.pop()
+        yield task
+        for block in ("block", "rescue", "always", "pre_tasks", "tasks", "post_tasks", "handlers"):
+            todo += task.get(block) or []
+
+
+UNRECORDED = {
+    # A cache of Prefect's own, which is wrong for another database, in an adopted home as well.
+    ("files", "Remove the record of registered block types"),
+    ("files", "Remove the record of registered block types again"),
+    # Only what came with packages that this collection installed, and directories that are empty.
+    ("files", "Remove the files that the packages left"),
+    ("files", "Remove the empty directory of enabled units"),
+    # They exist for as long as a restore.
+    ("files", "Create the directory for a backup from the controller"),
+    ("files", "Remove the copy of the backup from the controller"),
+}
+"""Tasks that create or remove without the ledger, and why that harms no other owner."""
+
+
+@pytest.mark.parametrize("path", task_files(), ids=lambda path: str(path.relative_to(ROOT)))
+def test_what_can_be_recorded_is_recorded(path: Path) -> None:
+    """A module with the option `ledger` removes what it finds, or leaves what it creates, where it is not given one."""
+    found = {
+        (module.rpartition(".")[2], task["name"])
+        for task in each_task(path)
+        for module, options in task.items()
+        if module.rpartition(".")[2] in with_ledger() and "ledger" not in options
+        # Services that only start or stop are no one's to remove.
+        and (module.rpartition(".")[2] != "services" or "prune" in options)
+    }
+    assert found - UNRECORDED == set()
+
+
+def test_an_exception_is_used() -> None:
+    names = {task.get("name") for path in task_files() for task in each_task(path)}
+    assert {name for _, name in UNRECORDED} - names == set()
+
+
+@functools.cache
+def with_ledger() -> frozenset[str]:
+    """Return the modules that record what they create."""
+    return frozenset(module.stem for module in MODULES if '"ledger": LEDGER' in module.read_text(encoding="utf-8"))
 
 
 @each_role

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import pwd
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -13,7 +14,7 @@ import pytest
 from ansible.errors import AnsibleActionFail
 from ansible_collections.selfhosted.prefect.plugins.action.tree import contents, pack
 from ansible_collections.selfhosted.prefect.plugins.module_utils.safe_files import Directory
-from ansible_collections.selfhosted.prefect.plugins.modules import tree
+from ansible_collections.selfhosted.prefect.plugins.modules import ledger, tree
 from fake_api import outcome
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -323,3 +324,116 @@ def test_examples_that_were_removed_stay_so(source: Path, dest: Path) -> None:
     assert send(source, dest, only_if_empty=True)["changed"] is False
     shutil.rmtree(dest)
     assert send(source, dest, only_if_empty=True)["changed"] is True
+
+
+@pytest.fixture
+def book(tmp_path: Path) -> dict[str, Any]:
+    """The ledger's option of the flows' part, whose directory is another owner's."""
+    path = tmp_path / "var" / "prefect.json"
+    return {"name": str(path), "part": "flows", "adopt": ["directories"], "opt": str(tmp_path / "opt")}
+
+
+def record(book: dict[str, Any], dest: Path, **options: Any) -> dict[str, Any]:
+    account = pwd.getpwuid(dest.stat().st_uid).pw_name if dest.exists() else pwd.getpwuid(os.geteuid()).pw_name
+    wanted = [{"kind": "data", "name": str(dest), "owners": [account]}]
+    given: dict[str, Any] = outcome(ledger.main, ledger=book, entries=wanted, **options)
+    assert not given.get("failed"), given
+    return given
+
+
+def states(directory: Path) -> dict[str, tuple[str, int, int]]:
+    """Return what files hold, with what identifies them: a file that was moved and moved back is the same one."""
+    return {
+        path.relative_to(directory).as_posix(): (path.read_text(), path.stat().st_ino, path.stat().st_mode)
+        for path in directory.rglob("*")
+        if path.is_file()
+    }
+
+
+def test_a_file_of_the_same_name_is_kept_and_comes_back(
+    source: Path, dest: Path, book: dict[str, Any], capsys: pytest.CaptureFixture[str]
+) -> None:
+    put(dest, **{"a.py": "theirs", "b__c__d.py": "theirs", "other.py": "theirs", "empty.py": ""})
+    (dest / "a.py").chmod(0o755)
+    before = states(dest)
+    record(book, dest)
+    send(source, dest, ledger=book)
+    assert "until Prefect is removed: a.py, b/c/d.py" in capsys.readouterr().err
+    assert found(dest)["a.py"] == "a"
+    assert send(source, dest, ledger=book) == {"changed": False, "sent": [], "removed": []}
+    put(source, **{"a.py": "newer"})
+    send(source, dest, ledger=book)
+    assert capsys.readouterr().err == ""
+    # One that was equal at first.
+    put(source, **{"empty.py": "no longer"})
+    send(source, dest, ledger=book)
+    record(book, dest, state="absent", purge=True)
+    assert states(dest) == before
+    assert not Path(book["name"]).exists()
+
+
+@pytest.mark.parametrize("name", ["a.py", "b/c/d.py", "empty.py"])
+def test_a_file_comes_back_when_the_source_has_none_of_its_name(
+    source: Path, dest: Path, book: dict[str, Any], name: str
+) -> None:
+    put(dest, **{"a.py": "theirs", "b__c__d.py": "theirs", "empty.py": ""})
+    before = states(dest)
+    record(book, dest)
+    send(source, dest, ledger=book)
+    (source / name).unlink()
+    assert send(source, dest, ledger=book)["changed"]
+    assert states(dest)[name] == before[name]
+    assert not send(source, dest, ledger=book)["changed"]
+    put(source, **{name: "again"})
+    send(source, dest, ledger=book)
+    record(book, dest, state="absent", purge=True)
+    assert states(dest) == before
+
+
+def test_only_what_was_sent_goes_from_another_owners_directory(source: Path, dest: Path, book: dict[str, Any]) -> None:
+    put(dest, **{"b__other.py": "theirs"})
+    before = states(dest)
+    record(book, dest)
+    send(source, dest, ledger=book)
+    (source / "with space.txt").unlink()
+    send(source, dest, ledger=book)
+    put(dest, **{"later.py": "theirs", "b__later.py": "theirs"})
+    later = {name: state for name, state in states(dest).items() if "later" in name}
+    record(book, dest, state="absent", purge=True)
+    assert states(dest) == before | later
+    assert sorted(path.name for path in dest.rglob("*") if path.is_dir()) == ["b"]
+
+
+def test_a_run_that_was_killed_keeps_the_file_all_the_same(
+    source: Path, dest: Path, book: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    put(dest, **{"a.py": "theirs", "b__c__d.py": "theirs"})
+    before = states(dest)
+    record(book, dest)
+    real, left = tree.replace, 1
+
+    def killed(*arguments: Any, **more: Any) -> None:
+        nonlocal left
+        if not left:
+            raise KeyboardInterrupt
+        left -= 1
+        real(*arguments, **more)
+
+    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+        patched.setattr(tree, "replace", killed)
+        send(source, dest, ledger=book)
+    send(source, dest, ledger=book)
+    assert found(dest)["a.py"] == "a" and found(dest)["b/c/d.py"] == "d"
+    record(book, dest, state="absent", purge=True)
+    assert states(dest) == before
+
+
+def test_a_link_to_another_place_is_kept_as_a_link(source: Path, dest: Path, book: dict[str, Any]) -> None:
+    outside = put(dest.parents[1] / "elsewhere", **{"a.py": "theirs"}) / "a.py"
+    dest.mkdir(parents=True)
+    (dest / "a.py").symlink_to(outside)
+    record(book, dest)
+    send(source, dest, ledger=book)
+    assert found(dest)["a.py"] == "a" and not (dest / "a.py").is_symlink()
+    record(book, dest, state="absent", purge=True)
+    assert (dest / "a.py").readlink() == outside and outside.read_text() == "theirs"
