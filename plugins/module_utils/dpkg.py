@@ -155,17 +155,20 @@ def reasons(packages: Collection[str], *, fresh: Collection[str], ledgers: Path)
     """
     found: dict[str, str] = {}
     own, below = recorded(ledgers)
+    # Packages share directories: /etc/postgresql-common holds configuration of postgresql-common-dev.
+    conffiles = configuration(packages)
+    changed = {path for path, digest in conffiles.items() if is_changed(path, digest)}
+    known = {*own, *conffiles, *(query("--listfiles", *sorted(packages)).splitlines() if packages else ())}
     for package in sorted(packages):
         purge = purge_of(package)
         if purge and (before := sorted(existing({*purge.paths, *purge.accounts} - set(fresh)))):
             found[package] = f"{', '.join(before)} may have existed before the package"
             continue
         relatives = [name for name in packages if purge and re.fullmatch(purge.packages, name)] or [package]
-        conffiles = configuration(relatives)
-        if changed := [path for path, digest in conffiles.items() if is_changed(path, digest)]:
-            found[package] = f"{', '.join(sorted(changed))} was changed"
+        tops = tuple(f"{top}/" for top in purge.paths) if purge else ()
+        if lost := changed & {*configuration(relatives), *(path for path in conffiles if path.startswith(tops))}:
+            found[package] = f"{', '.join(sorted(lost))} was changed"
             continue
-        known = {*own, *conffiles, *query("--listfiles", *relatives).splitlines()}
         writes, links = (purge.writes, purge.links) if purge else ((), {})
         paths = set(purge.paths) if purge else deleted_recursively(package)
         foreign = [

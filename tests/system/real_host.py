@@ -174,15 +174,15 @@ class Host:
     def __init__(self, *, scratch: Path) -> None:
         molecule = yaml.safe_load((ROOT / ".config/molecule/config.yml").read_text())
         common = json.dumps(molecule["provisioner"]["inventory"]["group_vars"]["all"])
-        self._common: Variables = json.loads(common.replace("${MOLECULE_PROJECT_DIRECTORY}", str(ROOT)))
+        self.common: Variables = json.loads(common.replace("${MOLECULE_PROJECT_DIRECTORY}", str(ROOT)))
         # Workers look for runs more often than by default: less to wait for. A look each second would take a server as
         # much processor time as all the rest of what it does while nothing runs.
-        self._common["prefect_worker_query_seconds"] = 3
+        self.common["prefect_worker_query_seconds"] = 3
         # molecule has workers as they are by default.
-        self._common["prefect_worker_warm"] = True
+        self.common["prefect_worker_warm"] = True
         # What takes seconds on a quiet machine takes minutes on one that is busy with other things.
         for name in ("celery", "postgres", "redis", "server", "worker"):
-            self._common[f"prefect_{name}_timeout"] = 600
+            self.common[f"prefect_{name}_timeout"] = 600
         self.scratch, self._runs = scratch, 0
 
     def start(
@@ -205,7 +205,7 @@ class Host:
         tree: Variables = {name: {"hosts": {member: {} for member in hosts}} for name, hosts in members.items()}
         inventory.write_text(
             json.dumps(
-                {"all": {"hosts": {NAME: variables or {}, **(others or {})}, "vars": self._common, "children": tree}}
+                {"all": {"hosts": {NAME: variables or {}, **(others or {})}, "vars": self.common, "children": tree}}
             )
         )
         command = [str(BIN / "ansible-playbook"), "-i", str(inventory), str(playbook), *arguments]

@@ -254,6 +254,23 @@ def test_a_configuration_file_that_was_changed_survives_the_package(manage: Call
     assert left["redis-tools"] == f"{redis / 'redis.conf'} was changed"
 
 
+@pytest.mark.parametrize(("content", "left"), [("d\n", set()), ("e\n", {"liblzf1", "redis-server", "redis-tools"})])
+def test_a_configuration_file_of_another_package_that_goes_as_well(
+    manage: Callable[..., Any], redis: Path, monkeypatch: pytest.MonkeyPatch, content: str, left: set[str]
+) -> None:
+    """postgresql-common-dev has one in the directory of postgresql-common."""
+    digest = hashlib.md5(b"d\n", usedforsecurity=False).hexdigest()
+
+    def query(word: str, *rest: str) -> str:
+        return f" {redis}/shared {digest}\n" if word == "--show" and "liblzf1" in rest else ""
+
+    monkeypatch.setattr(dpkg, "query", query)
+    manage("one", "redis-server")
+    redis.mkdir()
+    (redis / "shared").write_text(content)
+    assert manage("one", state="absent")["left"].keys() == left
+
+
 def test_a_record_of_an_earlier_version_does_not_know_what_existed(manage: Callable[..., Any], redis: Path) -> None:
     manage("one", "redis-server")
     unpack(redis)
