@@ -28,8 +28,8 @@ def pytest_collection_finish() -> None:
 def _process() -> Iterator[None]:
     """Give each test what modules change in their process, as if it were a process of its own.
 
-    Modules set its umask. Ansible collects their warnings in it, and from core 2.22 on hides each of their secrets in all
-    that it displays. One fixture, and no monkeypatch, because it costs its time for each of thousands of tests.
+    Modules set its umask. Ansible collects their warnings in it, and from core 2.22 on hides each of their secrets in
+    all that it displays. One fixture, and no monkeypatch, because it costs its time for each of thousands of tests.
     """
     umask = os.umask(0o022)
     before = vars(warnings)["_global_warnings"]

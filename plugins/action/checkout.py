@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit, urlunsplit
 
+from ansible import constants
 from ansible.plugins.action import ActionBase
 
 CONFIGURATION = """[include]
@@ -47,7 +48,12 @@ class ActionModule(ActionBase):
             }
         )
         url, credential = split(arguments["repo"])
-        call = {"repo": url, "version": arguments["version"], "dest": arguments["dest"], "force": True}
+        dest = Path(arguments["dest"])
+        if self._task.check_mode and self._connection.transport == "local":
+            # What is compared with the checkout needs one. Ansible removes this directory when it ends.
+            dest = Path(constants.DEFAULT_LOCAL_TMP, dest.name)
+            self._task.check_mode = False
+        call = {"repo": url, "version": arguments["version"], "dest": str(dest), "force": True}
         with tempfile.TemporaryDirectory() as directory:
             if credential:
                 store, configuration = Path(directory, "credentials"), Path(directory, "config")
@@ -59,4 +65,4 @@ class ActionModule(ActionBase):
                     {"GIT_CONFIG_GLOBAL": str(configuration), "GIT_TERMINAL_PROMPT": "0"},
                 ]
             result |= self._execute_module(module_name="ansible.builtin.git", module_args=call, task_vars=task_vars)
-        return result
+        return result | {"path": str(dest)}

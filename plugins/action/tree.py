@@ -73,9 +73,7 @@ class ActionModule(ActionBase):
         if not source.is_dir():
             raise AnsibleActionFail(f"src: {source} is no directory")
         wanted = contents(source, exclude=arguments["exclude"])
-        call = {name: arguments[name] for name in ("dest", "state_dir", "owner", "group", "only_if_empty", "ledger")} | {
-            "wanted": wanted
-        }
+        call = {name: value for name, value in arguments.items() if name not in ("src", "exclude")} | {"wanted": wanted}
         answer = self._execute_module(module_name="selfhosted.prefect.tree", module_args=call, task_vars=task_vars)
         if answer.get("sent") and not answer.get("failed") and not self._task.check_mode:
             with tempfile.NamedTemporaryFile(suffix=".tar.gz") as archive:

@@ -28,7 +28,9 @@ options:
     required: true
 attributes:
   check_mode:
-    description: Reports what would change.
+    description: >-
+      On the controller, checks out to a temporary directory, which Ansible removes when it ends. On another host,
+      reports what would change.
     support: full
 """
 
@@ -45,5 +47,9 @@ RETURN = r"""
 after:
   description: The checked-out commit.
   returned: success
+  type: str
+path:
+  description: Directory of the checkout, which in check mode is a temporary one.
+  returned: always
   type: str
 """

@@ -179,8 +179,8 @@ def replace(directory: Directory, name: str, content: bytes, *, owner: int, grou
 def entries(ledger: Ledger, dest: Path, names: Collection[str]) -> list[dict[str, Any]]:
     """Return what the ledger has to know before files are sent that were not sent before.
 
-    Files of another owner in their place are restored in the end. In another owner's directory, nothing else shows which
-    files were sent.
+    Files of another owner in their place are restored in the end. In another owner's directory, nothing else shows
+    which files were sent.
     """
     data = ledger.get("data", dest)
     is_adopted = data is not None and data["origin"] == "adopted"
@@ -197,7 +197,7 @@ def entries(ledger: Ledger, dest: Path, names: Collection[str]) -> list[dict[str
 
 
 def keep_aside(directory: Directory, name: str) -> None:
-    """Move a file of another owner aside, unless that was done before. It is not read: the move keeps all that it is."""
+    """Move a file of another owner aside, unless that was done before; a move keeps its owner and mode."""
     if directory.state(name) is not None and directory.state(name + KEPT) is None:
         os.rename(name, name + KEPT, src_dir_fd=directory.descriptor, dst_dir_fd=directory.descriptor)
         directory.sync()
@@ -318,9 +318,7 @@ def main() -> None:
                     remove(dest, name)
             aside = [name for name in send if ledger is not None and ledger.get("file", dest / name) is not None]
             if params["archive"]:
-                unpack(
-                    params["archive"], dest, wanted=wanted, aside=aside, owner=owner, group=group, warn=module.warn
-                )
+                unpack(params["archive"], dest, wanted=wanted, aside=aside, owner=owner, group=group, warn=module.warn)
             if ledger is not None:
                 forget(ledger, dest)
                 ledger.write()
@@ -331,8 +329,8 @@ def main() -> None:
         module.fail_json(msg=f"{dest} cannot be written: {error}")
     if kept := [name for name in aside if name not in before.files]:
         module.warn(
-            f"{dest} had files of the same names that were not sent there. They are kept as NAME{KEPT} until Prefect is "
-            f"removed: {', '.join(kept[:10])}{' ...' if len(kept) > 10 else ''}"
+            f"{dest} had files of the same names that were not sent there. They are kept as NAME{KEPT} until Prefect "
+            f"is removed: {', '.join(kept[:10])}{' ...' if len(kept) > 10 else ''}"
         )
     module.exit_json(changed=True, sent=send, removed=doomed)
 

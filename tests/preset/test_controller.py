@@ -6,6 +6,7 @@ import base64
 import http.server
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -314,6 +315,12 @@ def test_the_credential_is_git_s_alone(tmp_path: Path, address: str) -> None:
         "REAL_GIT": real,
     }
     given = {"source": f"http://ada:{TOKEN}@{address}/x.git", "dest": str(tmp_path / "checkout")}
+    # Check mode says what would be sent from a checkout, and leaves none.
+    code, said = play(tmp_path, CHECKOUT, "--check", "-v", environment=environment, **given)
+    assert code == 0, said
+    assert not (tmp_path / "checkout").exists() and "clone" in watched.read_text()
+    path = re.search(r"path: (\S+)", said)
+    assert path is not None and not Path(path[1]).exists()
     # Twice: the second run fetches.
     for _ in range(2):
         code, said = play(tmp_path, CHECKOUT, "-vvv", environment=environment, **given)

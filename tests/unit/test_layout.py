@@ -77,7 +77,8 @@ def test_what_can_be_recorded_is_recorded(path: Path) -> None:
         (module.rpartition(".")[2], task["name"])
         for task in each_task(path)
         for module, options in task.items()
-        if module.rpartition(".")[2] in with_ledger() and "ledger" not in options
+        if module.rpartition(".")[2] in with_ledger()
+        and "ledger" not in options
         # Services that only start or stop are no one's to remove.
         and (module.rpartition(".")[2] != "services" or "prune" in options)
     }

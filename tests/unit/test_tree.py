@@ -353,7 +353,7 @@ def states(directory: Path) -> dict[str, tuple[str, int, int]]:
 def test_a_file_of_the_same_name_is_kept_and_comes_back(
     source: Path, dest: Path, book: dict[str, Any], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    put(dest, **{"a.py": "theirs", "b__c__d.py": "theirs", "other.py": "theirs", "empty.py": ""})
+    put(dest, **{"a.py": "of a person", "b__c__d.py": "of a person", "other.py": "of a person", "empty.py": ""})
     (dest / "a.py").chmod(0o755)
     before = states(dest)
     record(book, dest)
@@ -376,7 +376,7 @@ def test_a_file_of_the_same_name_is_kept_and_comes_back(
 def test_a_file_comes_back_when_the_source_has_none_of_its_name(
     source: Path, dest: Path, book: dict[str, Any], name: str
 ) -> None:
-    put(dest, **{"a.py": "theirs", "b__c__d.py": "theirs", "empty.py": ""})
+    put(dest, **{"a.py": "of a person", "b__c__d.py": "of a person", "empty.py": ""})
     before = states(dest)
     record(book, dest)
     send(source, dest, ledger=book)
@@ -391,13 +391,13 @@ def test_a_file_comes_back_when_the_source_has_none_of_its_name(
 
 
 def test_only_what_was_sent_goes_from_another_owners_directory(source: Path, dest: Path, book: dict[str, Any]) -> None:
-    put(dest, **{"b__other.py": "theirs"})
+    put(dest, **{"b__other.py": "of a person"})
     before = states(dest)
     record(book, dest)
     send(source, dest, ledger=book)
     (source / "with space.txt").unlink()
     send(source, dest, ledger=book)
-    put(dest, **{"later.py": "theirs", "b__later.py": "theirs"})
+    put(dest, **{"later.py": "of a person", "b__later.py": "of a person"})
     later = {name: state for name, state in states(dest).items() if "later" in name}
     record(book, dest, state="absent", purge=True)
     assert states(dest) == before | later
@@ -407,7 +407,7 @@ def test_only_what_was_sent_goes_from_another_owners_directory(source: Path, des
 def test_a_run_that_was_killed_keeps_the_file_all_the_same(
     source: Path, dest: Path, book: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    put(dest, **{"a.py": "theirs", "b__c__d.py": "theirs"})
+    put(dest, **{"a.py": "of a person", "b__c__d.py": "of a person"})
     before = states(dest)
     record(book, dest)
     real, left = tree.replace, 1
@@ -429,11 +429,11 @@ def test_a_run_that_was_killed_keeps_the_file_all_the_same(
 
 
 def test_a_link_to_another_place_is_kept_as_a_link(source: Path, dest: Path, book: dict[str, Any]) -> None:
-    outside = put(dest.parents[1] / "elsewhere", **{"a.py": "theirs"}) / "a.py"
+    outside = put(dest.parents[1] / "elsewhere", **{"a.py": "of a person"}) / "a.py"
     dest.mkdir(parents=True)
     (dest / "a.py").symlink_to(outside)
     record(book, dest)
     send(source, dest, ledger=book)
     assert found(dest)["a.py"] == "a" and not (dest / "a.py").is_symlink()
     record(book, dest, state="absent", purge=True)
-    assert (dest / "a.py").readlink() == outside and outside.read_text() == "theirs"
+    assert (dest / "a.py").readlink() == outside and outside.read_text() == "of a person"
