@@ -356,7 +356,10 @@ def test_no_canary_is_where_it_does_not_belong(
                 # PostgreSQL lets its own host in by the loopback alone.
                 json.loads(json.dumps(variables).replace(f"@{NAME}:", "@127.0.0.1:")),
                 groups=GROUPS | everywhere,
-                others={other: variables | {"prefect_service_manager": "supervisord"}},
+                # A queue of its own: the tasks of a run share a file on the host where they run.
+                others={
+                    other: variables | {"prefect_service_manager": "supervisord", "prefect_celery_queues": ["other"]}
+                },
                 arguments=("-vvv", "--diff"),
                 environment=environment,
             ).wait()
