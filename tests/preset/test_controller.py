@@ -52,6 +52,42 @@ def play(
     return ansible("ansible-playbook", *place, *arguments, directory / "play.yml", environment=environment)
 
 
+LIMITED = """
+all:
+  vars: {ansible_connection: local, ansible_python_interpreter: /bin/false, prefect_server_host: 0.0.0.0}
+  children:
+    prefect_postgres: {hosts: {db1: }}
+    prefect_server: {hosts: {server1: , server2: }}
+    prefect_worker: {hosts: {worker1: , worker2: }}
+"""
+
+
+@pytest.mark.parametrize(
+    ("limit", "lacks", "left_out"),
+    [
+        ("worker2", "api", "server1, server2"),
+        ("server2", "api, database, ca", "db1, server1"),
+        # What it generates, it generates for all others.
+        ("db1", "", ""),
+        ("", "", ""),
+    ],
+)
+def test_no_secret_is_generated_without_asking_who_may_have_one(
+    tmp_path: Path, limit: str, lacks: str, left_out: str
+) -> None:
+    """A colleague without the directory of secrets adds a host: it would get others than the rest."""
+    (tmp_path / "hosts.yml").write_text(LIMITED)
+    arguments = ("--limit", limit) if limit else ()
+    code, said = ansible("ansible-playbook", "-i", tmp_path / "hosts.yml", "site.yml", *arguments)
+    words = " ".join(said.split())
+    assert code and not (tmp_path / ".secrets").exists(), said
+    refused = (
+        f"{tmp_path}/.secrets/prefect on this controller has no {lacks}, and this run leaves out {left_out}, where"
+    )
+    assert (refused in words) == bool(lacks), words
+    assert ("Compare the secrets that the controller lacks" in words) != bool(lacks)
+
+
 @pytest.mark.parametrize(
     "inventory",
     ["", "[prefect_servers]\none\n", "one\n", "[prefect_server]\n"],
