@@ -174,6 +174,18 @@ def test_root_backs_up_and_restores(attacked: Host, variables: Variables) -> Non
     assert attacked.sh(f"ls {VICTIMS}/directory") == "file.py"
 
 
+def test_root_upgrades_and_rotates(attacked: Host, variables: Variables) -> None:
+    """Both write settings and restart all that runs, and so come by the same paths again, with another release."""
+    variables |= {"prefect_version": "3.9.1", "prefect_server_host": "0.0.0.0"}
+    for playbook, more in (("playbooks/upgrade.yml", {}), ("playbooks/rotate.yml", {"prefect_rotate": ["api"]})):
+        plant(
+            attacked,
+            [["link", f"{HOME}/{name}", f"{VICTIMS}/file"] for name in (".prefect.db.restored", "blocks_registered")],
+        )
+        ended = play(attacked, playbook, variables | more)
+        assert ended.rc == 0, ended.output
+
+
 @pytest.mark.parametrize(("planted", "playbook", "tags", "says"), REFUSED, ids=lambda given: str(given)[:40])
 def test_root_says_what_is_in_its_way(
     attacked: Host, variables: Variables, planted: list[str], playbook: str, tags: str, says: str
