@@ -145,10 +145,15 @@ def memory_file(state_dir: str, dest: Path) -> Path:
 
 def has(dest: Path, name: str) -> bool:
     """Return whether a name below the destination exists and is not a directory."""
+    found = state_of(dest, name)
+    return found is not None and not stat.S_ISDIR(found.st_mode)
+
+
+def state_of(dest: Path, name: str) -> os.stat_result | None:
+    """Return the state of a name below the destination; None if it does not exist or cannot be reached."""
     with contextlib.suppress(OSError), opened(dest, name) as (directory, last):
-        found = directory.state(last)
-        return found is not None and not stat.S_ISDIR(found.st_mode)
-    return False
+        return directory.state(last)
+    return None
 
 
 @contextlib.contextmanager
@@ -180,14 +185,20 @@ def entries(ledger: Ledger, dest: Path, names: Collection[str]) -> list[dict[str
     """Return what the ledger has to know before files are sent that were not sent before.
 
     Files of another owner in their place are restored in the end. In another owner's directory, nothing else shows
-    which files were sent.
+    which files were sent. After a removal without a purge, what was sent before is still in place.
     """
     data = ledger.get("data", dest)
     is_adopted = data is not None and data["origin"] == "adopted"
+    accounts = ledgers.member_ids(data) if data is not None and not is_adopted else set()
     found: dict[str, dict[str, Any]] = {}
     for name in sorted(names):
         path = dest / name
-        if has(dest, name):
+        if any(ledger.get("content", step) for step in (path, *path.parents)):
+            continue
+        state = state_of(dest, name)
+        if state is not None and state.st_uid in accounts:
+            continue
+        if state is not None and not stat.S_ISDIR(state.st_mode):
             found[name] = {"kind": "file", "name": str(path), "origin": "adopted"}
         elif is_adopted:
             steps = [step for step in reversed(path.parents) if dest in step.parents]

@@ -437,3 +437,24 @@ def test_a_link_to_another_place_is_kept_as_a_link(source: Path, dest: Path, boo
     assert found(dest)["a.py"] == "a" and not (dest / "a.py").is_symlink()
     record(book, dest, state="absent", purge=True)
     assert (dest / "a.py").readlink() == outside and outside.read_text() == "of a person"
+
+
+@pytest.mark.parametrize("adopted", [True, False])
+def test_what_was_sent_before_a_removal_without_a_purge_is_sent_again(
+    source: Path, dest: Path, book: dict[str, Any], adopted: bool
+) -> None:
+    if adopted:
+        put(dest, **{"other.py": "of a person"})
+    before = states(dest)
+    record(book, dest)
+    send(source, dest, ledger=book)
+    # With the releases, the record of what was sent goes.
+    shutil.rmtree(dest.parents[1] / "state")
+    put(source, **{"a.py": "newer"})
+    record(book, dest)
+    send(source, dest, ledger=book)
+    assert found(dest) == {"a.py": "newer", "b/c/d.py": "d", "empty.py": "", "with space.txt": "s"} | (
+        {"other.py": "of a person"} if adopted else {}
+    )
+    record(book, dest, state="absent", purge=True)
+    assert states(dest) == before
