@@ -398,11 +398,13 @@ def test_no_canary_is_where_it_does_not_belong(
     # Deployment scripts have it for as long as they run.
     may_have["prefect-worker"].add("prefect_flows_environment")
     # An environment is for the eyes of its account alone, so it may hold what that account can read.
+    of_uv = {("prefect_index_url", "root", program) for program in ("uv", "python")}
+    """It gets the index in its environment, and asks each Python that it finds about itself."""
     odd = [
         sight
         for sight in watch.seen
         if sight.where == "cmdline"
-        or (sight.name not in may_have.get(sight.user, set()) and sight[1:] != ("prefect_index_url", "root", "uv"))
+        or (sight.name not in may_have.get(sight.user, set()) and sight[1:] not in of_uv)
     ]
     assert odd == []
     assert {sight.user for sight in watch.seen} >= {"prefect", "prefect-worker"}
