@@ -19,6 +19,7 @@ import ctypes
 import gc
 import importlib
 import json
+import logging
 import os
 import runpy
 import select
@@ -394,7 +395,7 @@ def adopt(task: Task) -> None:
     """
     if task.directory is not None:
         os.chdir(task.directory)
-    own = path_of(os.environ)
+    own, inherited = path_of(os.environ), dict(os.environ)
     os.environ.clear()
     os.environ.update(task.environment)
     time.tzset()
@@ -404,14 +405,42 @@ def adopt(task: Task) -> None:
     sys.orig_argv = [sys.executable, "-m", *sys.argv]
     try:
         context: Any = importlib.import_module("prefect.context")
+        before = context.GLOBAL_SETTINGS_CONTEXT
         # As refresh_global_settings_context(), which Prefect has since 3.6.
-        context.GLOBAL_SETTINGS_CONTEXT = context.root_settings_context()
-        importlib.import_module("prefect.logging.configuration").setup_logging()
+        context.GLOBAL_SETTINGS_CONTEXT = now = context.root_settings_context()
+        if not logs_alike(before, now, inherited=inherited, environment=task.environment):
+            set_up_logging(before)
         if numpy := sys.modules.get("numpy.random"):
             numpy.seed()
     except Exception as error:
         print(f"This flow run starts in a new process: {type(error).__name__}: {error}", file=sys.stderr, flush=True)
         os.execve(sys.executable, sys.orig_argv, task.environment)
+
+
+def logs_alike(before: Any, now: Any, *, inherited: Mapping[str, str], environment: Mapping[str, str]) -> bool:
+    """Return whether the logging that Prefect set up when it was imported is that of a task as well.
+
+    To set it up again takes longer than the rest of `adopt`. A file of the user's may depend on any setting.
+    """
+    path = now.settings.logging.config_path
+    if path is not None and Path(path).exists():
+        return False
+
+    def all_of(context: Any, variables: Mapping[str, str]) -> list[Any]:
+        settings = context.settings
+        given = {name: value for name, value in variables.items() if name.startswith("PREFECT_LOGGING_")}
+        return [settings.logging, settings.internal, settings.debug_mode, settings.server.logging_level, given]
+
+    return all_of(before, inherited) == all_of(now, environment)
+
+
+def set_up_logging(before: Any) -> None:
+    """Set up Prefect's logging as in a new process, whatever it was before."""
+    extra = logging.getLogger("prefect.extra").handlers
+    for name in before.settings.logging.extra_loggers or ():
+        logger = logging.getLogger(name)
+        logger.handlers = [handler for handler in logger.handlers if handler not in extra]
+    importlib.import_module("prefect.logging.configuration").setup_logging(incremental=False)
 
 
 def path_of(environment: Mapping[str, str]) -> list[str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 import multiprocessing
 import os
 import random
@@ -71,8 +72,25 @@ def describes_itself(notes: str) -> None:
         threads=sorted(thread.name for thread in threading.enumerate() if thread is threading.main_thread()),
         time=time.strftime("%Z", time.localtime(0)),
         umask=os.umask(0o022),
+        logging=loggers(),
         open=sorted(open_files()),
     )
+
+
+@flow
+def logs_in_its_own_way(notes: str) -> None:
+    write(notes, logging=loggers())
+
+
+def loggers() -> dict[str, Any]:
+    """What is set for loggers of Prefect's, of a library of the user's, and for all."""
+    found = {}
+    for name in ("root", "prefect", "prefect.flow_runs", "prefect.extra", "shop"):
+        logger = logging.getLogger(name if name != "root" else None)
+        formats = [getattr(handler.formatter, "_fmt", None) for handler in logger.handlers]
+        dates = [getattr(handler.formatter, "datefmt", None) for handler in logger.handlers]
+        found[name] = [logger.level, [type(handler).__name__ for handler in logger.handlers], formats, dates]
+    return found
 
 
 def open_files() -> list[str]:

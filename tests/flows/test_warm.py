@@ -31,6 +31,15 @@ ENDINGS: dict[str, dict[str, Any]] = {
     "sleeps": {"cancel": True},
     "returns": {},
     "describes_itself": {"variables": {"env": {"SHOP": "a b", "TZ": "Asia/Tokyo", "PYTHONPATH": "PLACE/lib"}}},
+    "logs_in_its_own_way": {
+        "variables": {
+            "env": {
+                "PREFECT_LOGGING_LEVEL": "DEBUG",
+                "PREFECT_LOGGING_EXTRA_LOGGERS": "shop",
+                "PREFECT_LOGGING_FORMATTERS_STANDARD_DATEFMT": "%M",
+            }
+        }
+    },
     "raises": {},
     "exits": {},
     "exits_at_once": {},
@@ -140,7 +149,7 @@ def test_scenes_end_as_they_are_called(ended: dict[tuple[str, str], dict[str, An
     """The comparison would also hold if no flow run began."""
     states = {name: run["state"]["type"] for (name, pool), run in ended.items() if pool == "warm"}
     good = {"returns", "describes_itself", "has_subflows_and_tasks", "starts_processes", "leaves_a_process", "is_async"}
-    good |= {"yields", "returns_by_its_command", "returns_with_other_hashes"}
+    good |= {"logs_in_its_own_way", "yields", "returns_by_its_command", "returns_with_other_hashes"}
     assert {name for name, state in states.items() if state == "COMPLETED"} == good & set(states)
     assert states["sleeps"] == "CANCELLED"
 

@@ -403,8 +403,7 @@ def test_no_canary_is_where_it_does_not_belong(
     odd = [
         sight
         for sight in watch.seen
-        if sight.where == "cmdline"
-        or (sight.name not in may_have.get(sight.user, set()) and sight[1:] not in of_uv)
+        if sight.where == "cmdline" or (sight.name not in may_have.get(sight.user, set()) and sight[1:] not in of_uv)
     ]
     assert odd == []
     assert {sight.user for sight in watch.seen} >= {"prefect", "prefect-worker"}
