@@ -8,6 +8,7 @@ import logging
 import multiprocessing
 import os
 import random
+import re
 import signal
 import stat
 import subprocess
@@ -62,7 +63,8 @@ def describes_itself(notes: str) -> None:
         is_leader=os.getsid(0) == os.getpid(),
         flags=repr(sys.flags),
         main=[main.__name__, main.__spec__.name if main.__spec__ else None],
-        path=sys.path,
+        # Older versions have a temporary directory there.
+        path=[re.sub(r"/tmp\w+prefect$", "/temporary", entry) for entry in sys.path],
         run=[bool(flow_run.id), bool(deployment.name)],
         settings=str(get_settings_context().settings.api.url),
         signals=[str(signal.getsignal(number)) for number in (signal.SIGINT, signal.SIGPIPE, signal.SIGCHLD)],
