@@ -708,7 +708,13 @@ def remove_part(ledger: Ledger, part: str, *, purge: bool) -> Removal:
         return sorted(found, key=lambda name: name.count("/"), reverse=True)
 
     for name in names("file"):
-        if put_back(ledger, Path(name)):
+        try:
+            changed = put_back(ledger, Path(name))
+        except OSError as error:
+            # Where accounts write, they can put a directory in the place of a file.
+            result.left.append(f"{name} ({error.strerror}; what was there before is {name}{KEPT})")
+            continue
+        if changed:
             result.removed.append(name)
     for name in names("tree"):
         entry = mine[f"tree {name}"]

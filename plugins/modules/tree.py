@@ -83,7 +83,7 @@ import os
 import pwd
 import stat
 import tarfile
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -207,9 +207,12 @@ def entries(ledger: Ledger, dest: Path, names: Collection[str]) -> list[dict[str
     return [*found.values()]
 
 
-def keep_aside(directory: Directory, name: str) -> None:
-    """Move a file of another owner aside, unless that was done before; a move keeps its owner and mode."""
-    if directory.state(name) is not None and directory.state(name + KEPT) is None:
+def keep_aside(directory: Directory, name: str, *, is_new: bool) -> None:
+    """Move a file of another owner aside, unless that was done before; a move keeps its owner and mode.
+
+    `is_new` says that this run has found the file, so what has the name of the copy is none.
+    """
+    if directory.state(name) is not None and (is_new or directory.state(name + KEPT) is None):
         os.rename(name, name + KEPT, src_dir_fd=directory.descriptor, dst_dir_fd=directory.descriptor)
         directory.sync()
 
@@ -227,12 +230,15 @@ def unpack(
     dest: Path,
     *,
     wanted: dict[str, str],
-    aside: Collection[str],
+    aside: Mapping[str, bool],
     owner: int,
     group: int,
     warn: Callable[[str], None],
 ) -> None:
-    """Write the wanted files of an archive, each atomically, and keep those of another owner aside."""
+    """Write the wanted files of an archive, each atomically.
+
+    Those of another owner are kept aside: `aside` says of each whether this run has found it.
+    """
     with tarfile.open(archive) as tar, reach(followed(dest)) as top:
         for member in tar.getmembers():
             source = tar.extractfile(member)
@@ -247,7 +253,7 @@ def unpack(
                         here.make(step, owner=owner, group=group, mode=0o750)
                     here = steps.enter_context(here.enter(step))
                 if member.name in aside:
-                    keep_aside(here, name)
+                    keep_aside(here, name, is_new=aside[member.name])
                 if odd := here.oddity(name):
                     warn(odd)
                 replace(here, name, source.read(), owner=owner, group=group, mode=mode)
@@ -314,9 +320,8 @@ def main() -> None:
         group = grp.getgrnam(params["group"]).gr_gid if params["group"] else -1
         make(dest, owner=owner, group=group)
         with ledgers.opened(params["ledger"], dry=False) as ledger:
-            others = entries(ledger, dest, wanted.keys() - {*before.files}) if ledger is not None else []
             if ledger is not None:
-                ledger.record(others)
+                ledger.record(entries(ledger, dest, wanted.keys() - {*before.files}))
             Memory((*{*before.files, *wanted},), complete=False).write(file, dest)
             if before.is_old:
                 with contextlib.suppress(FileNotFoundError), reach(followed(dest)) as directory:
@@ -327,7 +332,11 @@ def main() -> None:
                     ledgers.put_back(ledger, dest / name)
                 else:
                     remove(dest, name)
-            aside = [name for name in send if ledger is not None and ledger.get("file", dest / name) is not None]
+            aside = {
+                name: name not in before.files
+                for name in send
+                if ledger is not None and ledger.get("file", dest / name) is not None
+            }
             if params["archive"]:
                 unpack(params["archive"], dest, wanted=wanted, aside=aside, owner=owner, group=group, warn=module.warn)
             if ledger is not None:
@@ -338,7 +347,7 @@ def main() -> None:
         module.fail_json(msg=str(error))
     except (OSError, KeyError) as error:
         module.fail_json(msg=f"{dest} cannot be written: {error}")
-    if kept := [name for name in aside if name not in before.files]:
+    if kept := [name for name, is_new in aside.items() if is_new]:
         module.warn(
             f"{dest} had files of the same names that were not sent there. They are kept as NAME{KEPT} until Prefect "
             f"is removed: {', '.join(kept[:10])}{' ...' if len(kept) > 10 else ''}"

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 from ansible.errors import AnsibleActionFail
 from ansible_collections.selfhosted.prefect.plugins.action.tree import contents, pack
+from ansible_collections.selfhosted.prefect.plugins.module_utils import ledger as ledgers
 from ansible_collections.selfhosted.prefect.plugins.module_utils.safe_files import Directory
 from ansible_collections.selfhosted.prefect.plugins.modules import ledger, tree
 from fake_api import outcome
@@ -458,3 +459,38 @@ def test_what_was_sent_before_a_removal_without_a_purge_is_sent_again(
     )
     record(book, dest, state="absent", purge=True)
     assert states(dest) == before
+
+
+def test_what_has_the_name_of_a_copy_is_none(source: Path, dest: Path, book: dict[str, Any]) -> None:
+    """A flow can write such a file before anything is sent."""
+    put(dest, **{"a.py": "of a person", f"a.py{ledgers.KEPT}": "planted"})
+    record(book, dest)
+    send(source, dest, ledger=book)
+    record(book, dest, state="absent", purge=True)
+    assert found(dest) == {"a.py": "of a person"}
+
+
+@pytest.mark.parametrize("name", ["a.py", f"a.py{ledgers.KEPT}"])
+def test_a_directory_in_the_place_of_a_file_stops_no_removal(
+    source: Path, dest: Path, book: dict[str, Any], name: str
+) -> None:
+    put(dest, **{"a.py": "of a person", "b__c__d.py": "of a person"})
+    record(book, dest)
+    send(source, dest, ledger=book)
+    (dest / name).unlink()
+    put(dest, **{f"{name}__planted": ""})
+    said = record(book, dest, state="absent", purge=True)
+    assert said["left"][0].startswith(f"{dest}/a.py (") and said["left"][0].endswith(f"a.py{ledgers.KEPT})")
+    assert found(dest)["b/c/d.py"] == "of a person" and "empty.py" not in found(dest)
+    # With the directory gone, the rest follows.
+    shutil.rmtree(dest / name)
+    record(book, dest, state="absent", purge=True)
+    assert not Path(book["name"]).exists()
+
+
+def test_a_directory_with_the_name_of_a_copy_is_refused(source: Path, dest: Path, book: dict[str, Any]) -> None:
+    put(dest, **{"a.py": "of a person", f"a.py{ledgers.KEPT}__planted": ""})
+    record(book, dest)
+    said = send(source, dest, ledger=book)
+    assert said["failed"] and f"a.py{ledgers.KEPT}" in said["msg"]
+    assert found(dest)["a.py"] == "of a person"
