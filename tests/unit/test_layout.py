@@ -63,9 +63,6 @@ UNRECORDED = {
     # Only what came with packages that this collection installed, and directories that are empty.
     ("files", "Remove the files that the packages left"),
     ("files", "Remove the empty directory of enabled units"),
-    # They exist for as long as a restore.
-    ("files", "Create the directory for a backup from the controller"),
-    ("files", "Remove the copy of the backup from the controller"),
 }
 """Tasks that create or remove without the ledger, and why that harms no other owner."""
 
