@@ -139,6 +139,7 @@ bench: env .cache/release-3.8.8/.ready ## Compare with an installation by hand, 
 	@$(RUN) python benchmarks/bench.py $(ARGS)
 	@.cache/release-3.8.8/bin/python benchmarks/flows_as_data.py
 	@$(RUN) python benchmarks/resources.py .cache/release-3.8.8/bin/python
+	@$(RUN) PREFECT_TEST_PYTHON=$(CURDIR)/.cache/release-3.8.8/bin/python python benchmarks/starts.py
 
 docs: env ## Write the generated pages
 	@$(RUN) python docs/generate.py
