@@ -63,6 +63,8 @@ def turn_to_release() -> None:
 def install(worker_class: Any, seconds: int) -> None:
     """Let the workers of a class, which is Prefect's BaseWorker, drain for at most `seconds`."""
     get_and_submit_flow_runs = worker_class.get_and_submit_flow_runs
+    # Not public. Without it, a worker takes what the server answers to a request that SIGTERM overtakes.
+    submit_flow_runs: Any = getattr(worker_class, "_submit_scheduled_flow_runs", None)
     drain: Drain | None = None
 
     async def until_drained(worker: Any) -> Any:
@@ -74,4 +76,9 @@ def install(worker_class: Any, seconds: int) -> None:
         finally:
             drain.is_polling = False
 
+    async def unless_draining(worker: Any, *arguments: Any, **options: Any) -> Any:
+        return [] if drain and drain.begun else await submit_flow_runs(worker, *arguments, **options)
+
     worker_class.get_and_submit_flow_runs = until_drained
+    if submit_flow_runs:
+        worker_class._submit_scheduled_flow_runs = unless_draining

@@ -162,6 +162,35 @@ def test_a_worker_finishes_its_flow_run_takes_no_other_and_ends(
         assert draining.begun("had") == 1
 
 
+OVERTAKEN = """
+import asyncio, os, runpy, signal, sys, types
+from prefect.workers.base import BaseWorker
+
+class Worker(BaseWorker):
+    type, limiter = "overtaken", types.SimpleNamespace(borrowed_tokens=1)
+    _has_successfully_synced = True
+
+    def __init__(self):
+        pass
+
+    async def run(self, *arguments):
+        pass
+
+    async def _get_scheduled_flow_runs(self):
+        os.kill(os.getpid(), signal.SIGTERM)
+        return ["later"]
+
+runpy.run_path(sys.argv[1])["install"](BaseWorker, 600)
+assert asyncio.run(Worker().get_and_submit_flow_runs()) == []
+"""
+
+
+def test_a_worker_does_not_take_what_the_server_answers_once_it_drains(python: Path) -> None:
+    command = [str(python), "-c", OVERTAKEN, str(ROOT / "plugins/module_utils/drain.py")]
+    ended = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert ended.returncode == 0, ended.stderr
+
+
 def test_a_flow_run_that_takes_longer_is_left_as_without_a_drain(
     server: PrefectServer, python: Path, tmp_path: Path
 ) -> None:

@@ -15,11 +15,15 @@ import asyncio, os, runpy, signal, sys, types
 
 class BaseWorker:
     limiter = types.SimpleNamespace(borrowed_tokens=1)
-    answers = asyncio.Event()
+    answers, submits = asyncio.Event(), asyncio.Event()
 
     async def get_and_submit_flow_runs(self):
         await self.answers.wait()
-        return ["new"]
+        return await self._submit_scheduled_flow_runs(["new"])
+
+    async def _submit_scheduled_flow_runs(self, flow_run_response):
+        await self.submits.wait()
+        return flow_run_response
 
 runpy.run_path(sys.argv[1])["install"](BaseWorker, int(sys.argv[2]))
 worker, ends = BaseWorker(), []
@@ -38,6 +42,7 @@ async def ended():
 async def main():
     signal.signal(signal.SIGTERM, lambda *_: ends.append(1))
     worker.answers.set()
+    worker.submits.set()
     assert await poll() == ["new"]
     {steps}
     await asyncio.sleep(0.6)
@@ -72,13 +77,13 @@ asyncio.run(main())
             600,
             """
             runs.borrowed_tokens = 0
-            worker.answers.clear()
+            worker.submits.clear()
             taking = asyncio.create_task(poll())
             await asyncio.sleep(0.1)
             sigterm()
             await asyncio.sleep(0.6)
             assert not ends
-            worker.answers.set()
+            worker.submits.set()
             runs.borrowed_tokens = len(await taking)
             await asyncio.sleep(0.6)
             assert not ends
@@ -86,6 +91,22 @@ asyncio.run(main())
             await ended()
             """,
             id="it is taking a flow run",
+        ),
+        pytest.param(
+            600,
+            """
+            runs.borrowed_tokens = 0
+            worker.answers.clear()
+            asking = asyncio.create_task(poll())
+            await asyncio.sleep(0.1)
+            sigterm()
+            await asyncio.sleep(0.6)
+            assert not ends
+            worker.answers.set()
+            assert await asking == []
+            await ended()
+            """,
+            id="the server has not answered",
         ),
     ],
 )

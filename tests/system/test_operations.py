@@ -377,9 +377,10 @@ def test_restart_restarts_every_service_and_waits(running: Host) -> None:
     deployment = running.api("/deployments/name/hello-flow/example")["id"]
     taken = running.api(f"/deployments/{deployment}/create_flow_run", {"state": {"type": "PENDING", "name": "Pending"}})
     before = pids(running)
+    begun = running.sh("date +%s")
     restart = running.start("playbooks/restart.yml", PLAIN)
     restart.wait_until(
-        lambda: running.sh("systemctl is-active prefect-worker@default", check=False) == "deactivating",
+        lambda: "Draining" in running.sh(f"journalctl -u prefect-worker@default --since @{begun}"),
         what="the worker drains",
     )
     later = running.api(f"/deployments/{deployment}/create_flow_run", {})["id"]
