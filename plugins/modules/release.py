@@ -261,6 +261,8 @@ def build(params: dict[str, Any], release: Path) -> None:
             run([python, "-c", probe], env=env, what=f"Proving the release ({probe})")
     if not params["cache_dir"]:
         shutil.rmtree(release.with_name(".uv-cache"), ignore_errors=True)
+    # uv's lock, which every account could hold or write.
+    (release / ".lock").unlink(missing_ok=True)
     (release / PROOF).write_text(time.strftime("%Y-%m-%dT%H:%M:%SZ\n", time.gmtime()))
 
 

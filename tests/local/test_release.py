@@ -30,6 +30,8 @@ if sys.argv[1] == "venv":
     python = pathlib.Path(sys.argv[-1], "bin", "python")
     python.parent.mkdir(parents=True)
     python.symlink_to(sys.executable)
+    pathlib.Path(sys.argv[-1], ".lock").touch()
+    pathlib.Path(sys.argv[-1], ".lock").chmod(0o666)
     for package in "prefect", "of_the_user":
         library = python.parent.with_name("lib") / "python3" / "site-packages" / package
         library.mkdir(parents=True)
@@ -220,11 +222,12 @@ def test_a_cache_is_kept_where_one_is_wanted(host: Host) -> None:
     assert not (host.releases / ".uv-cache").exists()
 
 
-def test_everybody_may_read_a_release(host: Host) -> None:
+def test_everybody_may_read_a_release_and_only_its_owner_write(host: Host) -> None:
     os.umask(0o077)
     host.install()
     for path in (host.releases, host.releases / "1", host.releases / "1" / "bin"):
         assert path.stat().st_mode & 0o777 == 0o755
+    assert not [path for path in host.releases.rglob("*") if not path.is_symlink() and path.stat().st_mode & 0o022]
 
 
 def test_what_was_left_half_built_is_built_again(host: Host) -> None:
