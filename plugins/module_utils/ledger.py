@@ -2,7 +2,8 @@
 
 Each instance has one JSON file, in a directory that only root (or, without root, the user) can enter. An entry is
 identified by its kind and name, and records which part of the platform created it (`part`), whether it already existed
-(`origin`: ``created`` or ``adopted``), and for existing entries the former owner, group and mode (`was`).
+(`origin`: ``created`` or ``adopted``), and for existing entries the former owner, group and mode (`was`). An entry is
+`promised` until what it records exists: what another owner creates under that name after a failed run is not removed.
 
 | kind | name | what `absent` does |
 |---|---|---|
@@ -26,6 +27,7 @@ import grp
 import json
 import os
 import pwd
+import re
 import stat
 import subprocess
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
@@ -67,13 +69,25 @@ LEDGER: dict[str, Any] = {
 """Module option: the ledger in which a module records what it creates."""
 
 COMMENT = ("Prefect (", "Prefect flows (")
-"""How the comments of the accounts that this collection creates begin."""
+"""How the comments of the accounts that this collection creates begin; the name of the instance and `)` follow."""
+
+NOGROUP = 65534
+"""Number of the group that owns no files."""
+
+PROMISED = ("file", "directory", "tree", "data", "user", "group")
+"""Kinds of entries that are marked as `promised` until what they record exists."""
 
 BACKUPS = Path("/var/backups")
 """Directory that only root can write, in which an instance has directories named after it."""
 
 LEFT = {"prefect.db", "storage", "memo_store.toml", "flows", "appendonlydir", "dump.rdb"}
-"""Names that show that a data directory of root's was left by an earlier version rather than by another owner."""
+"""Names that show, if no account owns them any more, that a data directory of root's was left by an earlier version."""
+
+COMMON = {"backups", "storage", "tmp", "ui", "worker"}
+"""Names in a home that another owner may use as well: in an adopted home they are recorded when they are created."""
+
+OF_ROOT = {"backups"}
+"""Names in a home below which root's files, too, are this collection's: those of earlier versions."""
 
 
 class LedgerError(Exception):
@@ -122,17 +136,24 @@ def locked(directory: Path) -> Iterator[None]:
         os.close(descriptor)
 
 
+def comments(path: Path) -> set[str]:
+    """Return the comments of the accounts that this collection creates for the instance of a ledger."""
+    instances = {path.stem, path.stem.removeprefix("prefect-")}
+    return {f"{comment}{instance})" for comment in COMMENT for instance in instances}
+
+
 def installed_before(path: Path, opt: str | None) -> bool:
     """Return whether a version of this collection without a ledger installed an instance on this host.
 
-    If a run of that version was killed, it left no release, but accounts or the status command's code.
+    If a run of that version was killed, it left no release, but accounts or the status command's code. What the ledger
+    of another instance records is that instance's.
     """
     name, programs = path.stem, Path(opt or f"/opt/{path.stem}")
-    if any(programs.glob("releases/*/.proven")) or any(programs.glob("lib/prefect_info/*.py")):
-        return True
-    instances = {name, name.removeprefix("prefect-")}
-    comments = {f"{comment}{instance})" for comment in COMMENT for instance in instances}
-    if os.geteuid() == 0 and any(account.pw_gecos in comments for account in pwd.getpwall()):
+    recorded = Ledger(path).others
+    for below, pattern in (("releases", "*/.proven"), ("lib", "prefect_info/*.py")):
+        if str(programs / below) not in recorded and any(programs.glob(f"{below}/{pattern}")):
+            return True
+    if os.geteuid() == 0 and any(account.pw_gecos in comments(path) for account in pwd.getpwall()):
         return True
     owners = {f"{name}{part}" for part in ("-proxy", "-postgres", "-redis", "-server-firewall", "-postgres-firewall")}
     with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
@@ -184,10 +205,24 @@ class Ledger:
         `opt` is the directory of the releases: a release there shows that an earlier version installed the host.
         """
         try:
+            known = cls.load(path)
+        except FileNotFoundError:
+            return cls(path, recognized=installed_before(path, opt), **given)
+        ledger = cls(path, **known, **given)
+        # Another part, such as Redis, may have created the ledger on a host where an earlier version installed this
+        # part.
+        if ledger.part == cls.part and not any(entry["part"] == cls.part for entry in ledger.entries.values()):
+            ledger.recognized = ledger.recognized or installed_before(path, opt)
+        return ledger
+
+    @staticmethod
+    def load(path: Path) -> dict[str, Any]:
+        """Return what is in the file of a ledger, as fields. Raises FileNotFoundError and LedgerError."""
+        try:
             text = path.read_text()
             found = json.loads(text)
         except FileNotFoundError:
-            return cls(path, recognized=installed_before(path, opt), **given)
+            raise
         except (OSError, ValueError) as error:
             raise LedgerError(
                 f"{path} cannot be read: {error}; it records what was created on this host, restore it from a backup"
@@ -197,13 +232,7 @@ class Ledger:
                 f"{path} has the format {found['format']} of another version of this collection, which reads format "
                 f"{FORMAT}; use the version that wrote it, or a newer one"
             )
-        known = {name: found[name] for name in ("recognized", "parents", "entries")}
-        ledger = cls(path, on_disk=text, **known, **given)
-        # Another part, such as Redis, may have created the ledger on a host where an earlier version installed this
-        # part.
-        if ledger.part == cls.part and not any(entry["part"] == cls.part for entry in ledger.entries.values()):
-            ledger.recognized = ledger.recognized or installed_before(path, opt)
-        return ledger
+        return {"on_disk": text} | {name: found[name] for name in ("recognized", "parents", "entries")}
 
     def get(self, kind: str, name: Path | str) -> dict[str, Any] | None:
         return self.entries.get(f"{kind} {name}")
@@ -222,9 +251,32 @@ class Ledger:
         """Add the entries that are not known yet, and write all of them at once."""
         fresh = {f"{entry['kind']} {entry['name']}": {"part": self.part} | entry for entry in wanted}
         fresh = {key: entry for key, entry in fresh.items() if key not in self.entries}
+        for entry in fresh.values():
+            if entry["kind"] in PROMISED and entry["origin"] == "created" and not exists_now(entry):
+                entry["promised"] = True
         if fresh:
             self.entries |= fresh
             self.write()
+
+    def confirm(self) -> None:
+        """Note what has been created by now."""
+        for entry in self.entries.values():
+            if entry["part"] == self.part and entry.get("promised") and exists_now(entry):
+                del entry["promised"]
+
+    def doubt(self) -> None:
+        """Forget the promises of an earlier run that were not kept, and those that another owner may have kept.
+
+        A run that was killed right after a creation has not confirmed it: what holds nothing that the
+        ledger lacks is this collection's.
+        """
+        for key, entry in list(self.entries.items()):
+            if entry["part"] != self.part or not entry.get("promised"):
+                continue
+            if exists_now(entry) and is_own(self, entry):
+                del entry["promised"]
+            else:
+                del self.entries[key]
 
     def forget(self, kind: str, name: Path | str) -> None:
         self.entries.pop(f"{kind} {name}", None)
@@ -251,8 +303,8 @@ class Ledger:
     @functools.cached_property
     def others_entries(self) -> list[dict[str, Any]]:
         """The entries of other instances on this host."""
-        books = [Ledger.read(other) for other in self.path.parent.glob("*.json") if is_other(other, self.path)]
-        return [entry for book in books for entry in book.entries.values()]
+        books = [Ledger.load(other) for other in self.path.parent.glob("*.json") if is_other(other, self.path)]
+        return [entry for book in books for entry in book["entries"].values()]
 
     @functools.cached_property
     def others(self) -> frozenset[str]:
@@ -267,6 +319,30 @@ class Ledger:
 def keeps_owner(entry: dict[str, Any] | None) -> bool:
     """Return whether an entry belongs to another owner who needs it unchanged; no one needs an empty directory."""
     return entry is not None and entry.get("origin") == "adopted" and not entry.get("empty")
+
+
+def exists_now(entry: Mapping[str, Any]) -> bool:
+    """Return whether the account or the path of an entry exists."""
+    kind, name = entry["kind"], entry["name"]
+    return exists(kind, name) if kind in ("user", "group") else os.path.lexists(name)
+
+
+def is_own(ledger: Ledger, entry: Mapping[str, Any]) -> bool:
+    """Return whether this collection created what a promise names, as far as that can be seen."""
+    kind, path = entry["kind"], Path(entry["name"])
+    if kind == "user":
+        return pwd.getpwnam(entry["name"]).pw_gecos in comments(ledger.path)
+    if kind == "group":
+        return all(user.pw_gecos in comments(ledger.path) for user in primary_users(entry["name"]))
+    if kind == "tree" or path.is_symlink() or not path.is_dir():
+        return ledger.holds(path) or is_traced(path)
+    known = [below for below in inside(path) if ledger.knows(below) or (path.parent == BACKUPS and is_backup(below))]
+    return known == inside(path)
+
+
+def primary_users(group: str) -> list[pwd.struct_passwd]:
+    """Return the accounts whose primary group is this one."""
+    return [user for user in pwd.getpwall() if user.pw_gid == grp.getgrnam(group).gr_gid]
 
 
 def is_other(found: Path, own: Path) -> bool:
@@ -289,7 +365,11 @@ def opened(given: dict[str, Any] | None, *, dry: bool) -> Iterator[Ledger | None
     with locked(path.parent):
         ledger = Ledger.read(path, **more)
         ledger.parents = ledger.parents or above
-        yield ledger
+        try:
+            yield ledger
+        finally:
+            ledger.confirm()
+            ledger.write()
         # The directories above the ledgers' directory are removed with the last ledger.
         if not ledger.entries and not any(path.parent.iterdir()):
             with contextlib.suppress(OSError):
@@ -300,7 +380,8 @@ def opened(given: dict[str, Any] | None, *, dry: bool) -> Iterator[Ledger | None
 def adoption(ledger: Ledger, kind: str, path: Path, variable: str) -> dict[str, Any]:
     """Return the entry for an existing path that the ledger lacks. Raises LedgerError if adopting it is not allowed."""
     entry = {"kind": kind, "name": str(path), "was": facts(path)}
-    belongs = ledger.holds(path) or ledger.get("content", path) is not None
+    # A file in a directory of this instance may be an administrator's, unless an earlier version kept no ledger.
+    belongs = ((kind != "file" or ledger.recognized) and ledger.holds(path)) or ledger.get("content", path) is not None
     if belongs or ledger.shared(path) or recognizable(ledger, kind, path):
         return entry | {"origin": "created"}
     if kind == "data" and left_before(path):
@@ -327,8 +408,13 @@ def left_before(path: Path) -> list[Path]:
     if os.geteuid() or facts(path) != {"uid": 0, "gid": 0, "mode": "0o700"}:
         return []
     if path.parent == BACKUPS:
-        return inside(path)
-    return [below for below in inside(path) if below.name in LEFT]
+        return inside(path) if all(is_backup(below) for below in inside(path)) else []
+    return [below for below in inside(path) if below.name in LEFT and safe_files.is_lost(below.lstat().st_uid)]
+
+
+def is_backup(path: Path) -> bool:
+    """Return whether a path in a directory of backups has the name of a backup, or of what belongs to one."""
+    return path.name == "safety" or bool(re.search(r"[-_.]\d{8}T\d{6}Z\.", path.name))
 
 
 def recognizable(ledger: Ledger, kind: str, path: Path) -> bool:
@@ -338,8 +424,11 @@ def recognizable(ledger: Ledger, kind: str, path: Path) -> bool:
     if kind == "data":
         # A home that existed before belongs to an account that this collection did not create.
         return path.name.startswith(ledger.path.stem) or account_comment(path.stat().st_uid).startswith(COMMENT)
-    if kind != "file" or path.is_symlink():
-        return True
+    return kind != "file" or path.is_symlink() or is_traced(path)
+
+
+def is_traced(path: Path) -> bool:
+    """Return whether a file has text that this collection writes."""
     with contextlib.suppress(OSError):
         content = safe_files.read(path)
         return any(trace in content for trace in TRACES)
@@ -410,16 +499,16 @@ def expected(
 
     `content` names what will be created in a data directory, in case the directory belongs to another owner.
     """
-    if ledger.knows(path):
+    if ledger.knows(path) or ledger.get("content", path):
         return []
     if os.path.lexists(path):
         entry = adoption(ledger, kind, path, variable)
         if kind == "data" and entry["origin"] == "adopted":
-            # Directories such as `backups` may be another owner's even where an earlier version was installed.
+            # Directories may be another owner's even where an earlier version was installed.
             created = [
                 below
                 for below in (path / name for name in content)
-                if not os.path.lexists(below) or (ledger.recognized and not below.is_dir())
+                if below.name not in COMMON and (ledger.recognized or not os.path.lexists(below)) and not below.is_dir()
             ]
             return [entry, *({"kind": "content", "name": str(below), "origin": "created"} for below in created)]
         if kind == "directory" and ledger.recognized:
@@ -435,6 +524,10 @@ def expected(
         if not ledger.knows(step) and (not os.path.lexists(step) or ledger.shared(step))
     ]
     hidden = expect_unhidden(ledger, path, variable) if kind == "file" else {}
+    home = ledger.get("data", path.parent)
+    if kind == "directory" and home is not None and home["origin"] == "adopted" and path.name in COMMON:
+        # A purge removes what the accounts write there as well.
+        kind = "content"
     return [*above, {"kind": kind, "name": str(path), "origin": "created", **hidden}]
 
 
@@ -568,15 +661,19 @@ def put_back(ledger: Ledger, path: Path) -> bool:
     if entry is None:
         return False
     kept = path.with_name(path.name + KEPT)
+    if entry["origin"] == "created" and ledger.shared(path):
+        ledger.forget("file", path)
+        return False
     changed = os.path.lexists(path) if entry["origin"] == "created" else os.path.lexists(kept)
-    if not ledger.dry and changed:
-        if entry["origin"] == "created":
+    if not ledger.dry:
+        if changed and entry["origin"] == "created":
             safe_files.remove(path)
-        else:
+        elif changed:
             with safe_files.beside(path) as (directory, name):
                 here = directory.descriptor
                 os.replace(kept.name, name, src_dir_fd=here, dst_dir_fd=here)
                 directory.sync()
+        # Also if an earlier run was killed before this.
         resume(path, entry)
     ledger.forget("file", path)
     return changed
@@ -628,7 +725,8 @@ def sweep(ledger: Ledger, directory: Path, *, owners: Collection[int]) -> bool:
     changed = False
     with safe_files.reach(directory) as top:
         for name, here, path, found in top.bottom_up():
-            if found.st_uid not in owners or (path is not None and ledger.knows(directory / path) is not None):
+            entry = ledger.knows(directory / path) if path is not None else None
+            if found.st_uid not in owners or (entry is not None and entry["kind"] != "directory"):
                 continue
             changed = True
             if not ledger.dry:
@@ -660,18 +758,35 @@ def remember_ids(ledger: Ledger, users: Collection[str]) -> None:
     ledger.write()
 
 
-def remove_account(kind: str, name: str) -> str:
-    """Remove a user or a group that exists; return why it was not removed, or an empty string."""
+def remove_account(kind: str, name: str, *, keeps_group: bool = False) -> str:
+    """Remove a user or a group that exists; return why it was not removed, or an empty string.
+
+    `keeps_group` says that a group with the name of the user belongs to another owner.
+    """
     try:
         pwd.getpwnam(name) if kind == "user" else grp.getgrnam(name)
     except KeyError:
         return ""
     command = ["userdel", "--force", name] if kind == "user" else ["groupdel", name]
+    if kind == "user" and keeps_group:
+        # userdel would remove the group of that name, even if it is the primary group of another user. A home that does
+        # not exist keeps usermod from giving files away.
+        other = ["usermod", "--gid", grp.getgrgid(NOGROUP).gr_name, "--home", "/nonexistent", name]
+        done = subprocess.run(other, capture_output=True, text=True, check=False)
+        if done.returncode:
+            return f"user {name}: {done.stderr.strip()}"
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     # userdel also removes the user's own group, and warns if a process of the user is still running.
     if kind == "group" and done.returncode == 6:
         return ""
     return f"{kind} {name}: {done.stderr.strip()}" if done.returncode else ""
+
+
+def is_foreign_group(ledger: Ledger, name: str) -> bool:
+    """Return whether a group exists that another owner, or another instance, needs."""
+    entry = ledger.get("group", name)
+    others = [other for other in ledger.others_entries if (other["kind"], other["name"]) == ("group", name)]
+    return exists("group", name) and (entry is None or entry["origin"] == "adopted" or bool(others))
 
 
 def take_back(entry: dict[str, Any]) -> None:
@@ -719,7 +834,7 @@ def remove_part(ledger: Ledger, part: str, *, purge: bool) -> Removal:
     for name in names("tree"):
         entry = mine[f"tree {name}"]
         path = Path(name)
-        if path.is_dir() and not path.is_symlink():
+        if path.is_dir() and not path.is_symlink() and not ledger.shared(path):
             if not ledger.dry:
                 safe_files.remove(path)
                 if entry["origin"] == "adopted":
@@ -753,7 +868,7 @@ def remove_part(ledger: Ledger, part: str, *, purge: bool) -> Removal:
         for name in names(kind):
             created = mine[f"{kind} {name}"]["origin"] == "created" and not ledger.shared(name)
             if created and exists(kind, name):
-                said = "" if ledger.dry else remove_account(kind, name)
+                said = "" if ledger.dry else remove_account(kind, name, keeps_group=is_foreign_group(ledger, name))
                 if said:
                     result.left.append(said)
                     continue
@@ -772,7 +887,7 @@ def remove_data(ledger: Ledger, entry: dict[str, Any], *, purge: bool, result: R
     """
     path = Path(entry["name"])
     owners = member_ids(entry)
-    if not path.is_dir() or path.is_symlink():
+    if not path.is_dir() or path.is_symlink() or ledger.shared(path):
         ledger.forget("data", path)
         return True
     if not purge and not entry.get("disposable"):
@@ -793,12 +908,12 @@ def remove_data(ledger: Ledger, entry: dict[str, Any], *, purge: bool, result: R
             settle(ledger, path)
             return False
     if entry["origin"] == "created":
-        known = [path / name for name in entry.get("content", []) if os.path.lexists(path / name)]
-        known += links_to_worker(path)
-        for below in known if not ledger.dry else []:
-            safe_files.remove(below)
-        if sweep(ledger, path, owners=owners) or known:
+        named = remove_named(ledger, path, entry.get("content", []))
+        if (path.parent != BACKUPS and sweep(ledger, path, owners=owners)) or named:
             result.removed.append(f"data in {path}")
+    below = [Path(other["name"]) for other in ledger.entries.values() if other["kind"] == "directory"]
+    for directory in sorted((other for other in below if path in other.parents), reverse=True):
+        settle(ledger, directory)
     if settle(ledger, path):
         result.removed.append(str(path))
     elif entry["origin"] == "created" and not ledger.dry:
@@ -806,6 +921,28 @@ def remove_data(ledger: Ledger, entry: dict[str, Any], *, purge: bool, result: R
         return False
     ledger.forget("data", path)
     return True
+
+
+def remove_named(ledger: Ledger, directory: Path, names: Collection[str]) -> bool:
+    """Remove what this collection's root wrote in a data directory; return whether anything was removed.
+
+    A name proves nothing of what a directory holds: there, only the files of the accounts go.
+    """
+    if directory.parent == BACKUPS:
+        doomed = [below for below in inside(directory) if is_backup(below)]
+    else:
+        doomed = [below for name in names if not is_directory(below := directory / name) and os.path.lexists(below)]
+        doomed += links_to_worker(directory)
+    for below in doomed if not ledger.dry else []:
+        safe_files.remove(below)
+    kept = [directory / name for name in OF_ROOT.intersection(names) if is_directory(directory / name)]
+    return any([bool(doomed), *(sweep(ledger, below, owners={os.geteuid()}) for below in kept)])
+
+
+def is_directory(path: Path) -> bool:
+    """Return whether a path is a directory itself, and not a link to one."""
+    found = safe_files.state(path)
+    return found is not None and stat.S_ISDIR(found.st_mode)
 
 
 def links_to_worker(home: Path) -> list[Path]:

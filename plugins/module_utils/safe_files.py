@@ -413,6 +413,8 @@ class Directory:
             os.unlink(name, dir_fd=self.descriptor)
             return True
         with self.enter(name) as doomed:
+            if doomed.own_state().st_dev != self.own_state().st_dev:
+                raise UnsafePathError(f"{self.path / name} has something mounted; unmount it first")
             # Directories nested too deeply are moved up, and removed in the next round.
             for _ in range(1000):
                 if not doomed.names():

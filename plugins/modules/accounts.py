@@ -116,6 +116,7 @@ SERVER_FILES = {
     "backups",
     "blocks_registered",
     "memo_store.toml",
+    "prefect-ui",
     "profiles.toml",
     "server.pid",
     "tmp",

@@ -123,7 +123,6 @@ left:
 import contextlib
 import grp
 import itertools
-import json
 import os
 import pwd
 import stat
@@ -137,18 +136,20 @@ from ansible_collections.selfhosted.prefect.plugins.module_utils import safe_fil
 from ansible_collections.selfhosted.prefect.plugins.module_utils.files import FileError, is_empty
 from ansible_collections.selfhosted.prefect.plugins.module_utils.ledger import (
     ADOPTABLE,
-    COMMENT,
     LEDGER,
     Ledger,
     LedgerError,
     adoption,
+    comments,
     described,
     exists,
+    exists_now,
     expect,
     keeps_owner,
     member_ids,
     opened,
     own,
+    primary_users,
     recognizable,
     remove_part,
     shadowed,
@@ -165,15 +166,12 @@ MOST_COPIES = 100
 
 def made_here(ledger: Ledger, kind: str, name: str) -> bool:
     """Return whether this collection created an account, or the accounts of a group."""
+    if ledger.shared(name):
+        return True
     if kind == "user":
-        return pwd.getpwnam(name).pw_gecos.startswith(COMMENT)
+        return pwd.getpwnam(name).pw_gecos in comments(ledger.path)
     primary = primary_users(name)
-    return all(user.pw_gecos.startswith(COMMENT) for user in primary) if primary else ledger.recognized
-
-
-def primary_users(group: str) -> list[pwd.struct_passwd]:
-    """Return the accounts whose primary group is this one."""
-    return [user for user in pwd.getpwall() if user.pw_gid == grp.getgrnam(group).gr_gid]
+    return all(user.pw_gecos in comments(ledger.path) for user in primary) if primary else ledger.recognized
 
 
 def unused(kind: str, name: str) -> bool:
@@ -233,11 +231,6 @@ def unusable(ledger: Ledger, entry: dict[str, Any], *, account: str) -> str:
     )
 
 
-def exists_now(entry: dict[str, Any]) -> bool:
-    """Return whether an account or a path exists."""
-    return exists(entry["kind"], entry["name"]) if entry["kind"] in ACCOUNTS else os.path.lexists(entry["name"])
-
-
 def refuse(ledger: Ledger, entries: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """Return the entries of accounts. Raises LedgerError with all conflicts, before anything changes."""
     found, refused = [], []
@@ -270,6 +263,7 @@ def refuse(ledger: Ledger, entries: list[dict[str, Any]]) -> list[dict[str, Any]
 
 def record(ledger: Ledger, entries: list[dict[str, Any]], probes: list[str]) -> None:
     """Write entries to the ledger. Raises LedgerError for what belongs to others, and then changes nothing."""
+    ledger.doubt()
     probed = [{"kind": "file", "name": path, "variable": "prefect_instance", "owners": []} for path in probes]
     accounts = refuse(ledger, entries + probed)
     paths = [entry for entry in entries if entry["kind"] not in ACCOUNTS]
@@ -279,7 +273,9 @@ def record(ledger: Ledger, entries: list[dict[str, Any]], probes: list[str]) -> 
     for entry in paths:
         known = ledger.get(entry["kind"], entry["name"])
         if known is not None and entry["kind"] == "data":
-            known |= {name: entry[name] for name in ("owners", "content", "disposable")}
+            known |= {name: entry[name] for name in ("content", "disposable")}
+            # Other accounts may have written there before.
+            known["owners"] = list(dict.fromkeys([*entry["owners"], *known.get("owners", [])]))
     ledger.write()
 
 
@@ -377,6 +373,14 @@ def copy_database(file: Path, copy: Path) -> None:
                 os.write(target, part)
 
 
+def summary(ledger: Ledger) -> dict[str, dict[str, Any]]:
+    """Return the entries without what changes when a promise is kept."""
+    return {
+        key: {name: value for name, value in entry.items() if name != "promised"}
+        for key, entry in ledger.entries.items()
+    }
+
+
 def main() -> None:
     strings: dict[str, Any] = {"type": "list", "elements": "str", "default": []}
     module = AnsibleModule(
@@ -413,11 +417,12 @@ def main() -> None:
         with opened(params["ledger"], dry=module.check_mode) as ledger:
             if ledger is None:
                 raise LedgerError("ledger: name the ledger")
-            before = json.dumps(ledger.entries, sort_keys=True)
+            before = summary(ledger)
             if params["state"] == "present":
                 record(ledger, params["entries"], params["probes"])
-                result["changed"] = json.dumps(ledger.entries, sort_keys=True) != before
+                result["changed"] = summary(ledger) != before
             else:
+                ledger.doubt()
                 if ledger.recognized and not any(entry["part"] == ledger.part for entry in ledger.entries.values()):
                     # What cannot be recognized as the instance's stays.
                     ledger.adopt = ADOPTABLE

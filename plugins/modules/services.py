@@ -219,6 +219,9 @@ from ansible_collections.selfhosted.prefect.plugins.module_utils.processes impor
 from ansible_collections.selfhosted.prefect.plugins.module_utils.results import conceal
 from ansible_collections.selfhosted.prefect.plugins.module_utils.safe_files import beside
 
+INSTANCE = "instance.conf"
+"""Name of this collection's drop-in for an instance of a template."""
+
 LOG_LINES = 30
 LOG_BYTES = 100_000
 
@@ -393,8 +396,9 @@ class Systemd:
             for path in self.units.glob(f"*.wants/{pattern}*.service"):
                 found[path.name.removesuffix(".service")] = []
             for path in self.units.glob(f"{pattern}*.service.d"):
-                # Including the directory: a run that was killed may have left it empty.
-                found[path.name.removesuffix(".service.d")] = [*path.iterdir(), path]
+                # Including the directory: a run that was killed may have left it empty. Other drop-ins are the user's.
+                own = [path / INSTANCE] if any(path.iterdir()) else []
+                found[path.name.removesuffix(".service.d")] = [*own, path]
         return found
 
     def source(self, name: str) -> Path | None:
@@ -771,7 +775,7 @@ def created(ledger: Ledger | None, path: Path) -> bool:
     """Return whether this instance wrote a file of a service. Without a ledger, it is assumed to have."""
     if ledger is None or path.is_dir():
         return True
-    return bool(ledger.get("file", path)) or ledger.holds(path) or recognizable(ledger, "file", path)
+    return bool(ledger.get("file", path)) or recognizable(ledger, "file", path)
 
 
 def runs_from_own(manager: Manager, ledger: Ledger | None, name: str, files: Iterable[str | Path]) -> bool:

@@ -11,6 +11,7 @@ import pwd
 import shutil
 import sqlite3
 import stat
+import subprocess
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -19,9 +20,13 @@ from typing import Any
 import pytest
 import yaml
 from ansible_collections.selfhosted.prefect.plugins.module_utils import ledger as ledgers
+from ansible_collections.selfhosted.prefect.plugins.module_utils import safe_files
 from ansible_collections.selfhosted.prefect.plugins.module_utils.ledger import Ledger, opened
 from ansible_collections.selfhosted.prefect.plugins.modules import files, ledger
 from fake_api import outcome
+
+LOST = 61234
+"""A user id that no account has."""
 
 as_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root gives files away")
 
@@ -30,6 +35,12 @@ def call(main: Callable[[], None], **options: Any) -> dict[str, Any]:
     """Run the `main` of a module and return its result."""
     result: dict[str, Any] = outcome(main, **options)
     return result
+
+
+def confirm(host: Host, **more: Any) -> None:
+    """Do what each module does that has a ledger."""
+    with opened({"part": "prefect", **host.given(**more)}, dry=False):
+        pass
 
 
 class Host:
@@ -91,7 +102,8 @@ class Host:
         (self.opt / "uv").write_bytes(b"\x7fELF")
         self.write(self.etc / "client.env")
         (self.home / "prefect.db").write_text("data")
-        (self.home / "storage/deep").mkdir(parents=True)
+        self.directory(self.home / "storage")
+        (self.home / "storage/deep").mkdir()
         (self.home / "storage/deep/result").write_text("data")
 
     def remove(self, *, purge: bool = False, check_mode: bool = False, backup_dir: str = "") -> dict[str, Any]:
@@ -436,6 +448,9 @@ def test_data_that_an_earlier_version_left_is_recognized(host: Host) -> None:
         pytest.skip("only root's data is left to root")
     host.home.mkdir(mode=0o700)
     (host.home / "prefect.db").write_text("data")
+    assert "add directories to prefect_adopt" in host.record()["msg"]
+    # Of an account that was removed.
+    os.chown(host.home / "prefect.db", LOST, LOST)
     assert not host.record().get("failed")
 
 
@@ -498,9 +513,17 @@ def test_what_an_earlier_version_used_of_others_is_used_on_and_stays(host: Host)
 def test_backups_that_an_earlier_version_left_are_recognized(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ledgers, "BACKUPS", host.root / "backups")
     directory = host.root / "backups/prefect-server"
-    others(directory, mode=0o700)
+    directory.mkdir(parents=True, mode=0o700)
+    dump = directory / "dump.sql.gz"
+    dump.touch()
     entries = [{"kind": "data", "name": str(directory), "owners": ["root"]}]
-    assert outcome(ledger.main, ledger=host.given(), entries=entries)["adopted"] == []
+    assert "add directories to prefect_adopt" in call(ledger.main, ledger=host.given(), entries=entries)["msg"]
+    dump.unlink()
+    (directory / "prefect-3.5.0-20261001T020000Z.sqlite").touch()
+    assert call(ledger.main, ledger=host.given(), entries=entries)["adopted"] == []
+    dump.touch()
+    host.remove(purge=True)
+    assert [path.name for path in directory.iterdir()] == [dump.name]
 
 
 def test_a_host_is_recognized_where_another_part_began_the_ledger(host: Host) -> None:
@@ -597,7 +620,7 @@ def test_the_first_of_two_instances_to_go_forgets_the_directory_that_they_share(
 def test_an_account_that_two_instances_share_goes_with_the_last(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
     removed: list[str] = []
 
-    def remove_account(_kind: str, name: str) -> str:
+    def remove_account(_kind: str, name: str, **_options: bool) -> str:
         removed.append(name)
         return ""
 
@@ -615,12 +638,13 @@ def test_an_account_that_two_instances_share_goes_with_the_last(host: Host, monk
 
 def test_data_of_an_account_that_is_gone_is_known_by_its_number(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
     """Flows are another part than the account that writes them."""
-    monkeypatch.setattr(ledgers, "remove_account", lambda *_: "")
+    monkeypatch.setattr(ledgers, "remove_account", lambda *_, **_options: "")
     uid = pwd.getpwnam(host.account).pw_uid
     flows = host.root / "srv/flows"
     wanted = [{"kind": "data", "name": str(flows), "owners": [host.account]}]
     assert not outcome(ledger.main, ledger=host.given(part="flows"), entries=wanted).get("failed")
     others(flows)
+    confirm(host, part="flows")
     with opened(host.given(part="prefect"), dry=False) as book:
         assert book is not None
         book.record([{"kind": "user", "name": host.account, "origin": "created"}])
@@ -815,3 +839,172 @@ def test_the_environment_of_definitions_is_in_the_ledger() -> None:
     tasks = yaml.safe_load((Path(__file__).parents[2] / "roles/prefect_definitions/tasks/present.yml").read_text())
     calls = [task["selfhosted.prefect.files"] for task in tasks if "selfhosted.prefect.files" in task]
     assert calls and all("ledger" in call for call in calls)
+
+
+def other_instance(host: Host) -> Host:
+    """Return another instance on the same host, with the directories of the first."""
+    blue = Host.__new__(Host)
+    blue.__dict__ |= vars(host)
+    blue.path = host.path.with_name("prefect-blue.json")
+    return blue
+
+
+def record(host: Host, *entries: dict[str, Any]) -> dict[str, Any]:
+    return call(ledger.main, ledger=host.given(), entries=list(entries))
+
+
+@as_root
+def test_a_purge_leaves_files_of_others_in_a_directory_of_the_data(host: Host) -> None:
+    host.install()
+    foreign = host.home / "storage/foreign"
+    foreign.touch()
+    os.chown(foreign, LOST, LOST)
+    assert host.remove(purge=True)["left"] == [str(host.home / "storage")]
+    assert foreign.exists() and not (host.home / "prefect.db").exists()
+
+
+@as_root
+def test_what_is_mounted_in_the_data_stays(host: Host) -> None:
+    host.install()
+    shared = host.home / "storage/deep"
+    if subprocess.run(["mount", "-t", "tmpfs", "none", str(shared)], capture_output=True, check=False).returncode:
+        pytest.skip("this machine allows no mount")
+    try:
+        (shared / "result").touch()
+        assert host.remove(purge=True)["left"] == [str(host.home / "storage")]
+        assert (shared / "result").exists()
+        with pytest.raises(safe_files.UnsafePathError, match="has something mounted"):
+            safe_files.remove(shared)
+        assert (shared / "result").exists()
+    finally:
+        subprocess.run(["umount", str(shared)], check=True)
+
+
+def test_what_two_instances_share_goes_with_the_last(host: Host) -> None:
+    before = host.manifest()
+    blue, shared = other_instance(host), host.root / "srv/shared"
+    entries: list[dict[str, Any]] = [
+        {"kind": "tree", "name": str(shared / "releases")},
+        {"kind": "file", "name": str(shared / "uv")},
+        {"kind": "data", "name": str(shared / "flows"), "owners": [host.account]},
+    ]
+    record(host, *entries)
+    (shared / "releases/one").mkdir(parents=True)
+    (shared / "uv").touch()
+    (shared / "flows").mkdir()
+    (shared / "flows/flow.py").touch()
+    confirm(host)
+    assert not record(blue, *entries).get("failed")
+    made = host.manifest()
+    blue.remove(purge=True)
+    assert {path: found for path, found in made.items() if "selfhosted" not in path}.items() <= host.manifest().items()
+    host.remove(purge=True)
+    assert host.manifest() == before
+
+
+def test_a_release_of_another_instance_does_not_make_a_host_recognized(host: Host) -> None:
+    host.install()
+    others(host.root / "srv/data")
+    refused = record(other_instance(host), {"kind": "data", "name": str(host.root / "srv/data"), "owners": ["root"]})
+    assert "add directories to prefect_adopt" in refused["msg"]
+
+
+def test_a_file_that_an_administrator_put_beside_the_instance_s_own_is_not_overwritten(host: Host) -> None:
+    host.install()
+    path = host.etc / "worker.env"
+    path.write_text("foreign\n")
+    assert "add files to prefect_adopt" in host.write(path)["msg"]
+    assert path.read_text() == "foreign\n"
+
+
+def test_what_the_owner_of_an_adopted_home_creates_later_stays(host: Host) -> None:
+    host.adopt = ["directories"]
+    others(host.home)
+    host.record()
+    before = host.manifest()
+    (host.home / "backups").mkdir()
+    (host.home / "backups/photos").touch()
+    host.directory(host.home / "storage")
+    (host.home / "storage/result").touch()
+    host.remove(purge=True)
+    assert (host.home / "backups/photos").exists() and not (host.home / "storage").exists()
+    assert {name for name in before if "prefect.json" not in name} - set(host.manifest()) == {
+        str(step) for step in (host.path.parent, *host.path.parent.parents) if str(step) in before and not step.exists()
+    }
+
+
+@as_root
+def test_a_purge_knows_the_accounts_that_wrote_before(host: Host) -> None:
+    flows = host.root / "srv/flows"
+    entry = {"kind": "data", "name": str(flows)}
+    record(host, entry | {"owners": ["daemon"]})
+    flows.mkdir(parents=True)
+    (flows / "old.py").touch()
+    confirm(host)
+    os.chown(flows / "old.py", pwd.getpwnam("daemon").pw_uid, -1)
+    record(host, entry | {"owners": ["bin"]})
+    host.remove(purge=True)
+    assert not (flows / "old.py").exists()
+
+
+def test_only_the_comment_of_this_instance_shows_that_an_account_is_its_own(
+    host: Host, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    known = {
+        "etl": account("etl", comment="Prefect (Acme data team)"),
+        "own": account("own", comment="Prefect (prefect)"),
+    }
+    monkeypatch.setattr(pwd, "getpwnam", known.__getitem__)
+    refused = record(host, {"kind": "user", "name": "etl", "variable": "prefect_user"})
+    assert "add user to prefect_adopt" in refused["msg"]
+    assert record(host, {"kind": "user", "name": "own", "variable": "prefect_user"})["adopted"] == []
+
+
+def test_a_removal_that_was_killed_starts_the_unit_that_it_put_back(
+    host: Host, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    unit = host.root / "etc/systemd/system/prefect-server.service"
+    unit.parent.mkdir(parents=True)
+    unit.write_text("[Service]\n")
+    host.adopt = ["units"]
+    called: list[list[str]] = []
+
+    def run(command: list[str], **_options: Any) -> subprocess.CompletedProcess[str]:
+        called.append(command)
+        return subprocess.CompletedProcess(command, 0, "", "")
+
+    def killed(*_given: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(subprocess, "run", run)
+    host.write(unit)
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(ledgers, "resume", killed)
+        host.remove(purge=True)
+    assert unit.read_text() == "[Service]\n"
+    called.clear()
+    host.remove(purge=True)
+    assert [command[3:] for command in called] == [[], ["enable", unit.name], ["start", unit.name]]
+
+
+def test_what_another_owner_creates_after_a_run_that_failed_stays(host: Host) -> None:
+    """A run that recorded what it was about to create, and ended there, owns none of these names."""
+    host.record()
+    others(host.etc)
+    others(host.home / "storage")
+    made = {path: found for path, found in host.manifest().items() if "selfhosted" not in path}
+    assert "add directories to prefect_adopt" in host.record()["msg"]
+    host.remove(purge=True)
+    assert made.items() <= host.manifest().items()
+
+
+def test_what_a_run_that_was_killed_created_is_its_own(host: Host) -> None:
+    """The next run knows it although the first did not confirm it."""
+    before = host.manifest()
+    host.record()
+    for directory in (host.opt, host.opt / "releases", host.etc, host.home):
+        directory.mkdir()
+    (host.opt / "uv").touch()
+    assert not host.record().get("failed")
+    host.remove(purge=True)
+    assert host.manifest() == before

@@ -57,7 +57,7 @@ ALLOWED = {
     ("warm.py", "reap"): PROC,
     ("ledger.py", "locked"): "the directory of the ledgers, which only root can write",
     ("ledger.py", "installed_before"): OPT,
-    ("ledger.py", "Ledger.read"): "the directory of the ledgers",
+    ("ledger.py", "Ledger.load"): "the directory of the ledgers",
     ("ledger.py", "Ledger.others_entries"): "the directory of the ledgers",
     ("ledger.py", "opened"): "the directory of the ledgers",
     ("dpkg.py", "recorded"): "the directory of the ledgers, which only root can write",
