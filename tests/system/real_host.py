@@ -178,8 +178,6 @@ class Host:
         # Workers look for runs more often than by default: less to wait for. A look each second would take a server as
         # much processor time as all the rest of what it does while nothing runs.
         self.common["prefect_worker_query_seconds"] = 3
-        # molecule has workers as they are by default.
-        self.common["prefect_worker_warm"] = True
         # What takes seconds on a quiet machine takes minutes on one that is busy with other things.
         for name in ("celery", "postgres", "redis", "server", "worker"):
             self.common[f"prefect_{name}_timeout"] = 600
