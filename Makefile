@@ -109,9 +109,9 @@ test-molecule: env
 	@$(if $(filter 1,$(KEEP)),$(MOLECULE) dependency $(or $(TESTS),--all) &&) \
 	$(MOLECULE) test $(or $(TESTS),--all) $(if $(filter 1,$(KEEP)),--destroy=never)
 
-test-api test-flows: export PREFECT_TEST_PYTHON := $(CURDIR)/.cache/release-3.8.8/bin/python
+test-api test-flows: export PREFECT_TEST_PYTHON := $(CURDIR)/.cache/release-3.9.1/bin/python
 test-api test-flows: export PREFECT_TEST_PYTHONS := $(CURDIR)/.cache/release-3.5.0/bin/python:$(CURDIR)/.cache/release-3.9.1/bin/python
-test-api test-flows: env .cache/release-3.5.0/.ready .cache/release-3.8.8/.ready .cache/release-3.9.1/.ready
+test-api test-flows: env .cache/release-3.5.0/.ready .cache/release-3.9.1/.ready
 
 test-api:
 	@$(RUN) pytest -vv $(or $(TESTS),tests/api)
@@ -134,12 +134,12 @@ faults: env ## What happens to a platform on four hosts when a part of it fails
 	@trap 'tests/hosts/host end' EXIT; tests/hosts/prepare; \
 	for action in destroy create prepare converge side-effect destroy; do $(MOLECULE) $$action -s platform; done
 
-bench: env .cache/release-3.8.8/.ready ## Compare with an installation by hand, and with the floor
+bench: env .cache/release-3.9.1/.ready ## Compare with an installation by hand, and with the floor
 	@tests/hosts/prepare
 	@$(RUN) python benchmarks/bench.py $(ARGS)
-	@.cache/release-3.8.8/bin/python benchmarks/flows_as_data.py
-	@$(RUN) python benchmarks/resources.py .cache/release-3.8.8/bin/python
-	@$(RUN) PREFECT_TEST_PYTHON=$(CURDIR)/.cache/release-3.8.8/bin/python python benchmarks/starts.py
+	@.cache/release-3.9.1/bin/python benchmarks/flows_as_data.py
+	@$(RUN) python benchmarks/resources.py .cache/release-3.9.1/bin/python
+	@$(RUN) PREFECT_TEST_PYTHON=$(CURDIR)/.cache/release-3.9.1/bin/python python benchmarks/starts.py
 
 docs: env ## Write the generated pages
 	@$(RUN) python docs/generate.py

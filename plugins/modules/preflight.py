@@ -358,6 +358,9 @@ TOO_NEW = (3, 15)
 PYTHONS = {(3, 9): ((3, 11), TOO_NEW), (0, 0): (MIN_PYTHON, TOO_NEW)}
 """The oldest Python and the first that is too new, by the first version of Prefect that has these limits."""
 
+UNDEMANDING = "3.8.8"
+"""The newest version with a lock that runs on MIN_PYTHON."""
+
 NAME_LENGTH = 32
 """Maximum length of the name of an account or a group: useradd(8)."""
 
@@ -920,6 +923,8 @@ def obstacles(params: dict[str, Any], host: dict[str, Any]) -> list[str]:
             if params["version"]:
                 wanted += f" and older than {end[0]}.{end[1]}"
                 needs = f", which Prefect {params['version']} needs (prefect_version)"
+                if find_python(params["python"], for_others=host["scope"] == "system", version=UNDEMANDING)[0]:
+                    needs += f"; or set prefect_version: {UNDEMANDING}, which runs on this host's Python"
             found.append(f"prefect_python: no {wanted} on this host ({looked}); install one or name it{needs}")
     kept = {"prefect_home": dirs["home"], "prefect_opt_dir": dirs["opt"], "the logs": dirs["log"], **params["disks"]}
     clock = clock_of(params["clock_of"]) if params["clock_of"] else []

@@ -4,6 +4,7 @@ A test file takes one of these fixtures, each for the whole file, and so depends
 
     host      a bare host
     sqlite    server, worker and the examples on SQLite, by default variables, after a completed run of hello-flow
+    older     the same with an older release, which can be upgraded
     host_in   a function that starts the host in any `State` of states.py, or one of the file's own, again and again
 
 A state is made at most once, saved, and started from in seconds: see states.py. With PREFECT_TEST_KEEP=1 the hosts stay
@@ -17,7 +18,7 @@ from collections.abc import Callable, Iterator
 
 import pytest
 from real_host import NAME, ROOT, Host
-from states import BARE, KEEP, SQLITE, TOOL, State, start
+from states import BARE, KEEP, OLDER, SQLITE, TOOL, State, start
 
 
 @pytest.fixture(scope="session")
@@ -48,3 +49,9 @@ def host(host_in: Callable[[State], Host]) -> Host:
 def sqlite(host_in: Callable[[State], Host]) -> Host:
     """A host with server, worker and examples on SQLite."""
     return host_in(SQLITE)
+
+
+@pytest.fixture(scope="module")
+def older(host_in: Callable[[State], Host]) -> Host:
+    """A host with server, worker and examples on SQLite, and a release that can be upgraded."""
+    return host_in(OLDER)

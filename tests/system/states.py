@@ -43,6 +43,7 @@ HEALTHY = "timeout 300 sh -c 'until prefect-info --json > /dev/null; do sleep 0.
 class State:
     """What a host is in: `after` another state, a run of site.yml with `variables` and `groups`, and a command.
 
+    Later runs have the variables of the last state as well.
     `ready` is a command that ends when the host is in its state, after it has booted.
     """
 
@@ -58,6 +59,9 @@ BARE = State("bare")
 
 SQLITE = State("sqlite", after=BARE, ready=HEALTHY)
 """Server, worker and the examples on SQLite, all by default; one run of hello-flow has completed."""
+
+OLDER = State("older", after=BARE, variables={"prefect_version": "3.8.8"}, ready=HEALTHY)
+"""The same with a release that can be upgraded."""
 
 
 def output_of(*command: str | Path) -> str:
@@ -133,5 +137,6 @@ def start(state: State, scratch: Path) -> Host:
         shutil.copytree(saved, scratch / ".secrets")
     subprocess.run([TOOL, "up", NAME, image], check=True)
     host = Host(scratch=scratch)
+    host.common |= state.variables
     host.sh(state.ready)
     return host

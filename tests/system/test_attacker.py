@@ -134,14 +134,14 @@ def variables(source: Path) -> Variables:
 
 
 @pytest.fixture(scope="module")
-def attacked(sqlite: Host, variables: Variables) -> Host:
+def attacked(older: Host, variables: Variables) -> Host:
     """A host whose accounts have planted what they can, beside files of others that must not change."""
-    sqlite.sh(f"mkdir -p {VICTIMS}/directory; echo precious | tee {VICTIMS}/file {VICTIMS}/directory/file.py")
-    sqlite.sh(f"chmod -R go= {VICTIMS}")
-    ended = sqlite.start(SITE, variables).wait(timeout=PATIENCE)
+    older.sh(f"mkdir -p {VICTIMS}/directory; echo precious | tee {VICTIMS}/file {VICTIMS}/directory/file.py")
+    older.sh(f"chmod -R go= {VICTIMS}")
+    ended = older.start(SITE, variables).wait(timeout=PATIENCE)
     assert ended.rc == 0, ended.output
-    plant(sqlite, GOES_ON)
-    return sqlite
+    plant(older, GOES_ON)
+    return older
 
 
 def play(host: Host, playbook: str, variables: Variables, *arguments: str, more: str = "") -> Ended:

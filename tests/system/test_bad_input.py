@@ -18,6 +18,13 @@ from real_host import NAME, ROOT, Ended, Host, Variables
 LOCK = ROOT / "roles/prefect/files/locks/3.8.8.txt"
 
 
+@pytest.fixture(scope="module")
+def host(host: Host) -> Host:
+    """A bare host, which gets a release that can be upgraded."""
+    host.common["prefect_version"] = "3.8.8"
+    return host
+
+
 @dataclass(frozen=True)
 class Bad:
     """Something bad: `variables` of the host, or what `before` does to it, and what the run `says`, in any order."""

@@ -190,7 +190,7 @@ def test_the_example_runs_to_its_end(stocks: Stocks) -> None:
 def test_celery_comes_from_the_lock(stocks: Stocks) -> None:
     locked = dict(
         line.split(" ")[0].split("==")
-        for line in (ROOT / "roles/prefect/files/locks/celery/3.8.8.txt").read_text().splitlines()
+        for line in (ROOT / "roles/prefect/files/locks/celery/3.9.1.txt").read_text().splitlines()
         if "==" in line and ";" not in line
     )
     script = f"from importlib.metadata import version; print(*[version(name) for name in {list(locked)}])"

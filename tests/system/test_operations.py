@@ -413,7 +413,7 @@ def test_backup_restore_and_reset(running: Host, tmp_path: Path) -> None:
     known, before = runs(running), running.server_pid()
     ended = running.play("playbooks/backup.yml", {**PLAIN, "prefect_server_backup_fetch_dir": str(tmp_path)})
     assert ended.rc == 0, ended.output
-    (fetched,) = tmp_path.glob("prefect_*_3.8.8_*.sqlite")
+    (fetched,) = tmp_path.glob("prefect_*_3.9.1_*.sqlite")
     assert running.sh("stat --format '%U %a' /var/backups/prefect-server/*") == "root 600\nroot 600"
     assert running.server_pid() == before
 
@@ -473,7 +473,7 @@ def test_backup_restore_and_reset(running: Host, tmp_path: Path) -> None:
     running.sh("prefect deployment run hello-flow/example --watch")
     listed = running.play("playbooks/backups.yml", PLAIN)
     assert listed.rc == 0 and listed.changed == 0, listed.output
-    assert f"{fetched.name}: " in listed.words and "Prefect 3.8.8, checked, latest" in listed.words
+    assert f"{fetched.name}: " in listed.words and "Prefect 3.9.1, checked, latest" in listed.words
     assert len(running.sh("ls /var/backups/prefect-server/safety/*.sqlite").split()) == 3
 
 

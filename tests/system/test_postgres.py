@@ -30,8 +30,9 @@ def refused(ended: Ended, *says: str) -> None:
 
 
 @pytest.fixture(scope="module")
-def sqlite(sqlite: Host) -> Iterator[Host]:
+def sqlite(older: Host) -> Iterator[Host]:
     """The host with an instance on SQLite that has run something; afterwards, without any."""
+    sqlite = older
     sqlite.api("/variables/", {"name": "odd", "value": {"a": [1.5, None, "ü\n\\N\t"]}, "tags": ["x"]})
     yield sqlite
     ended = sqlite.play(

@@ -389,6 +389,7 @@ def test_the_python_of_a_version(home: Path, version: str, release: str, says: s
     if says:
         assert said["msg"].startswith(f"prefect_python: {says.format(named)}")
         assert f"which Prefect {release} needs (prefect_version)" in said["msg"]
+        assert ("; or set prefect_version: 3.8.8" in said["msg"]) is (version == "3 10 12")
 
 
 PAGE = (
