@@ -113,6 +113,10 @@ copies:
   returned: when O(state=absent)
   type: list
   elements: str
+remaining:
+  description: A file of each other part of the platform that is still on this host, by the name of the part.
+  returned: when O(state=absent)
+  type: dict
 left:
   description: Files of others that keep a directory of the instance from being removed.
   returned: when O(state=absent)
@@ -373,6 +377,18 @@ def copy_database(file: Path, copy: Path) -> None:
                 os.write(target, part)
 
 
+def remaining(ledger: Ledger) -> dict[str, str]:
+    """Return which other parts still have programs or settings on this host, with a path of each.
+
+    Their roles run before this part is removed, unless their groups have lost the host.
+    """
+    found: dict[str, str] = {}
+    for entry in ledger.entries.values() if ledger.part == LEDGER["options"]["part"]["default"] else ():
+        if entry["kind"] in ("file", "tree") and entry["origin"] == "created" and exists_now(entry):
+            found.setdefault(entry["part"], entry["name"])
+    return {part: name for part, name in found.items() if part != ledger.part}
+
+
 def summary(ledger: Ledger) -> dict[str, dict[str, Any]]:
     """Return the entries without what changes when a promise is kept."""
     return {
@@ -434,6 +450,12 @@ def main() -> None:
                     copies = back_up(ledger, Path(params["backup_dir"]))
                 done = remove_part(ledger, ledger.part, purge=params["purge"])
                 result = {"changed": bool(done.removed), "removed": done.removed, "left": done.left, "copies": copies}
+                result["remaining"] = remaining(ledger)
+                for part, path in result["remaining"].items():
+                    module.warn(
+                        f"This host still has what the role of {part} created, such as {path}: its group no longer "
+                        f"contains the host; add it again, and run the removal again"
+                    )
                 if done.left:
                     module.warn("Left in place, because this collection did not create it: " + ", ".join(done.left))
             result["recognized"] = ledger.recognized

@@ -1008,3 +1008,12 @@ def test_what_a_run_that_was_killed_created_is_its_own(host: Host) -> None:
     assert not host.record().get("failed")
     host.remove(purge=True)
     assert host.manifest() == before
+
+
+def test_a_part_whose_role_no_longer_runs_is_named(host: Host) -> None:
+    host.install()
+    redis = host.root / "etc/prefect-redis/redis.conf"
+    wanted = [{"path": str(redis), "mode": "0640", "content": "port 6379\n"}]
+    call(files.main, ledger={"name": str(host.path), "part": "redis"}, files=wanted, secrets=[])
+    assert host.remove(purge=True)["remaining"] == {"redis": str(redis)}
+    assert redis.exists()
