@@ -12,6 +12,7 @@ import shutil
 import sqlite3
 import stat
 import subprocess
+import sys
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -1017,3 +1018,34 @@ def test_a_part_whose_role_no_longer_runs_is_named(host: Host) -> None:
     call(files.main, ledger={"name": str(host.path), "part": "redis"}, files=wanted, secrets=[])
     assert host.remove(purge=True)["remaining"] == {"redis": str(redis)}
     assert redis.exists()
+
+
+USERDEL = """
+set -e
+cp -a /etc {copy}
+mount --bind {copy} /etc
+groupadd --system before
+useradd --system --no-create-home --gid before before
+useradd --system --no-create-home --gid before colleague
+{python} {script}
+id --name --group colleague
+! getent passwd before
+"""
+
+
+@as_root
+def test_the_group_of_another_owner_survives_an_account_of_the_same_name(tmp_path: Path) -> None:
+    script = tmp_path / "remove.py"
+    script.write_text(
+        "from ansible_collections.selfhosted.prefect.plugins.module_utils.ledger import remove_account\n"
+        'assert remove_account("user", "before", keeps_group=True) == ""\n'
+    )
+    steps = USERDEL.format(copy=tmp_path / "etc", python=sys.executable, script=script)
+    if subprocess.run(["unshare", "--mount", "true"], capture_output=True, check=False).returncode:
+        pytest.skip("this machine allows no mount")
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
+    done = subprocess.run(
+        ["unshare", "--mount", "sh", "-c", steps], capture_output=True, text=True, check=False, env=environment
+    )
+    assert (done.returncode, done.stdout) == (0, "before\n"), done.stderr
+    shutil.rmtree(tmp_path / "etc")
