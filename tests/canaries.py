@@ -20,6 +20,8 @@ PLACE = "CANARY"
 NO_SECRETS = {
     "prefect_flows_source": "its token is tried in tests/preset/test_controller.py, and reaches no host",
     "prefect_secrets_dir": "a path",
+    "prefect_database_key": "a path",
+    "prefect_postgres_key": "a path",
     "prefect_show_secrets": "a switch",
     "prefect_resources_export_secrets": "a choice",
     "prefect_api_url": "shown to everyone who runs a flow",

@@ -28,6 +28,15 @@ SECRET_PAIRS = re.compile(
 )
 """Words, and pairs of adjacent words, that mark a key as that of a credential: `api_key`, `accessKeyId`."""
 
+OPEN_KEYS = re.compile(
+    """allowed|artifact|authorized|bucketing|business|cache|column|composite|concurrency|dedup(?:lication)?|deployment|dict
+    |dynamic|event|field|foreign|group|header|idempotency|index|instance|item|join|json|label|lock|lookup|map|message
+    |natural|object|order|parameter|partition|path|pause|primary|pub|public|range|required|row|search|shard|sort|state
+    |surrogate|tag|task|topology|unique""",
+    re.VERBOSE,
+)
+"""Words before a last word `key` or `keys` that is not a credential: `cache_key`, `primaryKey`, `task_keys`."""
+
 WORD = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+|\d+")
 
 SECRET_TEXT = re.compile(
@@ -44,6 +53,11 @@ SECRET_TEXT = re.compile(
     | \b(?:bearer|basic)\s+[a-z0-9._~+/=-]{8,}
     | \b(?:gh[pousr]_|github_pat_|glpat-|xox[abeprs]-|xapp-|sk_live_|rk_live_|sk-|pn[ub]_|npm_|pypi-|hvs\.|dop_v1_)
       [a-z0-9_-]{8,}
+    | \b(?:curl|https?|xh)\s(?:[^|;&\n]*\s)?(?:-[a-z]*[ua]|--(?:proxy-)?user|--auth)[\s=]*["']?
+      (?!\d+:\d+\b)[^\s"':{$]+:[^\s"'{$]                             # curl -u user:password
+    | \b(?:mysql|mariadb)[\w-]*\s(?:[^|;&\n]*\s)?(?-i:-p)["']?[^\s"'{$]
+    | \bsshpass\s(?:[^|;&\n]*\s)?(?-i:-p)\s*["']?[^\s"'{$]
+    | \bredis-cli\s(?:[^|;&\n]*\s)?(?-i:-a)\s*["']?[^\s"'{$]
     | \bAKIA[0-9A-Z]{16}\b | \beyJ[a-z0-9_-]{10,}\.[a-z0-9_-]{10,}\.
     """,
     re.VERBOSE | re.IGNORECASE,
@@ -90,7 +104,10 @@ def is_secret_name(name: str) -> bool:
     words = [word.lower() for word in WORD.findall(name)]
     if any(SECRET_WORDS.fullmatch(word) for word in (*words, "".join(words))):
         return True
-    return any(SECRET_PAIRS.fullmatch(f"{first} {second}") for first, second in itertools.pairwise(words))
+    if any(SECRET_PAIRS.fullmatch(f"{first} {second}") for first, second in itertools.pairwise(words)):
+        return True
+    *before, last = [word for word in words if not word.isdigit()] or [""]
+    return last in ("key", "keys") and bool(before) and not OPEN_KEYS.fullmatch(before[-1])
 
 
 def is_secret_text(text: str) -> bool:

@@ -22,11 +22,13 @@ CREDENTIALS = """
 password DB_PASSWORD dbPassword pgpassword passwd token apiToken API_KEY apikey x-api-key aws_access_key_id
 secretKey client_secret private_key SSH_PRIVATE_KEY connection_string AccountKey credentials auth
 PREFECT_API_AUTH_STRING Authorization webhook_url SLACK_WEBHOOK dsn SENTRY_DSN passphrase accessToken
-sas_token session_id cookie
+sas_token session_id cookie MAILGUN_KEY FERNET_KEY consumer_key tls.key signing_keys OPENAI_KEY_2 hmacKey
 """
 OTHERS = """
 key primary_key keys author authors path name image command namespace work_pool monkey keyboard tag passenger
 tokenizer_path secret_fields description entrypoint host user compass bypass_cache partition_key
+cache_key idempotency_key concurrency_key task_key task_keys sortKey PRIMARY_KEY_1 foreign_keys ssh_public_key key_1
+cache_key_fn keyed turnkey topologyKey
 """
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -66,6 +68,12 @@ def test_a_key_that_does_not(name: str) -> None:
         "export TOKEN='x'; run",
         'curl -d \'{"password": "x"}\' https://example.com',
         "mysql --password x",
+        "curl -u user:hunter2 https://example.com",
+        "curl -fsSu 'user:hunter2' https://example.com",
+        "curl --proxy-user=user:hunter2 https://example.com",
+        "mysqldump -uroot -phunter2 shop",
+        "sshpass -p hunter2 ssh host",
+        "redis-cli -h db -a hunter2 ping",
         "Zm9vYmFyQmF6MTIzNDU2Nzg5",
     ],
 )
@@ -87,6 +95,12 @@ def test_a_text_that_carries_a_credential(text: str) -> None:
         "The token is read from a block.",
         "sha256:0123456789abcdef0123456789abcdef",
         "TOKEN=$TOKEN run",
+        "curl -u user:$PASSWORD https://example.com",
+        "curl -fsS https://example.com:8080/x",
+        "docker run -u 1000:1000 image",
+        "mysql -P 3306 -p shop",
+        "mkdir -p data/hunter2",
+        "Partition key: day",
     ],
 )
 def test_a_text_that_does_not(text: str) -> None:
