@@ -108,7 +108,13 @@ from typing import Any
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.selfhosted.prefect.plugins.module_utils.ledger import LEDGER, Ledger, LedgerError
 from ansible_collections.selfhosted.prefect.plugins.module_utils.ledger import opened as opened_ledger
-from ansible_collections.selfhosted.prefect.plugins.module_utils.safe_files import beside, followed, is_lost, listed
+from ansible_collections.selfhosted.prefect.plugins.module_utils.safe_files import (
+    Directory,
+    beside,
+    followed,
+    is_lost,
+    listed,
+)
 
 SERVER_FILES = {
     ".pgpass",
@@ -179,7 +185,7 @@ class Division:
             if (linked and found.st_uid != to.uid) or depth > DEPTH:
                 self.left.append(path)
                 return
-            os.chown(name, to.uid, to.gid, dir_fd=parent, follow_symlinks=False)
+            Directory(parent, Path(path).parent, is_safe=False).give(name, found, owner=to.uid, group=to.gid)
         if is_directory and depth < DEPTH:
             with directory(parent, name) as inside:
                 for child in listed(inside):
@@ -218,13 +224,16 @@ def exists(parent: int, name: str) -> bool:
     return False
 
 
-def close_to_others(parent: int, name: str) -> None:
-    """Remove every permission of other accounts from a file or directory."""
+def close_to_others(parent: int, name: str, *, covers: Callable[[int], bool]) -> None:
+    """Remove every permission of other accounts from a file or directory; a hard link to another owner's file stays."""
     found = look(parent, name)
-    if found.st_mode & ANYONE and (stat.S_ISREG(found.st_mode) or stat.S_ISDIR(found.st_mode)):
+    closes = stat.S_ISREG(found.st_mode) and (found.st_nlink == 1 or covers(found.st_uid))
+    if found.st_mode & ANYONE and (closes or stat.S_ISDIR(found.st_mode)):
         descriptor = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK, dir_fd=parent)
         try:
-            os.fchmod(descriptor, stat.S_IMODE(found.st_mode) & ~ANYONE)
+            # The name may refer to another file by now.
+            if os.path.samestat(os.fstat(descriptor), found):
+                os.fchmod(descriptor, stat.S_IMODE(found.st_mode) & ~ANYONE)
         finally:
             os.close(descriptor)
 
@@ -296,7 +305,7 @@ def divide(home: Path, worker_home: Path, *, server: Account, worker: Account, b
         for name in names:
             division.give(top, name, server if name in servers else worker, path=f"{home}/{name}")
             if shared and (name in servers or division.covers(look(top, name).st_uid)):
-                close_to_others(top, name)
+                close_to_others(top, name, covers=division.covers)
         if shared and (blocked := [path for path in division.left if Path(path).relative_to(home).parts[0] in servers]):
             raise FileError(
                 f"{blocked[0]} has a further hard link elsewhere; remove that, or replace the file by a copy"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import grp
 import os
 import pwd
@@ -187,6 +188,33 @@ def test_a_hard_link_gives_nothing_away(home: Path, target: str) -> None:
     result = divide(home)
     assert result["left"] == [f"{home}/flows/trap"]
     assert owners(home, target) == {SERVER}
+
+
+@pytest.mark.parametrize("name", ["prefect.db", "ui"])
+def test_a_name_that_is_replaced_meanwhile_gives_nothing_away(
+    home: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    """The account that owns a directory can replace a name between any two steps of this module."""
+    victim = put(home.parent / "victim", "root", "text")
+    victim.chmod(0o644)
+    put(home / "ui", SERVER, None).chmod(0o755)
+    before = victim.stat()
+    real, replaced = accounts.look, list[str]()
+
+    def look(parent: int, looked: str) -> os.stat_result:
+        found = real(parent, looked)
+        if looked == name:
+            os.rename(name, f"{name}.{len(replaced)}", src_dir_fd=parent, dst_dir_fd=parent)
+            os.link(victim, name, dst_dir_fd=parent)
+            replaced.append(name)
+        return found
+
+    monkeypatch.setattr(accounts, "look", look)
+    with contextlib.suppress(NotADirectoryError):
+        divide(home)
+    after = victim.stat()
+    assert replaced
+    assert (after.st_uid, after.st_gid, after.st_mode) == (before.st_uid, before.st_gid, before.st_mode)
 
 
 def test_hard_links_among_flows_belong_to_flows(home: Path) -> None:
