@@ -108,6 +108,19 @@ def test_role_has_a_task_file_for_each_state(role: Path) -> None:
     assert {state for state in states if not (role / "tasks" / f"{state}.yml").is_file()} == set()
 
 
+@each_role
+def test_what_an_earlier_run_left_is_removed_whatever_the_variables_say_today(role: Path) -> None:
+    """A variable may have changed since: the ledger and the records of packages say what is on the host."""
+    purge = {"prefect_purge", "prefect_instance"}
+    found = {
+        task["name"]: variables - purge
+        for task in each_task(role / "tasks" / "absent.yml")
+        for conditions in [task.get("when", [])]
+        if (variables := set(re.findall(r"\bprefect_\w+", str(conditions)))) - purge
+    }
+    assert found == {}
+
+
 @pytest.mark.parametrize("link", sorted((ROOT / "roles").glob("*/templates")), ids=lambda path: path.parent.name)
 def test_role_reaches_the_shared_templates_by_a_symlink(link: Path) -> None:
     assert link.is_symlink()
