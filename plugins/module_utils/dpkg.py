@@ -148,25 +148,35 @@ def deleted_recursively(package: str) -> set[str]:
     return {path.rstrip("/") for line in lines for path in re.findall(places, line)}
 
 
-def reasons(packages: Collection[str], *, fresh: Collection[str], ledgers: Path) -> dict[str, str]:
-    """Return the packages whose purge could take what belongs to others, and why.
+def existed_before(packages: Collection[str], *, fresh: Collection[str]) -> dict[str, str]:
+    """Return the packages whose purge could take what existed before them, and why.
 
     `fresh` are the paths and accounts that did not exist before the packages were installed.
     """
     found: dict[str, str] = {}
-    own, below = recorded(ledgers)
-    # Packages share directories: /etc/postgresql-common holds configuration of postgresql-common-dev.
-    conffiles = configuration(packages)
-    changed = {path for path, digest in conffiles.items() if is_changed(path, digest)}
-    known = {*own, *conffiles, *(query("--listfiles", *sorted(packages)).splitlines() if packages else ())}
     for package in sorted(packages):
         purge = purge_of(package)
         if purge and (before := sorted(existing({*purge.paths, *purge.accounts} - set(fresh)))):
             found[package] = f"{', '.join(before)} may have existed before the package"
-            continue
-        relatives = [name for name in packages if purge and re.fullmatch(purge.packages, name)] or [package]
+    return found
+
+
+def used_since(packages: Collection[str], *, relatives: Collection[str], ledgers: Path) -> dict[str, str]:
+    """Return the packages that someone else has configured or given files since they were installed, and why.
+
+    `relatives` are all packages that are removed together.
+    """
+    found: dict[str, str] = {}
+    own, below = recorded(ledgers)
+    # Packages share directories: /etc/postgresql-common holds configuration of postgresql-common-dev.
+    conffiles = configuration(relatives)
+    changed = {path for path, digest in conffiles.items() if is_changed(path, digest)}
+    known = {*own, *conffiles, *(query("--listfiles", *sorted(relatives)).splitlines() if relatives else ())}
+    for package in sorted(packages):
+        purge = purge_of(package)
+        family = [name for name in relatives if purge and re.fullmatch(purge.packages, name)] or [package]
         tops = tuple(f"{top}/" for top in purge.paths) if purge else ()
-        if lost := changed & {*configuration(relatives), *(path for path in conffiles if path.startswith(tops))}:
+        if lost := changed & {*configuration(family), *(path for path in conffiles if path.startswith(tops))}:
             found[package] = f"{', '.join(sorted(lost))} was changed"
             continue
         writes, links = (purge.writes, purge.links) if purge else ((), {})

@@ -11,9 +11,11 @@ short_description: Install packages of the distribution so that they can be remo
 description:
   - Before it installs, the module records which packages will be installed, and which accounts will be new. Later it
     removes exactly those, unless something else needs them by then.
-  - A package is purged only if that removes nothing of others, otherwise it is removed and its files stay. So the
-    module records which directories and accounts of the packages did not exist before. A purge must find no other file
-    there than those of the packages and of the ledgers, and no changed configuration file.
+  - A package stays, and is no longer recorded, if its directories hold a file that is neither its own nor recorded in
+    a ledger, or if one of its configuration files was changed, because someone else may use it by then.
+  - A package is purged only if its directories and accounts did not exist before. Otherwise it is removed and its files
+    stay. So the module records which of them did not exist before.
+  - Rejects an installation that would remove other packages.
   - Several owners may need the same package. It is removed with the last of them.
   - Calls C(apt-get) itself, since M(ansible.builtin.apt) installs python3-apt if it is missing, and leaves it.
 version_added: 0.2.0
@@ -90,6 +92,10 @@ left:
   description: Removed packages that were not purged, and why.
   returned: success
   type: dict
+kept:
+  description: Packages that this module has installed and now leaves to others, and why.
+  returned: success
+  type: dict
 """
 
 import contextlib
@@ -119,6 +125,10 @@ class PackageError(Exception):
     """The package manager failed; the message ends with its output."""
 
 
+class DisplacedError(PackageError):
+    """An installation would remove other packages; the message names them."""
+
+
 def run(*command: str) -> str:
     """Run a command of the package manager and return its output."""
     env = os.environ | {"DEBIAN_FRONTEND": "noninteractive", "LC_ALL": "C.UTF-8"}
@@ -141,11 +151,24 @@ def present(names: Collection[str]) -> set[str]:
     return {line.split()[0] for line in lines if line.endswith(" installed")}
 
 
-def planned(action: str, names: Collection[str]) -> set[str]:
-    """Return the packages that ``install`` or ``purge`` of some would install or remove, with their dependencies."""
-    plan = run(*APT, "--simulate", action, *sorted(names))
+def coming_with(names: Collection[str]) -> set[str]:
+    """Return the packages that the installation of some would install.
+
+    Raises DisplacedError if it would remove others.
+    """
+    plan = run(*APT, "--simulate", "install", *sorted(names))
+    if lost := sorted(set(re.findall(r"^(?:Remv|Purg) (\S+)", plan, re.MULTILINE))):
+        raise DisplacedError(
+            f"the installation of {', '.join(sorted(names))} would remove {', '.join(lost)}; install or remove them "
+            "yourself, or use another host"
+        )
     # "Inst name [old] (new ...)" is an upgrade.
-    return set(re.findall(r"^(?:Inst (?=\S+ \()|Purg |Remv )(\S+)", plan, re.MULTILINE))
+    return set(re.findall(r"^Inst (\S+) \(", plan, re.MULTILINE))
+
+
+def going_with(names: Collection[str]) -> set[str]:
+    """Return the packages that the purge of some would remove, with those that depend on them."""
+    return set(re.findall(r"^(?:Purg|Remv) (\S+)", run(*APT, "--simulate", "purge", *sorted(names)), re.MULTILINE))
 
 
 def needed_by(names: Collection[str]) -> set[str]:
@@ -166,8 +189,15 @@ def removable(record: dict[str, Any], owner: str) -> list[str]:
     doomed = present(record["came"]) - needed_by(present(others))
     if doomed:
         # A package that was installed since may depend on one of them.
-        doomed -= needed_by(planned("purge", doomed) - doomed)
+        doomed -= needed_by(going_with(doomed) - doomed)
     return sorted(doomed)
+
+
+def in_use(doomed: Collection[str], *, older: Collection[str], ledgers: Path) -> dict[str, str]:
+    """Return the packages that stay because others use them, or because such a package needs them, and why."""
+    used = dpkg.used_since(set(doomed) - set(older), relatives=doomed, ledgers=ledgers)
+    needs = {name: f"needed by {', '.join(sorted(used))}" for name in needed_by(used) & set(doomed)}
+    return needs | used
 
 
 def remove_accounts(names: Collection[str]) -> None:
@@ -204,10 +234,12 @@ def install(params: dict[str, Any], record: dict[str, Any], *, missing: set[str]
     """Install the missing packages, after recording all that will be installed."""
     path = Path(params["record"])
     try:
-        coming = planned("install", missing)
+        coming = coming_with(missing)
+    except DisplacedError:
+        raise
     except PackageError:
         run(*APT, "update")
-        coming = planned("install", missing)
+        coming = coming_with(missing)
     earlier = dpkg.claims(present(record["came"]))
     # A recorded package that was removed and installed again by others stays on record.
     record["came"] = sorted({*record["came"], *coming})
@@ -229,17 +261,20 @@ def install(params: dict[str, Any], record: dict[str, Any], *, missing: set[str]
         record["masked"] = sorted({*record["masked"], unit})
     write(path, record)
     try:
-        run(*APT, "install", *sorted(missing))
+        run(*APT, "install", "--no-remove", *sorted(missing))
     except PackageError:
         # The package list may name versions that the archive has replaced since.
         run(*APT, "update")
-        run(*APT, "install", *sorted(missing))
+        run(*APT, "install", "--no-remove", *sorted(missing))
     record["installing"] = False
     return sorted(coming)
 
 
-def purge(record: dict[str, Any], doomed: list[str], left: Collection[str]) -> None:
-    """Remove packages, and with the last of them their accounts and masks. Do not purge those in `left`."""
+def purge(record: dict[str, Any], doomed: list[str], left: Collection[str], kept: Collection[str]) -> None:
+    """Remove packages, and with the last of them their accounts and masks. Do not purge those in `left`.
+
+    Those in `kept` stay, and are no longer recorded.
+    """
     locale = str(DEFAULT_LOCALE.readlink()) if DEFAULT_LOCALE.is_symlink() else ""
     # A purge also takes packages that depend on one of them, so the others are removed before.
     if left:
@@ -248,16 +283,21 @@ def purge(record: dict[str, Any], doomed: list[str], left: Collection[str]) -> N
         run(*APT, "purge", *purged)
     if locale and not DEFAULT_LOCALE.is_symlink():
         DEFAULT_LOCALE.symlink_to(locale)
-    record["came"] = sorted(present(set(record["came"]) - set(doomed)))
+    record["came"] = sorted(present(set(record["came"]) - {*doomed, *kept}))
     for unit in [unit for unit in record["masked"] if not (record["owners"] and (UNITS / unit).exists())]:
         (MASKS / unit).unlink(missing_ok=True)
         record["masked"].remove(unit)
     if not record["owners"]:
         if not record["came"]:
             # Files that stay may belong to an account of their package.
-            remove_accounts(set(record["accounts"]) - dpkg.claims(left))
+            remove_accounts(set(record["accounts"]) - dpkg.claims([*left, *kept]))
         # Packages that something else needs by now are no longer managed.
         record.update({"came": [], "accounts": [], "fresh": [], "installing": False})
+
+
+def by_reason(found: dict[str, str]) -> list[tuple[str, str]]:
+    """Return each reason with the names that it applies to."""
+    return [(why, ", ".join(name for name in found if found[name] == why)) for why in dict.fromkeys(found.values())]
 
 
 def main() -> None:
@@ -277,11 +317,12 @@ def main() -> None:
     path = Path(params["record"])
     known = path.exists()
     if params["state"] == "absent" and not known:
-        module.exit_json(changed=False, installed=[], came=[], removed=[], fresh=[], left={})
+        module.exit_json(changed=False, installed=[], came=[], removed=[], fresh=[], left={}, kept={})
     os.umask(0o022)
     installed: list[str] = []
     removed: list[str] = []
     left: dict[str, str] = {}
+    kept: dict[str, str] = {}
     try:
         with held(path, dry=dry):
             record: dict[str, Any] = {"owners": {}, "came": [], "accounts": [], "masked": [], "ledgers": []}
@@ -297,22 +338,26 @@ def main() -> None:
                 if missing := set(params["names"]) - present(params["names"]):
                     installed = sorted(missing) if dry else install(params, record, missing=missing)
             elif params["owner"] in record["owners"]:
-                removed = [] if params["keep"] else removable(record, params["owner"])
-                left = dpkg.reasons(removed, fresh=record["fresh"], ledgers=path.parent)
+                doomed = [] if params["keep"] else removable(record, params["owner"])
+                left = dpkg.existed_before(doomed, fresh=record["fresh"])
+                kept = in_use(doomed, older=left, ledgers=path.parent)
+                removed = [name for name in doomed if name not in kept]
+                left = {name: why for name, why in left.items() if name not in kept}
                 del record["owners"][params["owner"]]
                 record["ledgers"] = [owner for owner in record["ledgers"] if owner != params["owner"]]
                 if not dry:
-                    purge(record, removed, left)
+                    purge(record, removed, left, kept)
             changed = bool(installed or removed) or json.dumps(record, sort_keys=True) != before
             if changed and not dry:
                 write(path, record)
     except (PackageError, OSError) as error:
         module.fail_json(msg=f"packages for {params['owner']}: {error}")
-    for reason in dict.fromkeys(left.values()):
-        names = ", ".join(name for name in left if left[name] == reason)
+    for reason, names in by_reason(left):
         module.warn(f"Removed {names} without a purge, so that the configuration and data stay: {reason}.")
+    for reason, names in by_reason(kept):
+        module.warn(f"Kept {names}, which someone else may use by now: {reason}. If not, purge it yourself.")
     result = {"installed": installed, "came": record["came"], "removed": removed}
-    module.exit_json(changed=changed, fresh=record["fresh"] or fresh, left=left, **result)
+    module.exit_json(changed=changed, fresh=record["fresh"] or fresh, left=left, kept=kept, **result)
 
 
 if __name__ == "__main__":

@@ -20,6 +20,7 @@ DEPENDS = {
     "foreign": ["liblzf1"],
     "postgresql": ["libpq5"],
 }
+CONFLICTS = {"nginx": "apache"}
 
 
 class Host:
@@ -50,6 +51,8 @@ class Host:
         if action == self.fails and not simulated:
             raise packages.PackageError("killed")
         if action == "install":
+            if lost := names & set(CONFLICTS):
+                return "".join(f"Remv {CONFLICTS[name]} [1.0]\nInst {name} (1.0 Debian [amd64])\n" for name in lost)
             coming = self.closure(names) - self.there
             if not simulated:
                 self.there |= coming
@@ -181,7 +184,11 @@ def redis(manage: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.Monkey
     purge = dpkg.Purge(packages="redis-.*", paths=paths, accounts=("redis-of-the-test",))
     monkeypatch.setattr(dpkg, "PURGES", [purge])
     digest = hashlib.md5(b"port 6379\n", usedforsecurity=False).hexdigest()
-    monkeypatch.setattr(dpkg, "query", lambda word, *_: f" {etc}/redis.conf {digest}\n" if word == "--show" else "")
+
+    def query(word: str, *names: str) -> str:
+        return f" {etc}/redis.conf {digest}\n" if word == "--show" and "redis-tools" in names else ""
+
+    monkeypatch.setattr(dpkg, "query", query)
     return etc
 
 
@@ -227,14 +234,14 @@ def test_a_file_of_others_survives_the_package(manage: Callable[..., Any], redis
     unpack(redis)
     (redis / name).parent.mkdir(exist_ok=True)
     (redis / name).touch()
-    assert manage("one", state="absent")["left"]["redis-tools"] == f"{redis / name} did not come with the package"
+    assert manage("one", state="absent")["kept"]["redis-tools"] == f"{redis / name} did not come with the package"
 
 
 def test_a_link_is_another_owners_file_and_is_not_followed(manage: Callable[..., Any], redis: Path) -> None:
     manage("one", "redis-server")
     unpack(redis)
     (redis / "link").symlink_to("/etc")
-    assert manage("one", state="absent")["left"]["redis-tools"] == f"{redis / 'link'} did not come with the package"
+    assert manage("one", state="absent")["kept"]["redis-tools"] == f"{redis / 'link'} did not come with the package"
 
 
 def test_a_file_of_a_ledger_does_not_keep_the_package(manage: Callable[..., Any], redis: Path) -> None:
@@ -243,20 +250,41 @@ def test_a_file_of_a_ledger_does_not_keep_the_package(manage: Callable[..., Any]
     (redis / "recorded").touch()
     entry = {"kind": "file", "name": str(redis / "recorded")}
     (redis.parent / "lib/prefect.json").write_text(json.dumps({"entries": {"file x": entry}}))
-    assert manage("one", state="absent")["left"] == {}
+    assert manage("one", state="absent")["kept"] == {}
 
 
-def test_a_configuration_file_that_was_changed_survives_the_package(manage: Callable[..., Any], redis: Path) -> None:
-    manage("one", "redis-server")
+@pytest.mark.parametrize("check_mode", [True, False])
+def test_a_package_that_others_have_configured_stays_with_what_it_needs(
+    manage: Callable[..., Any], redis: Path, check_mode: bool
+) -> None:
+    """Someone who changes /etc/nftables.conf, or gets certificates with certbot, relies on the package."""
+    host = manage("one", "redis-server", accounts=["redis-of-the-test"])["host"]
+    manage("two", "postgresql")
     unpack(redis)
     (redis / "redis.conf").write_text("port 6380\n")
-    left = manage("one", state="absent")["left"]
-    assert left["redis-tools"] == f"{redis / 'redis.conf'} was changed"
+    gone = manage("one", state="absent", _ansible_check_mode=check_mode)
+    assert (gone["changed"], gone["removed"], gone["left"]) == (True, [], {})
+    assert gone["kept"] == {
+        "liblzf1": "needed by redis-server, redis-tools",
+        "redis-server": f"{redis / 'redis.conf'} was changed",
+        "redis-tools": f"{redis / 'redis.conf'} was changed",
+    }
+    assert {"liblzf1", "redis-server", "redis-tools"} <= host.there
+    if not check_mode:
+        assert json.loads((redis.parent / "lib/record.json").read_text())["came"] == ["libpq5", "postgresql"]
+        assert manage("two", state="absent")["removed"] == ["libpq5", "postgresql"]
 
 
-@pytest.mark.parametrize(("content", "left"), [("d\n", set()), ("e\n", {"liblzf1", "redis-server", "redis-tools"})])
+def test_an_installation_that_would_remove_packages_is_refused(manage: Callable[..., Any]) -> None:
+    said = manage("one", "nginx")
+    assert "the installation of nginx would remove apache" in said["msg"]
+    assert said["host"].calls == []
+    assert list(said["directory"].iterdir()) == []
+
+
+@pytest.mark.parametrize(("content", "kept"), [("d\n", set()), ("e\n", {"liblzf1", "redis-server", "redis-tools"})])
 def test_a_configuration_file_of_another_package_that_goes_as_well(
-    manage: Callable[..., Any], redis: Path, monkeypatch: pytest.MonkeyPatch, content: str, left: set[str]
+    manage: Callable[..., Any], redis: Path, monkeypatch: pytest.MonkeyPatch, content: str, kept: set[str]
 ) -> None:
     """postgresql-common-dev has one in the directory of postgresql-common."""
     digest = hashlib.md5(b"d\n", usedforsecurity=False).hexdigest()
@@ -268,7 +296,7 @@ def test_a_configuration_file_of_another_package_that_goes_as_well(
     manage("one", "redis-server")
     redis.mkdir()
     (redis / "shared").write_text(content)
-    assert manage("one", state="absent")["left"].keys() == left
+    assert manage("one", state="absent")["kept"].keys() == kept
 
 
 def test_a_record_of_an_earlier_version_does_not_know_what_existed(manage: Callable[..., Any], redis: Path) -> None:
@@ -306,7 +334,7 @@ def test_a_placeholder_that_a_person_filled_survives_the_package(
     manage("one", "redis-server")
     unpack(redis)
     (redis / "root.crt").write_text(content)
-    assert bool(manage("one", state="absent")["left"]) == kept
+    assert bool(manage("one", state="absent")["kept"]) == kept
 
 
 def test_another_packages_directory_that_its_removal_deletes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
