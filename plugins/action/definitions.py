@@ -11,6 +11,7 @@ from ansible.errors import AnsibleActionFail
 from ansible.module_utils.parsing.convert_bool import boolean
 from ansible.plugins.action import ActionBase
 from ansible_collections.selfhosted.prefect.plugins.module_utils.masking import Mask, masked_diff
+from ansible_collections.selfhosted.prefect.plugins.plugin_utils import raw_results
 from ansible_collections.selfhosted.prefect.plugins.plugin_utils.vaulted import vaulted_texts
 
 SUFFIXES = {".json", ".yaml", ".yml"}
@@ -75,9 +76,10 @@ class ActionModule(ActionBase):
         show = boolean(self._templar.template(variables.get("prefect_show_secrets", False)))
         mask = Mask(known=tuple(vaulted_texts(variables)), show=show)
         arguments["show_secrets"] = show
-        answer = self._execute_module(
-            module_name="selfhosted.prefect.definitions", module_args=arguments, task_vars=task_vars
-        )
+        with raw_results.hidden(self):
+            answer = self._execute_module(
+                module_name="selfhosted.prefect.definitions", module_args=arguments, task_vars=task_vars
+            )
         answer.pop("invocation", None)
         if "before" in answer.get("diff", ()):
             answer["diff"] = masked_diff(answer["diff"], mask)

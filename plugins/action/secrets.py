@@ -7,6 +7,7 @@ from typing import Any
 
 from ansible.errors import AnsibleActionFail
 from ansible.plugins.action import ActionBase
+from ansible_collections.selfhosted.prefect.plugins.plugin_utils import raw_results
 from ansible_collections.selfhosted.prefect.plugins.plugin_utils.kept_secrets import missing, replace, store
 
 
@@ -34,11 +35,12 @@ class ActionModule(ActionBase):
                 aside = [name for name in arguments["names"] if name not in lost]
                 replaced = aside if dry else replace(directory, arguments["names"])
                 return result | {"changed": bool(replaced), "replaced": replaced}
-            answer = self._execute_module(
-                module_name="selfhosted.prefect.secrets",
-                module_args={name: arguments[name] for name in ("name", "etc_dir", "scope")},
-                task_vars=task_vars,
-            )
+            with raw_results.hidden(self):
+                answer = self._execute_module(
+                    module_name="selfhosted.prefect.secrets",
+                    module_args={name: arguments[name] for name in ("name", "etc_dir", "scope")},
+                    task_vars=task_vars,
+                )
             if answer.get("failed"):
                 result |= answer
                 return result

@@ -52,6 +52,14 @@ def play(
     return ansible("ansible-playbook", *place, *arguments, directory / "play.yml", environment=environment)
 
 
+def over_ssh(directory: Path) -> dict[str, str]:
+    """Return the environment in which the connection ssh leads to this machine: with `-vvv`, it shows raw results."""
+    ssh = directory / "ssh"
+    ssh.write_text('#!/bin/sh\nfor last; do :; done\nexec sh -c "$last"\n')
+    ssh.chmod(0o755)
+    return {"ANSIBLE_SSH_EXECUTABLE": str(ssh), "ANSIBLE_PIPELINING": "1"}
+
+
 LIMITED = """
 all:
   vars: {ansible_connection: local, ansible_python_interpreter: /bin/false, prefect_server_host: 0.0.0.0}
@@ -214,9 +222,11 @@ def test_a_run_stops_before_it_generates_what_a_host_has(tmp_path: Path) -> None
     assert not code and f"generated {(root / 'prefect/api').read_text().strip()}" in said
 
     (etc / "client.env").write_text(f'PREFECT_API_AUTH_STRING="admin:{"q" * 40}"\n')
-    code, said = run(replaced=["api"])
+    environment = over_ssh(tmp_path)
+    given = {"etc": str(etc), "root": str(root), "other": str(other), "replaced": ["api"]}
+    code, said = play(tmp_path, KEPT, "-vvv", "--connection=ssh", environment=environment, **given)
     assert not code and (other / "prefect/api").read_text() == "q" * 40 + "\n"
-    assert "q" * 40 not in said
+    assert "SSH: EXEC" in said and "q" * 40 not in said
 
 
 VAULTED = """
@@ -277,10 +287,10 @@ def test_no_secret_in_what_is_shown_of_definitions(tmp_path: Path, show: bool) -
     }
     (tmp_path / "hosts").write_text("one vault_plain=canary-vaulted\n")
     text = DEFINITIONS.format(directory=directory, python=sys.executable)
-    code, said = play(
-        tmp_path, text, "-i", tmp_path / "hosts", "-vvv", definitions=definitions, prefect_show_secrets=show
-    )
-    assert code == 0, said
+    options = ("-i", tmp_path / "hosts", "-vvv", "--connection=ssh")
+    given = {"definitions": definitions, "prefect_show_secrets": show}
+    code, said = play(tmp_path, text, *options, environment=over_ssh(tmp_path), **given)
+    assert code == 0 and "SSH: EXEC" in said, said
     assert "********" in said or show
     assert [name in said for name in ("canary-token", "canary-vaulted")] == [show] * 2
 

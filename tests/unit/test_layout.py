@@ -217,6 +217,23 @@ def test_an_action_takes_what_tasks_give_it(action: Path) -> None:
     assert said(options) == said(types)
 
 
+WITH_SECRETS = {"secrets", "resources"}
+"""Values of a result that hold secrets as they are, because another task needs them."""
+
+
+@each_module
+def test_a_module_that_returns_secrets_has_an_action_that_hides_them(module: Path) -> None:
+    """Over ssh, `-vvv` shows what a module returns, whatever its action shows."""
+    returned = {
+        keyword.arg
+        for node in ast.walk(ast.parse(module.read_text(encoding="utf-8")))
+        if isinstance(node, ast.Call) and getattr(node.func, "attr", "") == "exit_json"
+        for keyword in node.keywords
+    }
+    action = ROOT / "plugins" / "action" / module.name
+    assert not returned & WITH_SECRETS or "raw_results.hidden(self)" in action.read_text(encoding="utf-8")
+
+
 def test_modules_that_speak_to_the_api_share_their_options() -> None:
     runtime = yaml.load((ROOT / "meta" / "runtime.yml").read_text(encoding="utf-8"), yaml.CSafeLoader)
     speaking = [module.stem for module in MODULES if "- selfhosted.prefect.api\n" in module.read_text(encoding="utf-8")]
