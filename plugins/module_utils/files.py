@@ -52,6 +52,9 @@ hide, a suboption of several lines in that log.
 """
 
 
+NOT_SHOWN = "(the previous content is not shown, because not every account may read it)\n"
+
+
 class FileError(Exception):
     """A file or directory cannot be written as requested; the message names it."""
 
@@ -136,11 +139,15 @@ def is_lost_group(gid: int) -> bool:
     return False
 
 
-def ensure_file(file: dict[str, Any], content: bytes, *, dry: bool, warn: Callable[[str], None]) -> tuple[bool, bytes]:
-    """Write a file, replacing a link in its place; return whether it changed, and its previous content."""
+def ensure_file(file: dict[str, Any], content: bytes, *, dry: bool, warn: Callable[[str], None]) -> tuple[bool, str]:
+    """Write a file, replacing a link in its place; return whether it changed, and its previous content for the diff.
+
+    A file that not every account may read is not one that this collection wrote without `secret`. Its content may be
+    another owner's secret.
+    """
     path, mode = Path(file["path"]), int(file["mode"], 8)
     owner, group = ids(file, dry=dry)
-    before = b""
+    before, shown = b"", ""
     try:
         with beside(path) as (directory, name):
             odd = directory.oddity(name)
@@ -151,14 +158,21 @@ def ensure_file(file: dict[str, Any], content: bytes, *, dry: bool, warn: Callab
                 # A file too large to come from this collection is replaced.
                 with contextlib.suppress(UnsafePathError):
                     before = directory.read(name)
+                shown = before.decode(errors="replace") if is_public(directory, found) else NOT_SHOWN
                 is_as_wanted = (found.st_uid, found.st_gid, stat.S_IMODE(found.st_mode)) == (owner, group, mode)
                 if before == content and is_as_wanted:
-                    return False, before
+                    return False, shown
     except FileNotFoundError:
         pass
     if not dry:
         write(path, content, owner=owner, group=group, mode=mode)
-    return True, before
+    return True, shown
+
+
+def is_public(directory: Directory, found: os.stat_result) -> bool:
+    """Return whether every account may read a file in a directory; without root, the directories are the user's."""
+    steps = [directory.path, *directory.path.parents] if os.geteuid() == 0 else []
+    return bool(found.st_mode & stat.S_IROTH) and all(step.stat().st_mode & stat.S_IXOTH for step in steps)
 
 
 def remove(path: Path, *, dry: bool) -> bool:
@@ -192,7 +206,7 @@ def ensure(
     changed, before = ensure_file(file, content.encode(), dry=dry, warn=warn)
     if secret is not None:
         return changed, diff | {"prepared": f"{path} (secret)\n"}
-    return changed, diff | {"before": before.decode(errors="replace"), "after": content}
+    return changed, diff | {"before": before, "after": content}
 
 
 def ensure_all(

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -135,12 +137,40 @@ def test_a_reader_keeps_the_whole_old_file(tmp_path: Path) -> None:
         assert reader.read() == "old\n"
 
 
-def test_the_diff(tmp_path: Path) -> None:
-    (tmp_path / "a").write_text("old\n")
-    result = ensure({"path": str(tmp_path / "a"), "content": "new\n"}, {"path": str(tmp_path / "d"), "mode": "0755"})
-    name = str(tmp_path / "a")
+@pytest.fixture
+def public_path() -> Iterator[Path]:
+    """A directory that every account can enter."""
+    with tempfile.TemporaryDirectory() as name:
+        Path(name).chmod(0o755)
+        yield Path(name)
+
+
+def test_the_diff(public_path: Path) -> None:
+    name = str(public_path / "a")
+    Path(name).write_text("old\n")
+    Path(name).chmod(0o644)
+    result = ensure({"path": name, "content": "new\n"}, {"path": str(public_path / "d"), "mode": "0755"})
     assert result["diff"][0] == {"before_header": name, "after_header": name, "before": "old\n", "after": "new\n"}
-    assert result["diff"][1]["prepared"] == f"directory {tmp_path / 'd'}\n"
+    assert result["diff"][1]["prepared"] == f"directory {public_path / 'd'}\n"
+
+
+@pytest.mark.parametrize("check_mode", [True, False])
+@pytest.mark.parametrize(
+    ("directory", "file"), [(0o755, 0o600), (0o755, 0o640), pytest.param(0o750, 0o644, marks=as_root)]
+)
+def test_a_file_that_not_every_account_may_read_is_not_shown(
+    public_path: Path, directory: int, file: int, check_mode: bool
+) -> None:
+    """A unit that someone wrote by hand may hold a password, and an adopted directory such units."""
+    path = public_path / "units/prefect-server.service"
+    path.parent.mkdir()
+    path.write_text("[Service]\nEnvironment=PASSWORD=s5cret\n")
+    path.chmod(file)
+    path.parent.chmod(directory)
+    result = ensure({"path": str(path), "content": "new\n"}, check_mode=check_mode)
+    assert "s5cret" not in json.dumps(result)
+    assert result["diff"][0]["before"].startswith("(the previous content is not shown")
+    assert result["diff"][0]["after"] == "new\n"
 
 
 @pytest.mark.parametrize("check_mode", [True, False])
