@@ -55,16 +55,16 @@ options:
     elements: str
     default: []
   database:
-    description: Prefect's database, which V(absent) drops with O(purge).
+    description: Prefect's database.
     type: str
   role:
-    description: Prefect's role, which V(absent) drops with O(purge).
+    description: Prefect's role.
     type: str
   purge:
     description:
-      - Whether V(absent) drops the database and the role that the ledger lists as created, and the cluster if this
-        collection installed it and it contains nothing else. A cluster that does not run cannot be checked, and is not
-        dropped.
+      - Whether V(absent) drops the databases and the roles that the ledger lists as created, also those of former
+        names, and the cluster if this collection installed it and it contains nothing else. A cluster that does not run
+        cannot be checked, and is not dropped.
     type: bool
     default: false
   backup_dir:
@@ -91,7 +91,7 @@ attributes:
     description: Reports whether something would be written.
     support: full
   diff_mode:
-    description: Shows both files.
+    description: Shows the settings file and the block.
     support: full
 """
 
@@ -202,6 +202,10 @@ FOREIGN_OBJECTS = (
 
 LONGEST = 4 * 3600.0
 """Maximum seconds of a command of PostgreSQL, such as a dump."""
+
+
+Object = tuple[str, str]
+"""A role or a database: its kind and its name."""
 
 
 class ClusterError(Exception):
@@ -360,6 +364,13 @@ def with_block(text: str, name: str, lines: list[str]) -> str:
     return f"{begin}{''.join(f'{line}{chr(10)}' for line in lines)}{end}{rest}" if lines else rest
 
 
+def block_of(text: str, name: str) -> str:
+    """Return this instance's block of pg_hba.conf; the rest may be another owner's."""
+    begin, end = marks(name)
+    found = re.search(f"{re.escape(begin)}.*?{re.escape(end)}", text, re.DOTALL)
+    return found[0] if found else ""
+
+
 def text_of(path: Path) -> str | None:
     """Return the content of a cluster's file; None if it does not exist. Raises OSError: postgres can write there."""
     try:
@@ -447,14 +458,13 @@ def apply(cluster: Cluster, files: dict[Path, str | None], *, port: int, timeout
     return True
 
 
-def strangers(cluster: Cluster, params: dict[str, Any], *, dropped: Collection[str]) -> list[str]:
+def strangers(cluster: Cluster, *, dropped: Collection[Object]) -> list[str]:
     """Return what others have in a cluster, including other instances, and this instance's unless it is dropped."""
     names = cluster.sql("select datname from pg_database where datname not in ('postgres', 'template0', 'template1')")
     roles = cluster.sql(FOREIGN_ROLES)
-    mine = {kind: params[kind] if kind in dropped else None for kind in ("database", "role")}
     return [
-        *(name for name in names.splitlines() if name != mine["database"]),
-        *(name for name in roles.splitlines() if name != mine["role"]),
+        *(name for name in names.splitlines() if ("database", name) not in dropped),
+        *(name for name in roles.splitlines() if ("role", name) not in dropped),
         *(f"{name} in the database postgres" for name in cluster.sql(FOREIGN_OBJECTS).splitlines()),
     ]
 
@@ -476,6 +486,16 @@ def exists(cluster: Cluster, kind: str, name: str) -> bool:
 def key(cluster: Cluster, name: str) -> str:
     """Return the name of a cluster's role or database in the ledger."""
     return f"{cluster.version}/{cluster.name} {name}"
+
+
+def recorded(ledger: Ledger | None, cluster: Cluster) -> list[Object]:
+    """Return the roles and databases of a cluster in the ledger, also those of former names."""
+    beginning = key(cluster, "")
+    return [
+        (entry["kind"], entry["name"].removeprefix(beginning))
+        for entry in (ledger.entries.values() if ledger is not None else ())
+        if entry["kind"] in ("role", "database") and entry["name"].startswith(beginning)
+    ]
 
 
 def configured_before(ledger: Ledger, cluster: Cluster, params: dict[str, Any]) -> bool:
@@ -594,36 +614,49 @@ def dump(cluster: Cluster, database: str, directory: str) -> str:
     return str(path)
 
 
-def drop(cluster: Cluster, params: dict[str, Any], ledger: Ledger | None, *, dry: bool) -> tuple[list[str], list[str]]:
-    """Drop the database and the role that this collection created; return which of them existed, and the dumps."""
+def created(cluster: Cluster, params: dict[str, Any], ledger: Ledger | None) -> list[Object]:
+    """Return the databases and then the roles that exist and that this collection created for this instance alone."""
 
-    def is_droppable(kind: str) -> bool:
-        entry = None if ledger is None else ledger.get(kind, key(cluster, params[kind]))
-        created = ledger is None or (
-            entry["origin"] == "created" if entry else configured_before(ledger, cluster, params)
-        )
-        return created and exists(cluster, kind, params[kind])
+    def is_created(kind: str, name: str) -> bool:
+        if ledger is None:
+            return True
+        if any((entry["kind"], entry["name"]) == (kind, key(cluster, name)) for entry in ledger.others_entries):
+            return False
+        entry = ledger.get(kind, key(cluster, name))
+        return entry["origin"] == "created" if entry else configured_before(ledger, cluster, params)
 
-    doomed = [kind for kind in ("database", "role") if is_droppable(kind)]
+    today = [(kind, params[kind]) for kind in ("database", "role") if params[kind]]
+    known = sorted(dict.fromkeys([*today, *recorded(ledger, cluster)]), key=lambda each: each[0])
+    return [(kind, name) for kind, name in known if is_created(kind, name) and exists(cluster, kind, name)]
+
+
+def drop(
+    cluster: Cluster, params: dict[str, Any], ledger: Ledger | None, *, dry: bool
+) -> tuple[list[Object], list[str]]:
+    """Drop the databases and the roles that this collection created; return which of them existed, and the dumps."""
+    doomed = created(cluster, params, ledger)
     dumps: list[str] = []
     if dry:
         return doomed, dumps
-    if "database" in doomed:
-        dumps += [dump(cluster, params["database"], params["backup_dir"])] if params["backup_dir"] else []
-        cluster.sql(f"drop database {identifier(params['database'])} with (force)")
-    if "role" in doomed:
-        cluster.sql(f"drop role {identifier(params['role'])}")
-    for kind in ("database", "role"):
+    for kind, name in doomed:
+        if kind == "database" and params["backup_dir"]:
+            dumps.append(dump(cluster, name, params["backup_dir"]))
+        cluster.sql(f"drop {kind} {identifier(name)}{' with (force)' if kind == 'database' else ''}")
+    for kind, name in recorded(ledger, cluster):
         if ledger is not None:
-            ledger.forget(kind, key(cluster, params[kind]))
+            ledger.forget(kind, key(cluster, name))
     return doomed, dumps
+
+
+def former_names(cluster: Cluster, params: dict[str, Any], ledger: Ledger | None) -> list[str]:
+    """Return the databases and roles of former names that stay in a cluster, for a message."""
+    left = created(cluster, params, ledger) if ledger is not None and cluster.running else []
+    return [f"the {kind} {name}" for kind, name in left if name != params[kind]]
 
 
 def require_known(ledger: Ledger | None, cluster: Cluster, params: dict[str, Any]) -> None:
     """Raise ClusterError for a stopped cluster of others: what it holds is not known."""
-    beginning = key(cluster, "")
-    entries = ledger.entries.values() if ledger is not None else ()
-    used = any(entry["kind"] in ("role", "database") and entry["name"].startswith(beginning) for entry in entries)
+    used = bool(recorded(ledger, cluster))
     before = ledger is not None and configured_before(ledger, cluster, params)
     if not (cluster.running or used or before or is_owned(cluster, Path(params["record"]))):
         raise ClusterError(
@@ -675,12 +708,20 @@ def ensure_present(params: dict[str, Any], ledger: Ledger | None, *, dry: bool) 
     }
 
 
+def shown(cluster: Cluster, path: Path, text: str | None, params: dict[str, Any]) -> str:
+    """Return what a diff shows of a file: this instance's lines, and nothing that others wrote, such as a password."""
+    if path == cluster.hba:
+        return block_of(text or "", params["name"])
+    return text or "" if not text or text.startswith(HEADER) else "(the content of another owner is not shown)\n"
+
+
 def serve(cluster: Cluster, files: dict[Path, str | None], *, dry: bool, params: dict[str, Any]) -> dict[str, Any]:
     """Apply files to a cluster unless `dry`; return its part of the module's result."""
     changes = {path: text_of(path) for path in files}
     changes = {path: text for path, text in changes.items() if text != files[path]}
     diff = [
-        {"before_header": str(path), "after_header": str(path), "before": text or "", "after": files[path] or ""}
+        {"before_header": str(path), "after_header": str(path)}
+        | {"before": shown(cluster, path, text, params), "after": shown(cluster, path, files[path], params)}
         for path, text in changes.items()
     ]
     started = not cluster.running
@@ -704,17 +745,25 @@ def ensure_absent(params: dict[str, Any], ledger: Ledger | None, *, dry: bool) -
         files: dict[Path, str | None] = {cluster.hba: with_block(hba, params["name"], [])}
         if configured:
             files = {drop_in: former(ledger, drop_in), **files}
-        if cluster.port != params["port"] and not configured and files[cluster.hba] == hba:
+        # After a removal without a purge, only the ledger knows the cluster.
+        used = configured or files[cluster.hba] != hba or bool(recorded(ledger, cluster))
+        if cluster.port != params["port"] and not used:
             # Purging the package would drop all clusters of its version, including this one.
             result["in_use"] = True
             continue
         owned = is_owned(cluster, Path(params["record"]))
-        dropped: list[str] = []
+        dropped: list[Object] = []
         if params["purge"] and cluster.running:
             dropped, dumps = drop(cluster, params, ledger, dry=dry)
             result["dumps"] += dumps
+        elif stays := former_names(cluster, params, ledger):
+            result["warnings"].append(
+                f"PostgreSQL {cluster.version}/{cluster.name} still has {' and '.join(stays)}, which this collection "
+                "created when prefect_database_name or prefect_database_user had another value. A purge dumps and "
+                "drops them."
+            )
         # A cluster that cannot be checked may contain anything.
-        in_use = not cluster.running or bool(strangers(cluster, params, dropped=dropped))
+        in_use = not cluster.running or bool(strangers(cluster, dropped=dropped))
         if params["purge"] and not cluster.running:
             result["unknown"] = True
             result["warnings"].append(

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.selfhosted.prefect.plugins.filter.backends import hba_lines, postgres_tuning, redis_word
 from ansible_collections.selfhosted.prefect.plugins.module_utils.ledger import Ledger
 from ansible_collections.selfhosted.prefect.plugins.modules import postgres_cluster
@@ -118,6 +119,17 @@ def test_check_mode_shows_what_would_be_written(cluster: Cluster, monkeypatch: p
     assert result["changed"]
     assert [Path(diff["before_header"]).name for diff in result["diff"]] == ["prefect.conf", "pg_hba.conf"]
     assert cluster.hba.read_text() == HBA
+
+
+def test_the_diff_shows_nothing_of_others(cluster: Cluster, foreign: dict[str, Any]) -> None:
+    """Others may have a password in both files."""
+    cluster.hba.write_text('host all all 10.0.0.0/8 ldap ldapbindpasswd="s5cret"\n')
+    (cluster.config / "conf.d/prefect.conf").write_text("primary_conninfo = 'password=s5cret'\n")
+    foreign["ledger"]["adopt"] = ["files"]
+    for options in ({"hba": ["host a b c d"]}, {"state": "absent"}):
+        result = outcome(postgres_cluster.main, **foreign, **options)
+        assert "host a b c d" in json.dumps(result["diff"]) and "s5cret" not in json.dumps(result["diff"])
+    assert "s5cret" in cluster.hba.read_text()
 
 
 def test_files_that_postgresql_refuses_are_taken_back(cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -273,24 +285,107 @@ def test_only_an_own_stopped_cluster_is_started(
     assert bool(started) == (whose != "others" and state == "present")
 
 
+BOTH = [("database", "prefect"), ("role", "prefect")]
+
+
 @pytest.mark.parametrize(
     ("question", "rows", "dropped", "found"),
     [
-        ("pg_database", "prefect", ["database", "role"], []),
+        ("pg_database", "prefect", BOTH, []),
         ("pg_database", "prefect", [], ["prefect"]),
-        ("pg_database", "shop\nprefect", ["database"], ["shop"]),
-        ("pg_roles", "prefect", ["role"], []),
-        ("pg_roles", "prefect", ["database"], ["prefect"]),
-        ("pg_roles", "shop", ["database", "role"], ["shop"]),
-        ("pg_class", "public.notes", ["database", "role"], ["public.notes in the database postgres"]),
+        ("pg_database", "shop\nprefect", BOTH[:1], ["shop"]),
+        ("pg_roles", "prefect", BOTH[1:], []),
+        ("pg_roles", "prefect", BOTH[:1], ["prefect"]),
+        ("pg_roles", "shop", BOTH, ["shop"]),
+        ("pg_class", "public.notes", BOTH, ["public.notes in the database postgres"]),
     ],
 )
 def test_what_others_have_in_a_cluster(
-    cluster: Cluster, monkeypatch: pytest.MonkeyPatch, question: str, rows: str, dropped: list[str], found: list[str]
+    cluster: Cluster,
+    monkeypatch: pytest.MonkeyPatch,
+    question: str,
+    rows: str,
+    dropped: list[tuple[str, str]],
+    found: list[str],
 ) -> None:
     monkeypatch.setattr(Cluster, "sql", lambda self, statement: rows if f"from {question}" in statement else "")
-    params = {"database": "prefect", "role": "prefect"}
-    assert postgres_cluster.strangers(cluster, params, dropped=dropped) == found
+    assert postgres_cluster.strangers(cluster, dropped=dropped) == found
+
+
+@pytest.fixture
+def renamed(
+    cluster: Cluster, foreign: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> tuple[dict[str, Any], list[str]]:
+    """Give options and the executed statements for a cluster whose database and role had other names before."""
+    (cluster.config / "conf.d/prefect.conf").unlink()
+    said: list[str] = []
+
+    def sql(self: Cluster, statement: str) -> str:
+        if statement.startswith("drop"):
+            said.append(statement)
+        return answer(statement)
+
+    def dump(_: Cluster, database: str, directory: str) -> str:
+        said.append(f"dump {database} to {directory}")
+        return f"{database}.dump"
+
+    monkeypatch.setattr(Cluster, "sql", sql)
+    monkeypatch.setattr(postgres_cluster, "dump", dump)
+    outcome(postgres_cluster.main, **foreign | {"database": "before", "role": "former"})
+    outcome(postgres_cluster.main, **foreign)
+    monkeypatch.setattr(postgres_cluster, "exists", lambda *_: True)
+    return foreign | {"state": "absent"}, said
+
+
+def entries(options: dict[str, Any]) -> set[str]:
+    """Return the entries of the ledger."""
+    path = Path(options["ledger"]["name"])
+    return set(json.loads(path.read_text())["entries"]) if path.exists() else set()
+
+
+def test_absent_names_a_database_of_a_former_name(
+    renamed: tuple[dict[str, Any], list[str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    options, said = renamed
+    warned: list[str] = []
+    monkeypatch.setattr(AnsibleModule, "warn", lambda self, warning: warned.append(warning))
+    outcome(postgres_cluster.main, **options)
+    (warning,) = warned
+    assert "15/main still has the database before and the role former, which this collection created" in warning
+    assert said == []
+    assert {"database 15/main before", "role 15/main former", "database 15/main prefect"} <= entries(options)
+
+
+@pytest.mark.parametrize("port", [5432, 5433])
+def test_a_purge_drops_a_database_of_a_former_name_after_a_dump(
+    renamed: tuple[dict[str, Any], list[str]], port: int
+) -> None:
+    """It does so where an earlier removal left only the ledger, and the port is another cluster's now."""
+    options, said = renamed
+    outcome(postgres_cluster.main, **options)
+    result = outcome(postgres_cluster.main, **options, purge=True, backup_dir="/b", port=port)
+    assert said == [
+        "dump prefect to /b",
+        'drop database "prefect" with (force)',
+        "dump before to /b",
+        'drop database "before" with (force)',
+        'drop role "prefect"',
+        'drop role "former"',
+    ]
+    assert (result["dumps"], result["changed"]) == (["prefect.dump", "before.dump"], True)
+    assert entries(options) == set()
+
+
+def test_a_purge_keeps_a_database_of_a_former_name_that_is_another_instances(
+    renamed: tuple[dict[str, Any], list[str]], tmp_path: Path
+) -> None:
+    options, said = renamed
+    other = {"name": str(tmp_path / "state/prefect-blue.json"), "part": "postgres", "adopt": ["database"]}
+    blue = options | {"name": "prefect-blue", "database": "before", "role": "former", "ledger": other}
+    outcome(postgres_cluster.main, **blue | {"state": "present"})
+    outcome(postgres_cluster.main, **options, purge=True)
+    assert said == ['drop database "prefect" with (force)', 'drop role "prefect"']
+    assert entries(options) == set()
 
 
 @pytest.mark.parametrize("question", ["pg_roles", "pg_class"])
