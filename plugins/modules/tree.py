@@ -40,6 +40,13 @@ options:
     type: list
     elements: str
     default: [.git, __pycache__, '*.pyc', .venv, .env]
+  links_outside:
+    description:
+      - Whether links in O(src) may lead out of it, or to something that O(exclude) leaves out. The files that they lead
+        to are sent. Set it to false for a repository, whose authors would choose which files of the controller the
+        hosts get.
+    type: bool
+    default: true
   only_if_empty:
     description: Whether to do nothing if O(dest) already contains files.
     type: bool

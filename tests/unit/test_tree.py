@@ -293,6 +293,29 @@ def test_links_that_cannot_be_sent(source: Path, target: str, says: str) -> None
     assert set(contents(source, exclude=["link"])) == {"a.py", "b/c/d.py", "empty.py", "with space.txt"}
 
 
+@pytest.mark.parametrize(
+    ("link", "target"),
+    [
+        ("data.txt", "../inventory/ca.key"),
+        ("data.txt", "{root}/inventory/ca.key"),
+        ("b/deep", "../../inventory"),
+        ("data.txt", "../nowhere"),
+        ("top", ".."),
+        ("config", ".git/config"),
+    ],
+)
+def test_a_repository_names_no_file_of_the_controller(tmp_path: Path, source: Path, link: str, target: str) -> None:
+    put(tmp_path, **{"inventory__ca.key": "key"})
+    put(source, **{".git__config": "url"})
+    (source / "within").symlink_to("b")
+    (source / "same.py").symlink_to("within/../a.py")
+    inside = contents(source, exclude=EXCLUDED, links_outside=False)
+    assert {"a.py", "same.py", "b/c/d.py", "within/c/d.py"} <= inside.keys()
+    (source / link).symlink_to(target.format(root=tmp_path))
+    with pytest.raises(AnsibleActionFail, match=f"the link {link} leads to .*not part of what is sent"):
+        contents(source, exclude=EXCLUDED, links_outside=False)
+
+
 def test_what_is_no_file_is_left_out(source: Path) -> None:
     os.mkfifo(source / "pipe")
     assert "pipe" not in contents(source, exclude=EXCLUDED)
