@@ -19,6 +19,7 @@ class ActionModule(ActionBase):
                 "ports": {"type": "dict"},
                 "servers": {"type": "list", "elements": "str"},
                 "files": FILES | {"required": False, "default": []},
+                "kept": {"type": "list", "elements": "str"},
                 "ledger": LEDGER,
                 "lineage": {"type": "dict"},
                 "unwanted": {"type": "list", "elements": "str"},

@@ -41,8 +41,15 @@ options:
     elements: str
     default: []
   files:
-    description: The directories and files, in the order in which they are created.
+    description:
+      - The directories and files, in the order in which they are created. Those of a former site, which the ledger
+        lists and this option does not, are removed.
     required: false
+    default: []
+  kept:
+    description: Files that V(present) leaves although O(files) does not list them, such as the maintenance switch.
+    type: list
+    elements: path
     default: []
   unwanted:
     description:
@@ -461,6 +468,24 @@ def wait(question: Callable[[], str | None], *, timeout: float, otherwise: str) 
         time.sleep(POLL)
 
 
+def former(ledger: Ledger | None, params: dict[str, Any]) -> list[dict[str, Any]]:
+    """Return the files and directories of a former site, which the ledger lists and the task does not, to be removed.
+
+    Such a file would be served under the former domain, and Nginx would refuse it once the upstream is gone.
+    """
+    used = {Path(path) for path in [*(file["path"] for file in params["files"]), *params["kept"]]}
+    if params["state"] == "present":
+        used |= {step for path in used for step in path.parents}
+    shared = {"content": None, "secret": False, "recurse": False}
+    return [
+        shared | {"path": entry["name"], "state": "absent" if entry["kind"] == "file" else "unused"}
+        # The deepest first.
+        for entry in sorted(ledger.entries.values() if ledger else (), key=lambda each: -each["name"].count("/"))
+        if ledger is not None and entry["part"] == ledger.part and entry["kind"] in ("file", "directory")
+        if CONFIGURATION in Path(entry["name"]).parents and Path(entry["name"]) not in used
+    ]
+
+
 def write_all(params: dict[str, Any], *, dry: bool) -> tuple[list[str], list[dict[str, str]]]:
     """Write the files, record new ones in the ledger, and remove unwanted ones."""
     unwanted = [
@@ -501,7 +526,9 @@ def reload_where_needed(nginx: Nginx, params: dict[str, Any]) -> bool:
     # A site that is present has another file to write whenever one has to be removed. The directory alone also changes
     # with the maintenance switch, which needs no reload.
     counts = [file for file in params["files"] if params["state"] == "absent" or file["state"] != "absent"]
-    changed = newest([Path(file["path"]) for file in counts])
+    # The directory of a former site's file is removed with it.
+    gone = [next(step for step in Path(path).parents if step.exists()) for path in params["former"]]
+    changed = max([newest([Path(file["path"]) for file in counts]), *(step.stat().st_ctime for step in gone)])
     if changed < nginx.workers_since():
         return False
     nginx.reload()
@@ -549,6 +576,7 @@ def main() -> None:
             "ports": {"type": "dict", "default": {}},
             "servers": {"type": "list", "elements": "str", "default": []},
             "files": FILES | {"required": False, "default": []},
+            "kept": {"type": "list", "elements": "path", "default": []},
             "secrets": SECRETS,
             "ledger": LEDGER,
             "lineage": certbot.LINEAGE,
@@ -578,6 +606,12 @@ def main() -> None:
         module.fail_json(msg="\n".join(complaints))
     servers: list[str] = []
     try:
+        with opened(params["ledger"], dry=True) as ledger:
+            old = former(ledger, params)
+        params["former"] = [file["path"] for file in old]
+        # If a run is killed, Nginx can start: locations are removed before their upstream.
+        first = [file for file in old if file["state"] == "absent" and params["state"] == "absent"]
+        params["files"] = [*first, *params["files"], *(file for file in old if file not in first)]
         if params["lineage"] and params["state"] != "absent":
             with opened(params["ledger"], dry=module.check_mode or params["state"] == "probed") as ledger:
                 if ledger is not None:

@@ -344,3 +344,71 @@ def test_the_last_of_two_instances_puts_nginx_back(tmp_path: Path, resting: Fake
     assert resting.is_enabled
     remove(tmp_path, "blue")
     assert not resting.is_enabled
+
+
+@pytest.fixture
+def moved(tmp_path: Path, fake: Fake, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The directory of an Nginx with an instance that has joined another site since the last run."""
+    etc = tmp_path / "nginx"
+    (etc / "prefect").mkdir(parents=True)
+    monkeypatch.setattr(nginx, "CONFIGURATION", etc)
+    for name in ("prefect/old/prefect.conf", "prefect/prefect.maintenance", "conf.d/prefect.conf"):
+        ask(etc / name, **part(tmp_path), kept=[str(path) for path in etc.rglob("*.*")])
+    fake.done.clear()
+    return etc
+
+
+def names(etc: Path) -> list[str]:
+    return sorted(str(path.relative_to(etc)) for path in etc.rglob("*"))
+
+
+def test_the_files_of_a_former_site_are_removed(tmp_path: Path, fake: Fake, moved: Path) -> None:
+    files = [moved / "conf.d/prefect.conf", moved / "prefect/new/prefect.conf"]
+    wanted: dict[str, Any] = {
+        "files": [{"path": str(path), "mode": "0644", "content": "new\n"} for path in files],
+        "kept": [str(moved / "prefect/prefect.maintenance")],
+        **part(tmp_path),
+    }
+    fake.since = time.time() - 10
+    done = ask(moved, check_mode=True, **wanted)
+    assert str(moved / "prefect/old/prefect.conf") in done["written"]
+    assert (moved / "prefect/old/prefect.conf").exists()
+
+    assert ask(moved, **wanted)["reloaded"]
+    assert names(moved) == [
+        "conf.d",
+        "conf.d/prefect.conf",
+        "prefect",
+        "prefect/new",
+        "prefect/new/prefect.conf",
+        "prefect/prefect.maintenance",
+    ]
+    assert fake.done == ["test", "reload"]
+    assert not ask(moved, **wanted)["changed"]
+
+
+@pytest.mark.parametrize("other", [False, True])
+def test_absent_removes_the_files_of_a_former_site(tmp_path: Path, fake: Fake, moved: Path, other: bool) -> None:
+    if other:
+        (moved / "prefect/old/shop.conf").touch()
+    gone = [moved / "prefect/new/prefect.conf", moved / "conf.d/prefect.conf", moved / "prefect/prefect.maintenance"]
+    wanted: dict[str, Any] = {"files": [{"path": str(path), "state": "absent"} for path in gone], **part(tmp_path)}
+    fake.since = time.time() - 10
+    done = ask(moved, state="absent", **wanted)
+    assert done["written"][0] == str(moved / "prefect/old/prefect.conf"), "locations go before their upstream"
+    assert names(moved) == ["prefect", *(["prefect/old", "prefect/old/shop.conf"] if other else [])]
+    assert fake.done == ["test", "reload"]
+    fake.since = time.time() + 1
+    assert not ask(moved, state="absent", **wanted)["changed"]
+
+
+def test_a_former_site_that_nginx_refuses_is_this_instances(
+    tmp_path: Path, fake: Fake, moved: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its locations name an upstream that is gone; every run would be refused, the removal as well."""
+    old = moved / "prefect/old/prefect.conf"
+    monkeypatch.setattr(fake, "try_out", lambda changes: (0, "") if old in changes else (1, "host not found"))
+    said = ask(moved / "conf.d/prefect.conf", content=None, state="probed", **part(tmp_path))
+    assert "failed" not in said
+    assert "failed" not in ask(moved / "conf.d/prefect.conf", content=None, state="absent", **part(tmp_path))
+    assert not old.exists()
