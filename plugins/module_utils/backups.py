@@ -1,8 +1,9 @@
 """The backups in a directory: their names, their manifests, and how one is written so that it is complete or absent.
 
 A backup is named `instance_server_database_version_revision_time`, each part percent-encoded. Beside it is a manifest
-of the same name with `.json`: these parts, the size, the SHA-256 digest and the number of rows of each table. Backups
-of what a restore or a reset replaces are in the directory `safety`. Earlier versions of this collection named a backup
+of the same name with `.json`: these parts, the size, the SHA-256 digest and the number of rows of each table; of a
+backup that is to be proven (see `proofs`), also the digests of tables, and how the proof ended. Backups of what a
+restore or a reset replaces are in the directory `safety`. Earlier versions of this collection named a backup
 `instance-version-time` and wrote no manifest.
 """
 
@@ -16,7 +17,7 @@ import os
 import re
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
@@ -48,15 +49,22 @@ class Origin:
 
 @dataclass(frozen=True, kw_only=True)
 class Contents:
-    """The verified content of a backup: the revision of the schema, and the number of rows of each table."""
+    """The verified content of a backup: the revision of the schema, and the number of rows of each table.
+
+    `digests` are those of the tables that the backup was made from, if they were computed.
+    """
 
     revision: str
     rows: Mapping[str, int]
+    digests: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Backup:
-    """A backup as described by its manifest, or else by its name."""
+    """A backup as described by its manifest, or else by its name.
+
+    `proven` is when it was proven, and `unproven` why the proof failed; both are empty without a proof.
+    """
 
     path: Path
     origin: Origin = field(default_factory=Origin)
@@ -65,6 +73,9 @@ class Backup:
     size: int = 0
     sha256: str = ""
     rows: Mapping[str, int] = field(default_factory=dict)
+    digests: Mapping[str, str] = field(default_factory=dict)
+    proven: str = ""
+    unproven: str = ""
 
     @property
     def manifest(self) -> Path:
@@ -198,12 +209,9 @@ def write(directory: Path, *, origin: Origin, suffix: str, make: Callable[[Path]
                 size=fresh.stat().st_size,
                 sha256=digest(fresh),
                 rows=contents.rows,
+                digests=contents.digests,
             )
-            described = {name: value for name, value in asdict(backup).items() if name != "path"}
-            with os.fdopen(os.open(note, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w", encoding="utf-8") as file:
-                json.dump(described, file, indent=1, sort_keys=True)
-                file.flush()
-                os.fsync(file.fileno())
+            note_down(backup, note)
             # A manifest without a backup is ignored; a backup without its manifest would count as unchecked.
             note.replace(backup.manifest)
             fresh.replace(path)
@@ -212,6 +220,29 @@ def write(directory: Path, *, origin: Origin, suffix: str, make: Callable[[Path]
             fresh.unlink(missing_ok=True)
             note.unlink(missing_ok=True)
     return backup
+
+
+def note_down(backup: Backup, file: Path) -> None:
+    """Write the content of a backup's manifest to a new file, and flush it to disk. Raises OSError."""
+    described = {name: value for name, value in asdict(backup).items() if name != "path"}
+    with os.fdopen(os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w", encoding="utf-8") as written:
+        json.dump(described, written, indent=1, sort_keys=True)
+        written.flush()
+        os.fsync(written.fileno())
+
+
+def mark(backup: Backup, *, unproven: str = "") -> Backup:
+    """Record in a backup's manifest that it was proven now or, with a reason, that its proof failed. Raises OSError."""
+    directory = backup.path.parent
+    with held(directory):
+        if not backup.path.exists():
+            raise BackupError(f"{backup.path} was removed while it was proven")
+        marked = replace(backup, proven="" if unproven else moment(), unproven=unproven)
+        note = directory / f".{backup.made}{MANIFEST}{PARTIAL}"
+        note_down(marked, note)
+        note.replace(backup.manifest)
+        sync(directory)
+    return marked
 
 
 def remove(backup: Backup) -> None:
@@ -225,27 +256,38 @@ def released(version: str) -> tuple[int, ...]:
     return tuple(int(number) for number in re.findall(r"\d+", version)[:3])
 
 
+def shown(stamp: str) -> str:
+    """Return a time of a file name for an operator."""
+    return f"{datetime.strptime(stamp, MOMENT):%Y-%m-%d %H:%M:%S} UTC"
+
+
 def describe(backup: Backup, *, latest: bool, safety: bool) -> dict[str, Any]:
     """Return what an operator needs to know about a backup. Reads all of it, to verify its digest."""
     problem = backup.problem()
     return {
         "name": backup.path.name,
-        "made": f"{datetime.strptime(backup.made, MOMENT):%Y-%m-%d %H:%M:%S} UTC",
+        "made": shown(backup.made),
         "size": backup.path.stat().st_size,
         "version": backup.origin.version,
         "revision": backup.revision,
         "checked": bool(backup.sha256) and not problem,
+        "proven": shown(backup.proven) if backup.proven and not problem else "",
+        "unproven": backup.unproven,
         "problem": problem,
         "latest": latest,
         "safety": safety,
     }
 
 
-def table(shown: Sequence[Mapping[str, Any]]) -> list[str]:
+def table(described: Sequence[Mapping[str, Any]]) -> list[str]:
     """Return described backups as lines for an operator."""
     lines = []
-    for each in shown:
+    for each in described:
         state = "checked" if each["checked"] else each["problem"] or "has no manifest, so only a restore checks it"
+        if each["checked"] and each["proven"]:
+            state = f"proven {each['proven']}"
+        elif each["checked"] and each["unproven"]:
+            state = f"NOT PROVEN ({' '.join(each['unproven'].split())})"
         marks = ["latest"] if each["latest"] else ["made by a restore or reset"] if each["safety"] else []
         size = f"{each['size'] / (1 << 20):.1f} MiB"
         lines.append(f"{each['name']}: {', '.join([each['made'], size, 'Prefect ' + each['version'], state, *marks])}")

@@ -12,6 +12,7 @@ import os
 import pwd
 import re
 import shutil
+import signal
 import sqlite3
 import stat
 import subprocess
@@ -22,17 +23,19 @@ from dataclasses import replace
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
 from typing import IO, Any, NamedTuple
-from urllib.parse import unquote, urlsplit
+from urllib.parse import quote, unquote, urlsplit
 
-from . import backups, sqlite_files
+from . import backups, proofs, sqlite_files
 from .backups import Backup, BackupError, Contents, Origin
 from .postgres import Connection, DatabaseError, acting_as, tls_context
+from .proofs import Census, Place, ProofError
 from .safe_files import (
     AccountError,
     UnsafePathError,
     beside,
     followed,
     reach,
+    read,
     write,
 )
 
@@ -118,6 +121,27 @@ ORDER BY setrole <> 0 DESC, setdatabase <> 0 DESC LIMIT 1
 """The search_path with which the user's sessions begin; a superuser's sessions do not have it."""
 
 
+EXTENSION = """
+SELECT n.nspname FROM pg_extension AS e JOIN pg_namespace AS n ON n.oid = e.extnamespace WHERE extname = 'pg_trgm'
+"""
+"""The schema of the extension that Prefect's indexes need."""
+
+DIGEST = """
+SELECT encode(sha256(coalesce(string_agg(digest, ''::bytea ORDER BY digest), ''::bytea)), 'hex')
+FROM (SELECT sha256(convert_to(t::text, 'UTF8')) AS digest FROM {rows} AS t) AS each
+"""
+
+AS_TEXT = ("DateStyle = 'ISO'", "IntervalStyle = 'postgres'", "TimeZone = 'UTC'", "bytea_output = 'hex'")
+"""Settings of a session by which equal rows are equal texts."""
+
+
+def selection(name: str, table: str) -> str:
+    """Return the SQL for the rows of a table that have a digest and names: all or, of flow runs, the newest."""
+    if name != proofs.RUNS:
+        return table
+    return f"(SELECT * FROM {table} ORDER BY created DESC, id DESC LIMIT {proofs.NEWEST})"
+
+
 def literal(text: str) -> str:
     """Return a text as an SQL literal."""
     return "'" + text.replace("'", "''") + "'"
@@ -127,6 +151,9 @@ def identifier(name: str) -> str:
     """Return a name as a quoted SQL identifier, which the patterns of pg_dump accept, too."""
     return '"' + name.replace('"', '""') + '"'
 
+
+SCRATCH = "_proof"
+"""End of the name of a scratch database."""
 
 OPTIONS = "PREFECT_BACKUP_OPTIONS"
 """Environment variable in which a host's timer passes the options of `main`, as JSON."""
@@ -145,6 +172,8 @@ DEFAULTS: Mapping[str, Any] = {
     "keep_days": 0,
     "command": [],
     "record": None,
+    "verify": False,
+    "proof": None,
     "former": None,
     "sqlite": None,
     "owner": None,
@@ -185,6 +214,32 @@ class Sqlite:
             self.owner = (account.pw_uid, account.pw_gid) if account else None
         self.name = file.stem
 
+    def scratch(self, home: Path) -> Sqlite:
+        """Return the scratch database of a proof, in a directory of the server's account."""
+        return Sqlite(home / "prefect.db")
+
+    def check_scratch(self, scratch: Sqlite) -> None:
+        """Check that there is space for a scratch database and its log. Raises BackupError and OSError."""
+        needed, free = self.file.stat().st_size, shutil.disk_usage(scratch.file.parent).free
+        if free < 2 * needed:
+            raise BackupError(
+                f"{scratch.file.parent}: {needed >> 19} MiB are needed there, and {free >> 20} MiB are free"
+            )
+
+    def create_scratch(self, scratch: Sqlite) -> None:
+        """Do nothing: a restore creates the file."""
+
+    def drop_scratch(self, name: str) -> None:
+        """Do nothing: the file is removed with its directory."""
+
+    def connection(self, settings: Mapping[str, str]) -> dict[str, str]:
+        """Return the settings by which a server uses this file."""
+        return {"PREFECT_SERVER_DATABASE_CONNECTION_URL": f"sqlite+aiosqlite:///{self.file}"}
+
+    def census(self, *, names: bool = False) -> Census:
+        """Count the rows of the database, which no other process may use. Raises AccountError and OSError."""
+        return Census(**sqlite_files.ask(self.file, lambda copy: count(copy, names=names), like=self.file))
+
     def ready(self, backup: Path | None, directory: Path, *, copies: int = 1) -> None:
         """Check that there is space for the copies that a change needs. Raises BackupError and OSError."""
         there = self.file.stat().st_size * copies if sqlite_files.exists(self.file) else 0
@@ -194,12 +249,16 @@ class Sqlite:
             if free < needed:
                 raise BackupError(f"{place}: {needed >> 20} MiB are needed there, and {free >> 20} MiB are free")
 
-    def dump(self, target: Path) -> Contents:
-        """Copy a consistent state of the database, even during writes. Raises BackupError and AccountError."""
+    def dump(self, target: Path, *, census: bool = False) -> Contents:
+        """Copy a consistent state of the database, even during writes. Raises BackupError and AccountError.
+
+        With `census`, the rows and digests are those of the database, not those of the copy.
+        """
         if not sqlite_files.exists(self.file):
             raise NoDatabaseError(f"{self.file} does not exist: has the server ever run?")
-        sqlite_files.copy(self.file, target)
-        return self.prove(target)
+        counted = sqlite_files.copy(self.file, target, question=count if census else None)
+        found = self.prove(target)
+        return replace(found, rows=counted["rows"], digests=counted["digests"]) if counted else found
 
     def prove(self, backup: Path) -> Contents:
         """Verify that a backup is intact and Prefect's; return its content. Raises BackupError and AccountError."""
@@ -210,12 +269,7 @@ class Sqlite:
                 if found != "ok":
                     return found, "", {}
                 (revision,) = copy.execute("SELECT version_num FROM alembic_version").fetchone() or ("",)
-                names = copy.execute("SELECT name FROM sqlite_master WHERE type = 'table' ORDER BY name").fetchall()
-                rows = {
-                    name: int(copy.execute(f"SELECT count(*) FROM {identifier(name)}").fetchone()[0])
-                    for (name,) in names
-                    if not name.startswith("sqlite_")
-                }
+                rows = count_rows(copy)
             except sqlite3.Error as error:
                 return str(error), "", {}
             return "" if revision else "its schema has no revision", str(revision), rows
@@ -248,6 +302,38 @@ class Sqlite:
                     while part := os.read(reading, backups.CHUNK):
                         os.write(writing, part)
         return target
+
+
+def count_rows(database: sqlite3.Connection) -> dict[str, int]:
+    """Return the number of rows of each table."""
+    names = database.execute("SELECT name FROM sqlite_master WHERE type = 'table' ORDER BY name").fetchall()
+    return {
+        name: int(database.execute(f"SELECT count(*) FROM {identifier(name)}").fetchone()[0])
+        for (name,) in names
+        if not name.startswith("sqlite_")
+    }
+
+
+def count(database: sqlite3.Connection, *, names: bool = False) -> dict[str, Any]:
+    """Return the fields of a Census of a SQLite database."""
+    rows = count_rows(database)
+
+    def chosen(table: str) -> str:
+        return selection(table, identifier(table))
+
+    found = {}
+    if names:
+        for table, column in proofs.NAMED.items():
+            found[table] = database.execute(f"SELECT id, {column} FROM {chosen(table)}").fetchall()
+    # Another text_factory would have to decode what is no text.
+    database.text_factory = bytes
+    digests = {
+        table: proofs.digest_of(database.execute(f"SELECT * FROM {chosen(table)}"))
+        for table in proofs.DIGESTED
+        if table in rows
+    }
+    database.text_factory = str
+    return {"rows": rows, "digests": digests, "names": found}
 
 
 class Schema(NamedTuple):
@@ -301,8 +387,84 @@ class Postgresql:
         if backup:
             self._entries(backup, schema)
 
-    def dump(self, target: Path) -> Contents:
-        """Dump a consistent state of Prefect's tables. Raises BackupError."""
+    def scratch(self, home: Path) -> Postgresql:
+        """Return the scratch database of a proof, in the same cluster. Raises BackupError."""
+        path = identifier(self._schema().name)
+        return Postgresql({**self.given, "database": f"{self.name}{SCRATCH}", "search_path": path})
+
+    def check_scratch(self, scratch: Postgresql) -> None:
+        """Check that a scratch database can be created, and does not exist. Raises BackupError."""
+        ((may,),) = self._query("SELECT rolcreatedb OR rolsuper FROM pg_roles WHERE rolname = current_user")
+        if may != "t":
+            raise BackupError(
+                f"prefect_server_backup_verify: a proof needs the database {scratch.name}, and {self.user} may not "
+                f"create it: run ALTER ROLE {identifier(self.user)} CREATEDB in the PostgreSQL of {self.name}"
+            )
+        if self._query(f"SELECT 1 FROM pg_database WHERE datname = {literal(scratch.name)}"):
+            raise BackupError(
+                f"prefect_server_backup_verify: a proof needs the name {scratch.name}, and another owner's database "
+                "has it: rename that database"
+            )
+
+    def create_scratch(self, scratch: Postgresql) -> None:
+        """Create a scratch database, with this one's schema and extension. Raises BackupError."""
+        name = identifier(scratch.name)
+        self._query(f"CREATE DATABASE {name} OWNER {identifier(self.user)} TEMPLATE template0 ENCODING 'UTF8'")
+        home = self._schema().name
+        extension = [str(schema) for (schema,) in self._query(EXTENSION)]
+        for schema in dict.fromkeys([home, *extension]):
+            if schema != "public":
+                scratch._query(f"CREATE SCHEMA {identifier(schema)} AUTHORIZATION {identifier(self.user)}")
+        for schema in extension:
+            scratch._query(f"CREATE EXTENSION pg_trgm SCHEMA {identifier(schema)}")
+        # The server's sessions begin with it, as those of the real one.
+        scratch._query(f"ALTER DATABASE {name} SET search_path TO {identifier(home)}, public")
+
+    def drop_scratch(self, name: str) -> None:
+        """Drop a scratch database, if it exists. Raises BackupError."""
+        self._query(f"DROP DATABASE IF EXISTS {identifier(name)} WITH (FORCE)")
+
+    def connection(self, settings: Mapping[str, str]) -> dict[str, str]:
+        """Return the settings by which a server with other settings uses this database instead."""
+        changed = {name: self.name for name in settings if name.endswith("_DATABASE_NAME")}
+        for name, value in settings.items():
+            if name.endswith("_DATABASE_CONNECTION_URL"):
+                changed[name] = urlsplit(value)._replace(path=f"/{quote(self.name, safe='')}").geturl()
+        return changed
+
+    def census(self, *, names: bool = False) -> Census:
+        """Count the rows of Prefect's tables. Raises BackupError."""
+        with self._session() as session:
+            return self._count(session, self._schema(), names=names)
+
+    def _count(self, session: Connection, schema: Schema, *, names: bool = False) -> Census:
+        for setting in AS_TEXT:
+            session.query(f"SET {setting}")
+
+        def table(name: str) -> str:
+            return f"{identifier(schema.name)}.{identifier(name)}"
+
+        def chosen(name: str) -> str:
+            return selection(name, table(name))
+
+        tables = [name for name, is_table in self._relations(schema) if is_table and name in TABLES]
+        rows = {name: int(session.query(f"SELECT count(*) FROM {table(name)}")[0][0] or 0) for name in tables}
+        digests = {
+            name: str(session.query(DIGEST.format(rows=chosen(name)))[0][0])
+            for name in proofs.DIGESTED
+            if name in tables
+        }
+        found = {}
+        if names:
+            for name, column in proofs.NAMED.items():
+                found[name] = session.query(f"SELECT id, {column} FROM {chosen(name)} AS t")
+        return Census(rows=rows, digests=digests, names=found)
+
+    def dump(self, target: Path, *, census: bool = False) -> Contents:
+        """Dump a consistent state of Prefect's tables. Raises BackupError.
+
+        With `census`, the rows and digests are those of the database in this state, not those of the dump.
+        """
         schema = self._schema()
         if not schema.exists:
             raise NoDatabaseError(f"{self.name} has no tables of Prefect yet: has the server ever run?")
@@ -310,9 +472,16 @@ class Postgresql:
         command = [program("pg_dump", at_least=schema.major), "--format=custom", "--no-owner", "--no-privileges"]
         command.append(f"--schema={identifier(schema.name)}")
         command += [f"--exclude-table={identifier(schema.name)}.{identifier(name)}" for name in others]
-        with target.open("wb") as output:
-            self._run(command, stdout=output)
-        return self.prove(target)
+        if not census:
+            with target.open("wb") as output:
+                self._run(command, stdout=output)
+            return self.prove(target)
+        with self._session() as session, target.open("wb") as output:
+            session.query("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")
+            ((snapshot,),) = session.query("SELECT pg_export_snapshot()")
+            self._run([*command, f"--snapshot={snapshot}"], stdout=output)
+            counted = self._count(session, schema)
+        return replace(self.prove(target), rows=counted.rows, digests=counted.digests)
 
     def prove(self, backup: Path) -> Contents:
         """Read all of a backup, and return its content. Raises BackupError if it is damaged or not Prefect's."""
@@ -373,12 +542,16 @@ class Postgresql:
         return self._query(prepare + sql)
 
     def _query(self, sql: str) -> list[list[str | None]]:
-        given = self.given
         if self.superuser:
             psql = program("psql")
             words = [psql, "--quiet", "--no-psqlrc", "--tuples-only", "--no-align", "--record-separator-zero"]
             said = self._run([*words, f"--field-separator={SEPARATOR}", f"--command={sql}"], stdout=subprocess.PIPE)
             return [list(row.split(SEPARATOR)) for row in said.decode().rstrip("\n").split("\0") if row]
+        with self._connection() as connection:
+            return connection.query(sql)
+
+    def _connection(self) -> Connection:
+        given = self.given
         verified = given["sslmode"].startswith("verify-")
         context = tls_context(
             ca=given["ca"] or "" if verified else "",
@@ -387,19 +560,31 @@ class Postgresql:
             check_hostname=given["sslmode"] == "verify-full",
             verify=verified,
         )
+        host, tls = given["host"] or "127.0.0.1", None if given["sslmode"] == "disable" else context
+        if self.superuser:
+            # The first directory with a socket, which is the one that the client programs use.
+            ((directories,),) = self._query("SHOW unix_socket_directories")
+            host, tls = (directories or "").partition(",")[0].strip(), None
         with acting_as(self.account or ""):
-            connection = Connection(
-                host=given["host"] or "127.0.0.1",
+            return Connection(
+                host=host,
                 port=given["port"],
-                user=self.user,
+                user=self.superuser or self.user,
                 password=given["password"] or "",
                 database=self.name,
-                tls=None if given["sslmode"] == "disable" else context,
+                tls=tls,
                 tls_required=verified or given["sslmode"] == "require",
                 timeout=15,
             )
-        with connection:
-            return connection.query(sql)
+
+    @contextlib.contextmanager
+    def _session(self) -> Iterator[Connection]:
+        """Yield a session whose statements may take long. Raises DatabaseError."""
+        with self._connection() as session:
+            session.patient()
+            for setting in ("idle_in_transaction_session_timeout", "statement_timeout"):
+                session.query(f"SET {setting} = 0")
+            yield session
 
     def _entries(self, backup: Path, schema: Schema) -> list[str]:
         """Return Prefect's entries of an archive, as pg_restore lists them. Raises BackupError."""
@@ -551,13 +736,19 @@ def program(name: str, *, at_least: int = 0) -> str:
     )
 
 
+def usable(own: list[Backup]) -> list[Backup]:
+    """Return the backups of which `latest` is the newest: those whose proof has not failed."""
+    return [backup for backup in own if not backup.unproven]
+
+
 def chosen(database: Sqlite | Postgresql, directory: Path, *, own: list[Backup], given: Mapping[str, Any]) -> Backup:
     """Return the backup to restore, after checking that it is intact and fits. Raises BackupError."""
     name = given["restore"]
     if name == "latest":
-        if not own:
-            raise BackupError(f"{directory} has no backup of {given['instance']}'s {database.name} yet")
-        backup = own[-1]
+        if not usable(own):
+            failed = ", other than those whose proof failed" if own else ""
+            raise BackupError(f"{directory} has no backup of {given['instance']}'s {database.name} yet{failed}")
+        backup = usable(own)[-1]
     else:
         places = [directory / name, directory / backups.SAFETY / name]
         path = next((place for place in places if place.is_file()), None)
@@ -695,11 +886,39 @@ def hand_over(command: list[str], backup: Path) -> None:
 
 
 def record(path: Path, backup: Backup) -> None:
-    """Record when the newest backup was made, for prefect-info, which may not read the backup directory."""
-    made = datetime.strptime(backup.made, backups.MOMENT).replace(tzinfo=timezone.utc).isoformat()
-    content = json.dumps({"name": backup.path.name, "made": made, "size": backup.size})
+    """Record when the newest backup was made and proven, for prefect-info, which may not read the backup directory.
+
+    What was recorded of the newest proven one stays until another is proven.
+    """
+
+    def moment(stamp: str) -> str:
+        return datetime.strptime(stamp, backups.MOMENT).replace(tzinfo=timezone.utc).isoformat() if stamp else ""
+
+    before: dict[str, Any] = {}
+    with contextlib.suppress(OSError, ValueError):
+        before = json.loads(read(path))
+    content = {
+        "name": backup.path.name,
+        "made": moment(backup.made),
+        "size": backup.size,
+        "proven": moment(backup.proven),
+        "unproven": backup.unproven.partition("\n")[0],
+        "newest_proven": moment(backup.made) if backup.proven else before.get("newest_proven", ""),
+    }
     own = {"owner": os.geteuid(), "group": os.getegid()}
-    write(path, f"{content}\n".encode(), mode=0o644, **own)
+    write(path, f"{json.dumps(content)}\n".encode(), mode=0o644, **own)
+
+
+def proved(database: Sqlite | Postgresql, backup: Backup, place: Place) -> tuple[Backup, str]:
+    """Prove a backup and record it in its manifest; return it, and the whole error if it is not proven."""
+    try:
+        proofs.prove(database, backup, place)
+    except ProofError as error:
+        said = f"prefect_server_backup_verify: {backup.path} is kept, and is not proven: {error}"
+        if error.log:
+            said += f". The log of the scratch server ends with:\n{error.log}"
+        return backups.mark(backup, unproven=str(error)), said
+    return backups.mark(backup), ""
 
 
 def run(given: Mapping[str, Any], *, dry: bool, warn: Callable[[str], None]) -> dict[str, Any]:
@@ -712,16 +931,27 @@ def run(given: Mapping[str, Any], *, dry: bool, warn: Callable[[str], None]) -> 
     # The servers of an instance share a PostgreSQL database.
     whose = origin if given["sqlite"] else replace(origin, server="")
     result: dict[str, Any] = {"changed": state not in {"checked", "listed"}, "path": None, "removed": []}
-    check(directory)
+    if state != "cleared":
+        check(directory)
     if given["former"]:
         try:
             result["moved"] = move(Path(given["former"]), directory, suffix=suffix, dry=dry)
         except BackupError as error:
             warn(f"Backups of an earlier version are not looked for: {error}")
+    place = Place.of(given["proof"]) if given["proof"] else None
+    if state == "cleared":
+        result["changed"] = place is not None and place.scratch.exists()
+        if place and not dry:
+            try:
+                proofs.clear(database, place)
+            except FAILURES as error:
+                # The database server may be gone, too.
+                warn(f"What a killed proof of a backup left is not removed completely: {message(error)}")
+        return result
     own = backups.own(directory, origin=whose, suffix=suffix)
     if state == "listed":
         kept = backups.own(directory / backups.SAFETY, origin=whose, suffix=suffix)
-        latest = own[-1:] if own else []
+        latest = usable(own)[-1:]
         shown = [backups.describe(each, latest=each in latest, safety=each in kept) for each in (*own, *kept)]
         return result | {"backups": shown, "table": backups.table(shown)}
     if state == "secured":
@@ -732,17 +962,52 @@ def run(given: Mapping[str, Any], *, dry: bool, warn: Callable[[str], None]) -> 
     if state == "present":
         old = surplus(own, keep=given["keep"], keep_days=given["keep_days"])
         result["removed"] = [str(each.path) for each in old]
-        if not dry:
-            made = backups.write(directory, origin=origin, suffix=suffix, make=database.dump)
-            result |= {"path": str(made.path), "revision": made.revision}
+        if dry:
+            return result
+        if given["verify"] and not place:
+            raise BackupError(
+                f"prefect_server_backup_verify: {os.uname().nodename} makes the backup, and has no server whose "
+                "release could prove it: set it to false"
+            )
+        failures = []
+
+        def dump(target: Path) -> Contents:
+            return database.dump(target, census=given["verify"])
+
+        made = backups.write(directory, origin=origin, suffix=suffix, make=dump)
+        result |= {"path": str(made.path), "revision": made.revision}
+        if place and given["verify"]:
+            made, failure = proved(database, made, place)
+            failures += [failure] if failure else []
+        elif place:
+            # A killed proof may have left something, and no other may follow.
+            proofs.clear(database, place)
+        result["proven"] = bool(made.proven)
+        # The older ones may be the only good ones.
+        if made.unproven:
+            result["removed"] = []
+        else:
             for each in old:
                 backups.remove(each)
-            if given["record"]:
-                record(Path(given["record"]), made)
-            if given["command"]:
+        if given["record"]:
+            record(Path(given["record"]), made)
+        if given["command"]:
+            try:
                 hand_over(given["command"], made.path)
+            except BackupError as error:
+                failures.append(str(error))
+        if failures:
+            raise BackupError("\n".join(failures))
         return result
     backup = chosen(database, directory, own=own, given=given) if given["restore"] else None
+    if state == "proven":
+        if not backup or not place:
+            raise BackupError("to prove a backup, name it in restore, and describe the scratch server in proof")
+        if not dry:
+            backup, failure = proved(database, backup, place)
+            if failure:
+                raise BackupError(failure)
+        return result | {"path": str(backup.path), "proven": bool(backup.proven)}
     database.ready(backup.path if backup else None, directory, copies=given["copies"])
     if backup:
         result["restored"] = str(backup.path)
@@ -770,10 +1035,13 @@ def main() -> int:
     """Run a timer's job, and return the exit code of its unit."""
     given = {**DEFAULTS, **json.loads(os.environ[OPTIONS]), "password": server_password(os.environ)}
     given["version"] = Path(given.pop("release")).resolve().name.rpartition("-")[0]
+    # The proof removes what it has created, also when the unit is stopped.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     try:
         result = run(given, dry=False, warn=print)
     except FAILURES as error:
         print(message(error), file=sys.stderr)
         return 1
-    print(f"The backup is {result['path']}", *(f"Removed {path}" for path in result["removed"]), sep="\n")
+    state = ", and is proven" if result["proven"] else ""
+    print(f"The backup is {result['path']}{state}", *(f"Removed {path}" for path in result["removed"]), sep="\n")
     return 0

@@ -71,10 +71,17 @@ def address(file: Path, mode: str) -> str:
     return f"{file.absolute().as_uri()}?{mode}"
 
 
-def copy(file: Path, target: Path, *, timeout: float = LONGEST) -> None:
+def copy(
+    file: Path,
+    target: Path,
+    *,
+    question: Callable[[sqlite3.Connection], T] | None = None,
+    timeout: float = LONGEST,
+) -> T | None:
     """Copy a consistent state of a database, even during writes, into a new file of root's.
 
-    Raises AccountError and OSError.
+    Return the result of `question`, in JSON's types, which is run on the database in the state that is copied. Raises
+    AccountError and OSError.
     """
 
     def first() -> sqlite3.Connection:
@@ -83,17 +90,21 @@ def copy(file: Path, target: Path, *, timeout: float = LONGEST) -> None:
         into.execute("PRAGMA journal_mode = OFF")
         return into
 
-    def work(into: sqlite3.Connection) -> None:
+    def work(into: sqlite3.Connection) -> T | None:
         with (
             contextlib.closing(into),
             contextlib.closing(sqlite3.connect(address(file, "mode=ro"), uri=True, timeout=PATIENCE)) as source,
         ):
-            # This waits for PATIENCE at most; the copy itself would wait on.
-            source.execute("PRAGMA schema_version").fetchone()
+            source.execute("BEGIN")
+            # From here on, this transaction sees one state, which the copy has, too. It waits for PATIENCE at most; the
+            # copy itself would wait on.
+            source.execute("SELECT count(*) FROM sqlite_master").fetchone()
+            answer = question(source) if question else None
             source.backup(into)
+            return answer
 
     uid, gid = account(file)
-    as_account(uid, gid, work, first=first, timeout=timeout)
+    answer: T | None = as_account(uid, gid, work, first=first, timeout=timeout)
     with beside(target) as (directory, name):
         descriptor = os.open(name, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=directory.descriptor)
         try:
@@ -101,6 +112,7 @@ def copy(file: Path, target: Path, *, timeout: float = LONGEST) -> None:
             os.fsync(descriptor)
         finally:
             os.close(descriptor)
+    return answer
 
 
 def ask(backup: Path, question: Callable[[sqlite3.Connection], T], *, like: Path, timeout: float = LONGEST) -> T:

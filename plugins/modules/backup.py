@@ -89,8 +89,55 @@ options:
     elements: str
     default: []
   record:
-    description: File to which the time of the newest backup is written.
+    description: File to which the time of the newest backup is written, and whether it is proven.
     type: path
+  verify:
+    description:
+      - Whether to prove a new backup. It is restored into a scratch database. The number of rows of each table, and
+        digests of every kind of object and of the newest flow runs, are compared with those of the database when it was
+        backed up. A scratch server then has to list the same objects.
+      - If the proof fails, the task fails. The backup is kept with the reason in its manifest, no older backup is
+        removed, and V(latest) does not mean it.
+      - In PostgreSQL, the user needs the attribute CREATEDB, unless O(superuser) is set. The scratch database has the
+        name of O(database) with C(_proof) at its end.
+    type: bool
+    default: false
+  proof:
+    description: The scratch server of O(verify). Everything of it is removed in the end, or by the next run.
+    type: dict
+    suboptions:
+      release:
+        description: Directory of the release of Prefect, the same as the one that uses the database.
+        type: path
+        required: true
+      settings:
+        description:
+          - File of the settings of the server that uses the database. The scratch server gets those of the database and
+            the encryption key.
+        type: path
+        required: true
+      scratch:
+        description: Directory of the scratch server, in one that only root can write. A run creates and removes it.
+        type: path
+        required: true
+      account:
+        description: The server's account. Defaults to the one that runs the module.
+        type: str
+      unit:
+        description: Name of the unit in which systemd runs the scratch server. Without it, it is a process.
+        type: str
+      scope:
+        description: Whether the unit is the system's or the user's.
+        type: str
+        choices: [system, user]
+        default: system
+      options:
+        description: Properties of that unit.
+        type: dict
+      timeout:
+        description: Seconds in which the scratch server must answer.
+        type: int
+        default: 180
   sqlite:
     description: The SQLite file. If left out, the database is PostgreSQL.
     type: path
@@ -171,6 +218,10 @@ revision:
   description: Revision of the schema of the backup that was made or, with O(state=checked), of the PostgreSQL database.
   returned: if a backup was made, and for PostgreSQL with O(state=checked) and without O(restore)
   type: str
+proven:
+  description: Whether the backup is proven.
+  returned: if a backup was made or proven
+  type: bool
 moved:
   description: Names of the backups that were moved from O(former).
   returned: with O(former)
@@ -187,8 +238,9 @@ removed:
   elements: str
 backups:
   description:
-    - The backups, each with its name, creation time, size in bytes, version, revision, whether it was C(checked), its
-      error if it is damaged (C(problem)), whether it is C(latest), and whether it is a C(safety) backup.
+    - The backups, each with its name, creation time, size in bytes, version, revision, whether it was C(checked), when
+      it was C(proven) or why it is C(unproven), its error if it is damaged (C(problem)), whether it is C(latest), and
+      whether it is a C(safety) backup.
   returned: with O(state=listed)
   type: list
   elements: dict
@@ -199,13 +251,27 @@ table:
   elements: str
 """
 
+from typing import Any
+
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.selfhosted.prefect.plugins.module_utils.databases import FAILURES, message, run
+
+PROOF: dict[str, Any] = {
+    "release": {"type": "path", "required": True},
+    "settings": {"type": "path", "required": True},
+    "scratch": {"type": "path", "required": True},
+    "account": {"type": "str"},
+    "unit": {"type": "str"},
+    "scope": {"type": "str", "choices": ["system", "user"], "default": "system"},
+    "options": {"type": "dict"},
+    "timeout": {"type": "int", "default": 180},
+}
+"""Option: the scratch server of a proof."""
 
 
 def main() -> None:
     text, file = {"type": "str"}, {"type": "path"}
-    states = ["present", "secured", "checked", "listed", "restored", "emptied"]
+    states = ["present", "secured", "checked", "listed", "restored", "emptied", "proven", "cleared"]
     module = AnsibleModule(
         argument_spec={
             "state": {"type": "str", "choices": states, "default": "present"},
@@ -222,6 +288,8 @@ def main() -> None:
             "keep_days": {"type": "int", "default": 0},
             "command": {"type": "list", "elements": "str", "default": []},
             "record": file,
+            "verify": {"type": "bool", "default": False},
+            "proof": {"type": "dict", "options": PROOF},
             "former": file,
             "sqlite": file,
             "owner": text,
@@ -237,7 +305,7 @@ def main() -> None:
             "key": {"type": "path", "no_log": False},
             "superuser": text,
         },
-        required_if=[("state", "restored", ["restore"])],
+        required_if=[("state", "restored", ["restore"]), ("state", "proven", ["restore", "proof"])],
         supports_check_mode=True,
     )
     try:

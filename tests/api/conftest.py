@@ -41,10 +41,15 @@ RELEASES = [
 
 @dataclass(frozen=True, kw_only=True)
 class PrefectServer:
-    """A server: its address and its version, such as `(3, 9, 1)`, and its PostgreSQL database, if it has one."""
+    """A server: its address and its version, such as `(3, 9, 1)`, and its PostgreSQL database, if it has one.
+
+    Without that, its SQLite database is `prefect.db` in its home. `python` is that of its release.
+    """
 
     url: str
     version: tuple[int, ...]
+    python: Path
+    home: Path
     database: str = ""
 
     def api(self) -> Api:
@@ -66,4 +71,4 @@ def server(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
         url = stack.enter_context(prefect_server(release.python, home, auth=AUTH, database=database))
         with Api(url, auth=AUTH) as api:
             version = tuple(int(part) for part in str(api.get("/admin/version")).split(".")[:3])
-        yield PrefectServer(url=url, version=version, database=database)
+        yield PrefectServer(url=url, version=version, python=release.python, home=home, database=database)
