@@ -44,7 +44,7 @@ secrets: ## Fetch the generated secrets from the hosts, for a controller that ha
 
 ##@ Data
 backup: ## Back up the database while it is in use
-backups: ## List the backups: when, how large, of which version, checked or not, which one is latest
+backups: ## List the backups: when, how large, of which version, checked or proven, which one is latest
 restore: ## Restore a backup (BACKUP=latest, a name that backups lists, or a file here)
 reset: ## Start with an empty database; the old one is backed up (ARGS="-e prefect_server_reset=prefect")
 sqlite_to_postgres: ## Move from SQLite to the PostgreSQL that the inventory names

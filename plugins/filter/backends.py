@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from ansible_collections.selfhosted.prefect.plugins.module_utils.databases import SCRATCH
+
 
 def redis_word(value: Any) -> str:
     """Return a value quoted for redis.conf: in double quotes, with every byte outside printable ASCII escaped."""
@@ -46,11 +48,13 @@ def hba_name(name: str) -> str:
 def hba_lines(peers: list[str], *, database: str, user: str) -> list[str]:
     """Return the pg_hba.conf lines that admit a user to a database from the loopback and the peers, and no one else.
 
-    Addresses may have a prefix length: `10.0.0.0/24`.
+    From the loopback, the user is also admitted to the scratch database of a proof. Addresses may have a prefix length:
+    `10.0.0.0/24`.
     """
     who = f"{hba_name(database)} {hba_name(user)}"
-    everybody = [f"host all {hba_name(user)} all reject", f"host {hba_name(database)} all all reject"]
-    local = [f"host {who} {address} scram-sha-256" for address in ("127.0.0.1/32", "::1/128")]
+    both = f"{hba_name(database)},{hba_name(database + SCRATCH)}"
+    everybody = [f"host all {hba_name(user)} all reject", f"host {both} all all reject"]
+    local = [f"host {both} {hba_name(user)} {address} scram-sha-256" for address in ("127.0.0.1/32", "::1/128")]
     remote = [
         f"hostssl {who} {peer if '/' in peer else f'{peer}/128' if ':' in peer else f'{peer}/32'} scram-sha-256"
         for peer in peers

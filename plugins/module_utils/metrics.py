@@ -47,6 +47,11 @@ def _families(info: Json) -> Iterator[tuple[str, str, list[Sample]]]:
         [({}, info["backup"]["age"])] if "backup" in info else [],
     )
     yield (
+        "prefect_newest_proven_backup_age_seconds",
+        "How old the newest backup is that was proven by a scratch server.",
+        [({}, info["backup"]["proven_age"])] if "proven_age" in info.get("backup", {}) else [],
+    )
+    yield (
         "prefect_work_pool_ready",
         "Whether a work pool has a worker online and is not paused.",
         [({"work_pool": pool["name"]}, pool["status"] == "READY") for pool in pools],

@@ -179,12 +179,16 @@ def read(instance: Instance) -> Json:
 
 
 def backup_checks(instance: Instance, info: Json) -> Iterator[Check]:
-    """Add the newest backup that this host made to `info`, and check its age if backups are scheduled."""
+    """Add the newest backup that this host made to `info`; check its proof, and its age if backups are scheduled."""
     made = ""
     with contextlib.suppress(OSError, ValueError, KeyError):
         backup = json.loads(Path(instance.opt, "state", "backup.json").read_text(encoding="utf-8"))
         made = str(backup["made"])
         info["backup"] = backup | {"age": round(_age(made))}
+        if backup.get("newest_proven"):
+            info["backup"]["proven_age"] = round(_age(backup["newest_proven"]))
+        if backup.get("proven") or backup.get("unproven"):
+            yield proof_check(backup)
     if not instance.backup:
         return
     settings_file = Path(instance.etc, "backup.env")
@@ -198,6 +202,15 @@ def backup_checks(instance: Instance, info: Json) -> Iterator[Check]:
     known = f"the newest is {_hours(age)} old" if made else f"none yet, {_hours(age)} after the schedule was set"
     late = f"{known}, and {instance.backup} makes one every {_hours(interval)}; see the log of {instance.name}-backup"
     yield Check("backup", age <= most, known if age <= most else late)
+
+
+def proof_check(backup: Json) -> Check:
+    """Check that the newest backup passed its proof."""
+    if backup["proven"]:
+        return Check("backup proof", True, f"{backup['name']} was proven at {backup['proven']}")
+    newest = backup["newest_proven"]
+    known = f"the newest proven one was made at {newest}" if newest else "none was proven yet"
+    return Check("backup proof", False, f"{backup['name']} is not proven: {backup['unproven']}; {known}")
 
 
 def longest_interval(calendar: str) -> timedelta:
@@ -524,7 +537,7 @@ def text(info: Json) -> str:
         ("API", f"{info.get('api_url', '-')} ({'ready' if info.get('ready') else 'not ready'})"),
         ("Version", version),
         ("Database", info.get("database", "-")),
-        *([("Backup", f"{info['backup']['name']}, made at {info['backup']['made']}")] if "backup" in info else []),
+        *([("Backup", _backup(info["backup"]))] if "backup" in info else []),
         ("Services", ", ".join(f"{name} {state}" for name, state in info["services"].items()) or "-"),
         *(
             (
@@ -539,6 +552,11 @@ def text(info: Json) -> str:
         *(("Problem", problem) for problem in info["problems"]),
     ]
     return "\n".join([f"Prefect, instance {info['instance']}", *(f"  {label:<14}{value}" for label, value in rows)])
+
+
+def _backup(backup: Json) -> str:
+    state = f"proven at {backup['proven']}" if backup.get("proven") else "not proven"
+    return f"{backup['name']}, made at {backup['made']}, {state}"
 
 
 def _shown(names: list[str], most: int = 10) -> str:

@@ -50,6 +50,7 @@ FAULTS = {
     "PrefectFlowRunsFail": {ENDED.format("failed"): "10x9 90x180"},
     "PrefectFlowRunsCrash": {ENDED.format("crashed"): "0x9 1x180"},
     "PrefectBackupOld": {'prefect_check_healthy{check="backup"}': "1x9 0x180"},
+    "PrefectBackupNotProven": {'prefect_check_healthy{check="backup proof"}': "1x9 0x180"},
     "PrefectCertificateExpires": {"prefect_certificate_expiry_timestamp_seconds": "1000000x180"},
 }
 

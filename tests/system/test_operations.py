@@ -408,18 +408,26 @@ with sqlite3.connect("/var/backups/prefect-server/unusable.sqlite") as database:
 """
 
 
+LEFT = (
+    "ls -d /var/lib/.selfhosted-prefect* 2>/dev/null; systemctl list-units --all --plain --no-legend 'prefect-proof*'"
+)
+"""What is left of a proof."""
+
+
 def test_backup_restore_and_reset(running: Host, tmp_path: Path) -> None:
     assert info(running)["deployments"] == EXAMPLES
     known, before = runs(running), running.server_pid()
-    ended = running.play("playbooks/backup.yml", {**PLAIN, "prefect_server_backup_fetch_dir": str(tmp_path)})
-    assert ended.rc == 0, ended.output
+    proven = {**PLAIN, "prefect_server_backup_verify": True}
+    ended = running.play("playbooks/backup.yml", {**proven, "prefect_server_backup_fetch_dir": str(tmp_path)})
+    assert ended.rc == 0 and "It is proven: a scratch server showed what was backed up." in ended.words, ended.output
+    assert running.sh(LEFT) == ""
     (fetched,) = tmp_path.glob("prefect_*_3.9.1_*.sqlite")
     assert running.sh("stat --format '%U %a' /var/backups/prefect-server/*") == "root 600\nroot 600"
     assert running.server_pid() == before
 
     # The host makes one itself, at its time or when asked to, and says so when it is not copied away.
     copied = ["/bin/sh", "-c", 'cp "$1" "$PREFECT_BACKUP.json" /srv/away', "copy"]
-    scheduled = {**PLAIN, "prefect_server_backup_schedule": "daily", "prefect_server_backup_command": copied}
+    scheduled = {**proven, "prefect_server_backup_schedule": "daily", "prefect_server_backup_command": copied}
     ended = running.play(variables=scheduled, arguments=("--tags", "server"))
     assert ended.rc == 0, ended.output
     again = running.play(variables=scheduled, arguments=("--tags", "server"))
@@ -430,7 +438,8 @@ def test_backup_restore_and_reset(running: Host, tmp_path: Path) -> None:
     assert "prefect-backup: failed" in str(info(running)["problems"])
     assert "prefect_server_backup_command: /bin/sh ended with exit code 1" in running.sh("journalctl -u prefect-backup")
     running.sh("mkdir /srv/away && systemctl start prefect-backup")
-    assert info(running)["problems"] == [] and info(running).get("backup")
+    assert "and is proven" in running.sh("journalctl -u prefect-backup") and running.sh(LEFT) == ""
+    assert info(running)["problems"] == [] and "'proven': '2" in str(info(running).get("backup"))
     assert len(running.sh("ls /srv/away").split()) == 2
     ended = running.play(variables=PLAIN, arguments=("--tags", "server"))
     assert ended.rc == 0, ended.output
@@ -473,7 +482,8 @@ def test_backup_restore_and_reset(running: Host, tmp_path: Path) -> None:
     running.sh("prefect deployment run hello-flow/example --watch")
     listed = running.play("playbooks/backups.yml", PLAIN)
     assert listed.rc == 0 and listed.changed == 0, listed.output
-    assert f"{fetched.name}: " in listed.words and "Prefect 3.9.1, checked, latest" in listed.words
+    assert f"{fetched.name}: " in listed.words
+    assert re.search(r"Prefect 3\.9\.1, proven [\d-]+ [\d:]+ UTC, latest", listed.words), listed.words
     assert len(running.sh("ls /var/backups/prefect-server/safety/*.sqlite").split()) == 3
 
 

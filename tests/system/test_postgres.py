@@ -82,6 +82,26 @@ def test_it_goes_on_there(sqlite: Host) -> None:
     assert (again.rc, again.changed) == (0, 0), again.output
 
 
+SCRATCH = "runuser --user postgres -- psql --no-align --tuples-only --command 'SELECT datname FROM pg_database'"
+LEFT = f"cd / && {SCRATCH} | grep _proof; ls -d /var/lib/.selfhosted-prefect*-proof; pgrep --full prefect-prefect-proof"
+
+
+def test_a_proof_that_was_cut_leaves_nothing_after_the_next(sqlite: Host) -> None:
+    """The scratch server is in a unit of its own, which goes on when the run is killed."""
+    proven = SMALL | {"prefect_server_backup_verify": True}
+    run = sqlite.start("playbooks/backup.yml", proven, groups=WITH_POSTGRES)
+    run.wait_until(
+        lambda: sqlite.sh("systemctl is-active prefect-proof", check=False) == "active", what="the scratch server runs"
+    )
+    sqlite.cut(run)
+    assert sqlite.sh(LEFT, check=False).split()[:2] == ["prefect_proof", "/var/lib/.selfhosted-prefect-prefect-proof"]
+    ended = sqlite.play("playbooks/backup.yml", proven, groups=WITH_POSTGRES)
+    assert ended.rc == 0 and "It is proven: a scratch server showed what was backed up." in ended.words, ended.output
+    assert sqlite.sh(LEFT, check=False) == ""
+    assert sqlite.sh("systemctl is-active prefect-proof", check=False) == "inactive"
+    assert "and is not proven" not in sqlite.sh("prefect-info")
+
+
 LOOK = """
 readlink /opt/prefect/current
 sha256sum /etc/prefect/server.env /etc/systemd/system/prefect-server.service

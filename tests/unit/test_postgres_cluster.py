@@ -143,13 +143,13 @@ def test_files_that_postgresql_refuses_are_taken_back(cluster: Cluster, monkeypa
 
 def test_who_may_come_in() -> None:
     assert hba_lines(["10.0.0.11", "fd00::1", "10.1.0.0/16"], database="prefect", user="all") == [
-        'host "prefect" "all" 127.0.0.1/32 scram-sha-256',
-        'host "prefect" "all" ::1/128 scram-sha-256',
+        'host "prefect","prefect_proof" "all" 127.0.0.1/32 scram-sha-256',
+        'host "prefect","prefect_proof" "all" ::1/128 scram-sha-256',
         'hostssl "prefect" "all" 10.0.0.11/32 scram-sha-256',
         'hostssl "prefect" "all" fd00::1/128 scram-sha-256',
         'hostssl "prefect" "all" 10.1.0.0/16 scram-sha-256',
         'host all "all" all reject',
-        'host "prefect" all all reject',
+        'host "prefect","prefect_proof" all all reject',
     ]
 
 

@@ -405,6 +405,21 @@ def test_the_age_of_the_newest_backup(
     assert read(instance)["problems"] == []
 
 
+@pytest.mark.parametrize("is_proven", [True, False])
+def test_whether_the_newest_backup_is_proven(instance: Instance, tmp_path: Path, is_proven: bool) -> None:
+    (tmp_path / "state").mkdir()
+    result = {"proven": ago(hours=1), "unproven": ""} if is_proven else {"proven": "", "unproven": "it does not boot"}
+    backup = {"name": "two.sqlite", "made": ago(hours=2), "size": 1, "newest_proven": ago(hours=2 if is_proven else 9)}
+    (tmp_path / "state/backup.json").write_text(json.dumps(backup | result))
+    info = read(instance)
+    says = "backup proof: two.sqlite is not proven: it does not boot; the newest proven one was made at 2"
+    assert [each[: len(says)] for each in info["problems"]] == ([] if is_proven else [says])
+    assert ("two.sqlite, made at " in text(info)) and ("proven at " in text(info)) is is_proven
+    (sample,) = re.findall(r"^prefect_newest_proven_backup_age_seconds (\d+)$", metrics(info), re.MULTILINE)
+    assert abs(int(sample) - (2 if is_proven else 9) * 3600) < 60
+    assert f'prefect_check_healthy{{check="backup proof"}} {int(is_proven)}\n' in metrics(info)
+
+
 def test_no_backup_yet(instance: Instance, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert "prefect_newest_backup_age_seconds" not in metrics(read(instance))
     scheduled = schedule(instance, tmp_path, monkeypatch)
@@ -467,6 +482,7 @@ def test_the_alerts_are_on_what_is_measured(api: FakeApi, instance: Instance) ->
     info["services"] = {"prefect-server": "running"}
     info["checks"].append(asdict(Check("certificate", True, "it expires", expires=ago(days=-90))))
     info["checks"].append(asdict(Check("backup", True, "the newest is 3 h old")))
+    info["checks"].append(asdict(Check("backup proof", True, "it was proven")))
     page = metrics(info)
     expressions = "\n".join(re.findall(r"^ +expr: (.*(?:\n {10}\S.*)*)", rules, re.MULTILINE))
     assert set(re.findall(r"\bprefect_\w+", expressions)) <= set(re.findall(r"^# TYPE (\S+)", page, re.MULTILINE))
