@@ -39,12 +39,13 @@ SIGNS = {"create": "+", "update": "~", "recreate": "±", "delete": "-"}
 class Wish:
     """How to apply the wanted objects; see the options of the module `resources`.
 
-    `typed` entries come from a program that ensures their types, so they are checked without Ansible.
+    `adopt` is false, unowned or true, as a text. `typed` entries come from a program that ensures their types, so they
+    are checked without Ansible.
     """
 
     owner: str = "ansible"
     prune: bool = False
-    adopt: bool = False
+    adopt: str = "false"
     pauses: str = "keep"
     inactive: str = "paused"
     recreate: bool = False
@@ -152,7 +153,7 @@ def reconcile(
         except Failure as failure:
             complaints.append(f"{entry.place}: {failure}")
     complaints += objections(server, todos, entries)
-    complaints += claims(todos, entries, ownership) if not wish.adopt else []
+    complaints += claims(todos, entries, ownership, wish)
     if complaints:
         raise several(complaints)
     todos = with_updated_references(todos)
@@ -174,7 +175,7 @@ def reconcile(
         and not entry.implied
         and (row := server.find(entry.kind.name, entry.key)) is not None
         and not entry.kind.is_system(row)
-        and is_adopted(mark(entry.kind.name, row["id"]), ownership, wish)
+        and is_adopted(entry.kind.name, row["id"], ownership, wish)
     ]
     report.adopted = len(adopted)
     if not wish.check_mode:
@@ -184,11 +185,15 @@ def reconcile(
     return report, server
 
 
-def is_adopted(identity: str, ownership: Ownership, wish: Wish) -> bool:
+def is_adopted(kind: str, identity: str, ownership: Ownership, wish: Wish) -> bool:
     """Whether an existing object becomes the owner's: by `adopt`, or because all inventories once shared one owner."""
-    if wish.adopt:
-        return identity not in ownership.marks or identity in ownership.others
-    return wish.owner != FORMER and ownership.others.get(identity) == FORMER
+    made = mark(kind, identity)
+    if wish.adopt == "true":
+        return made not in ownership.marks or made in ownership.others
+    if wish.owner != FORMER and ownership.others.get(made) == FORMER:
+        return True
+    implied = mark(IMPLIED.get(kind, ""), identity)
+    return wish.adopt == "unowned" and made not in ownership.marks and not {made, implied} & ownership.others.keys()
 
 
 def made_before(todo: Plan, ownership: Ownership) -> bool:
@@ -394,20 +399,26 @@ def objections(server: Server, todos: Sequence[Plan], entries: Sequence[Entry]) 
     return [f"{places.get((todo.kind.name, todo.key), todo.label)}: {complaint}" for todo, complaint in found]
 
 
-def claims(todos: Iterable[Plan], entries: Iterable[Entry], ownership: Ownership) -> Iterator[str]:
-    """Yield an error for each change of a deployment that another owner made and would change back.
+def claims(todos: Iterable[Plan], entries: Iterable[Entry], ownership: Ownership, wish: Wish) -> Iterator[str]:
+    """Yield an error for each change of an object that another owner made and would change back.
 
-    Pausing is allowed to every owner.
+    Of the kinds, only deployments have claims, unless the owner adopts what is unowned: it describes its own objects
+    alone. Pausing is allowed to every owner.
     """
+    if wish.adopt == "true":
+        return
     places = {(entry.kind.name, entry.key): entry.place for entry in entries}
     for todo in todos:
-        if todo.kind.name != "deployment" or todo.row is None or todo.action not in {"update", "recreate"}:
+        if todo.row is None or todo.action == "nothing":
+            continue
+        if todo.kind.name != "deployment" and wish.adopt != "unowned":
             continue
         owner = ownership.others.get(mark(todo.kind.name, todo.row["id"]))
-        if owner and owner != FORMER and todo.changes.keys() != {"paused"}:
+        if owner and owner != FORMER and todo.changes.keys() not in ({"paused"}, {"is_paused"}):
             yield (
                 f"{places[todo.kind.name, todo.key]}: the owner {owner} has made it, and would change it back; "
-                "describe it in one place, or take it over with adopt: true"
+                "describe it in one place, or take it over with adopt: true (prefect_resources_adopt, "
+                "prefect_definitions_adopt)"
             )
 
 

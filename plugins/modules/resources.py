@@ -91,7 +91,7 @@ options:
     description:
       - Name of the owner of these objects, for servers that several inventories use. The module stores on the server
         what an owner creates, in variables whose names begin with C(ansible_owner_OWNER_).
-      - The module refuses to change a deployment of another owner, since each owner would change it back.
+      - The module refuses to change or delete a deployment of another owner, since each owner would change it back.
     type: str
     default: ansible
   prune:
@@ -104,10 +104,12 @@ options:
     default: false
   adopt:
     description:
-      - Whether O(owner) takes over listed objects that exist already, as if it had created them. Their previous owner
-        loses them.
-    type: bool
-    default: false
+      - Whether O(owner) takes over listed objects that exist already, as if it had created them. With V(true), their
+        previous owner loses them. With V(unowned), only objects without an owner are taken over, and the module
+        refuses to change an object of another owner, of whatever kind.
+    type: str
+    choices: ["false", unowned, "true"]
+    default: "false"
   pauses:
     description:
       - How to handle a deployment or schedule that is paused although the lists do not say so. V(keep) assumes that a
@@ -276,7 +278,7 @@ def main() -> None:
             "lists": {"type": "dict", "default": {}, "no_log": True},
             "owner": {"type": "str", "default": "ansible"},
             "prune": {"type": "bool", "default": False},
-            "adopt": {"type": "bool", "default": False},
+            "adopt": {"type": "str", "choices": ["false", "unowned", "true"], "default": "false"},
             "pauses": {"type": "str", "choices": ["keep", "enforce"], "default": "keep"},
             "inactive": {"type": "str", "choices": ["paused", "absent"], "default": "paused"},
             "recreate": {"type": "bool", "default": False},

@@ -176,7 +176,7 @@ def test_two_controllers(server: PrefectServer) -> None:
 
 
 def test_a_deployment_has_one_owner(server: PrefectServer) -> None:
-    data = {"owner": "definitions", "adopt": True, "prune": True}
+    data = {"owner": "definitions", "adopt": "true", "prune": True}
     other = {"prefect_deployments": [{**each, "tags": ["x"]} for each in ALL["prefect_deployments"]]}
     with server.api() as api:
         act(api, ALL)
@@ -185,7 +185,7 @@ def test_a_deployment_has_one_owner(server: PrefectServer) -> None:
         with pytest.raises(Failure, match="the owner definitions has made it") as caught:
             act(api, other)
         assert len(caught.value.details["errors"]) == len(other["prefect_deployments"])
-        act(api, ALL, adopt=True)
+        act(api, ALL, adopt="true")
         assert not act(api, ALL).changed
         act(api, NOTHING, prune=True)
         assert not act(api, NOTHING, **data).changed

@@ -236,7 +236,7 @@ def test_a_host_that_follows_registers_what_ansible_does(typed: bool) -> None:
     made = resources(Definitions.of(rows_of(data)), directory=Path("/srv"), work_pool="pool")
     with FakeApi() as fake, Api(fake.url) as api:
         for first in (True, False):
-            wish = Wish(owner="definitions", prune=True, adopt=True, pauses="enforce", typed=typed == first)
+            wish = Wish(owner="definitions", prune=True, adopt="unowned", pauses="enforce", typed=typed == first)
             report, server = reconcile(api, made, wish)
             server.close()
             assert len(report.plans) == (6 if first else 0), report.lines(server)

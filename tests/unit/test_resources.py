@@ -387,7 +387,7 @@ def test_owners_do_not_prune_each_other(fake: FakeApi) -> None:
 
 
 def test_a_deployment_has_one_owner(fake: FakeApi) -> None:
-    """Flows that are data are registered by `prefect_definitions`, with an owner of its own, which takes them over."""
+    """Each owner would change what the other one makes; `adopt` says who has it."""
     wanted: Wanted = {"prefect_deployments": [{"flow": "stock", "name": "daily"}]}
     none: Wanted = {"prefect_deployments": []}
     data: dict[str, Any] = {"owner": "definitions", "adopt": True, "prune": True}
@@ -406,6 +406,45 @@ def test_a_deployment_has_one_owner(fake: FakeApi) -> None:
     assert act(fake, wanted, adopt=True)["changed"] is True
     assert act(fake, none, **data)["plan"] == []
     assert act(fake, none, prune=True)["plan"] == ["- deployment stock/daily", "- flow stock"]
+
+
+SHARED: Wanted = {
+    "prefect_work_pools": [{"name": "shared", "type": "process", "concurrency_limit": 7}],
+    "prefect_flows": [{"name": "etl", "tags": ["a"]}],
+    "prefect_deployments": [{"flow": "etl", "name": "daily", "entrypoint": "a.py:etl", "work_pool": "shared"}],
+}
+
+
+def test_definitions_take_what_no_one_made_and_nothing_else(fake: FakeApi) -> None:
+    """As `prefect_definitions` and its follower register flows that are data."""
+    data: dict[str, Any] = {"owner": "team-b-definitions", "adopt": "unowned", "prune": True, "pauses": "enforce"}
+    fake.add_pool("own")
+    own: Wanted = {**NOTHING, "prefect_work_pools": [{"name": "own", "type": "process"}]}
+    act(fake, SHARED, owner="team-a", prune=True)
+    before = everything(fake)
+    for changed in (
+        {"prefect_work_pools": [{"name": "shared", "type": "process", "concurrency_limit": 8}]},
+        {"prefect_flows": [{"name": "etl", "tags": ["b"]}]},
+        {"prefect_deployments": [{"flow": "etl", "name": "daily", "entrypoint": "definitions.py:etl"}]},
+        {"prefect_deployments": [{"flow": "etl", "name": "daily", "state": "absent"}]},
+    ):
+        refused = act(fake, {**own, **changed}, **data)
+        assert "the owner team-a has made it" in refused.get("msg", ""), (changed, refused)
+        assert everything(fake) == before
+    # Those that are as described are left to their owner as well.
+    same: Wanted = {**SHARED, "prefect_work_pools": [*own["prefect_work_pools"], {"name": "shared", "type": "process"}]}
+    assert act(fake, same, **data)["summary"]["adopted"] == 1
+    assert act(fake, same, **data)["changed"] is False
+    assert act(fake, NOTHING, **data)["plan"] == ["- work pool own"]
+    assert act(fake, SHARED, owner="team-a", prune=True)["changed"] is False
+
+
+def test_definitions_do_not_adopt_the_flow_of_another_owners_deployment(fake: FakeApi) -> None:
+    data: dict[str, Any] = {"owner": "team-b-definitions", "adopt": "unowned", "prune": True}
+    act(fake, {"prefect_deployments": [{"flow": "etl", "name": "daily"}]}, owner="team-a")
+    wanted: Wanted = {"prefect_flows": [{"name": "etl"}], "prefect_deployments": [{"flow": "etl", "name": "nightly"}]}
+    assert act(fake, wanted, **data)["summary"]["adopted"] == 0
+    assert act(fake, wanted, **data)["changed"] is False
 
 
 def test_adopting(fake: FakeApi) -> None:
