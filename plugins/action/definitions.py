@@ -36,6 +36,10 @@ def read(path: Path) -> dict[str, dict[str, Any]]:
     if not path.exists():
         raise AnsibleActionFail(f"prefect_definitions_source: there is no {path}")
     files = sorted(file for file in path.rglob("*") if file.suffix in SUFFIXES) if path.is_dir() else [path]
+    if not files:
+        raise AnsibleActionFail(
+            f"prefect_definitions_source: {path} has no file of definitions: {', '.join(sorted(SUFFIXES))}"
+        )
     contents: dict[str, dict[str, Any]] = {}
     for file in files:
         try:

@@ -112,9 +112,9 @@ def tool(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, cwd=SHIPPED, capture_output=True, text=True, check=False)
 
 
-def placed(url: str, directory: Path) -> dict[str, object]:
+def placed(url: str, directory: Path, *, dry: bool = True) -> dict[str, object]:
     """Return what the Ansible module is answered of a database, for which no worker has to be there."""
-    request = {"source": url, "data": {}, "paths": [], "work_pool": "default", "inactive": "absent", "dry": True}
+    request = {"source": url, "data": {}, "paths": [], "work_pool": "default", "inactive": "absent", "dry": dry}
     command = [str(PYTHON), "-m", "prefect_definitions", "place", str(directory)]
     environment = os.environ | {"CELERY_BROKER_URL": "redis://127.0.0.1:1/0"}
     answer = subprocess.run(
@@ -198,6 +198,15 @@ def test_a_database_that_is_away_is_named(tmp_path: Path) -> None:
         assert "s3cret" not in checked.stderr
         assert len(checked.stderr.splitlines()) == 1, checked.stderr
     assert not (tmp_path / "none.db").exists()
+
+
+def test_a_database_that_is_empty_for_a_moment_removes_nothing(filled: Database, tmp_path: Path) -> None:
+    assert placed(filled.url, tmp_path, dry=False)["problems"] == []
+    filled.run("; ".join(f"DELETE FROM prefect_{kind}" for kind in ("deployments", "tasks", "flows", "work_pools")))
+    (problem,) = placed(filled.url, tmp_path)["problems"]
+    assert "the database holds no definitions, and this host has 2 flows of it" in problem
+    (tmp_path / "definitions.json").unlink()
+    assert placed(filled.url, tmp_path)["problems"] == []
 
 
 def test_reading_writes_nothing(filled: Database) -> None:

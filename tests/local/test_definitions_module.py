@@ -197,6 +197,19 @@ def test_files_are_merged(tmp_path: Path) -> None:
         read(tmp_path / "c")
 
 
+def test_files_that_vanish_or_are_being_written_change_nothing(place: Path, tmp_path: Path) -> None:
+    put(place, RUNNERS)
+    source = tmp_path / "source"
+    source.mkdir()
+    with pytest.raises(AnsibleActionFail, match="has no file of definitions"):
+        read(source)
+    (source / "runners.yml").touch()
+    refused = put(place, {}, files=json.dumps(read(source)), check_mode=True)
+    assert "runners.yml is empty; remove it, or write prefect_flows: []" in refused["msg"]
+    (source / "runners.yml").write_text("prefect_flows: []\n")
+    assert put(place, {}, files=json.dumps(read(source)))["resources"]["prefect_deployments"] == []
+
+
 def test_flows_that_are_code_are_left_to_others() -> None:
     data: dict[str, list[dict[str, Any]]] = {
         "prefect_flows": [{"name": "data"}, {"name": "code"}],

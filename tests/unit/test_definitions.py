@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from generated import generated
 from prefect_definitions import directory, sources
 from prefect_definitions.records import DefinitionError
@@ -366,6 +367,9 @@ def test_files_of_a_directory_are_one_source(tmp_path: Path) -> None:
         ("prefect_flows: [", "flows.yml: while parsing"),
         ("- a", "flows.yml: ['a'] is no mapping of prefect_work_pools, prefect_flows"),
         ("prefect_flow: []", "flows.yml: there is no prefect_flow; did you mean prefect_flows?"),
+        ("", "flows.yml is empty; remove it, or write prefect_flows: []"),
+        ("# Not written yet\n", "flows.yml is empty"),
+        ("{}", "flows.yml is empty"),
     ],
 )
 def test_bad_files_are_named(tmp_path: Path, text: str, said: str) -> None:
@@ -375,6 +379,20 @@ def test_bad_files_are_named(tmp_path: Path, text: str, said: str) -> None:
     assert said in str(caught.value)
     with pytest.raises(DefinitionError, match="there is no"):
         sources.read(str(tmp_path / "missing.yml"))
+
+
+def test_a_source_without_definitions_says_so(tmp_path: Path) -> None:
+    """A share that is not mounted is an empty directory, and a file that is being written is empty for a moment."""
+    with pytest.raises(DefinitionError, match="has no file of definitions"):
+        sources.read(str(tmp_path))
+    (tmp_path / "flows.yml").write_text(yaml.safe_dump(ISSUE))
+    (tmp_path / "more.json").write_text("{}")
+    with pytest.raises(DefinitionError, match=r"more\.json is empty"):
+        sources.read(str(tmp_path))
+    (tmp_path / "more.json").write_text('{"prefect_flows": []}')
+    assert len(sources.read(str(tmp_path))["prefect_flows"]) == len(ISSUE["prefect_flows"])
+    (tmp_path / "flows.yml").unlink()
+    assert not any(sources.read(str(tmp_path)).values())
 
 
 def test_a_directory_holds_definitions(tmp_path: Path) -> None:

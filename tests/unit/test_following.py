@@ -132,6 +132,39 @@ def test_a_row_that_is_gone_takes_its_deployment_along(database: Database) -> No
     assert database.registered[1:] == [dict.fromkeys(["f0", "f2", "f3"])]
 
 
+def with_steps(*names: str) -> Data:
+    """Return definitions whose flows have the tasks `names` each."""
+    data = full()
+    tasks = [
+        {"name": name, "flow_name": flow["name"], "command": "true"}
+        for flow in full()["prefect_flows"]
+        for name in names
+    ]
+    return {**data, "prefect_tasks": tasks}
+
+
+def test_a_database_whose_tasks_are_being_written_changes_nothing(
+    database: Database, capsys: pytest.CaptureFixture[str]
+) -> None:
+    database.data = with_steps("extract", "transform", "load")
+    database.look()
+    capsys.readouterr()
+    database.data = with_steps("extract")
+    database.look()
+    assert "8 of 12 tasks are gone from the database; nothing is changed" in capsys.readouterr().out
+    database.data = with_steps("extract", "transform")
+    database.look()
+    database.data = with_steps("extract", "transform", "load")
+    database.look()
+    assert len(directory.definitions_in(database.home).tasks) == 12
+    # A person who removes them has to wait for the next look.
+    database.data = with_steps("load")
+    database.look()
+    database.look()
+    assert [task.name for task in directory.definitions_in(database.home).tasks] == ["load"] * 4
+    assert database.registered[-1] == dict.fromkeys(["f0", "f1", "f2", "f3"])
+
+
 @pytest.mark.parametrize("restarted", [False, True])
 def test_what_was_paused_is_not_deleted_once_there_are_many_others(database: Database, restarted: bool) -> None:
     database.data = without(full(), "f0", "f1", "f2")

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from . import sources
-from .directory import PATHS, content, definitions_in, enter
+from .directory import FILE, PATHS, content, definitions_in, enter
 from .records import DefinitionError
 from .schema import Definitions, published, rows_of
 
@@ -38,6 +38,8 @@ def place(options: argparse.Namespace) -> dict[str, Any]:
         factory = request.get("factory", "")
         if request["source"]:
             rows = sources.read(request["source"], factory=factory)
+            if not (any(rows.values()) or request.get("load_into")):
+                refuse_to_lose(Path(options.directory).resolve())
         elif request.get("files"):
             rows = sources.merged(request["files"], factory=factory)
         else:
@@ -50,6 +52,18 @@ def place(options: argparse.Namespace) -> dict[str, Any]:
     except DefinitionError as error:
         answer["problems"] = error.problems
     return answer
+
+
+def refuse_to_lose(directory: Path) -> None:
+    """Raise DefinitionError where a directory holds definitions: a database that is reloaded is empty for a moment."""
+    held = len(content(directory).get("prefect_flows", [])) if (directory / FILE).is_file() else 0
+    if held:
+        raise DefinitionError(
+            [
+                f"prefect_definitions_source: the database holds no definitions, and this host has {held} flows of it; "
+                "to remove them, name a file with prefect_flows: [] instead"
+            ]
+        )
 
 
 def answered(options: argparse.Namespace) -> None:

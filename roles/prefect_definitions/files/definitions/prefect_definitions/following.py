@@ -8,6 +8,7 @@ import json
 import os
 import sys
 import time
+from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,7 +27,7 @@ KEPT = "definitions.kept.json"
 """File in the directory of the definitions: what is paused because the database has lost it."""
 
 SHARE = 0.5
-"""What part of the deployments, or of the work pools, has to go at once for that to be doubted."""
+"""What part of the deployments, of the work pools, or of a flow's tasks has to go at once for that to be doubted."""
 
 
 def place(
@@ -64,14 +65,26 @@ def key_of(kind: str, row: Mapping[str, Any]) -> tuple[str, str, str]:
 
 
 def missing(before: Data, after: Data, *, share: float) -> dict[str, list[tuple[str, str, str]]]:
-    """Return the deployments and work pools that are gone, of the kinds of which more than a share is."""
-    found = {}
+    """Return the deployments, work pools and tasks of a flow that are gone, where more than a share of them is.
+
+    A flow with some of its tasks is as valid as one with all, and would run without the rest. One that was renamed is
+    not gone.
+    """
+    found: dict[str, list[tuple[str, str, str]]] = {}
+    now = [key_of(kind, row) for kind, rows in after.items() for row in rows]
+    there, flows = set(now), {name for kind, _, name in now if kind == "prefect_flows"}
+    tasks = Counter(flow for kind, flow, _ in now if kind == "prefect_tasks")
     for kind in ("prefect_deployments", "prefect_work_pools"):
         held = [key_of(kind, row) for row in before.get(kind, ())]
-        there = {key_of(kind, row) for row in after.get(kind, ())}
         gone = [key for key in held if key not in there]
         if len(gone) > share * len(held):
             found[kind] = gone
+    steps: dict[str, list[tuple[str, str, str]]] = {}
+    for row in before.get("prefect_tasks", ()):
+        steps.setdefault(str(row["flow_name"]), []).append(key_of("prefect_tasks", row))
+    for flow, held in steps.items():
+        if flow in flows and len(held) - tasks[flow] > share * len(held):
+            found.setdefault("prefect_tasks", []).extend(key for key in held if key not in there)
     return found
 
 
@@ -187,7 +200,8 @@ class Look:
     """One look at the database after the other, and what is remembered from one to the next.
 
     A database that is restored or reloaded is empty for a moment. So what makes more than a share of the deployments
-    or work pools go has to be the same at the next look, and then pauses them: only Ansible deletes them.
+    or work pools, or of the tasks of a flow, go has to be the same at the next look. Then deployments and work pools
+    are paused: only Ansible deletes them.
     """
 
     def __init__(self, following: Following) -> None:
@@ -222,6 +236,7 @@ class Look:
             print(f"{counted(gone, before)} are gone from the database; nothing is changed before the next look")
             sys.stdout.flush()
             return
+        gone.pop("prefect_tasks", None)
         self.kept |= {key for keys in gone.values() for key in keys}
         self.kept -= {key_of(kind, row) for kind, rows in after.items() for row in rows}
         self.remember()
@@ -246,5 +261,5 @@ class Look:
 
 def counted(gone: Mapping[str, Sequence[object]], before: Data) -> str:
     """Return how many are gone, in words."""
-    words = {"prefect_deployments": "deployments", "prefect_work_pools": "work pools"}
+    words = {"prefect_deployments": "deployments", "prefect_work_pools": "work pools", "prefect_tasks": "tasks"}
     return " and ".join(f"{len(keys)} of {len(before[kind])} {words[kind]}" for kind, keys in gone.items())

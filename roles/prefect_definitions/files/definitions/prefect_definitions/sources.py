@@ -67,6 +67,8 @@ def read_files(path: Path, *, factory: str = "") -> dict[str, list[Row]]:
     if not path.exists():
         raise DefinitionError([f"there is no {path}"])
     files = sorted(file for file in path.rglob("*") if file.suffix in SUFFIXES) if path.is_dir() else [path]
+    if not files:
+        raise DefinitionError([f"{path} has no file of definitions: {', '.join(sorted(SUFFIXES))}"])
     contents: dict[str, Any] = {}
     problems: list[str] = []
 
@@ -86,12 +88,18 @@ def read_files(path: Path, *, factory: str = "") -> dict[str, list[Row]]:
 
 
 def merged(contents: Mapping[str, Any], *, factory: str = "", problems: Iterable[str] = ()) -> dict[str, list[Row]]:
-    """Return the rows of the contents of files, by their names. Raises DefinitionError, also for `problems`."""
+    """Return the rows of the contents of files, by their names. Raises DefinitionError, also for `problems`.
+
+    A file that is being written is empty for a moment: one that has to be so says it.
+    """
     rows: dict[str, list[Row]] = {kind: [] for kind in KINDS}
     found = list(problems)
     for name, content in contents.items():
+        if content is None or content == {}:
+            found.append(f"{name} is empty; remove it, or write prefect_flows: [] if there are to be no definitions")
+            continue
         try:
-            for kind, added in rows_of({} if content is None else content, where=name, factory=factory).items():
+            for kind, added in rows_of(content, where=name, factory=factory).items():
                 rows[kind] += added
         except DefinitionError as error:
             found += error.problems
