@@ -203,8 +203,8 @@ def test_a_database_that_is_away_is_named(tmp_path: Path) -> None:
 def test_a_database_that_is_empty_for_a_moment_removes_nothing(filled: Database, tmp_path: Path) -> None:
     assert placed(filled.url, tmp_path, dry=False)["problems"] == []
     filled.run("; ".join(f"DELETE FROM prefect_{kind}" for kind in ("deployments", "tasks", "flows", "work_pools")))
-    (problem,) = placed(filled.url, tmp_path)["problems"]
-    assert "the database holds no definitions, and this host has 2 flows of it" in problem
+    said = str(placed(filled.url, tmp_path)["problems"])
+    assert "the database holds no definitions, and this host has 2 flows of it" in said
     (tmp_path / "definitions.json").unlink()
     assert placed(filled.url, tmp_path)["problems"] == []
 
@@ -239,6 +239,43 @@ def test_files_are_loaded_and_loaded_again(empty: Database, tmp_path: Path) -> N
     assert tool("load", file, empty.url).stdout == "~ prefect_deployments daily: schedule_config\n"
     assert tool("load", file, empty.url, "--prune").stdout == "- prefect_tasks rsi\n"
     assert tool("load", file, empty.url, "--prune").stdout == "nothing to change\n"
+
+
+def test_flows_go_with_their_tasks_and_deployments(empty: Database, tmp_path: Path) -> None:
+    """Tasks and deployments of several flows have the same names; a foreign key lets no flow go before them."""
+    flows = "abc"
+    data: dict[str, list[dict[str, str]]] = {
+        "prefect_flows": [{"name": flow} for flow in flows],
+        "prefect_tasks": [{"name": "extract", "flow_name": flow, "celery_task_name": "x.y"} for flow in flows],
+        "prefect_deployments": [{"name": "daily", "flow_name": flow} for flow in flows],
+    }
+    file = tmp_path / "flows.yml"
+    file.write_text(yaml.safe_dump(data))
+    tool("load", file, empty.url)
+    rest = {kind: [row for row in rows if row.get("flow_name", row["name"]) == "c"] for kind, rows in data.items()}
+    file.write_text(yaml.safe_dump(rest))
+    dry = tool("load", file, empty.url, "--prune", "--dry-run")
+    assert sorted(dry.stdout.splitlines()) == sorted(
+        [*(f"- prefect_flows {flow}" for flow in "ab"), *["- prefect_tasks extract", "- prefect_deployments daily"] * 2]
+    )
+    loaded = tool("load", file, empty.url, "--prune")
+    assert loaded.stdout == dry.stdout, loaded.stderr
+    assert tool("check", empty.url).stdout == "1 flows, 1 tasks, 1 deployments\n"
+    assert tool("load", file, empty.url, "--prune").stdout == "nothing to change\n"
+
+
+def test_rows_of_flows_that_are_gone_are_pruned(filled: Database, tmp_path: Path) -> None:
+    """A database without foreign keys may have them."""
+    file = tmp_path / "flows.yml"
+    file.write_text(yaml.safe_dump(DEFINITIONS))
+    filled.run("DELETE FROM prefect_flows WHERE name = 'old'")
+    columns = "name, description, celery_task_name, task_args, task_kwargs, depends_on, retry_config, timeout_seconds"
+    filled.run(
+        f"INSERT INTO prefect_tasks (id, flow_id, {columns}) SELECT 4, 99, {columns} FROM prefect_tasks WHERE id = 3"
+    )
+    loaded = tool("load", file, filled.url, "--prune")
+    assert loaded.stdout.count("- prefect_tasks nothing") == 2, loaded.stderr
+    assert tool("check", filled.url).stdout == "1 flows, 2 tasks, 1 deployments\n"
 
 
 def test_a_database_of_others_is_loaded_into(filled: Database, tmp_path: Path) -> None:

@@ -307,24 +307,28 @@ def load(definitions: Rows, url: str, *, prune: bool = False, dry: bool = False)
         metadata_of_tables().create_all(connection)
         metadata = reflected(connection)
         flows: dict[str, Any] = {}
+        doomed: dict[str, list[Any]] = {}
         for kind in TABLES:
             table = metadata.tables[kind]
-            has_flow = "flow_id" in TABLES[kind]
-            names = {identifier: name for name, identifier in flows.items()}
-            before = {
-                (names.get(record["flow_id"]) if has_flow else None, record["name"]): dict(record)
-                for record in connection.execute(table.select()).mappings()
-            }
-            wanted = {(row.get("flow_name"), row["name"]): row for row in rows.get(kind, [])}
+            records = [dict(record) for record in connection.execute(table.select()).mappings()]
+            # By the id of the flow: a row whose flow is gone has no other name for it.
+            before = {(record.get("flow_id"), record["name"]): record for record in records}
+            wanted = {(flows.get(row.get("flow_name", "")), row["name"]): row for row in rows.get(kind, [])}
             for key, row in wanted.items():
                 changes += written(connection, table, before.get(key), row, flows=flows, dry=dry)
-            doomed = [record for key, record in before.items() if prune and key not in wanted]
-            changes += [f"- {kind} {record['name']}" for record in doomed]
-            if doomed and not dry:
-                connection.execute(delete(table).where(table.c.id.in_([record["id"] for record in doomed])))
+            stay = {before[key]["id"] for key in wanted.keys() & before.keys()}
+            gone = [record for record in records if prune and record["id"] not in stay]
+            changes += [f"- {kind} {record['name']}" for record in gone]
+            doomed[kind] = [record["id"] for record in gone]
             if kind == "prefect_flows":
                 flows = {record.name: record.id for record in connection.execute(table.select())}
-                flows |= {row["name"]: None for row in rows.get(kind, []) if row["name"] not in flows}
+                # A flow that is yet to be inserted has an id that no row has.
+                flows |= {row["name"]: ("", row["name"]) for row in rows.get(kind, []) if row["name"] not in flows}
+        # What belongs to a flow before the flow: PostgreSQL enforces the foreign key.
+        for kind, identifiers in reversed(doomed.items()):
+            table = metadata.tables[kind]
+            if identifiers and not dry:
+                connection.execute(delete(table).where(table.c.id.in_(identifiers)))
         return changes
 
     return connected(url, work, write=True)
