@@ -13,6 +13,8 @@ import uuid
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
+from .schedules import whole
+
 Translate = Callable[[str, str], str]
 """Given kind and name or id of an object, returns the other of the two, or the same text if the object is unknown."""
 
@@ -223,14 +225,14 @@ def references(automation: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
 def seconds(value: Any) -> float | None:
     """Return a duration (a number or ISO 8601, such as `PT5M`) in seconds; None if it is neither."""
     if isinstance(value, (int, float)) and not isinstance(value, bool):
-        return float(value)
+        return whole(value)
     text = str(value)
     if re.fullmatch(r"\d+(\.\d+)?", text):
-        return float(text)
+        return whole(float(text))
     units = re.fullmatch(r"P(?:(\d+)D)?(?:T(?:(\d+)H)?(?:(\d+)M)?(?:(\d+(?:\.\d+)?)S)?)?", text)
     if units is None or not any(units.groups()):
         return None
-    return sum(float(part or 0) * unit for part, unit in zip(units.groups(), (86400, 3600, 60, 1), strict=True))
+    return whole(sum(float(part or 0) * unit for part, unit in zip(units.groups(), (86400, 3600, 60, 1), strict=True)))
 
 
 def is_id(text: str) -> bool:

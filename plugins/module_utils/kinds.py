@@ -109,10 +109,12 @@ class WorkPool(Kind):
                 "current one, or to let the first worker fill it in"
             )
             return
-        used = re.findall(r"\{\{\s*([\w.-]+)\s*\}\}", json.dumps(template["job_configuration"]))
+        # As the server does, which knows no placeholder but variables here.
+        used = re.findall(r"\{\{\s*([\w.\-\[\]$]+)\s*\}\}", json.dumps(list(template["job_configuration"].values())))
         known = template["variables"].get("properties") or {}
-        for name in sorted({name for name in used if not name.startswith("prefect.")} - known.keys()):
-            yield f"base_job_template.job_configuration uses {name}, which variables lack{choice(name, known)}"
+        for name in sorted(set(used) - known.keys()):
+            hint = "; make it the default of a variable" if name.startswith("prefect.") else choice(name, known)
+            yield f"base_job_template.job_configuration uses {name}, which variables lack{hint}"
 
     def attached(self, server: Server, key: str) -> Row:
         """Return a pool's queues, and the ids of the deployments linked to it, by queue."""
@@ -161,6 +163,16 @@ class WorkQueue(Kind):
         yield from named(values, "work_pool", "name")
         yield from at_least(values, "concurrency_limit", 0)
         yield from at_least(values, "priority", 1, clear=None)
+
+    def clashes(self, wanted: Mapping[str, Values]) -> Iterator[tuple[str, str]]:
+        """The server moves a queue on whose priority another one of the pool gets."""
+        first: dict[tuple[str, int], str] = {}
+        for key, values in wanted.items():
+            if (priority := values.get("priority")) is not None:
+                pool = self.parts(key)["work_pool"]
+                other = first.setdefault((pool, priority), key)
+                if other != key:
+                    yield key, f"priority is {priority}, as that of {other}: it is another one for each queue of a pool"
 
     def uses(self, key: str, values: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
         yield "work_pool", self.parts(key)["work_pool"]

@@ -248,6 +248,9 @@ def read(wanted: Mapping[str, Any], wish: Wish) -> tuple[list[Kind], list[Entry]
                     complaints.append(f"{entry.place}: it is described twice, see {seen[entry.key]}")
                 seen[entry.key] = f"{name}[{index}]"
                 entries.append(entry)
+            described = {entry.key: entry for entry in entries if entry.kind is kind and entry.state == "present"}
+            wrong_together = kind.clashes({key: entry.wanted for key, entry in described.items()})
+            complaints += [f"{described[key].place}: {complaint}" for key, complaint in wrong_together]
     if complaints:
         raise several(complaints)
     return kinds, entries

@@ -102,6 +102,10 @@ class Kind:
         """Yield the errors in an object about to be written that the server's state shows."""
         return ()
 
+    def clashes(self, wanted: Mapping[str, Values]) -> Iterable[tuple[str, str]]:
+        """Yield the key of every object, of those described by their keys, that contradicts another one, and how."""
+        return ()
+
     def inquiries(self, todos: Sequence[Plan], server: Server) -> Iterable[tuple[Plan, str]]:
         """Yield (plan, reason) for every object that the server would reject, in one request."""
         return ()

@@ -10,7 +10,7 @@ from __future__ import annotations
 import difflib
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from datetime import datetime, timezone
+from datetime import datetime, timedelta, timezone
 from typing import Any
 
 from .client import Api, ApiError
@@ -63,7 +63,7 @@ def complaints(schedule: Mapping[str, Any]) -> Iterator[str]:
     for option, owner in (("day_or", "cron"), ("anchor_date", "interval")):
         if schedule.get(option) is not None and kind != owner:
             yield f"{option} belongs to {owner}, not to {kind}"
-    if kind == "interval" and schedule["interval"] <= 0:
+    if kind == "interval" and whole(schedule["interval"]) <= 0:
         yield f"interval is {schedule['interval']:g}: it is a number of seconds above 0"
     runs = schedule.get("max_scheduled_runs")
     if runs is not None and runs < 1 and runs != -1:
@@ -153,7 +153,7 @@ def canonical(schedule: Mapping[str, Any]) -> Schedule:
     if after.get("cron") is not None:
         after["day_or"] = after.get("day_or", True)
     if after.get("interval") is not None:
-        after["interval"] = float(after["interval"])
+        after["interval"] = whole(after["interval"])
     if after.get("anchor_date") is not None:
         after["anchor_date"] = (instant(after["anchor_date"]) or after["anchor_date"]) and _iso(after["anchor_date"])
     after["timezone"] = after.get("timezone") or "UTC"
@@ -201,6 +201,14 @@ def definition(schedule: Mapping[str, Any]) -> Schedule:
         for name, value in canonical(schedule).items()
         if name in {*KINDS, "day_or", "anchor_date", "timezone"}
     }
+
+
+def whole(seconds: float) -> float:
+    """Return a duration as the server stores it, in whole microseconds; one that it does not store as it is."""
+    try:
+        return timedelta(seconds=seconds).total_seconds()
+    except (OverflowError, ValueError):
+        return float(seconds)
 
 
 def instant(text: Any) -> datetime | None:

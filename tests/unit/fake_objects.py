@@ -11,7 +11,7 @@ import re
 import uuid
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping
-from datetime import datetime, timezone
+from datetime import datetime, timedelta, timezone
 from typing import Any
 
 NO_DEPLOYMENT = "00000000-0000-0000-0000-000000000000"
@@ -60,7 +60,7 @@ def definition(given: Mapping[str, Any]) -> Row:
     if "interval" in given:
         anchor = given.get("anchor_date") or now()
         return {
-            "interval": float(given["interval"]),
+            "interval": timedelta(seconds=given["interval"]).total_seconds(),
             "anchor_date": str(anchor).replace("+00:00", "Z"),
             "timezone": given.get("timezone") or "UTC",
         }
@@ -482,7 +482,21 @@ def delete_schedule(api: Any, key: str, schedule_id: str, body: Any) -> Reply:
 def automation(body: Any) -> Row:
     """Return an automation as the server completes it."""
     base = {"description": "", "enabled": True, "tags": [], "actions_on_trigger": [], "actions_on_resolve": []}
-    return {**base, **body, "trigger": {**body["trigger"], "id": str(uuid.uuid4())}}
+    return microseconds({**base, **body, "trigger": {**body["trigger"], "id": str(uuid.uuid4())}})
+
+
+def microseconds(given: Any) -> Any:
+    """Return an automation with its durations in whole microseconds, as the server stores them."""
+    if isinstance(given, list):
+        return [microseconds(each) for each in given]
+    if not isinstance(given, dict):
+        return given
+    return {
+        name: timedelta(seconds=value).total_seconds()
+        if name in {"within", "schedule_after"} and value is not None
+        else microseconds(value)
+        for name, value in given.items()
+    }
 
 
 def create_automation(api: Any, body: Any) -> Reply:

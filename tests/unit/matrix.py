@@ -131,7 +131,7 @@ VALUES: dict[str, dict[str, list[Any]]] = {
             [{"cron": "0 6 * * *"}],
             [{"cron": "0 6 * * *", "timezone": "Europe/Berlin", "active": False}],
             [{"cron": "0 6 * * *", "timezone": "Europe/Berlin", "day_or": False, "active": True}],
-            [{"interval": 600}],
+            [{"interval": 33.3333333333}],
             [{"interval": 900, "slug": "often", "parameters": {"a": 1}}],
             [{"interval": 900, "slug": "often", "anchor_date": "2026-01-01T00:00:00+01:00", "parameters": {}}],
             [{"slug": "rule", "rrule": "FREQ=DAILY"}, {"interval": 60, "slug": "often", "max_scheduled_runs": 5}],
@@ -150,12 +150,19 @@ VALUES: dict[str, dict[str, list[Any]]] = {
             {
                 "type": "compound",
                 "require": "any",
-                "within": 60,
+                "within": 33.3333333333,
                 "triggers": [EVENT, {"type": "sequence", "triggers": [{"expect": "a", "after": ["b"]}]}],
             },
         ],
         "actions": [
-            [{"type": "run-deployment", "deployment": "flow/other", "parameters": {"a": 1}, "schedule_after": 60}],
+            [
+                {
+                    "type": "run-deployment",
+                    "deployment": "flow/other",
+                    "parameters": {"a": 1},
+                    "schedule_after": 0.6666666666,
+                }
+            ],
             [
                 {"type": "pause-deployment", "deployment": "flow/other"},
                 {"type": "resume-deployment", "source": "inferred"},

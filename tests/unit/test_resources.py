@@ -94,6 +94,10 @@ def test_secrets_are_never_shown(fake: FakeApi) -> None:
     assert shown[3]["failed"]
 
 
+def template(command: str) -> dict[str, Any]:
+    return {"job_configuration": {"command": command}, "variables": {"type": "object", "properties": {"a": {}}}}
+
+
 BAD: list[tuple[Wanted, str]] = [
     ({"prefect_work_pools": [{"name": "a", "concurency_limit": 1}]}, "concurency_limit is unknown; concurrency_limit?"),
     ({"prefect_work_pools": [{}]}, "missing required arguments: name"),
@@ -111,6 +115,24 @@ BAD: list[tuple[Wanted, str]] = [
         "schedules[0]: a schedule is one of cron, interval and rrule",
     ),
     ({"prefect_deployments": [{"flow": "f", "name": "d", "schedules": [{"cron": "x"}]}]}, "Invalid cron string"),
+    ({"prefect_deployments": [{"flow": "f", "name": "d", "schedules": [{"interval": 1e-7}]}]}, "interval is 1e-07"),
+    (
+        {
+            "prefect_work_queues": [
+                {"work_pool": "main", "name": "a", "priority": 1},
+                {"work_pool": "main", "name": "b", "priority": 1},
+            ]
+        },
+        "prefect_work_queues[1] (main/b): priority is 1, as that of main/a",
+    ),
+    (
+        {"prefect_work_pools": [{"name": "a", "base_job_template": template("{{ prefect.variables.a }}")}]},
+        "uses prefect.variables.a, which variables lack; make it the default of a variable",
+    ),
+    (
+        {"prefect_work_pools": [{"name": "a", "base_job_template": template("{{ $HOME }}")}]},
+        "uses $HOME, which variables lack",
+    ),
     (
         {"prefect_deployments": [{"flow": "f", "name": "d", "parameters": {"itmes": 1}}]},
         "parameters.itmes is unknown to the flow; items?",
