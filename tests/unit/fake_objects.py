@@ -482,7 +482,8 @@ def delete_schedule(api: Any, key: str, schedule_id: str, body: Any) -> Reply:
 def automation(body: Any) -> Row:
     """Return an automation as the server completes it."""
     base = {"description": "", "enabled": True, "tags": [], "actions_on_trigger": [], "actions_on_resolve": []}
-    return microseconds({**base, **body, "trigger": {**body["trigger"], "id": str(uuid.uuid4())}})
+    made: Row = microseconds({**base, **body, "trigger": {**body["trigger"], "id": str(uuid.uuid4())}})
+    return made
 
 
 def microseconds(given: Any) -> Any:

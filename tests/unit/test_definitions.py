@@ -207,6 +207,18 @@ def test_existing_definitions_become_resources() -> None:
             "prefect_tasks (b): result_of names 'a', which is not active",
             id="inactive result",
         ),
+        pytest.param(
+            with_tasks(task(command="echo it's")),
+            'command is "echo it\'s", which cannot be split into words',
+            id="quote",
+        ),
+        pytest.param(with_tasks(task(command="   ")), "command is '   ', which names no program", id="no word"),
+        pytest.param(with_tasks(task(command=["", "x"])), "which names no program", id="no program"),
+        pytest.param(with_tasks(task(command="echo a\0b")), "a null character", id="null"),
+        pytest.param(with_tasks(task(command="echo ${X:a b}")), "torn at a space: '${X:a' has to be", id="torn"),
+        pytest.param(
+            {"prefect_runners": [{"id": "a", "command": "echo it's"}]}, "(a): command is", id="command of a runner"
+        ),
         pytest.param(with_tasks(task(task_args=["${a b}"])), "'${a b}' has to be ${NAME} or", id="bad name"),
         pytest.param(
             with_schedule(schedule_type="cron"),

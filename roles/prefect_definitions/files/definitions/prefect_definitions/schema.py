@@ -17,6 +17,7 @@ from datetime import datetime
 from functools import cached_property
 from typing import Annotated, Any, Literal
 
+from .execution import words
 from .orchestrator import KEY, PATH, beside_pipe, runner_rows, with_colon
 from .records import DefinitionError, Row, columns, json_schema, near, parse
 from .values import References, references
@@ -461,6 +462,8 @@ def task_problems(where: str, task: Task, siblings: frozenset[str]) -> Iterator[
         yield f"{where}: prefect_definitions_factory is {task.factory!r}, but has to be package.module:callable"
     if task.factory and not task.use:
         yield f"{where}: factory needs a use, whose name it resolves"
+    if task.command:
+        yield from (f"{where}: command {problem}" for problem in command_problems(task))
     if task.command and task.task_kwargs:
         yield f"{where}: a command takes task_args, not task_kwargs"
     if task.celery_queue and not task.celery_task_name:
@@ -485,6 +488,23 @@ def task_problems(where: str, task: Task, siblings: frozenset[str]) -> Iterator[
         elif name not in siblings:
             yield from unknown(where, "result_of", name, siblings)
     yield from (f"{where}: {problem}" for problem in task.references.problems)
+
+
+def command_problems(task: Task) -> Iterator[str]:
+    """Yield what keeps a command from being run, as a sentence about it goes on."""
+    try:
+        command = words(task.command)
+    except ValueError as error:
+        said = f"is {task.command!r}, which cannot be split into words"
+        yield f"{said}: {error}; close the quote, or write a list of words"
+        return
+    if not command or (isinstance(command[0], str) and not command[0].strip()):
+        yield f"is {task.command!r}, which names no program"
+    if any(isinstance(word, str) and "\0" in word for word in [*command, *task.task_args]):
+        yield "has a word with a null character, which no program takes"
+    # What is filled in is a word, or a part of one.
+    torn = [problem for problem in references(command).problems if problem not in task.references.problems]
+    yield from (f"is torn at a space: {problem}; put the word in quotes" for problem in torn)
 
 
 def graph_problems(flow: Flow, tasks: tuple[Task, ...]) -> Iterator[str]:
