@@ -57,6 +57,18 @@ class Celery:
         seen = self.course(self.second)
         return {"one@host": {"pid": seen.get("pid", 7), "uptime": seen.get("uptime", self.second + 100)}}
 
+    def active(self) -> dict[str, Any]:
+        return {"one@host": [{"id": "of another task"}] if self.course(self.second).get("busy") else []}
+
+    def scheduled(self) -> dict[str, Any]:
+        return {"one@host": []}
+
+    reserved = scheduled
+
+    def registered(self, *_: str) -> dict[str, Any]:
+        ignores = self.course(self.second).get("ignores", False)
+        return {"one@host": [f"shop.price [ignore_result={ignores}]", "shop.total [ignore_result=False]"]}
+
     def revoke(self, identifier: str, **_: Any) -> None:
         self.revoked.append(identifier)
 
@@ -88,10 +100,26 @@ class Celery:
         return f"{name}{priority or ''}"
 
     def lrange(self, key: str, first: int, last: int) -> list[bytes]:
-        return self.queued if key == "celery" else []
+        return self.queued if key == "celery" and not self.course(self.second).get("taken") else []
 
     def hvals(self, key: str) -> list[bytes]:
         return []
+
+    def hlen(self, key: str) -> int:
+        return 0
+
+    keyprefix_queue = "_kombu.binding.%s"
+    sep = "\x06\x16"
+
+    def scan_iter(self, match: str, count: int) -> list[str]:
+        return ["_kombu.binding.celery", "_kombu.binding.celeryev"]
+
+    def smembers(self, key: str) -> set[bytes]:
+        name = b"celery" if key.endswith("celery") else b"celeryev.4711"
+        return {b"\x06\x16".join([name, b"", name])}
+
+    def llen(self, key: str) -> int:
+        return len(self.lrange(key, 0, -1)) if key != "celeryev.4711" else 1
 
 
 @pytest.fixture(autouse=True)
@@ -120,7 +148,7 @@ RETRY = {"status": "RETRY", "date_done": "12:00", "traceback": "Retry in 25s"}
 END = {"meta": {"status": "SUCCESS", "result": 5}}
 COURSES: dict[str, Callable[[int], dict[str, Any]]] = {
     "a retry with a countdown": lambda at: {"has": True} if at < 8 else {"meta": RETRY},
-    "a chord in its place": lambda at: {"has": True} if at < 8 else {},
+    "a chord in its place": lambda at: {"has": True} if at < 8 else {"busy": True, "taken": True},
     "a queue that is long": lambda at: {},
     "a retry, and then a restart": lambda at: {"has": True} if at < 20 else {"meta": RETRY, "pid": 7 if at < 45 else 8},
     "a retry on a worker that is restarted before it is seen": lambda at: (
@@ -148,6 +176,28 @@ def test_what_a_restarted_worker_had_is_lost(
     with pytest.raises(CeleryTaskLost, match="one@host was restarted"):
         done(monkeypatch, app)
     assert app.revoked == app.sent
+
+
+SILENT: dict[str, Callable[[int], dict[str, Any]]] = {
+    "it was seen": lambda at: {"has": True} if at < 8 else {"taken": True},
+    "it was done at once": lambda at: {"taken": True},
+    "the application says so, and is busy": lambda at: {"taken": True, "busy": True, "ignores": True},
+}
+
+
+@pytest.mark.parametrize("course", SILENT)
+def test_a_result_that_is_not_stored_is_not_waited_for(monkeypatch: pytest.MonkeyPatch, course: str) -> None:
+    app = Celery(lambda at: END if at > 90 else SILENT[course](at))
+    with pytest.raises(CeleryTaskLost, match="the task stores no result"):
+        done(monkeypatch, app)
+
+
+def test_a_task_that_stores_no_result_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    app = Celery(lambda at: {"ignores": True})
+    monkeypatch.setattr(celery_tasks, "application", lambda _: app)
+    silent, unknown = celery_tasks.unserved({"shop.price", "shop.total", "shop.totl"}, {})
+    assert "'shop.price' stores no result" in silent
+    assert "'shop.totl' is served by none of the Celery workers; did you mean shop.total?" in unknown
 
 
 @pytest.mark.parametrize("taken", [True, False])

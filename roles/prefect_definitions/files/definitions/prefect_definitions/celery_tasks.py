@@ -34,6 +34,12 @@ FIRST_LOOK, LOOK_FOR_WORKER = 3.0, 10.0
 two looks."""
 
 
+IDLE_LOOKS = 5
+"""Looks in a row at which no worker has any task, and no queue a message, after which no result can come any more."""
+
+IGNORES = "ignore_result"
+"""The option of a task, or of its application, by which its result is not stored."""
+
 SLACK = 5.0
 """Seconds by which two answers of one worker may differ in when it was started."""
 
@@ -43,7 +49,7 @@ class CeleryTaskFailed(RuntimeError):
 
 
 class CeleryTaskLost(RuntimeError):
-    """The worker that had a task has it no more, and there is no result."""
+    """No worker has a task any more, and there will be no result."""
 
 
 def application(environment: Mapping[str, str]) -> Any:
@@ -103,7 +109,7 @@ def send(
     try:
         patiently(hand_over, limit=limit, logger=logger)
         logger.info("Sent %s to Celery as %s", name, identifier)
-        return wait(app, name, identifier, limit=limit, logger=logger)
+        return wait(app, name, identifier, queue=queue, limit=limit, logger=logger)
     except (CeleryTaskFailed, DefinitionError):
         raise
     except BaseException:
@@ -194,13 +200,15 @@ def holder_of(app: Any, name: str, meta: Mapping[str, Any]) -> Holder | None:
     return Holder(name, int(answer["pid"]), started, known)
 
 
-def wait(app: Any, name: str, identifier: str, *, limit: Limit, logger: Logger) -> Any:
+def wait(app: Any, name: str, identifier: str, *, queue: str, limit: Limit, logger: Logger) -> Any:
     """Return the result of a task that was sent.
 
     Only a worker that had it and was restarted has lost it. A worker that goes on and has it no more has put it off,
-    by `self.retry` with a countdown or for a chord in its place, and no worker shows such a task until it is due.
+    by `self.retry` with a countdown or for a chord in its place, and no worker shows such a task until it is due. Or
+    its result is not stored: the task says so, or nothing is left from which a result could come.
     """
-    poll, look, missed = FIRST_POLL, time.monotonic() + FIRST_LOOK, 0
+    poll, look, missed, idle = FIRST_POLL, time.monotonic() + FIRST_LOOK, 0, 0
+    seen: set[str] = set()
     holder: Holder | None = None
     while True:
         meta = patiently(lambda: app.backend.get_task_meta(identifier), limit=limit, logger=logger)
@@ -228,6 +236,19 @@ def wait(app: Any, name: str, identifier: str, *, limit: Limit, logger: Logger) 
                         )
             elif not holders:
                 logger.warning("No Celery worker answers; %s waits in the queue, or its worker is busy", identifier)
+            if holders and not any(holders.values()) and meta["status"] == "PENDING":
+                if not asked(lambda: waits(app, identifier, queue=queue)) and name in ignoring(app):
+                    raise CeleryTaskLost(f"{name} ({identifier}): the task stores no result ({IGNORES})")
+                # A worker that does not answer any more may be busy.
+                idle = idle + 1 if seen <= holders.keys() and is_idle(app) else 0
+                if idle >= IDLE_LOOKS:
+                    raise CeleryTaskLost(
+                        f"{name} ({identifier}): the task stores no result ({IGNORES}, Ignore or Reject), or not in "
+                        "the result backend of the flow; no Celery worker has anything to do"
+                    )
+            else:
+                idle = 0
+            seen |= holders.keys()
             look = time.monotonic() + (FIRST_LOOK if missed else LOOK_FOR_WORKER)
         pause(poll, limit)
         poll = min(poll * 1.5, LAST_POLL)
@@ -248,6 +269,55 @@ def whereabouts(app: Any, identifier: str) -> dict[str, bool]:
     """Return which workers answer, and whether each has the task."""
     answers = asked(lambda: app.control.inspect(timeout=2).query_task(identifier)) or {}
     return {host: bool(tasks) for host, tasks in answers.items()}
+
+
+def ignoring(app: Any) -> set[str]:
+    """Return the names of the tasks of which a worker says that it stores no result."""
+    answers = asked(lambda: app.control.inspect(timeout=2).registered(IGNORES)) or {}
+    return names_of(answers, f"{IGNORES}=True")
+
+
+def names_of(answers: Mapping[str, Sequence[str]], said: str = "") -> set[str]:
+    """Return the names of the tasks that workers serve, or of those of which they have `said` that in brackets."""
+    split = [task.partition(" [") for tasks in answers.values() for task in tasks]
+    return {name for name, _, rest in split if said in rest}
+
+
+def is_idle(app: Any) -> bool:
+    """Return whether no worker has any task, nor any queue a message, from which a result could come."""
+    inspect = app.control.inspect(timeout=2)
+    for ask in (inspect.active, inspect.reserved, inspect.scheduled):
+        answers = asked(ask)
+        if not answers or any(answers.values()):
+            return False
+    return asked(lambda: is_empty(app)) is True
+
+
+def is_empty(app: Any) -> bool:
+    """Return whether no queue in Redis has a message. Another broker's cannot be looked at, and count as full."""
+    from redis.exceptions import ResponseError
+
+    # A user of Redis need not be allowed to look.
+    with suppress(ResponseError), app.connection_for_read() as connection:
+        if connection.transport.driver_type != "redis":
+            return False
+        channel = connection.default_channel
+        if channel.client.hlen(channel.unacked_key):
+            return False
+        bindings = [
+            binding
+            for key in channel.client.scan_iter(match=channel.keyprefix_queue % "*", count=1000)
+            for binding in channel.client.smembers(key)
+        ]
+        queues = {binding.split(channel.sep.encode())[-1].decode() for binding in bindings}
+        # Those of the workers themselves.
+        queues -= {name for name in queues if "pidbox" in name or name.startswith("celeryev")}
+        return bool(queues) and not any(
+            channel.client.llen(channel._q_for_pri(name, priority))
+            for name in queues
+            for priority in channel.priority_steps
+        )
+    return False
 
 
 def asked(ask: Callable[[], Any]) -> Any:
@@ -274,22 +344,28 @@ def revoke(app: Any, identifier: str, *, logger: Logger) -> None:
 
 
 def unserved(names: set[str], environment: Mapping[str, str]) -> list[str]:
-    """Return a sentence for each name that no Celery worker serves; none where no worker answers, or no broker."""
+    """Return a sentence for each name that no Celery worker serves, or that stores no result.
+
+    There is none where no worker answers, or no broker.
+    """
     app = application(environment)
     from kombu.exceptions import OperationalError
     from redis.exceptions import RedisError
 
     try:
-        answers = app.control.inspect(timeout=2).registered() or {}
+        answers = app.control.inspect(timeout=2).registered(IGNORES) or {}
     except (OperationalError, RedisError, OSError):
         return []
     finally:
         app.close()
-    # A name may be followed by what a worker was told to say of it, in brackets.
-    served = {task.split(" [")[0] for tasks in answers.values() for task in tasks}
+    served, silent = names_of(answers), names_of(answers, f"{IGNORES}=True")
     if not served:
         return []
     return [
+        f"celery_task_name {name!r} stores no result on the Celery workers ({IGNORES}), and the flow would wait "
+        f"for it; set {IGNORES}=False for the task"
+        for name in sorted(names & silent)
+    ] + [
         f"celery_task_name {name!r} is served by none of the Celery workers{near(name, served)}"
         for name in sorted(names - served)
     ]
