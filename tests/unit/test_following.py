@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
 import pytest
 from prefect_definitions import directory, sources
-from prefect_definitions.following import Following, Look
+from prefect_definitions.following import Following, Look, place
 from prefect_definitions.records import DefinitionError, Row
 from prefect_definitions.resources import Inactive
-from prefect_definitions.schema import Definitions, rows_of
+from prefect_definitions.schema import Definitions, Rows, rows_of
 
 Data = dict[str, list[dict[str, Any]]]
 
@@ -41,6 +42,7 @@ class Database:
         self.pools: list[dict[str, Any]] = []
         monkeypatch.setattr(sources, "read", lambda _: self.rows())
         monkeypatch.setattr(Following, "register", self.register)
+        monkeypatch.setattr(Following, "placed", self.placed)
         self.look = self.start()
 
     def start(self) -> Look:
@@ -48,7 +50,7 @@ class Database:
             Following(
                 source="sqlite:///x",
                 directory=self.home,
-                paths=[],
+                paths=[str(self.home / "code")],
                 work_pool="p",
                 inactive=self.inactive,
                 owner="o",
@@ -61,6 +63,10 @@ class Database:
         if not self.data:
             raise DefinitionError(["the database is away"])
         return rows_of(copy.deepcopy(self.data))
+
+    def placed(self, rows: Rows, *, kept: Collection[tuple[str, str, str]]) -> dict[str, Any]:
+        """Do here what takes a process of its own otherwise."""
+        return place(self.home, rows, paths=[], work_pool="p", inactive=self.inactive, kept=kept)
 
     def register(self, made: dict[str, list[dict[str, Any]]]) -> list[str]:
         self.registered.append({row["flow"]: row.get("paused") for row in made["prefect_deployments"]})
@@ -163,6 +169,24 @@ def test_a_database_whose_tasks_are_being_written_changes_nothing(
     database.look()
     assert [task.name for task in directory.definitions_in(database.home).tasks] == ["load"] * 4
     assert database.registered[-1] == dict.fromkeys(["f0", "f1", "f2", "f3"])
+
+
+def test_code_that_has_changed_is_seen(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    placed = Following.placed
+    database = Database(tmp_path, monkeypatch, "paused")
+    monkeypatch.setattr(Following, "placed", placed)
+    (database.home / "code").mkdir()
+    module = database.home / "code" / "shop.py"
+    module.write_text("def one(): pass\n")
+    for name in ("one", "two"):
+        database.data["prefect_tasks"].append({"name": name, "flow_name": "f0", "use": f"shop:{name}"})
+        database.look()
+    assert "shop has no two" in capsys.readouterr().err
+    module.write_text("def one(): pass\n\n\ndef two(): pass\n")
+    database.look()
+    assert "two" in [task.name for task in directory.definitions_in(database.home).tasks]
 
 
 @pytest.mark.parametrize("restarted", [False, True])

@@ -48,6 +48,7 @@ def place(options: argparse.Namespace) -> dict[str, Any]:
             answer["changes"] = sources.load(rows, request["load_into"], prune=request["prune"], dry=request["dry"])
         else:
             given = {name: request[name] for name in ("paths", "work_pool", "inactive", "dry")}
+            given["kept"] = {tuple(key) for key in request.get("kept", ())}
             answer |= following.place(Path(options.directory).resolve(), rows, **given)
     except DefinitionError as error:
         answer["problems"] = error.problems

@@ -6,6 +6,7 @@ import contextlib
 import importlib
 import json
 import os
+import subprocess
 import sys
 import time
 from collections import Counter
@@ -22,6 +23,10 @@ from .resources import Inactive, resources
 from .schema import Definitions, Rows, rows_of, with_factory
 
 Data = Mapping[str, Sequence[Mapping[str, Any]]]
+
+PACKAGE = Path(__file__).parent
+CHECK_SECONDS = 600.0
+"""Seconds that a process may take to check definitions."""
 
 KEPT = "definitions.kept.json"
 """File in the directory of the definitions: what is paused because the database has lost it."""
@@ -163,9 +168,7 @@ class Following:
 
     def apply(self, rows: Rows, *, kept: Collection[tuple[str, str, str]]) -> None:
         """Place definitions, and register them; what is `kept` is paused at most. Raises DefinitionError."""
-        answer = place(
-            self.directory, rows, paths=self.paths, work_pool=self.work_pool, inactive=self.inactive, kept=kept
-        )
+        answer = self.placed(rows, kept=kept)
         if answer["changed"]:
             print("the definitions on this host have changed", flush=True)
         if self.engine:
@@ -173,6 +176,38 @@ class Following:
             time.sleep(self.every if answer["changed"] else 0)
             for line in self.register(answer["resources"]):
                 print(line, flush=True)
+
+    def placed(self, rows: Rows, *, kept: Collection[tuple[str, str, str]]) -> dict[str, Any]:
+        """Return what `place` does in a process of its own, since this one has the code that it has imported before.
+
+        Raises DefinitionError.
+        """
+        request = {"source": "", "data": sources.data_of(rows), "kept": sorted(kept), "dry": False}
+        request |= {"paths": self.paths, "work_pool": self.work_pool, "inactive": self.inactive}
+        environment = os.environ | {
+            "PYTHONPATH": os.pathsep.join([str(PACKAGE.parent), os.environ.get("PYTHONPATH", "")])
+        }
+        command = [sys.executable, "-m", PACKAGE.name, "place", str(self.directory)]
+        try:
+            done = subprocess.run(
+                command,
+                cwd=self.directory,
+                env=environment,
+                input=json.dumps(request),
+                stdout=subprocess.PIPE,
+                text=True,
+                timeout=CHECK_SECONDS,
+            )
+            answer = dict(json.loads(done.stdout))
+        except subprocess.TimeoutExpired as error:
+            raise DefinitionError(
+                [f"the check was not done after {CHECK_SECONDS:g} s; a module that use names waits when it is imported"]
+            ) from error
+        except ValueError as error:
+            raise DefinitionError([f"the check ended with exit code {done.returncode} and gave no answer"]) from error
+        if answer["problems"]:
+            raise DefinitionError(answer["problems"])
+        return answer
 
     def register(self, made: dict[str, list[dict[str, Any]]]) -> list[str]:
         """Have a server hold what definitions make, and return the plan. Raises DefinitionError."""
