@@ -54,8 +54,18 @@ IMPORTED = (
 RUN_AS_MAIN = ("prefect.runner._workspace_resolver", SUPERVISOR)
 """Modules that are run as programs: only what they import may stay imported."""
 
-READ_AT_START = ("PYTHON", "LD_", "LC_", "LANG", "MALLOC_", "GLIBC_")
-"""Prefixes of variables that Python or the C library reads only when a process starts."""
+READ_AT_START = (
+    *("PYTHON", "LD_", "LC_", "LANG", "MALLOC_", "GLIBC_"),
+    # The default of Prefect's api.ssl_cert_file, and what ssl, fsspec and the other libraries keep.
+    *("SSL", "HOME", "FSSPEC_", "WEBSOCKETS_", "OTEL_", "PROMETHEUS_", "prometheus_", "PYDANTIC_"),
+    *("COOLNAME_", "GRIFFE_", "PENDULUM_"),
+    # The console to which Prefect logs.
+    *("NO_COLOR", "FORCE_COLOR", "TTY_", "COLUMNS", "LINES", "TERM", "COLORTERM"),
+)
+"""Prefixes of variables that are read only when a process starts, or when it imports Prefect.
+
+Prefect's own are not among them: `adopt` has it read them again.
+"""
 
 MARK = "PREFECT__FLOW_RUN_ID"
 """The variable by which others recognize the process of a flow run in /proc, see rescue.running()."""

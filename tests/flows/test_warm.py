@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -130,6 +131,37 @@ def settled(api: Api, run: str, what: str) -> Any:
         return ended
     again = api("POST", f"/deployments/{ended['deployment_id']}/create_flow_run", {})
     return settled(api, again["id"], what)
+
+
+NAMES = """
+import importlib, json, os, sys
+sys.path.insert(0, sys.argv[1])
+from prefect_info import warm
+kind, names = type(os.environ), set()
+get = kind.__getitem__
+kind.__getitem__ = lambda self, name: (names.add(name), get(self, name))[1]
+for name in warm.IMPORTED:
+    try:
+        importlib.import_module(name)
+    except ModuleNotFoundError:
+        pass
+print(json.dumps([name for name in sorted(names) if not name.startswith(warm.READ_AT_START)]))
+"""
+
+CI = {
+    *("APPVEYOR", "BITBUCKET_COMMIT", "BUDDY", "BUILDKITE", "CI", "CIRCLECI", "CI_NAME", "CODEBUILD_BUILD_ID"),
+    *("DO_NOT_TRACK", "DRONE", "GITHUB_ACTIONS", "GITLAB_CI", "JENKINS_URL", "SEMAPHORE", "TEAMCITY_VERSION"),
+    *("TF_BUILD", "TRAVIS"),
+}
+"""By which Prefect decides, once it is imported, whether it counts its users: flow runs are not counted."""
+
+
+def test_what_an_import_reads_is_read_again_or_needs_a_new_process(place: Path) -> None:
+    environment = {"PATH": os.environ["PATH"], "HOME": str(place)}
+    command = [str(PYTHON), "-c", NAMES, str(place / "lib")]
+    read = json.loads(subprocess.run(command, env=environment, stdout=subprocess.PIPE, check=True).stdout)
+    python = {"PATH", "_PYTHON_PROJECT_BASE", "_PYTHON_SYSCONFIGDATA_NAME"}
+    assert [name for name in read if not name.startswith("PREFECT_") and name not in python | CI] == []
 
 
 @pytest.mark.parametrize("name", ENDINGS)

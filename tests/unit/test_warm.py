@@ -81,7 +81,13 @@ def test_what_only_a_new_process_can_have_is_not_forked(option: dict[str, Any]) 
     assert warm.task_of(ENGINE, os.environ, usual(**option)) is None
 
 
-@pytest.mark.parametrize("name", ["PYTHONHASHSEED", "PYTHONUTF8", "LD_PRELOAD", "LC_ALL", "LANG", "MALLOC_ARENA_MAX"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("PYTHONHASHSEED", "PYTHONUTF8", "LD_PRELOAD", "LC_ALL", "LANG", "MALLOC_ARENA_MAX"),
+        *("SSL_CERT_FILE", "SSL_CERT_DIR", "HOME", "NO_COLOR", "FSSPEC_S3_KEY"),
+    ],
+)
 def test_what_is_read_only_at_the_start_of_a_process_needs_a_new_one(
     name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -92,7 +98,7 @@ def test_what_is_read_only_at_the_start_of_a_process_needs_a_new_one(
     assert not warm.may_fork({key: value for key, value in os.environ.items() if key != name})
 
 
-@pytest.mark.parametrize("name", ["PYTHONPATH", "TZ", "PREFECT_HOME", "HOME", "PATH"])
+@pytest.mark.parametrize("name", ["PYTHONPATH", "TZ", "PREFECT_HOME", "PREFECT_PROFILES_PATH", "PATH"])
 def test_what_a_process_can_change_needs_none(name: str) -> None:
     assert warm.may_fork({**os.environ, name: "/elsewhere"})
 
