@@ -46,6 +46,7 @@ class Wish:
     owner: str = "ansible"
     prune: bool = False
     adopt: str = "false"
+    former: str = ""
     pauses: str = "keep"
     inactive: str = "paused"
     recreate: bool = False
@@ -186,11 +187,11 @@ def reconcile(
 
 
 def is_adopted(kind: str, identity: str, ownership: Ownership, wish: Wish) -> bool:
-    """Whether an existing object becomes the owner's: by `adopt`, or because all inventories once shared one owner."""
+    """Whether an existing object becomes the owner's: by `adopt`, or because inventories once shared one owner."""
     made = mark(kind, identity)
     if wish.adopt == "true":
         return made not in ownership.marks or made in ownership.others
-    if wish.owner != FORMER and ownership.others.get(made) == FORMER:
+    if ownership.others.get(made) in {FORMER, wish.former}:
         return True
     implied = mark(IMPLIED.get(kind, ""), identity)
     return wish.adopt == "unowned" and made not in ownership.marks and not {made, implied} & ownership.others.keys()
@@ -417,7 +418,7 @@ def claims(todos: Iterable[Plan], entries: Iterable[Entry], ownership: Ownership
         if todo.kind.name != "deployment" and wish.adopt != "unowned":
             continue
         owner = ownership.others.get(mark(todo.kind.name, todo.row["id"]))
-        if owner and owner != FORMER and todo.changes.keys() not in ({"paused"}, {"is_paused"}):
+        if owner and owner not in {FORMER, wish.former} and todo.changes.keys() not in ({"paused"}, {"is_paused"}):
             yield (
                 f"{places[todo.kind.name, todo.key]}: the owner {owner} has made it, and would change it back; "
                 "describe it in one place, or take it over with adopt: true (prefect_resources_adopt, "

@@ -94,6 +94,11 @@ options:
       - The module refuses to change or delete a deployment of another owner, since each owner would change it back.
     type: str
     default: ansible
+  former_owner:
+    description:
+      - An owner that several inventories shared before each had its own. Listed objects of it become those of O(owner).
+    type: str
+    default: ""
   prune:
     description:
       - Whether to delete objects that O(owner) created and that are no longer listed. Objects of a list that is left
@@ -243,6 +248,7 @@ def work(api: Api, params: Mapping[str, Any], check_mode: bool) -> dict[str, Any
     """Return the module's result. Raises Failure."""
     wish = Wish(
         **{name: params[name] for name in ("owner", "prune", "adopt", "pauses", "inactive", "recreate", "concurrency")},
+        former=params["former_owner"],
         check_mode=check_mode,
     )
     wanted = {**params["lists"], **{name: params[name] for name in LISTS if params[name] is not None}}
@@ -277,6 +283,7 @@ def main() -> None:
             **lists,
             "lists": {"type": "dict", "default": {}, "no_log": True},
             "owner": {"type": "str", "default": "ansible"},
+            "former_owner": {"type": "str", "default": ""},
             "prune": {"type": "bool", "default": False},
             "adopt": {"type": "str", "choices": ["false", "unowned", "true"], "default": "false"},
             "pauses": {"type": "str", "choices": ["keep", "enforce"], "default": "keep"},

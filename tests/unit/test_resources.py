@@ -562,6 +562,16 @@ def test_what_the_former_default_owner_made_is_taken_over_once(fake: FakeApi) ->
     assert act(fake, nothing, prune=True)["plan"] == ["- flow stock", "- variable shop"]
 
 
+def test_what_inventories_made_as_one_owner_is_taken_over_by_each(fake: FakeApi) -> None:
+    one: Wanted = {"prefect_deployments": [{"flow": "stock", "name": "daily"}], "prefect_variables": []}
+    act(fake, {**one, "prefect_variables": [{"name": "shop", "value": 1}]}, owner="inv-1")
+    changed: Wanted = {**one, "prefect_deployments": [{"flow": "stock", "name": "daily", "tags": ["x"]}]}
+    assert "the owner inv-1 has made it" in act(fake, changed, owner="a-yml-2", former_owner="inv-0")["msg"]
+    assert act(fake, changed, owner="a-yml-2", former_owner="inv-1", prune=True)["summary"]["adopted"] == 1
+    assert act(fake, changed, owner="a-yml-2", former_owner="inv-1", prune=True)["changed"] is False
+    assert fake.objects.first("variables", name="shop") is not None
+
+
 def test_what_is_listed_can_be_taken(fake: FakeApi) -> None:
     """By the same server, which changes nothing, and by an empty one, which becomes like it."""
     act(fake, ALL)

@@ -147,6 +147,7 @@ class Following:
     every: float
     engine: str
     factory: str = ""
+    former: str = ""
 
     @classmethod
     def of(cls, environment: Mapping[str, str]) -> Following:
@@ -217,7 +218,9 @@ class Following:
         client = importlib.import_module(f"{engine.name}.client")
         reconcile = importlib.import_module(f"{engine.name}.reconcile")
         wanted = {kind: entries for kind, entries in made.items() if entries or kind != "prefect_work_pools"}
-        wish = reconcile.Wish(owner=self.owner, prune=True, adopt="unowned", pauses="enforce", typed=True)
+        wish = reconcile.Wish(
+            owner=self.owner, former=self.former, prune=True, adopt="unowned", pauses="enforce", typed=True
+        )
         url, names = (
             os.environ["PREFECT_API_URL"],
             {"auth": "PREFECT_API_AUTH_STRING", "ca": "PREFECT_API_SSL_CERT_FILE"},
