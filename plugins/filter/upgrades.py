@@ -11,6 +11,8 @@ from typing import Any
 UPGRADE = "upgrade"
 UNDO = "undo"
 GO_BACK = "go back"
+STAMP = "%Y%m%dT%H%M%SZ"
+SHOWN = "%Y-%m-%d %H:%M:%S UTC"
 
 
 def numbers(version: str) -> tuple[int, ...]:
@@ -25,7 +27,7 @@ def version_of(release: str) -> str:
 
 def age(made: str, now: datetime) -> str:
     """Return how long ago a backup was made, from a time as the module `backup` lists it."""
-    then = datetime.strptime(made, "%Y-%m-%d %H:%M:%S UTC").replace(tzinfo=timezone.utc)
+    then = datetime.strptime(made, SHOWN).replace(tzinfo=timezone.utc)
     minutes = int((now - then).total_seconds()) // 60
     for unit, length in (("day", 1440), ("hour", 60)):
         if minutes >= 2 * length:
@@ -54,6 +56,22 @@ def cost(wanted: str, backups: Sequence[Mapping[str, Any]], now: datetime) -> st
     )
 
 
+def way_back(record: Mapping[str, Any], restore: str) -> str:
+    """Return why the backup in the record of an upgrade may not be restored; an empty text if it may.
+
+    `restore` is the backup that the user accepts to go back to.
+    """
+    backup = PurePath(record.get("backup") or "").name
+    if not record.get("cost") or PurePath(restore).name == backup:
+        return ""
+    to, release = version_of(record["to"]), version_of(record["release"])
+    return (
+        f"the upgrade was interrupted, and going back to the backup {backup or 'from before it'} loses "
+        f"{record['cost']}. Set prefect_version to {to} to complete the upgrade; to go back and accept that loss, set "
+        f"prefect_version to {release} and prefect_server_restore to {backup}"
+    )
+
+
 def server_plan(
     name: str, host: Mapping[str, Any], *, backups: Sequence[Mapping[str, Any]] | None, restore: str, now: datetime
 ) -> tuple[str, list[str]]:
@@ -69,15 +87,17 @@ def server_plan(
     if not host["version"] or numbers(wanted) >= numbers(host["version"]):
         return UNDO if undoes else UPGRADE, []
     action = UNDO if undoes else GO_BACK
-    if restore or backups is None:
+    backup = PurePath(record["backup"]).name or "none" if undoes else ""
+    if backups is None or (restore and PurePath(restore).name == (backup or PurePath(restore).name)):
         return action, []
     before = f"prefect_version: {name} runs Prefect {host['version']}, and {wanted} is older; "
     if undoes:
-        backup = PurePath(record["backup"]).name or "none"
+        made = re.search(r"(\d{8}T\d{6}Z)\.[^.]+$", backup)
+        when = f" ({age(f'{datetime.strptime(made[1], STAMP):{SHOWN}}', now)})" if made else ""
         return action, [
             f"{before}the upgrade from it was interrupted after the switch. Undoing it brings back the schema of the "
-            f"database or, where that fails and on SQLite, the backup {backup}, and then loses what Prefect recorded "
-            f"since. To accept that, set prefect_server_restore to {backup}"
+            f"database or, where that fails and on SQLite, the backup {backup}{when}, and then loses what Prefect "
+            f"recorded since. To accept that, set prefect_server_restore to {backup}"
         ]
     return action, [before + cost(wanted, backups, now)]
 
@@ -139,4 +159,4 @@ def upgrade_plan(
 
 class FilterModule:
     def filters(self) -> dict[str, Callable[..., Any]]:
-        return {"upgrade_plan": upgrade_plan}
+        return {"upgrade_plan": upgrade_plan, "way_back": way_back}

@@ -159,6 +159,11 @@ def moment() -> str:
     return datetime.now(timezone.utc).strftime(MOMENT)
 
 
+def instant(made: str) -> datetime:
+    """Return a time of a file name."""
+    return datetime.strptime(made, MOMENT).replace(tzinfo=timezone.utc)
+
+
 def sync(path: Path) -> None:
     """Flush a file, or the names in a directory, to disk."""
     descriptor = os.open(path, os.O_RDONLY)

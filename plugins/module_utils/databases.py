@@ -20,7 +20,7 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
-from datetime import datetime, timedelta, timezone
+from datetime import timedelta
 from pathlib import Path
 from typing import IO, Any, NamedTuple
 from urllib.parse import quote, unquote, urlsplit
@@ -166,6 +166,7 @@ DEFAULTS: Mapping[str, Any] = {
     "target": "",
     "restore": None,
     "restore_instance": "",
+    "since": None,
     "safety": True,
     "copies": 1,
     "keep": 0,
@@ -278,6 +279,18 @@ class Sqlite:
         if wrong:
             raise BackupError(f"{backup} is no good backup of a SQLite database of Prefect: {wrong}")
         return Contents(revision=revision, rows=rows)
+
+    def layout(self, backup: Path) -> list[str]:
+        """Return the SQL of the schema in a backup, which half a migration changes before it changes the revision.
+
+        Raises AccountError and OSError.
+        """
+
+        def question(copy: sqlite3.Connection) -> list[str]:
+            found = copy.execute("SELECT name, sql FROM sqlite_master WHERE sql IS NOT NULL")
+            return [str(sql) for name, sql in found if not name.startswith("sqlite_")]
+
+        return sorted(sqlite_files.ask(backup, question, like=self.file))
 
     def restore(self, backup: Path) -> None:
         """Replace the database by a backup, with the owner of its directory. Raises AccountError and OSError."""
@@ -500,6 +513,10 @@ class Postgresql:
         if not revision:
             raise BackupError(f"{backup} is no good backup of a PostgreSQL database of Prefect: it has no revision")
         return Contents(revision=revision, rows=rows)
+
+    def layout(self, backup: Path) -> list[str]:
+        """Return nothing: a migration changes the schema and the revision in one transaction."""
+        return []
 
     def restore(self, backup: Path) -> None:
         """Replace Prefect's tables by those of a backup, all or none. Raises BackupError."""
@@ -836,6 +853,42 @@ def secure(database: Sqlite | Postgresql, directory: Path, *, origin: Origin) ->
         return database.salvage(place)
 
 
+def renew(database: Sqlite | Postgresql, directory: Path, *, origin: Origin, since: Path) -> dict[str, Any]:
+    """Back up the database of an interrupted upgrade, and compare it with the backup from before the upgrade.
+
+    Returns the new backup's `path` and `revision`, and in `since` whether the older release can use it, too (`usable`),
+    or else what going back to the other one loses (`cost`). Raises BackupError and the database's errors.
+    """
+    place = directory / backups.SAFETY
+    try:
+        made = backups.write(place, origin=origin, suffix=database.suffix, make=database.dump)
+    except NoDatabaseError:
+        return {"since": {"usable": False, "cost": ""}}
+    except (BackupError, AccountError) as error:
+        # As `secure` does.
+        if isinstance(database, Postgresql) or (isinstance(error, AccountError) and error.kind != "DatabaseError"):
+            raise
+        return {"path": str(database.salvage(place)), "since": {"usable": False, "cost": f"all rows since ({error})"}}
+    result = {"path": str(made.path), "revision": made.revision}
+    try:
+        before = backups.read(since)
+        if problem := before.problem():
+            raise BackupError(problem)
+        contents = database.prove(since)
+        layout = database.layout(since)
+    except (BackupError, AccountError, OSError) as error:
+        return result | {"since": {"usable": False, "cost": f"all rows, since it cannot be read ({message(error)})"}}
+    if (contents.revision, layout) == (made.revision, database.layout(made.path)):
+        return result | {"since": {"usable": True, "cost": ""}}
+    common = made.rows.keys() & contents.rows.keys() - {"alembic_version"}
+    rows = sum(abs(made.rows[table] - contents.rows[table]) for table in common)
+    cost = f"the difference of {rows} rows"
+    if before.made:
+        minutes = (backups.instant(made.made) - backups.instant(before.made)).total_seconds() // 60
+        cost = f"{cost}, and every other change of the {minutes:.0f} minutes since it was made"
+    return result | {"since": {"usable": False, "cost": cost}}
+
+
 def message(error: Exception) -> str:
     """Return the message of an error of the operating system, SQLite or PostgreSQL, with the file that it concerns."""
     if isinstance(error, OSError) and not isinstance(error, UnsafePathError):
@@ -851,7 +904,7 @@ def message(error: Exception) -> str:
 
 def surplus(own: list[Backup], *, keep: int, keep_days: int) -> list[Backup]:
     """Return the backups to remove after the next one is made: those beyond a number, and those too old."""
-    now = datetime.strptime(backups.moment(), backups.MOMENT).replace(tzinfo=timezone.utc)
+    now = backups.instant(backups.moment())
     oldest = (now - timedelta(days=keep_days)).strftime(backups.MOMENT) if keep_days else ""
     many = max(0, len(own) + 1 - keep) if keep else 0
     return [backup for number, backup in enumerate(own) if number < many or backup.made < oldest]
@@ -892,7 +945,7 @@ def record(path: Path, backup: Backup) -> None:
     """
 
     def moment(stamp: str) -> str:
-        return datetime.strptime(stamp, backups.MOMENT).replace(tzinfo=timezone.utc).isoformat() if stamp else ""
+        return backups.instant(stamp).isoformat() if stamp else ""
 
     before: dict[str, Any] = {}
     with contextlib.suppress(OSError, ValueError):
@@ -955,7 +1008,9 @@ def run(given: Mapping[str, Any], *, dry: bool, warn: Callable[[str], None]) -> 
         shown = [backups.describe(each, latest=each in latest, safety=each in kept) for each in (*own, *kept)]
         return result | {"backups": shown, "table": backups.table(shown)}
     if state == "secured":
-        if not dry:
+        if not dry and given["since"]:
+            result |= renew(database, directory, origin=origin, since=Path(given["since"]))
+        elif not dry:
             made = backups.write(directory / backups.SAFETY, origin=origin, suffix=suffix, make=database.dump)
             result |= {"path": str(made.path), "revision": made.revision}
         return result

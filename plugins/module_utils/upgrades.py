@@ -19,8 +19,8 @@ from typing import Any
 from . import safe_files
 
 NAME = "upgrade.json"
-SHOWN = ("release", "to", "revision", "backup")
-"""The fields without secrets."""
+SHOWN = ("release", "to", "revision", "backup", "cost")
+"""The fields without secrets. `cost` is what going back to the backup loses, if a run found the upgrade interrupted."""
 
 
 class UpgradeError(Exception):
@@ -52,7 +52,8 @@ def read(state: Path) -> dict[str, Any]:
 def unfinished(state: Path) -> dict[str, str]:
     """Return the record of an unfinished upgrade without secrets, or an empty mapping. Raises as `read`."""
     found = read(state)
-    return {name: found[name] for name in SHOWN} if found else {}
+    # Earlier versions wrote no cost.
+    return {name: found.get(name, "") for name in SHOWN} if found else {}
 
 
 def keep(path: Path) -> Kept | None:
@@ -69,8 +70,8 @@ def keep(path: Path) -> Kept | None:
 def record(state: Path, *, link: Path, to: str, revision: str, backup: str, files: Iterable[str]) -> bool:
     """Record what a host is like before its upgrade; return whether that was done.
 
-    The record of an interrupted upgrade to the same release stays, because it is the older one. Raises OSError and
-    UpgradeError.
+    The record of an interrupted upgrade to the same release stays, because it is the older one; see `renew` for its
+    backup. Raises OSError and UpgradeError.
     """
     if read(state).get("to") == to:
         return False
@@ -79,11 +80,32 @@ def record(state: Path, *, link: Path, to: str, revision: str, backup: str, file
         "to": to,
         "revision": revision,
         "backup": backup,
+        "cost": "",
         "files": [asdict(kept) for file in files if (kept := keep(Path(file)))],
     }
+    save(state, content)
+    return True
+
+
+def renew(state: Path, *, revision: str, backup: str, cost: str) -> bool:
+    """Record a newer backup that the older release can use or, without one, what going back to the recorded one loses.
+
+    Returns whether that changed the record. Raises OSError and UpgradeError.
+    """
+    found = read(state)
+    if not found:
+        return False
+    content = found | {"cost": cost} | ({"revision": revision, "backup": backup} if backup else {})
+    if content == found:
+        return False
+    save(state, content)
+    return True
+
+
+def save(state: Path, content: dict[str, Any]) -> None:
+    """Write the record. Raises OSError."""
     own = {"owner": os.geteuid(), "group": os.getegid()}
     safe_files.write(state / NAME, json.dumps(content).encode(), mode=0o600, **own)
-    return True
 
 
 def undo(state: Path, *, link: Path) -> list[str]:

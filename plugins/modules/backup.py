@@ -64,6 +64,11 @@ options:
     description: Instance of the backup, if it is not O(instance).
     type: str
     default: ''
+  since:
+    description:
+      - Path of the backup that was made before an upgrade which was interrupted. With O(state=secured), the new backup
+        is compared with it. A damaged SQLite database is then copied as it is.
+    type: path
   safety:
     description: Whether to back up the database before it is replaced or emptied.
     type: bool
@@ -231,6 +236,12 @@ restored:
   description: The backup that was restored, or would be.
   returned: with O(restore)
   type: str
+since:
+  description:
+    - Whether the schema of the new backup is that of the one in O(since), so that the same version of Prefect can use
+      it (C(usable)), and otherwise what a restore of the one in O(since) loses (C(cost)).
+  returned: with O(state=secured) and O(since), except in check mode
+  type: dict
 removed:
   description: Older backups that were removed.
   returned: success
@@ -282,6 +293,7 @@ def main() -> None:
             "target": {"type": "str", "default": ""},
             "restore": text,
             "restore_instance": {"type": "str", "default": ""},
+            "since": file,
             "safety": {"type": "bool", "default": True},
             "copies": {"type": "int", "default": 1},
             "keep": {"type": "int", "default": 0},

@@ -307,7 +307,8 @@ wanted:
 upgrade:
   description:
     - The upgrade that was interrupted on this host, with the names of the releases from and to which it goes
-      (C(release), C(to)), the schema's C(revision) before it and the C(backup). Empty if there is none.
+      (C(release), C(to)), the schema's C(revision) before it, the C(backup), and the C(cost) of going back to it.
+      Empty if there is none.
   returned: success
   type: dict
 """

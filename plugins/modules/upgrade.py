@@ -20,8 +20,10 @@ options:
     description:
       - V(recorded) writes the record; that of an interrupted upgrade to the same release stays. V(undone) restores the
         release and the files of the record, and keeps it. V(finished) removes the record.
+      - V(renewed) is for the record of an interrupted upgrade. With O(backup), the record gets that newer backup, which
+        the older release can use. Without it, the record gets the O(cost) of the backup that it has.
     type: str
-    choices: [recorded, undone, finished]
+    choices: [recorded, renewed, undone, finished]
     required: true
   state_dir:
     description: Directory of the record.
@@ -47,6 +49,10 @@ options:
     description: Path of the backup that was made for this upgrade. Empty means none.
     type: str
     default: ''
+  cost:
+    description: What a restore of the recorded backup loses. Empty means nothing but what the upgrade itself wrote.
+    type: str
+    default: ''
 attributes:
   check_mode:
     description: Reports whether the record would be written or removed, and changes nothing.
@@ -66,7 +72,7 @@ EXAMPLES = r"""
 
 RETURN = r"""
 record:
-  description: C(release), C(to), C(revision) and C(backup) of the record; empty if there is none.
+  description: C(release), C(to), C(revision), C(backup) and C(cost) of the record; empty if there is none.
   returned: success
   type: dict
 restored:
@@ -85,13 +91,14 @@ from ansible_collections.selfhosted.prefect.plugins.module_utils import safe_fil
 def main() -> None:
     module = AnsibleModule(
         argument_spec={
-            "state": {"type": "str", "choices": ["recorded", "undone", "finished"], "required": True},
+            "state": {"type": "str", "choices": ["recorded", "renewed", "undone", "finished"], "required": True},
             "state_dir": {"type": "path", "required": True},
             "link": {"type": "path", "required": True},
             "to": {"type": "str"},
             "files": {"type": "list", "elements": "path", "default": []},
             "revision": {"type": "str", "default": ""},
             "backup": {"type": "str", "default": ""},
+            "cost": {"type": "str", "default": ""},
         },
         required_if=[("state", "recorded", ["to"])],
         supports_check_mode=True,
@@ -107,6 +114,8 @@ def main() -> None:
         if given["state"] == "recorded":
             also = {name: given[name] for name in ("to", "revision", "backup", "files")}
             changed = upgrades.record(state, link=link, **also)
+        elif given["state"] == "renewed":
+            changed = upgrades.renew(state, **{name: given[name] for name in ("revision", "backup", "cost")})
         elif given["state"] == "undone":
             result["restored"] = upgrades.undo(state, link=link)
             changed = bool(result["restored"])

@@ -217,6 +217,48 @@ def test_secured_is_apart_and_never_the_latest(home: Path) -> None:
     assert sqlite(home, state="checked", restore="latest")["restored"] == regular["path"]
 
 
+def alter(home: Path, sql: str) -> None:
+    with contextlib.closing(sqlite3.connect(home / "prefect.db")) as database:
+        database.executescript(sql)
+
+
+@pytest.mark.parametrize(
+    ("since", "usable", "cost"),
+    [
+        pytest.param("", True, "", id="the old release ran on"),
+        pytest.param("ANALYZE;", True, "", id="SQLite has its own tables"),
+        pytest.param(
+            "UPDATE alembic_version SET version_num = 'b'", False, "of 1 rows, and every", id="the new one ran"
+        ),
+        pytest.param("ALTER TABLE flow ADD COLUMN tags TEXT", False, "of 1 rows, and every", id="half a migration"),
+        pytest.param("DROP TABLE alembic_version", False, "all rows since (", id="damaged"),
+    ],
+)
+def test_an_interrupted_upgrade_is_compared_with_its_backup(home: Path, since: str, usable: bool, cost: str) -> None:
+    """What was written after the first run is in the second copy, and the first is not restored for nothing."""
+    first = sqlite(home, state="secured")
+    add(home, "second")
+    alter(home, since)
+    second = sqlite(home, state="secured", since=first["path"])
+    assert second["since"]["usable"] is usable
+    assert cost in second["since"]["cost"] and bool(cost) is bool(second["since"]["cost"])
+    if usable:
+        sqlite(home, state="restored", restore=second["path"])
+        assert rows(home / "prefect.db") == ["first", "second"]
+    assert Path(second["path"]).parent == home / "backups" / "safety" and Path(second["path"]).exists()
+
+
+def test_an_interrupted_upgrade_without_its_backup_or_database(home: Path) -> None:
+    first = Path(sqlite(home, state="secured")["path"])
+    lost = first.with_name("lost.sqlite")
+    assert "cannot be read" in sqlite(home, state="secured", since=str(lost))["since"]["cost"]
+    assert not lost.exists()
+    damage(first)
+    assert "SHA-256" in sqlite(home, state="secured", since=str(first))["since"]["cost"]
+    (home / "prefect.db").unlink()
+    assert sqlite(home, state="secured", since=str(first))["since"] == {"usable": False, "cost": ""}
+
+
 def test_space_is_required_for_each_copy(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     size = (home / "prefect.db").stat().st_size
     monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=2 * size - 1))

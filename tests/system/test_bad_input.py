@@ -328,12 +328,33 @@ def test_an_upgrade_whose_release_does_not_get_ready_is_rolled_back(installed: H
     refused(ended, "Job for prefect-server.service failed")
     assert ended.rc == 2
     assert f"{NAME}: the upgrade to Prefect 3.9.1 failed, and was rolled back: Prefect 3.8.8 runs again" in ended.words
+    assert "; what it replaced is in /var/backups/prefect-server/safety/prefect_" in ended.words
     migrated = installed.sh("cat /var/lib/prefect/refused && rm /var/lib/prefect/refused")
     assert migrated and migrated not in before
     assert installed.sh(look, stdin=REVISION) == before
     assert installed.sh("ls /opt/prefect/state/upgrade.json", check=False) == ""
     installed.sh("prefect deployment run hello-flow/example --watch --watch-timeout 180")
     assert installed.last_run() == "COMPLETED"
+
+
+INTERRUPTED = """\
+import glob, json, os, pathlib
+backup = min(glob.glob("/var/backups/prefect-server/safety/*.sqlite"), key=lambda path: path.rpartition("_")[2])
+release = pathlib.Path("/opt/prefect/current").resolve().name
+to = next(name for name in os.listdir("/opt/prefect/releases") if name.startswith("3.9.1-"))
+record = {"release": release, "to": to, "revision": backup.split("_")[-2], "backup": backup, "files": []}
+pathlib.Path("/opt/prefect/state/upgrade.json").write_text(json.dumps(record))
+"""
+
+
+def test_an_upgrade_that_was_interrupted_is_undone_without_the_loss_of_what_came_after(installed: Host) -> None:
+    """Its backup is the one of the upgrade above; since then, the server has run on with the old release."""
+    installed.api("/variables/", {"name": "written_after_the_backup", "value": 1})
+    installed.sh("python3 -", stdin=INTERRUPTED)
+    ended = installed.play("playbooks/upgrade.yml", {"prefect_version": "3.8.8"})
+    assert ended.rc == 0, ended.output
+    assert installed.api("/variables/name/written_after_the_backup")["value"] == 1
+    assert installed.sh("ls /opt/prefect/state/upgrade.json", check=False) == ""
 
 
 def test_a_workers_port_in_use(good: Host) -> None:

@@ -14,6 +14,7 @@ from ansible_collections.selfhosted.prefect.plugins.filter.upgrades import (
     backup_for,
     plan_at,
     upgrade_plan,
+    way_back,
 )
 from ansible_collections.selfhosted.prefect.plugins.module_utils import upgrades
 from ansible_collections.selfhosted.prefect.plugins.modules import upgrade
@@ -45,7 +46,7 @@ def test_a_newer_version_is_no_error() -> None:
     hosts = {"one": facts(runs=OLD, wanted=NEW), "two": facts(runs=OLD, wanted=NEW)}
     assert upgrade_plan("one", hosts, ["one"]) == {"action": "upgrade", "errors": []}
     assert upgrade_plan("two", hosts, ["one"]) == {"action": "upgrade", "errors": []}
-    assert FilterModule().filters() == {"upgrade_plan": upgrade_plan}
+    assert FilterModule().filters() == {"upgrade_plan": upgrade_plan, "way_back": way_back}
 
 
 @pytest.mark.parametrize(
@@ -124,7 +125,7 @@ def test_age(made: str, text: str) -> None:
     assert age("2026-11-25 12:00:00 UTC", NOW) == "3 days ago"
 
 
-INTERRUPTED = {"release": OLD, "to": NEW, "revision": "a3b9c7d2e5f1", "backup": "/var/backups/before"}
+INTERRUPTED = {"release": OLD, "to": NEW, "revision": "a3b9c7d2e5f1", "backup": "/var/backups/before", "cost": ""}
 
 
 @pytest.mark.parametrize(
@@ -145,6 +146,25 @@ def test_undoing_after_the_switch_says_what_it_costs() -> None:
     (said,) = errors("one", hosts, backups=[])
     assert "To accept that, set prefect_server_restore to before" in said
     assert upgrade_plan("one", hosts, ["one"], backups=[], restore="before") == {"action": "undo", "errors": []}
+
+
+def test_undoing_after_the_switch_says_how_old_the_backup_is_and_accepts_no_other() -> None:
+    backup = "/var/backups/safety/prefect_one_prefect_3.8.8_a3b9c7d2e5f1_20261126T120000Z.sqlite"
+    hosts = {"one": facts(runs=NEW, wanted=OLD, **INTERRUPTED | {"backup": backup})}
+    for restore in ("", "latest", "another.sqlite"):
+        (said,) = errors("one", hosts, backups=[], restore=restore)
+        assert f"the backup {Path(backup).name} (2 days ago), and then loses" in said
+    assert errors("one", hosts, backups=[], restore=backup) == []
+
+
+def test_a_backup_that_lacks_rows_is_restored_only_if_the_user_names_it() -> None:
+    lacking = INTERRUPTED | {"cost": "the difference of 4900 rows"}
+    said = way_back(lacking, "")
+    assert "going back to the backup before loses the difference of 4900 rows" in said
+    assert "set prefect_version to 3.8.8 and prefect_server_restore to before" in said
+    assert "Set prefect_version to 3.9.1 to complete the upgrade" in said
+    assert way_back(lacking, "latest") == way_back(lacking, "other") == said
+    assert way_back(lacking, "before") == way_back(INTERRUPTED, "") == way_back({}, "") == ""
 
 
 def test_an_interrupted_upgrade_is_not_followed_by_another() -> None:
@@ -201,6 +221,18 @@ def test_the_record_of_an_interrupted_upgrade_stays(opt: Path) -> None:
     # Another release is another upgrade.
     other = run(opt, "recorded", to=f"{NEW}-other")
     assert (other["record"]["release"], other["record"]["to"]) == (NEW, f"{NEW}-other")
+
+
+def test_a_newer_backup_or_the_cost_of_the_older_one_is_added_to_the_record(opt: Path) -> None:
+    assert run(opt, "renewed", backup="/var/backups/newer") == {"changed": False, "record": {}}
+    begin(opt)
+    costly = INTERRUPTED | {"cost": "the difference of 3 rows"}
+    assert run(opt, "renewed", revision="later", cost=costly["cost"]) == {"changed": True, "record": costly}
+    assert run(opt, "renewed", cost=costly["cost"]) == {"changed": False, "record": costly}
+    newer = INTERRUPTED | {"backup": "/var/backups/newer"}
+    assert run(opt, "renewed", revision="a3b9c7d2e5f1", backup="/var/backups/newer")["record"] == newer
+    # The settings and the release are still those from before the upgrade.
+    assert run(opt, "undone")["restored"] == [str(opt / "server.env"), str(opt / "current")]
 
 
 def test_undo_restores_the_release_and_the_files_and_can_be_repeated(opt: Path) -> None:
