@@ -80,17 +80,26 @@ TABLES = frozenset(
         "worker",
     }
 )
-"""The tables of Prefect 3.5.0 to 3.9.1. A PostgreSQL database may contain others, which belong to another owner."""
+"""The tables of Prefect 3.5.0 to NEWEST. A PostgreSQL database may contain others, which belong to another owner."""
+
+NEWEST = "3.9.1"
+"""The newest version whose tables are known."""
 
 TYPES = frozenset({"deployment_status", "state_type", "work_pool_status", "work_queue_status", "worker_status"})
 """The types of the same versions."""
 
 BY_TABLE = ("TABLE DATA", "TABLE", "FK CONSTRAINT", "CONSTRAINT", "DEFAULT", "TRIGGER")
 OTHER = ("SEQUENCE OWNED BY", "SEQUENCE SET", "SEQUENCE", "INDEX", "TYPE")
-ENTRY = re.compile(rf"(?P<id>\d+); \d+ \d+ (?P<kind>{'|'.join(BY_TABLE + OTHER)}) (?P<schema>\S+) (?P<tag>\S+).*")
-"""A line of pg_restore's list of an archive; Prefect has no entries of other kinds."""
+ENTRY = rf"(?P<id>\d+); \d+ \d+ (?P<kind>{'|'.join(BY_TABLE + OTHER)}) SCHEMA (?P<tag>\S+).*"
+"""A line of pg_restore's list of an archive, for the schema in place of SCHEMA: a name with a space has no visible end.
 
-COPY = re.compile(rb'COPY (?:"[^"]+"|\S+?)\."?([^". ]+)"? \(.*\) FROM stdin;\n')
+Prefect has no entries of other kinds.
+"""
+
+HOME = re.compile(r"\d+; \d+ \d+ TABLE (?!DATA )(?P<schema>.+) alembic_version .*")
+"""The line of the list that has the schema of Prefect's tables."""
+
+COPY = re.compile(rb'COPY (?:"(?:[^"]|"")+"|\S+?)\."?([^". ]+)"? \(.*\) FROM stdin;\n')
 CLIENTS = ("/usr/lib/postgresql/*/bin", "/usr/pgsql-*/bin")
 SEPARATOR = "\x1f"
 
@@ -105,6 +114,34 @@ SELECT relname, relkind IN ('r', 'p') FROM pg_class AS c JOIN pg_namespace AS n 
 WHERE nspname = {schema} AND relkind IN ('r', 'p', 'v', 'm', 'f')
 ORDER BY relname
 """
+
+SEQUENCES = """
+SELECT s.relname, t.relname FROM pg_class AS s JOIN pg_namespace AS n ON n.oid = s.relnamespace
+LEFT JOIN pg_depend AS d ON d.classid = 'pg_class'::regclass AND d.objid = s.oid
+    AND d.refclassid = 'pg_class'::regclass AND d.deptype IN ('a', 'i')
+LEFT JOIN pg_class AS t ON t.oid = d.refobjid
+WHERE nspname = {schema} AND s.relkind = 'S' ORDER BY s.relname
+"""
+"""The sequences, each with the table that owns it, if any."""
+
+UNKNOWN = """
+WITH known AS (
+    SELECT c.oid, relowner FROM pg_class AS c JOIN pg_namespace AS n ON n.oid = relnamespace
+    WHERE nspname = {schema} AND relkind IN ('r', 'p') AND relname IN ({tables})
+)
+SELECT n.nspname, c.relname, n.nspname = {schema} AND relowner IN (SELECT relowner FROM known),
+    count(f.oid) > 0, count(f.oid) FILTER (WHERE f.confrelid IN (SELECT oid FROM known)) > 0
+FROM pg_class AS c JOIN pg_namespace AS n ON n.oid = relnamespace
+LEFT JOIN pg_constraint AS f ON f.contype = 'f' AND (
+    (f.conrelid = c.oid AND f.confrelid IN (SELECT oid FROM known))
+    OR (f.confrelid = c.oid AND f.conrelid IN (SELECT oid FROM known))
+)
+WHERE c.relkind IN ('r', 'p') AND c.oid NOT IN (SELECT oid FROM known)
+    AND (f.oid IS NOT NULL OR n.nspname = {schema})
+GROUP BY n.nspname, c.relname, c.relowner ORDER BY n.nspname, c.relname
+"""
+"""The tables that a backup leaves out: each with whether it is beside Prefect's with their owner, whether a foreign key
+links it with one of them, and whether that is its own."""
 
 ENUMS = """
 SELECT typname FROM pg_type AS t JOIN pg_namespace AS n ON n.oid = typnamespace
@@ -349,6 +386,18 @@ def count(database: sqlite3.Connection, *, names: bool = False) -> dict[str, Any
     return {"rows": rows, "digests": digests, "names": found}
 
 
+class Unknown(NamedTuple):
+    """A table that is not known to be Prefect's.
+
+    Is it `beside` Prefect's tables, with their owner; does a foreign key link it with one of them; is that its own?
+    """
+
+    name: str
+    beside: bool
+    linked: bool
+    depends: bool
+
+
 class Schema(NamedTuple):
     """The schema in which Prefect's tables are, or would be."""
 
@@ -397,8 +446,24 @@ class Postgresql:
         schema = self._schema()
         program("psql")
         program("pg_dump", at_least=schema.major)
+        if schema.exists:
+            others = self._unknown(schema)
+            self._require_known(others)
+            depends = [each.name for each in others if each.depends]
+            if backup and depends:
+                raise BackupError(
+                    f"{self.name}: foreign keys of another owner's tables ({', '.join(depends)}) depend on Prefect's "
+                    "tables, which a restore replaces: drop these foreign keys, and create them again afterwards"
+                )
         if backup:
             self._entries(backup, schema)
+
+    def left_out(self, version: str) -> list[str]:
+        """Return the tables that a version newer than NEWEST may have created, and that a backup leaves out."""
+        schema = self._schema()
+        if not schema.exists or backups.released(version) <= backups.released(NEWEST):
+            return []
+        return [each.name for each in self._unknown(schema) if each.beside]
 
     def scratch(self, home: Path) -> Postgresql:
         """Return the scratch database of a proof, in the same cluster. Raises BackupError."""
@@ -481,7 +546,11 @@ class Postgresql:
         schema = self._schema()
         if not schema.exists:
             raise NoDatabaseError(f"{self.name} has no tables of Prefect yet: has the server ever run?")
+        self._require_known(self._unknown(schema))
         others = [name for name, _ in self._relations(schema) if name not in TABLES]
+        # pg_dump reads those of excluded tables, too, and may not be permitted to.
+        sequences = self._ask(SEQUENCES.format(schema=literal(schema.name)))
+        others += [name or "" for name, table in sequences if table not in TABLES]
         command = [program("pg_dump", at_least=schema.major), "--format=custom", "--no-owner", "--no-privileges"]
         command.append(f"--schema={identifier(schema.name)}")
         command += [f"--exclude-table={identifier(schema.name)}.{identifier(name)}" for name in others]
@@ -547,6 +616,21 @@ class Postgresql:
         found = self._ask(RELATIONS.format(schema=literal(schema.name)))
         return [(name or "", is_table == "t") for name, is_table in found]
 
+    def _unknown(self, schema: Schema) -> list[Unknown]:
+        """Return the tables that are linked with Prefect's or in their schema, and not known to be Prefect's."""
+        tables = ", ".join(literal(name) for name in sorted(TABLES))
+        found = self._ask(UNKNOWN.format(schema=literal(schema.name), tables=tables))
+        return [Unknown(f"{home}.{name}", *(flag == "t" for flag in flags)) for home, name, *flags in found]
+
+    def _require_known(self, others: list[Unknown]) -> None:
+        """Reject tables that are Prefect's by all signs: a backup would lack them. Raises BackupError."""
+        if names := [each.name for each in others if each.beside and each.linked]:
+            raise BackupError(
+                f"{self.name}: {', '.join(names)} belongs to Prefect's user and is linked with Prefect's tables by a "
+                f"foreign key, but is in no version of Prefect up to {NEWEST}: a backup would leave it out. If a newer "
+                "Prefect has created it, update this collection; if not, move it to another schema"
+            )
+
     def _ask(self, sql: str) -> list[list[str | None]]:
         """Return the rows of a query, run as the server's user with the server's search_path."""
         path = self.given["search_path"]
@@ -607,14 +691,17 @@ class Postgresql:
         """Return Prefect's entries of an archive, as pg_restore lists them. Raises BackupError."""
         with backup.open("rb") as content:
             listed = self._restorer(content, "--list", "--verbose").decode(errors="replace")
+        pattern = re.compile(ENTRY.replace(" SCHEMA ", f" {re.escape(schema.name)} "))
         entries: list[re.Match[str]] = []
         needs: dict[str, set[str]] = {}
+        last = ""
         for line in listed.splitlines():
-            if entry := ENTRY.fullmatch(line):
-                entries.append(entry)
-            elif entries and line.startswith(";\tdepends on:"):
-                needs[entries[-1]["id"]] = set(line.split(":")[1].split())
-        homes = {entry["schema"] for entry in entries if (entry["kind"], entry["tag"]) == ("TABLE", "alembic_version")}
+            if line.startswith(";\tdepends on:"):
+                needs[last] = set(line.split(":")[1].split())
+            elif not line.startswith(";"):
+                last = line.partition(";")[0]
+                entries += [entry] if (entry := pattern.fullmatch(line)) else []
+        homes = {home["schema"] for line in listed.splitlines() if (home := HOME.fullmatch(line))}
         if homes != {schema.name}:
             found = ", ".join(sorted(homes)) or "no schema"
             raise BackupError(
@@ -625,7 +712,7 @@ class Postgresql:
         chosen = []
         for entry in entries:
             # An archive lists dependencies before the entries that depend on them.
-            if entry["schema"] == schema.name and (
+            if (
                 entry["tag"] in TABLES
                 if entry["kind"] in BY_TABLE
                 else entry["tag"] in TYPES
@@ -1001,6 +1088,12 @@ def run(given: Mapping[str, Any], *, dry: bool, warn: Callable[[str], None]) -> 
                 # The database server may be gone, too.
                 warn(f"What a killed proof of a backup left is not removed completely: {message(error)}")
         return result
+    makes = state in {"present", "secured"}
+    if makes and isinstance(database, Postgresql) and (left := database.left_out(given["version"])):
+        warn(
+            f"Prefect {given['version']} is newer than {NEWEST}, the newest one whose tables this collection knows. "
+            f"If it has created {', '.join(left)} in {database.name}, the backup lacks that: update this collection"
+        )
     own = backups.own(directory, origin=whose, suffix=suffix)
     if state == "listed":
         kept = backups.own(directory / backups.SAFETY, origin=whose, suffix=suffix)

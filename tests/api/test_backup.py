@@ -12,7 +12,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import pytest
-from ansible_collections.selfhosted.prefect.plugins.module_utils import databases
+from ansible_collections.selfhosted.prefect.plugins.module_utils import backups, databases
 from ansible_collections.selfhosted.prefect.plugins.modules import backup
 from conftest import PrefectServer
 from fake_api import outcome
@@ -157,6 +157,85 @@ def test_a_view_of_others_is_not_dropped(database: Database) -> None:
     refused = database.run(state="emptied")
     assert "nothing has changed" in refused["msg"] and "view report depends on table flow_run" in refused["msg"]
     assert database.sql("SELECT * FROM report;") == "2000"
+
+
+NEWER = """
+CREATE TABLE deployment_label (id int PRIMARY KEY, flow_id int REFERENCES flow);
+INSERT INTO deployment_label SELECT n, 1 FROM generate_series(1, 500) AS n;
+"""
+
+
+@pytest.mark.parametrize("state", ["present", "secured", "checked", "restored", "emptied"])
+def test_a_table_that_a_newer_prefect_has_linked_with_its_own_is_refused(database: Database, state: str) -> None:
+    """The backup would lack its rows, and no restore could drop what it refers to."""
+    more = {"restore": database.run()["path"]} if state == "restored" else {}
+    database.sql(NEWER)
+    said = database.run(state=state, **more)
+    assert "public.deployment_label belongs to Prefect's user and is linked" in said["msg"], said
+    assert "update this collection" in said["msg"]
+    assert database.sql("SELECT count(*) FROM deployment_label;") == "500"
+    assert database.sql("SELECT count(*) FROM flow_run;") == "2000"
+    assert not list(database.directory.glob("**/*.partial"))
+
+
+def test_a_table_that_prefects_own_refer_to_is_refused(database: Database) -> None:
+    database.sql("CREATE TABLE label (id int PRIMARY KEY); ALTER TABLE flow_run ADD label int REFERENCES label;")
+    assert "public.label belongs to Prefect's user" in database.run()["msg"]
+
+
+def test_foreign_keys_of_others_are_no_matter_of_a_backup_but_of_a_restore(database: Database) -> None:
+    database.sql("CREATE SCHEMA reports; CREATE TABLE reports.one (flow_id int REFERENCES flow);")
+    path = database.run()["path"]
+    assert path
+    for state in ("checked", "restored"):
+        assert "another owner's tables (reports.one) depend" in database.run(state=state, restore=path)["msg"]
+
+
+def test_tables_that_a_newer_version_may_have_created_are_named(database: Database) -> None:
+    assert not database.run(version=databases.NEWEST).get("warnings")
+    made = database.run(version="3.10.0")
+    (warning,) = made["warnings"]
+    assert "If it has created public.accounting in" in str(warning) and made["path"]
+
+
+@pytest.fixture
+def shared(empty: Database) -> Iterator[Database]:
+    """A database with two owners in one schema, each without rights on the tables and sequences of the other."""
+    empty.sql("CREATE ROLE flows LOGIN; CREATE ROLE shop LOGIN; GRANT ALL ON SCHEMA public TO flows, shop;")
+    yield empty
+    empty.sql("DROP OWNED BY flows, shop CASCADE; DROP ROLE flows; DROP ROLE shop;")
+
+
+@pytest.mark.parametrize("kind", ["serial", "int GENERATED ALWAYS AS IDENTITY"])
+def test_sequences_of_others_are_left_out(shared: Database, kind: str) -> None:
+    shared.sql(
+        f"SET ROLE shop; CREATE TABLE orders (id {kind}, amount int); CREATE SEQUENCE alone;"
+        "INSERT INTO orders (amount) VALUES (1); SELECT nextval('alone');"
+    )
+    shared.sql("SET ROLE flows;" + TABLES)
+    path = shared.run(user="flows").get("path")
+    assert path, shared.run(user="flows")
+    shared.sql("DELETE FROM flow_run; SET ROLE shop; INSERT INTO orders (amount) VALUES (2);")
+    assert shared.run(user="flows", state="restored", restore=path).get("failed") is None
+    assert shared.sql("SELECT count(*) FROM flow_run;") == "2000"
+    assert shared.sql("SET ROLE flows; INSERT INTO flow (name) VALUES ('next') RETURNING id;") == "3"
+    assert shared.sql("SET ROLE shop; SELECT max(id) FROM orders; SELECT nextval('alone');") == "2\n2"
+
+
+@pytest.mark.parametrize("name", ["my schema", "Mixed", "a-b", "a.b", 'a"b', "TABLE DATA", "flow run", "a(b)*", "é"])
+def test_a_schema_may_have_any_name(empty: Database, name: str) -> None:
+    quoted = databases.identifier(name)
+    empty.sql(f"CREATE SCHEMA {quoted}; SET search_path TO {quoted};" + TABLES)
+    made = empty.run(search_path=quoted)
+    assert backups.read(Path(made["path"])).rows == {"alembic_version": 1, "flow": 2, "flow_run": 2000}
+    empty.sql(f"DELETE FROM {quoted}.flow_run;")
+    restored = empty.run(search_path=quoted, state="restored", restore="latest")
+    assert restored.get("restored") == made["path"], restored
+    assert empty.sql(f"SELECT count(*) FROM {quoted}.flow_run;") == "2000"
+    assert empty.sql(f"SET search_path TO {quoted}; INSERT INTO flow (name) VALUES ('next') RETURNING id;") == "3"
+    empty.sql(f"DROP SCHEMA {quoted} CASCADE; CREATE SCHEMA other; SET search_path TO other;" + TABLES)
+    refused = empty.run(search_path="other", state="checked", restore=made["path"])
+    assert f"has Prefect's tables in {name}, and the database" in refused["msg"]
 
 
 @pytest.mark.parametrize("victim", ["backup", "pg_restore", "psql"])

@@ -542,6 +542,13 @@ def test_a_timer_finds_the_password_in_the_settings_of_the_server(environment: d
     assert databases.server_password(environment) == "p%40:/@"
 
 
+def test_the_tables_of_the_newest_lock_are_known() -> None:
+    """That these are all of them, tests/api asks each release."""
+    locks = Path(__file__).resolve().parents[2] / "roles/prefect/files/locks"
+    versions = [path.stem for path in locks.glob("*.txt") if path.stem[0].isdigit()]
+    assert max(versions, key=backups.released) == databases.NEWEST
+
+
 def test_the_module_and_a_timer_have_the_same_options() -> None:
     options = yaml.safe_load(backup.DOCUMENTATION)["options"]
     required = {name for name, option in options.items() if option.get("required")}
