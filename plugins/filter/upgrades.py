@@ -29,6 +29,8 @@ def age(made: str, now: datetime) -> str:
     """Return how long ago a backup was made, from a time as the module `backup` lists it."""
     then = datetime.strptime(made, SHOWN).replace(tzinfo=timezone.utc)
     minutes = int((now - then).total_seconds()) // 60
+    if minutes < 0:
+        return "at a time that is in the future, by a wrong clock"
     for unit, length in (("day", 1440), ("hour", 60)):
         if minutes >= 2 * length:
             return f"{minutes // length} {unit}s ago"
@@ -36,10 +38,13 @@ def age(made: str, now: datetime) -> str:
 
 
 def backup_for(version: str, backups: Sequence[Mapping[str, Any]]) -> Mapping[str, Any] | None:
-    """Return the newest good backup that a version of Prefect can use, of those that the module `backup` lists."""
+    """Return the newest good backup that a version of Prefect can use, of those that the module `backup` lists.
+
+    The module lists them in the order in which they were made, whatever the clock said.
+    """
     good = [each for each in backups if not each["safety"] and not each["problem"] and each["version"]]
     fitting = [each for each in good if numbers(each["version"]) <= numbers(version)]
-    return max(fitting, key=lambda each: str(each["made"]), default=None)
+    return fitting[-1] if fitting else None
 
 
 def cost(wanted: str, backups: Sequence[Mapping[str, Any]], now: datetime) -> str:

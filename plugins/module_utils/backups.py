@@ -1,10 +1,10 @@
 """The backups in a directory: their names, their manifests, and how one is written so that it is complete or absent.
 
 A backup is named `instance_server_database_version_revision_time`, each part percent-encoded. Beside it is a manifest
-of the same name with `.json`: these parts, the size, the SHA-256 digest and the number of rows of each table; of a
-backup that is to be proven (see `proofs`), also the digests of tables, and how the proof ended. Backups of what a
-restore or a reset replaces are in the directory `safety`. Earlier versions of this collection named a backup
-`instance-version-time` and wrote no manifest.
+of the same name with `.json`: these parts, the size, the SHA-256 digest, the number of rows of each table, and a number
+that is higher than those before it in the directory, whatever the clock said; of a backup that is to be proven (see
+`proofs`), also the digests of tables, and how the proof ended. Backups of what a restore or a reset replaces are in the
+directory `safety`. Earlier versions of this collection named a backup `instance-version-time` and wrote no manifest.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import re
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
-from datetime import datetime, timezone
+from datetime import datetime, timedelta, timezone
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote, unquote
@@ -29,6 +29,9 @@ PARTIAL = ".partial"
 STAMP = r"\d{8}T\d{6}Z"
 MOMENT = "%Y%m%dT%H%M%SZ"
 CHUNK = 1 << 20
+
+AHEAD = timedelta(minutes=5)
+"""What a clock may be set back without a backup counting as dated in the future."""
 
 EARLIER = re.compile(rf"(?P<instance>.+)-(?P<version>[^-]+)-(?P<made>{STAMP})")
 
@@ -61,12 +64,13 @@ class Contents:
 
 @dataclass(frozen=True, kw_only=True)
 class Backup:
-    """A backup as described by its manifest, or else by its name.
+    """A backup as described by its manifest, or else by its name. Without a number, it is older than those with one.
 
     `proven` is when it was proven, and `unproven` why the proof failed; both are empty without a proof.
     """
 
     path: Path
+    number: int = 0
     origin: Origin = field(default_factory=Origin)
     revision: str = ""
     made: str = ""
@@ -80,6 +84,11 @@ class Backup:
     @property
     def manifest(self) -> Path:
         return self.path.with_name(self.path.name + MANIFEST)
+
+    @property
+    def is_ahead(self) -> bool:
+        """Return whether it is dated in the future, so that its clock was wrong, or is wrong now."""
+        return instant(self.made) > instant(moment()) + AHEAD
 
     def problem(self) -> str:
         """Return what is wrong with the file, by its size and digest; an empty text if no problem is known."""
@@ -151,7 +160,16 @@ def own(directory: Path, *, origin: Origin, suffix: str) -> list[Backup]:
         )
         if backup.made and backup.origin.instance == origin.instance and same:
             found.append(backup)
-    return sorted(found, key=lambda backup: (backup.made, backup.path.name))
+    return sorted(found, key=lambda backup: (backup.number, backup.made, backup.path.name))
+
+
+def next_number(directory: Path) -> int:
+    """Return a number above those of all backups in a directory, which must be held."""
+    highest = 0
+    for manifest in directory.glob(f"*{MANIFEST}"):
+        with contextlib.suppress(BackupError, OSError):
+            highest = max(highest, read(manifest.with_name(manifest.name.removesuffix(MANIFEST))).number)
+    return highest + 1
 
 
 def moment() -> str:
@@ -208,6 +226,7 @@ def write(directory: Path, *, origin: Origin, suffix: str, make: Callable[[Path]
             path = directory / file_name(origin, revision=contents.revision, made=made, suffix=suffix)
             backup = Backup(
                 path=path,
+                number=next_number(directory),
                 origin=origin,
                 revision=contents.revision,
                 made=made,
@@ -280,6 +299,7 @@ def describe(backup: Backup, *, latest: bool, safety: bool) -> dict[str, Any]:
         "unproven": backup.unproven,
         "problem": problem,
         "latest": latest,
+        "ahead": backup.is_ahead,
         "safety": safety,
     }
 
@@ -294,6 +314,7 @@ def table(described: Sequence[Mapping[str, Any]]) -> list[str]:
         elif each["checked"] and each["unproven"]:
             state = f"NOT PROVEN ({' '.join(each['unproven'].split())})"
         marks = ["latest"] if each["latest"] else ["made by a restore or reset"] if each["safety"] else []
+        marks += ["dated in the future"] if each["ahead"] else []
         size = f"{each['size'] / (1 << 20):.1f} MiB"
         lines.append(f"{each['name']}: {', '.join([each['made'], size, 'Prefect ' + each['version'], state, *marks])}")
     return lines or ["no backups"]

@@ -197,6 +197,9 @@ OPTIONS = "PREFECT_BACKUP_OPTIONS"
 
 LAST_LINES = 20
 
+AT_ONCE = 2
+"""Number of backups that one run may remove by their age; on a schedule, about one gets too old between two runs."""
+
 DEFAULTS: Mapping[str, Any] = {
     "state": "present",
     "version": "",
@@ -853,6 +856,12 @@ def chosen(database: Sqlite | Postgresql, directory: Path, *, own: list[Backup],
             failed = ", other than those whose proof failed" if own else ""
             raise BackupError(f"{directory} has no backup of {given['instance']}'s {database.name} yet{failed}")
         backup = usable(own)[-1]
+        if backup.is_ahead:
+            raise BackupError(
+                f"{backup.path} is the latest, and is dated in the future: a clock was wrong, or that of "
+                f"{os.uname().nodename} is wrong now. If it is the one to restore, set prefect_server_restore to "
+                f"{backup.path.name}"
+            )
     else:
         places = [directory / name, directory / backups.SAFETY / name]
         path = next((place for place in places if place.is_file()), None)
@@ -990,11 +999,15 @@ def message(error: Exception) -> str:
 
 
 def surplus(own: list[Backup], *, keep: int, keep_days: int) -> list[Backup]:
-    """Return the backups to remove after the next one is made: those beyond a number, and those too old."""
+    """Return the backups to remove after the next one is made: those beyond a number, and the oldest that are too old.
+
+    By age, the newest of them always stays, and one run removes no more than AT_ONCE: the clock may be wrong.
+    """
     now = backups.instant(backups.moment())
     oldest = (now - timedelta(days=keep_days)).strftime(backups.MOMENT) if keep_days else ""
     many = max(0, len(own) + 1 - keep) if keep else 0
-    return [backup for number, backup in enumerate(own) if number < many or backup.made < oldest]
+    aged = [backup for backup in own[many:-1] if backup.made < oldest]
+    return own[:many] + aged[:AT_ONCE]
 
 
 def hand_over(command: list[str], backup: Path) -> None:

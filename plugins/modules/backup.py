@@ -82,7 +82,9 @@ options:
     type: int
     default: 0
   keep_days:
-    description: Days to keep a backup of this instance's database. A new backup removes older ones. 0 keeps all.
+    description:
+      - Days to keep a backup of this instance's database. A new backup removes the two oldest of those that are older,
+        but not the one before it. 0 keeps all.
     type: int
     default: 0
   command:
@@ -250,8 +252,9 @@ removed:
 backups:
   description:
     - The backups, each with its name, creation time, size in bytes, version, revision, whether it was C(checked), when
-      it was C(proven) or why it is C(unproven), its error if it is damaged (C(problem)), whether it is C(latest), and
-      whether it is a C(safety) backup.
+      it was C(proven) or why it is C(unproven), its error if it is damaged (C(problem)), whether it is C(latest),
+      whether it is dated in the future (C(ahead)), and whether it is a C(safety) backup. They are in the order in which
+      they were made.
   returned: with O(state=listed)
   type: list
   elements: dict

@@ -10,6 +10,7 @@ import signal
 import sqlite3
 import subprocess
 import sys
+from collections.abc import Callable
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
 from types import SimpleNamespace
@@ -478,6 +479,94 @@ def test_backups_go_by_number_and_by_age(home: Path) -> None:
     # However old the others are, the new one stays.
     sqlite(home, keep=1, keep_days=1)
     assert kept(home / "backups") == made(0)
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], None]:
+    """Set the clock to a day of a time that is in the past."""
+
+    now = datetime(2026, 1, 1, tzinfo=timezone.utc)
+
+    def set_to(day: int) -> None:
+        nonlocal now
+        now = datetime(2026, 1, 1, tzinfo=timezone.utc) + timedelta(days=day)
+
+    def sleep(_: float) -> None:
+        nonlocal now
+        now += timedelta(seconds=1)
+
+    monkeypatch.setattr(backups, "moment", lambda: f"{now:%Y%m%dT%H%M%SZ}")
+    monkeypatch.setattr(backups, "time", SimpleNamespace(sleep=sleep))
+    return set_to
+
+
+@pytest.mark.parametrize("wrong", [3650, -20000])
+@pytest.mark.parametrize("limits", [{"keep": 7}, {"keep_days": 30}, {"keep": 7, "keep_days": 30}])
+def test_one_night_with_a_wrong_clock(
+    home: Path, clock: Callable[[int], None], wrong: int, limits: dict[str, Any]
+) -> None:
+    nights = [0, 1, 2, 3, wrong, 5, 6]
+    made: list[Path] = []
+    for night, day in enumerate(nights):
+        clock(day)
+        add(home, f"night {night}")
+        result = sqlite(home, **limits)
+        made.append(Path(result["path"]))
+        assert len(result["removed"]) <= databases.AT_ONCE
+        assert all(path.exists() for path in made[-2:])
+    assert len([path for path in made if path.exists()]) >= len(nights) - databases.AT_ONCE
+    listed = sqlite(home, state="listed")["backups"]
+    assert [each["name"] for each in listed] == [path.name for path in made if path.exists()]
+    assert {each["name"] for each in listed if each["ahead"]} == ({made[4].name} if wrong > 0 else set())
+    restored = sqlite(home, state="restored", restore="latest")
+    assert restored["restored"] == str(made[-1])
+    assert "night 6" in rows(home / "prefect.db")
+
+
+def test_the_oldest_go_first_whatever_the_clock_said(home: Path, clock: Callable[[int], None]) -> None:
+    made = []
+    for day in (0, 1, 3650, 3, 4):
+        clock(day)
+        made.append(sqlite(home, keep=2)["path"])
+    assert {path.name for path in (home / "backups").glob("*.sqlite")} == {Path(path).name for path in made[-2:]}
+
+
+def test_a_latest_that_is_dated_in_the_future_has_to_be_named(home: Path, clock: Callable[[int], None]) -> None:
+    clock(3650)
+    path = Path(sqlite(home)["path"])
+    clock(1)
+    (shown,) = sqlite(home, state="listed")["table"]
+    assert shown.endswith("checked, latest, dated in the future")
+    for state in ("checked", "restored"):
+        said = sqlite(home, state=state, restore="latest")["msg"]
+        assert "is dated in the future: a clock was wrong" in said
+        assert f"set prefect_server_restore to {path.name}" in said
+    assert sqlite(home, state="restored", restore=path.name)["restored"] == str(path)
+
+
+def test_backups_without_a_number_are_the_older_ones(home: Path, clock: Callable[[int], None]) -> None:
+    made = []
+    for day in (5, 3, 1):
+        clock(day)
+        path = Path(sqlite(home)["path"])
+        if day > 1:
+            note = Path(f"{path}.json")
+            content = json.loads(note.read_text())
+            del content["number"]
+            note.write_text(json.dumps(content))
+        made.append(path.name)
+    assert [each["name"] for each in sqlite(home, state="listed")["backups"]] == [made[1], made[0], made[2]]
+
+
+def test_a_shorter_limit_takes_effect_over_some_runs(home: Path, clock: Callable[[int], None]) -> None:
+    for day in range(6):
+        clock(day)
+        sqlite(home)
+    removed = []
+    for day in range(100, 104):
+        clock(day)
+        removed.append([path.rpartition("_")[2][6:8] for path in sqlite(home, keep_days=30)["removed"]])
+    assert removed == [["01", "02"], ["03", "04"], ["05", "06"], []]
 
 
 COPY = 'test "$1" = "$PREFECT_BACKUP" && test -s "$1.json" && env > {0}/environment && cp "$1" "$1.json" {0}'

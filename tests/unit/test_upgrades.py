@@ -106,6 +106,7 @@ def test_without_a_backup_there_is_no_way_back() -> None:
 def test_the_newest_good_backup_that_a_version_can_use() -> None:
     listed = [
         backup("older", "3.5.0", made="2026-11-01 09:00:00 UTC"),
+        backup("made by a wrong clock", "3.8.8", made="2036-11-02 09:00:00 UTC"),
         backup("best", "3.8.8", made="2026-11-02 09:00:00 UTC"),
         backup("of a restore", "3.8.8", made="2026-11-03 09:00:00 UTC", safety=True),
         backup("damaged", "3.8.8", made="2026-11-04 09:00:00 UTC", problem="it is empty"),
@@ -123,6 +124,7 @@ def test_the_newest_good_backup_that_a_version_can_use() -> None:
 def test_age(made: str, text: str) -> None:
     assert age(f"2026-11-28 {made} UTC", NOW) == text
     assert age("2026-11-25 12:00:00 UTC", NOW) == "3 days ago"
+    assert "in the future" in age("2036-11-25 12:00:00 UTC", NOW)
 
 
 INTERRUPTED = {"release": OLD, "to": NEW, "revision": "a3b9c7d2e5f1", "backup": "/var/backups/before", "cost": ""}
