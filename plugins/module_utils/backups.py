@@ -42,8 +42,12 @@ class BackupError(Exception):
 
 @dataclass(frozen=True, kw_only=True)
 class Origin:
-    """Where a backup comes from. An empty text means unknown. `server` is the host's name in the inventory."""
+    """Where a backup comes from. An empty text means unknown. `server` is the host's name in the inventory.
 
+    Names may be the same elsewhere, such as `localhost`; `identity` is not. It is in the manifest only.
+    """
+
+    identity: str = ""
     instance: str = ""
     server: str = ""
     database: str = ""
@@ -141,7 +145,7 @@ def own(directory: Path, *, origin: Origin, suffix: str) -> list[Backup]:
     """Return the backups in a directory of an origin's database, of any version, oldest first.
 
     A SQLite file belongs to one server; the servers of an instance share a PostgreSQL database, whose origin has no
-    server here.
+    server here. A backup without an identity was made by an earlier version, and counts by its names.
     """
     found = []
     for path in directory.glob(f"*{suffix}"):
@@ -154,6 +158,7 @@ def own(directory: Path, *, origin: Origin, suffix: str) -> list[Backup]:
         same = all(
             not known or not wanted or known == wanted
             for known, wanted in (
+                (backup.origin.identity, origin.identity),
                 (backup.origin.server, origin.server),
                 (backup.origin.database, origin.database),
             )

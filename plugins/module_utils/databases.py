@@ -143,6 +143,11 @@ GROUP BY n.nspname, c.relname, c.relowner ORDER BY n.nspname, c.relname
 """The tables that a backup leaves out: each with whether it is beside Prefect's with their owner, whether a foreign key
 links it with one of them, and whether that is its own."""
 
+IDENTITY = """
+SELECT oid, coalesce(has_function_privilege(to_regprocedure('pg_control_system()'), 'EXECUTE'), false)
+FROM pg_database WHERE datname = current_database()
+"""
+
 ENUMS = """
 SELECT typname FROM pg_type AS t JOIN pg_namespace AS n ON n.oid = typnamespace
 WHERE nspname = {schema} AND typtype = 'e' ORDER BY typname
@@ -202,6 +207,7 @@ AT_ONCE = 2
 
 DEFAULTS: Mapping[str, Any] = {
     "state": "present",
+    "installation": "",
     "version": "",
     "target": "",
     "restore": None,
@@ -436,6 +442,14 @@ class Postgresql:
             "LC_ALL": "C",
         }
         self.environment = {**os.environ, **{name: value for name, value in wanted.items() if value}}
+
+    def identity(self) -> str:
+        """Return what no other database has; an empty text if the cluster does not say. Raises DatabaseError."""
+        ((oid, may),) = self._query(IDENTITY)
+        if may != "t":
+            return ""
+        ((cluster,),) = self._query("SELECT system_identifier FROM pg_control_system()")
+        return f"{cluster}-{oid}"
 
     def revision(self) -> str:
         """Return the revision of the schema; an empty text if there is none. Raises BackupError and DatabaseError."""
@@ -848,13 +862,23 @@ def usable(own: list[Backup]) -> list[Backup]:
     return [backup for backup in own if not backup.unproven]
 
 
-def chosen(database: Sqlite | Postgresql, directory: Path, *, own: list[Backup], given: Mapping[str, Any]) -> Backup:
-    """Return the backup to restore, after checking that it is intact and fits. Raises BackupError."""
+def chosen(
+    database: Sqlite | Postgresql, directory: Path, *, own: list[Backup], alike: list[Backup], given: Mapping[str, Any]
+) -> Backup:
+    """Return the backup to restore, after checking that it is intact and fits. Raises BackupError.
+
+    `alike` are the backups of databases with the same names.
+    """
     name = given["restore"]
     if name == "latest":
         if not usable(own):
-            failed = ", other than those whose proof failed" if own else ""
-            raise BackupError(f"{directory} has no backup of {given['instance']}'s {database.name} yet{failed}")
+            said = ", other than those whose proof failed" if own else ""
+            if others := ", ".join(each.path.name for each in alike if each not in own):
+                said += (
+                    ". Those of another database of these names, which may be this one before it was installed again: "
+                    f"{others}. To restore one, name it"
+                )
+            raise BackupError(f"{directory} has no backup of {given['instance']}'s {database.name} yet{said}")
         backup = usable(own)[-1]
         if backup.is_ahead:
             raise BackupError(
@@ -866,7 +890,7 @@ def chosen(database: Sqlite | Postgresql, directory: Path, *, own: list[Backup],
         places = [directory / name, directory / backups.SAFETY / name]
         path = next((place for place in places if place.is_file()), None)
         if path is None:
-            known = ", ".join(each.path.name for each in own) or "none"
+            known = ", ".join(each.path.name for each in alike) or "none"
             raise BackupError(f"{places[0]} does not exist; the backups of {given['instance']} in {directory}: {known}")
         backup = backups.read(path)
     if problem := backup.problem():
@@ -1107,6 +1131,10 @@ def run(given: Mapping[str, Any], *, dry: bool, warn: Callable[[str], None]) -> 
             f"Prefect {given['version']} is newer than {NEWEST}, the newest one whose tables this collection knows. "
             f"If it has created {', '.join(left)} in {database.name}, the backup lacks that: update this collection"
         )
+    # A list of the backups has to be there when the database is not.
+    with contextlib.suppress(*FAILURES) if state == "listed" or dry else contextlib.nullcontext():
+        identity = given["installation"] if isinstance(database, Sqlite) else database.identity()
+        origin, whose = replace(origin, identity=identity), replace(whose, identity=identity)
     own = backups.own(directory, origin=whose, suffix=suffix)
     if state == "listed":
         kept = backups.own(directory / backups.SAFETY, origin=whose, suffix=suffix)
@@ -1160,7 +1188,8 @@ def run(given: Mapping[str, Any], *, dry: bool, warn: Callable[[str], None]) -> 
         if failures:
             raise BackupError("\n".join(failures))
         return result
-    backup = chosen(database, directory, own=own, given=given) if given["restore"] else None
+    alike = backups.own(directory, origin=replace(whose, identity=""), suffix=suffix)
+    backup = chosen(database, directory, own=own, alike=alike, given=given) if given["restore"] else None
     if state == "proven":
         if not backup or not place:
             raise BackupError("to prove a backup, name it in restore, and describe the scratch server in proof")

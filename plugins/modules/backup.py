@@ -47,6 +47,13 @@ options:
     description: Name of the server's host in the inventory.
     type: str
     required: true
+  installation:
+    description:
+      - Identity of the installation that a SQLite file belongs to, as M(selfhosted.prefect.preflight) returns it. It
+        tells hosts apart that have the same name in their inventories; a backup with another one is neither removed
+        nor V(latest). PostgreSQL has an identity of its own.
+    type: str
+    default: ''
   version:
     description: Version of Prefect that uses the database.
     type: str
@@ -292,6 +299,7 @@ def main() -> None:
             "directory": {"type": "path", "required": True},
             "instance": {"type": "str", "required": True},
             "server": {"type": "str", "required": True},
+            "installation": {"type": "str", "default": ""},
             "version": {"type": "str", "default": ""},
             "target": {"type": "str", "default": ""},
             "restore": text,

@@ -222,6 +222,36 @@ def test_sequences_of_others_are_left_out(shared: Database, kind: str) -> None:
     assert shared.sql("SET ROLE shop; SELECT max(id) FROM orders; SELECT nextval('alone');") == "2\n2"
 
 
+def test_databases_of_one_name_share_a_directory_and_nothing_in_it(database: Database, url: str) -> None:
+    """The second is created in place of the first, and could be in another cluster."""
+    name = urlsplit(database.url).path[1:]
+    first = database.run()["path"]
+    assert database.run(state="checked", restore="latest")["restored"] == first
+    for sql in (f"DROP DATABASE {name} WITH (FORCE);", f"CREATE DATABASE {name};"):
+        Database(url, database.directory).sql(sql)
+    assert f"installed again: {Path(first).name}" in database.run(state="checked", restore="latest")["msg"]
+    database.sql(TABLES)
+    second = database.run(keep=1)
+    assert second["removed"] == [] and Path(first).exists()
+    assert database.run(state="checked", restore="latest")["restored"] == second["path"]
+    assert database.run(state="restored", restore=Path(first).name)["restored"] == first
+    # A list needs no database.
+    listed = database.run(state="listed", port=1)["backups"]
+    assert [each["name"] for each in listed if not each["safety"]] == [Path(first).name, Path(second["path"]).name]
+
+
+def test_a_cluster_that_does_not_say_which_it_is(database: Database) -> None:
+    function = "FUNCTION pg_control_system() FROM PUBLIC"
+    database.sql("CREATE ROLE plain LOGIN; GRANT ALL ON ALL TABLES IN SCHEMA public TO plain;")
+    database.sql(f"GRANT ALL ON ALL SEQUENCES IN SCHEMA public TO plain; REVOKE EXECUTE ON {function};")
+    try:
+        made = database.run(user="plain")
+        assert backups.read(Path(made["path"])).origin.identity == ""
+        assert database.run(state="checked", restore="latest")["restored"] == made["path"]
+    finally:
+        database.sql("DROP OWNED BY plain; DROP ROLE plain;")
+
+
 @pytest.mark.parametrize("name", ["my schema", "Mixed", "a-b", "a.b", 'a"b', "TABLE DATA", "flow run", "a(b)*", "é"])
 def test_a_schema_may_have_any_name(empty: Database, name: str) -> None:
     quoted = databases.identifier(name)

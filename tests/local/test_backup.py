@@ -481,6 +481,35 @@ def test_backups_go_by_number_and_by_age(home: Path) -> None:
     assert kept(home / "backups") == made(0)
 
 
+def test_hosts_of_one_name_share_a_directory_and_nothing_in_it(home: Path) -> None:
+    """Both are localhost in their inventories."""
+    other = home / "other"
+    other.mkdir()
+    create(other / "prefect.db")
+    add(other, "of the other")
+    shared: dict[str, Any] = {"directory": str(home / "shared"), "server": "localhost"}
+    before = Path(sqlite(home, **shared)["path"])
+    first = sqlite(home, **shared, installation="a" * 32)["path"]
+    second = sqlite(other, **shared, installation="b" * 32, keep=1)
+    # A backup without an identity counts by its names.
+    assert second["removed"] == [str(before)] and Path(first).exists()
+    assert json.loads(Path(f"{first}.json").read_text())["origin"]["identity"] == "a" * 32
+    assert sqlite(home, **shared, installation="a" * 32, keep=1)["removed"] == [first]
+    restored = sqlite(other, **shared, installation="b" * 32, state="restored", restore="latest")
+    assert restored["restored"] == second["path"]
+    assert rows(other / "prefect.db") == ["first", "of the other"]
+    assert len(sqlite(home, **shared, installation="a" * 32, state="listed")["backups"]) == 1
+
+
+def test_a_host_that_was_installed_again_names_its_older_backups(home: Path) -> None:
+    path = Path(sqlite(home, installation="a" * 32)["path"])
+    for state in ("checked", "restored"):
+        said = sqlite(home, installation="b" * 32, state=state, restore="latest")["msg"]
+        assert f"before it was installed again: {path.name}. To restore one, name it" in said
+    restored = sqlite(home, installation="b" * 32, state="restored", restore=path.name)
+    assert restored["restored"] == str(path)
+
+
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], None]:
     """Set the clock to a day of a time that is in the past."""
