@@ -21,6 +21,10 @@ class ActionModule(ReadHost):
             arguments["packages"] = sources(packages)
         if requirements := arguments.pop("requirements", None):
             arguments["requirements"] = "\n".join(sources([requirements]))
+        arguments["environments"] = {
+            name: {option: about[option] for option in ("release", "python")}
+            for name, about in arguments.get("environments", {}).items()
+        }
         result = super().read(arguments, task_vars)
         if named and result.get("uv") == "controller" and not result.get("failed") and (wrong := self.refused(named)):
             return {"failed": True, "msg": wrong}

@@ -17,7 +17,7 @@ from ansible.plugins.action import ActionBase
 from ansible_collections.selfhosted.prefect.plugins.filter.connections import loopback
 from ansible_collections.selfhosted.prefect.plugins.lookup.certificate import is_address
 from ansible_collections.selfhosted.prefect.plugins.module_utils.masking import is_secret_name, userinfo
-from ansible_collections.selfhosted.prefect.plugins.plugin_utils import inventory
+from ansible_collections.selfhosted.prefect.plugins.plugin_utils import environment_resolver, inventory
 from ansible_collections.selfhosted.prefect.plugins.plugin_utils.certificates import problems
 
 ROLES = Path(__file__).resolve().parents[2] / "roles"
@@ -359,6 +359,7 @@ class ActionModule(ActionBase):
         _, arguments = self.validate_argument_spec(
             {
                 "settings": {"type": "dict", "default": {}},
+                "environments": {"type": "list", "elements": "raw", "default": []},
                 "environment_names": {"type": "dict", "default": {}},
                 "unit_options": {"type": "dict", "default": {}},
                 "api_auth": {"type": "str", "default": ""},
@@ -381,6 +382,7 @@ class ActionModule(ActionBase):
             complaints += refused_settings(variable, settings)
         shipped = [path.stem for path in (ROLES / "prefect" / "files" / "locks").glob("[0-9]*.txt")]
         complaints += refused_version(arguments["version"], shipped)
+        complaints += environment_resolver.complaints(arguments["environments"])
         for variable, names in arguments["environment_names"].items():
             complaints += refused_environment(variable, names)
         for variable, options in arguments["unit_options"].items():

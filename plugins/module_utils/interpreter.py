@@ -1,14 +1,29 @@
-"""Whether the Python that Ansible found on a host can run the modules of this collection.
+"""Whether the Python that Ansible found on a host can run the modules of this collection, and which ones run Prefect.
 
 The modules that read a host first import this, so neither they nor this file may need a newer Python to be imported.
 """
 
 from __future__ import annotations
 
+import re
 import sys
 
 MIN_PYTHON = (3, 10)
 """The oldest Python that runs the modules and every version of Prefect that can be installed."""
+
+TOO_NEW = (3, 15)
+"""Prefect 3.9 allows this version, but orjson and pyyaml have no wheels for it, and hosts have no compiler."""
+
+PYTHONS = {(3, 9): ((3, 11), TOO_NEW), (0, 0): (MIN_PYTHON, TOO_NEW)}
+"""The oldest Python and the first that is too new, by the first version of Prefect that has these limits."""
+
+
+def pythons_for(version: str) -> tuple[tuple[int, int], tuple[int, int]]:
+    """Return the oldest Python that a version of Prefect runs on, and the first that is too new."""
+    numbers = tuple(int(part) for part in re.findall(r"\d+", version)[:2])
+    if not numbers:
+        return MIN_PYTHON, (99, 0)
+    return next(pythons for since, pythons in PYTHONS.items() if numbers >= since)
 
 
 def too_old(python: tuple[int, ...] = sys.version_info[:3]) -> str:

@@ -27,6 +27,11 @@ TEMPLATE = ("job_configuration", "variables")
 QUEUE = ("name", "description", "is_paused", "concurrency_limit", "priority")
 """The fields that are restored on the queues of a recreated pool."""
 
+ENVIRONMENT_NAME = r"[A-Za-z0-9][A-Za-z0-9_-]{0,49}"
+
+ENVIRONMENT = "prefect-environment"
+"""The program on the PATH of workers that runs a flow run with the packages of an environment."""
+
 TEXT, INT, BOOL, DICT = {"type": "str"}, {"type": "int"}, {"type": "bool"}, {"type": "dict"}
 LIST = {"type": "list", "elements": "str"}
 
@@ -63,6 +68,21 @@ def at_least(values: Mapping[str, Any], name: str, least: int, *, clear: int | N
 def choice(given: Any, known: Iterable[str]) -> str:
     near = difflib.get_close_matches(str(given), [str(each) for each in known], n=1)
     return f"; {near[0]}?" if near else ""
+
+
+def environment_of(job_variables: Any) -> tuple[str | None, Any]:
+    """Return the environment that the command in job variables names, if any, and the variables without it."""
+    given = job_variables or {}
+    found = re.fullmatch(rf"{ENVIRONMENT} ({ENVIRONMENT_NAME})", str(given.get("command") or "").strip())
+    if found is None:
+        return None, given
+    return found[1], {name: value for name, value in given.items() if name != "command"}
+
+
+def with_environment(job_variables: Any, environment: str | None) -> Values:
+    """Return job variables with the command that runs a flow run in an environment, if one is given."""
+    given = dict(job_variables or {})
+    return {**given, "command": f"{ENVIRONMENT} {environment}"} if environment else given
 
 
 def is_off(value: Any) -> bool:
@@ -555,6 +575,11 @@ class Deployment(Kind):
             yield "concurrency_limit and global_concurrency_limit exclude each other"
         if values.get("work_queue") and values.get("work_pool") == "":
             yield "work_queue needs a work_pool"
+        if values.get("environment"):
+            if not re.fullmatch(ENVIRONMENT_NAME, str(values["environment"])):
+                yield f"environment is {values['environment']!r}: the name of an entry of prefect_environments"
+            if (values.get("job_variables") or {}).get("command"):
+                yield "environment and job_variables.command exclude each other: the environment is a command"
         slugs = [each.get("slug") for each in values.get("schedules") or [] if each.get("slug")]
         for slug in sorted({slug for slug in slugs if slugs.count(slug) > 1}):
             yield f"the slug {slug} is that of several schedules"
@@ -569,6 +594,11 @@ class Deployment(Kind):
             yield from parameter_complaints(after["parameters"], after.get("parameter_openapi_schema"))
         if after.get("work_queue") and not after.get("work_pool"):
             yield "work_queue needs a work_pool"
+        if after.get("environment"):
+            name = after.get("work_pool") or (todo.row or {}).get("work_pool_name")
+            pool = server.find("work_pool", name) if name else None
+            if pool is not None and pool["type"] != "process":
+                yield f"environment is for work pools of type process, and {name} is of type {pool['type']}"
 
     def inquiries(self, todos: Sequence[Plan], server: Server) -> Iterator[tuple[Plan, str]]:
         listed = [
@@ -611,6 +641,7 @@ class Deployment(Kind):
         own = str(limit.get("name", "")).startswith("deployment:")
         return {
             **super().shape(row, server),
+            **dict(zip(("environment", "job_variables"), environment_of(row.get("job_variables")), strict=True)),
             "concurrency_limit": limit.get("limit") if own else None,
             "global_concurrency_limit": None if own else limit.get("name"),
             "schedules": schedules.in_order(row.get("schedules") or []),
@@ -622,6 +653,9 @@ class Deployment(Kind):
             after["work_queue"] = None
         elif after.get("work_pool") and "work_queue" not in after:
             after[".queue"] = True
+        if "job_variables" in after and "environment" not in after:
+            # They replace the existing ones, the command as well.
+            after["environment"], after["job_variables"] = environment_of(after["job_variables"])
         return after
 
     def target(self, wanted: Values, before: Values | None, *, keep: bool) -> tuple[Values, list[str]]:
@@ -681,6 +715,9 @@ class Deployment(Kind):
         before, changes = self.shape(todo.row, server), dict(todo.changes)
         if {"work_pool", "work_queue"} & changes.keys():
             changes |= {name: todo.after[name] for name in ("work_pool", "work_queue")}
+        if {"environment", "job_variables"} & changes.keys():
+            changes.pop("environment", None)
+            changes["job_variables"] = with_environment(todo.after["job_variables"], todo.after["environment"])
         if "parameters" in changes:
             changes["parameters"] = {name: _unhydrated(value) for name, value in changes["parameters"].items()}
         listed = changes.pop("schedules", None)
@@ -702,6 +739,8 @@ class Deployment(Kind):
             for name, value in changes.items()
             if name in {"work_pool", "job_variables", "concurrency_options"} and (not value or name[0] == "c")
         }
+        if "job_variables" in doubtful:
+            doubtful["environment"] = None
         if doubtful:
             self._heeded(server.api.get(path), doubtful, todo.key, server)
         if listed is not None:
@@ -751,7 +790,10 @@ class Deployment(Kind):
         super().delete(server, row, key)
 
     def _plain(self, values: Mapping[str, Any], server: Server) -> Row:
-        body = self.body({name: value for name, value in values.items() if name != "global_concurrency_limit"}, server)
+        apart = {"environment", "global_concurrency_limit"}
+        body = self.body({name: value for name, value in values.items() if name not in apart}, server)
+        if values.get("environment"):
+            body["job_variables"] = with_environment(body.get("job_variables"), values["environment"])
         if "global_concurrency_limit" in values:
             limit = values["global_concurrency_limit"]
             body["global_concurrency_limit_id"] = limit and server.id_of("global_concurrency_limit", limit)
@@ -1035,6 +1077,7 @@ KINDS: dict[str, Kind] = {
                 "parameters": Field(spec=DICT, normalise=mapping),
                 "parameter_openapi_schema": Field(spec=DICT),
                 "enforce_parameter_schema": Field(spec=BOOL),
+                "environment": Field(spec=TEXT, clear="", normalise=text),
                 "job_variables": Field(spec=DICT, normalise=mapping),
                 "work_pool": Field(spec=TEXT, clear="", normalise=text, api_name="work_pool_name"),
                 "work_queue": Field(spec=TEXT, api_name="work_queue_name"),

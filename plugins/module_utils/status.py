@@ -164,9 +164,11 @@ def read(instance: Instance) -> Json:
         "version": release.rsplit("-", 1)[0],
         "release": release,
         "locked": (current / "lock.txt").is_file(),
+        "environments": environments(Path(instance.opt, "environments")),
         "services": found or {},
     }
     checks = [] if found is None else list(service_checks(instance, found))
+    checks += environment_checks(instance, info)
     checks += disk_checks(instance.disks)
     checks += backend_checks(instance)
     checks += backup_checks(instance, info)
@@ -176,6 +178,37 @@ def read(instance: Instance) -> Json:
         "checks": [asdict(check) for check in checks],
         "problems": [f"{check.name}: {check.detail}" for check in checks if not check.healthy],
     }
+
+
+def environments(directory: Path) -> list[Json]:
+    """Return the environments of deployments on this host, with their releases and versions."""
+    found = []
+    for link in sorted(directory.glob("*/current")):
+        release, python = link.resolve(), ""
+        with contextlib.suppress(OSError):
+            said = re.search(r"^version_info = ([\d.]+)$", (release / "pyvenv.cfg").read_text(), re.MULTILINE)
+            python = said[1] if said else ""
+        version = release.name.rpartition("-")[0]
+        found.append({"name": link.parent.name, "release": release.name, "version": version, "python": python})
+    return found
+
+
+def environment_checks(instance: Instance, info: Json) -> Iterator[Check]:
+    """Check that each environment has its Python and the Prefect of the release."""
+    for each in info["environments"]:
+        release = Path(instance.opt, "environments", each["name"], "releases", each["release"])
+        detail = f"{each['release']}, Python {each['python']}"
+        if not (release / "bin" / "python").exists():
+            yield Check(
+                f"environment {each['name']}",
+                False,
+                f"{detail}: its Python was removed; install it again, or remove {release} and run site.yml",
+            )
+        elif each["version"] != info["version"]:
+            detail += f": the release has Prefect {info['version']}; run site.yml"
+            yield Check(f"environment {each['name']}", False, detail)
+        else:
+            yield Check(f"environment {each['name']}", True, detail)
 
 
 def backup_checks(instance: Instance, info: Json) -> Iterator[Check]:
@@ -536,6 +569,10 @@ def text(info: Json) -> str:
         ("UI", info.get("ui_url") or "-"),
         ("API", f"{info.get('api_url', '-')} ({'ready' if info.get('ready') else 'not ready'})"),
         ("Version", version),
+        *(
+            ("Environment", f"{each['name']}: {each['release']}, Python {each['python']}")
+            for each in info.get("environments", [])
+        ),
         ("Database", info.get("database", "-")),
         *([("Backup", _backup(info["backup"]))] if "backup" in info else []),
         ("Services", ", ".join(f"{name} {state}" for name, state in info["services"].items()) or "-"),

@@ -85,9 +85,16 @@ options:
     description:
       - Whether Prefect rejects runs whose parameters do not match the schema.
     type: bool
+  environment:
+    description:
+      - The environment of packages in which a process worker runs it, an entry of C(prefect_environments) on the
+        workers' hosts. It stands as C(command) in the job variables. An empty text runs it with the packages of the
+        release.
+    type: str
   job_variables:
     description:
-      - Variables of the work pool's job template. They replace the existing ones.
+      - Variables of the work pool's job template. They replace the existing ones, and without O(environment) that one
+        as well.
     type: dict
   work_pool:
     description:

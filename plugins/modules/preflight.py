@@ -78,6 +78,12 @@ options:
     type: list
     elements: str
     default: []
+  environments:
+    description:
+      - Environments of deployments, as mappings of their names to the C(release) that is wanted and to C(python), the
+        version or path of its interpreter. Without C(python), it is that of O(python).
+    type: dict
+    default: {}
   cache_dir:
     description: Directory that keeps downloaded packages. Empty keeps none.
     type: str
@@ -262,9 +268,21 @@ python:
   description: Path and version of the interpreter for new releases.
   returned: when a release must be built
   type: dict
+environments:
+  description:
+    - Of each wanted environment, by its name, whether it is C(present), whether it is C(current), which means in use,
+      and the C(python) to build it on, with C(path) and C(version), if it is not present.
+  returned: success
+  type: dict
+other_environments:
+  description: Names of environments on the host that are not wanted.
+  returned: success
+  type: list
+  elements: str
 uv:
   description:
-    - Source of the host's uv if a release must be built, one of controller, host and index; empty otherwise.
+    - Source of the host's uv if a release or an environment must be built, one of controller, host and index; empty
+      otherwise.
   returned: success
   type: str
 architecture:
@@ -340,7 +358,7 @@ from ansible.module_utils.urls import ConnectionError as Unreachable
 from ansible.module_utils.urls import open_url
 from ansible_collections.selfhosted.prefect.plugins.module_utils import fingerprints, safe_files, trusted, upgrades, uv
 from ansible_collections.selfhosted.prefect.plugins.module_utils.checks import Check, clock_check, disk_checks
-from ansible_collections.selfhosted.prefect.plugins.module_utils.interpreter import MIN_PYTHON, too_old
+from ansible_collections.selfhosted.prefect.plugins.module_utils.interpreter import TOO_NEW, pythons_for, too_old
 from ansible_collections.selfhosted.prefect.plugins.module_utils.ledger import (
     COMMENT,
     Ledger,
@@ -352,12 +370,6 @@ from ansible_collections.selfhosted.prefect.plugins.module_utils.masking import 
 from ansible_collections.selfhosted.prefect.plugins.module_utils.ports import taken
 from ansible_collections.selfhosted.prefect.plugins.module_utils.results import conceal
 from ansible_collections.selfhosted.prefect.plugins.module_utils.safe_files import exposed
-
-TOO_NEW = (3, 15)
-"""Prefect 3.9 allows this version, but orjson and pyyaml have no wheels for it, and hosts have no compiler."""
-
-PYTHONS = {(3, 9): ((3, 11), TOO_NEW), (0, 0): (MIN_PYTHON, TOO_NEW)}
-"""The oldest Python and the first that is too new, by the first version of Prefect that has these limits."""
 
 UNDEMANDING = "3.8.8"
 """The newest version with a lock that runs on MIN_PYTHON."""
@@ -373,6 +385,9 @@ HOMES = ("/home", "/root", "/run/user")
 
 TEMPORARY = ("/tmp", "/var/tmp")
 """What PrivateTmp= replaces in a unit."""
+
+ENVIRONMENTS = "environments"
+"""Directory below that of the releases, with a directory for each environment of deployments."""
 
 INSTALLATION = "state/installation"
 """File below the directory of the releases that identifies an installation."""
@@ -591,15 +606,15 @@ def closed_to(user: str, path: str, *, own: Collection[str]) -> str:
     return ""
 
 
-def confinement(host: dict[str, Any], needs: dict[str, dict[str, str]], python: str) -> dict[str, str]:
+def confinement(host: dict[str, Any], needs: dict[str, dict[str, str]], *pythons: str) -> dict[str, str]:
     """Return the options that show the units only the paths that they need below `HOMES`.
 
-    `python` is the directory of the interpreter. Empty if they need nothing there.
+    `pythons` are the directories of the interpreters. Empty if they need nothing there.
     """
     if host["scope"] != "system" or host["service_manager"] != "systemd":
         return {}
     dirs = host["dirs"]
-    others = [dirs["opt"], dirs["etc"], python, *(path for paths in needs.values() for path in paths.values())]
+    others = [dirs["opt"], dirs["etc"], *pythons, *(path for paths in needs.values() for path in paths.values())]
     written = [os.path.realpath(dirs["home"])] if below(dirs["home"], HOMES) else []
     seen: list[str] = []
     for path in sorted(os.path.realpath(path) for path in others if path and below(path, HOMES)):
@@ -643,22 +658,20 @@ def reachable_by_others(path: Path) -> bool:
     return all(step.stat().st_mode & stat.S_IXOTH for step in [path, *path.parents])
 
 
-def pythons_for(version: str) -> tuple[tuple[int, int], tuple[int, int]]:
-    """Return the oldest Python that a version of Prefect runs on, and the first that is too new."""
-    numbers = tuple(int(part) for part in re.findall(r"\d+", version)[:2])
-    if not numbers:
-        return MIN_PYTHON, (99, 0)
-    return next(pythons for since, pythons in PYTHONS.items() if numbers >= since)
-
-
 def find_python(wanted: str, *, for_others: bool, version: str = "") -> tuple[dict[str, str] | None, list[str]]:
     """Return the interpreter for a release of a version, or None, and the rejected interpreters.
 
+    ``wanted`` is a path, or the two numbers of a version of Python; empty selects the newest suitable one.
     ``for_others`` rejects interpreters that a service user cannot execute, such as those in a home directory.
     """
     oldest, end = pythons_for(version)
-    names = [wanted] if wanted else [f"/usr/bin/python3.{minor}" for minor in range(TOO_NEW[1] - 1, oldest[1] - 1, -1)]
-    if not wanted:
+    names = [wanted]
+    if re.fullmatch(r"3\.\d+", wanted):
+        named = f"python{wanted}"
+        possible = [f"/usr/bin/{named}", f"/usr/local/bin/{named}", shutil.which(named) or ""]
+        names = [name for name in possible if os.access(name, os.X_OK)]
+    elif not wanted:
+        names = [f"/usr/bin/python3.{minor}" for minor in range(TOO_NEW[1] - 1, oldest[1] - 1, -1)]
         names += [
             "/usr/bin/python3",
             "/usr/local/bin/python3",
@@ -694,6 +707,35 @@ def find_python(wanted: str, *, for_others: bool, version: str = "") -> tuple[di
         else:
             return {"path": path.strip(), "version": found}, seen
     return None, seen
+
+
+def find_environments(
+    params: dict[str, Any], opt: str, *, for_others: bool
+) -> tuple[dict[str, dict[str, Any]], list[str]]:
+    """Return the state of each wanted environment, and an error for each Python that a missing one needs."""
+    found: dict[str, dict[str, Any]] = {}
+    problems: list[str] = []
+    oldest, end = pythons_for(params["version"])
+    suitable = f"Python {oldest[0]}.{oldest[1]} or newer and older than {end[0]}.{end[1]}"
+    for name, wanted in params["environments"].items():
+        directory = Path(opt, ENVIRONMENTS, name)
+        release = directory / "releases" / wanted["release"]
+        is_present = (release / ".proven").exists()
+        is_current = is_present and (directory / "current").resolve() == release.resolve()
+        found[name] = {"present": is_present, "current": is_current, "python": None}
+        if is_present:
+            continue
+        python = str(wanted.get("python") or "")
+        asked = python or params["python"]
+        found[name]["python"], seen = find_python(asked, for_others=for_others, version=params["version"])
+        if found[name]["python"] is None:
+            needed = f"Python {python}" if re.fullmatch(r"[\d.]+", python) else python or suitable
+            problems.append(
+                f"prefect_environments: {name} needs {needed}, which {os.uname().nodename} does not have or cannot use "
+                f"({'; '.join(seen) or 'none found'}); install it, or name another one as its python: Prefect "
+                f"{params['version']} needs {suitable}"
+            )
+    return found, problems
 
 
 def index_of(params: dict[str, Any]) -> uv.Index:
@@ -969,6 +1011,7 @@ def main() -> None:
             "packages": {"type": "list", "elements": "str", "default": []},
             "cache_dir": text,
             "requirements": text,
+            "environments": {"type": "dict", "default": {}},
             "uv": text,
             "uv_lock": text,
             "index_url": {"type": "str", "default": "", "no_log": True},
@@ -1051,16 +1094,27 @@ def main() -> None:
     host["settled"] = is_settled(host)
     host["user_groups"] = inherited_groups(host["user"], name=name, operators=host["operators"])
     host["members"] = members_of(host["group"])
+    host["environments"], without_python = find_environments(params, dirs["opt"], for_others=scope == "system")
+    host["other_environments"] = sorted({*trusted.entries(Path(dirs["opt"], ENVIRONMENTS))} - {*params["environments"]})
+    lost += without_python
     if params["state"] == "present" and not host["release_present"]:
         host["python"], host["pythons_seen"] = find_python(
             params["python"], for_others=scope == "system", version=params["version"]
         )
+    is_complete = host["release_present"] and all(each["present"] for each in host["environments"].values())
+    if params["state"] == "present" and not is_complete:
         host["uv"], without_uv = find_uv(params, dirs["opt"])
         lost += without_uv
     # The interpreter of the wanted release, or of the one in use.
     interpreter = str(Path(host["python"]["path"]).parent.parent) if host["python"] else ""
     interpreter = interpreter or trusted.base_python(release if proven else current)
-    host["confinement"] = confinement(host, params["needs"], interpreter)
+    others = [
+        str(Path(each["python"]["path"]).parent.parent)
+        if each["python"]
+        else trusted.base_python(Path(dirs["opt"], ENVIRONMENTS, name, "current"))
+        for name, each in host["environments"].items()
+    ]
+    host["confinement"] = confinement(host, params["needs"], interpreter, *others)
     if params["state"] == "present":
         problems = obstacles(params, host) + lost
         if problems:

@@ -15,8 +15,16 @@ description:
 version_added: 0.1.0
 author: The selfhosted.prefect maintainers
 options:
+  state:
+    description:
+      - V(absent) removes a directory of releases, such as that of an environment, with its link C(current). While a
+        process runs from a release there, it only removes the link.
+    type: str
+    choices: [present, absent]
+    default: present
   path:
-    description: Directory of the release. Its parent holds the other releases.
+    description:
+      - Directory of the release. Its parent holds the other releases. With V(absent), the directory above that parent.
     type: path
     required: true
   link:
@@ -68,6 +76,12 @@ options:
     description: How many verified releases to keep, including the one in use.
     type: int
     default: 3
+  environment:
+    description:
+      - Name of the environment that the release is of, for error messages. All its packages are compiled, because flows
+        import more than O(probe).
+    type: str
+    default: ''
 attributes:
   check_mode:
     description: Reports whether a release would be built or switched to.
@@ -102,8 +116,8 @@ removed:
 """
 
 import contextlib
+import functools
 import os
-import re
 import shutil
 import subprocess
 import tempfile
@@ -114,6 +128,14 @@ from typing import Any
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.selfhosted.prefect.plugins.module_utils import trusted
 from ansible_collections.selfhosted.prefect.plugins.module_utils import uv as own_uv
+from ansible_collections.selfhosted.prefect.plugins.module_utils.installing import (
+    OF_RELEASE,
+    InstallError,
+    environment,
+    of_environment,
+    overrides,
+    run,
+)
 from ansible_collections.selfhosted.prefect.plugins.module_utils.masking import userinfo, without_userinfo
 from ansible_collections.selfhosted.prefect.plugins.module_utils.results import conceal
 from ansible_collections.selfhosted.prefect.plugins.module_utils.safe_files import locked
@@ -131,72 +153,9 @@ SQLAlchemy and the lexers of Pygments, is never imported. Found by running servi
 """
 LOCK = "lock.txt"
 
-UNREACHABLE = (
-    "prefect_index_url: the package index cannot be reached from this host "
-    "(a mirror: prefect_index_url; a private CA: prefect_ca_bundle)"
-)
-NOT_SERVED = "prefect_index_url: the index does not serve what the lock or prefect_packages name"
-
-REASONS = {
-    "no space left": "prefect_opt_dir: the disk is full; free some of it or name another directory",
-    "hash mismatch": (
-        "prefect_lock: a package is not the one that the lock was made from; make the lock again, "
-        "or ask who serves the index"
-    ),
-    "not found in the package registry": NOT_SERVED,
-    "there is no version of": f"{NOT_SERVED}; correct prefect_version, or name another index",
-    "no solution found": "prefect_version, prefect_packages: these versions cannot be installed together",
-    "failed to fetch": UNREACHABLE,
-    "request failed": UNREACHABLE,
-    "error sending request": UNREACHABLE,
-}
-"""Messages of uv in lower case, and what to do about them."""
-
-
-class ReleaseError(Exception):
-    """A release cannot be built or does not work; the message names the variable and the fix."""
-
-
-def run(command: list[str], *, env: dict[str, str], what: str) -> None:
-    """Run one step, or raise `ReleaseError` with the end of its output and a hint."""
-    try:
-        result = subprocess.run(command, env=env, cwd="/", capture_output=True, text=True, check=False)
-    except OSError as error:
-        raise ReleaseError(f"prefect_uv: {command[0]} cannot be run on this host: {error.strerror}") from error
-    if result.returncode == 0:
-        return
-    output = (result.stderr or result.stdout).strip()
-    hint = next(
-        (advice for sign, advice in REASONS.items() if sign in output.lower()),
-        "prefect_version, prefect_lock and prefect_packages describe a release that cannot be used; correct them",
-    )
-    raise ReleaseError(without_userinfo(f"{hint}\n{what} failed:\n" + "\n".join(output.splitlines()[-15:])))
-
-
-def environment(params: dict[str, Any], scratch: str) -> dict[str, str]:
-    """Return the environment for uv and for the probe, which keeps both out of the caller's home directory."""
-    env = os.environ | {
-        "HOME": scratch,
-        "PREFECT_HOME": scratch,
-        "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
-        "DO_NOT_TRACK": "1",
-        "UV_NO_CONFIG": "1",
-        "UV_NO_PROGRESS": "1",
-        "UV_PYTHON_DOWNLOADS": "never",
-        "UV_SYSTEM_CERTS": "true",
-        "UV_CACHE_DIR": params["cache_dir"] or str(Path(params["path"]).with_name(".uv-cache")),
-    }
-    for variable in ("PREFECT_PROFILE", "PYTHONDONTWRITEBYTECODE", "PYTHONHOME", "PYTHONPATH", "VIRTUAL_ENV"):
-        env.pop(variable, None)
-    if params["index_url"]:
-        env["UV_DEFAULT_INDEX"] = params["index_url"]
-    if params["ca_bundle"]:
-        env["SSL_CERT_FILE"] = params["ca_bundle"]
-    return env
-
 
 def obtain_uv(params: dict[str, Any]) -> str:
-    """Return the path of uv on this host, and fetch it if necessary. Raises `ReleaseError`."""
+    """Return the path of uv on this host, and fetch it if necessary. Raises `InstallError`."""
     if not params["uv_lock"]:
         return str(params["uv"])
     try:
@@ -205,33 +164,32 @@ def obtain_uv(params: dict[str, Any]) -> str:
             return found
         own_uv.fetch(own_uv.Index(url=params["index_url"], ca_bundle=params["ca_bundle"]), lock, Path(params["uv"]))
     except own_uv.UvError as error:
-        raise ReleaseError(str(error)) from error
+        raise InstallError(str(error)) from error
     return str(params["uv"])
-
-
-def overrides(lock: str) -> str:
-    """Return the pins of a lock that override every other requirement; its header names the packages."""
-    named = re.search(r"^# Overrides: (.+)$", lock, re.MULTILINE)
-    pins = re.findall(r"^([\w.-]+)==([^\s;]+)", lock, re.MULTILINE)
-    return "".join(f"{name}=={version}\n" for name, version in pins if named and name in named[1].split(", "))
 
 
 def build(params: dict[str, Any], release: Path) -> None:
     """Build and verify the release. The marker is written last, so that an interrupted build is recognized."""
     shutil.rmtree(release, ignore_errors=True)
     uv, python = obtain_uv(params), str(release / "bin" / "python")
+    variables = of_environment(params["environment"]) if params["environment"] else OF_RELEASE
     with tempfile.TemporaryDirectory() as scratch:
-        env = environment(params, scratch)
-        run(
+        env = environment(
+            scratch=scratch,
+            cache_dir=params["cache_dir"] or str(release.with_name(".uv-cache")),
+            index_url=params["index_url"],
+            ca_bundle=params["ca_bundle"],
+        )
+        install = functools.partial(run, env=env, variables=variables)
+        install(
             [uv, "venv", "--quiet", "--python", params["python"], str(release)],
-            env=env,
             what="Making the virtual environment",
         )
         if params["requirements"]:
             lock = release / LOCK
             lock.write_text(params["requirements"])
             command = [uv, "pip", "sync", "--quiet", "--python", python, "--require-hashes", str(lock)]
-            run(command, env=env, what="Installing the lock")
+            install(command, what="Installing the lock")
         if params["packages"]:
             command = [uv, "pip", "install", "--quiet", "--python", python]
             lock = params["requirements"]
@@ -246,19 +204,20 @@ def build(params: dict[str, Any], release: Path) -> None:
                 file = Path(scratch, "packages.txt")
                 file.write_text("\n".join(hidden) + "\n")
                 command += ["--requirements", str(file)]
-            run([*command, *plain], env=env, what=f"Installing {', '.join(params['packages'])}")
+            install([*command, *plain], what=f"Installing {', '.join(params['packages'])}")
         probe = "; ".join(f"import {module}" for module in params["probe"])
         # The service user cannot write bytecode, and would compile at every start what the probe does not import.
         # Which modules of the user's packages flows import is unknown. Some packages ship files that cannot be
         # compiled, so errors are ignored.
         library = release / "lib"
-        named = [] if params["packages"] else [path for name in COMPILED for path in library.glob(f"*/*/{name}")]
+        of_user = params["packages"] or params["environment"]
+        named = [] if of_user else [path for name in COMPILED for path in library.glob(f"*/*/{name}")]
         compiled = named or [library]
         compiler = [python, "-m", "compileall", "-qq", *map(str, compiled)]
         # The installed code runs here for the first time and must not see the credential of the index.
         env.pop("UV_DEFAULT_INDEX", None)
         with subprocess.Popen(compiler, env=env, cwd="/", stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL):
-            run([python, "-c", probe], env=env, what=f"Proving the release ({probe})")
+            install([python, "-c", probe], what=f"Proving the release ({probe})")
     if not params["cache_dir"]:
         shutil.rmtree(release.with_name(".uv-cache"), ignore_errors=True)
     # uv's lock, which every account could hold or write.
@@ -302,9 +261,29 @@ def prune(releases: Path, *, keep: int, in_use: set[str]) -> list[str]:
     return removed
 
 
+def withdraw(module: AnsibleModule, directory: Path) -> None:
+    """Remove a directory of releases with the link to the one in use, and end the module.
+
+    What a process still runs from stays until a later call, without the link, so that nothing else starts from it.
+    """
+    link, releases = directory / "current", directory / "releases"
+    in_use = running(releases) if releases.is_dir() else set()
+    doomed = [] if in_use or not directory.exists() else [directory.name]
+    changed = bool(doomed) or link.is_symlink()
+    if changed and not module.check_mode:
+        with locked(f"releases {releases}"):
+            link.unlink(missing_ok=True)
+            # A process may have started before the link was removed.
+            if doomed and not running(releases):
+                shutil.rmtree(directory)
+    diff = {"before": f"{directory}\n" if changed else "", "after": ""}
+    module.exit_json(changed=changed, built=False, previous="", removed=doomed, diff=diff)
+
+
 def main() -> None:
     module = AnsibleModule(
         argument_spec={
+            "state": {"type": "str", "choices": ["present", "absent"], "default": "present"},
             "path": {"type": "path", "required": True},
             "link": {"type": "path"},
             "uv": {"type": "path"},
@@ -318,10 +297,13 @@ def main() -> None:
             "ca_bundle": {"type": "str", "default": ""},
             "cache_dir": {"type": "str", "default": ""},
             "keep": {"type": "int", "default": 3},
+            "environment": {"type": "str", "default": ""},
         },
         supports_check_mode=True,
     )
     params = module.params
+    if params["state"] == "absent":
+        withdraw(module, Path(params["path"]))
     # `-vvv` shows the invocation, and a package may be a URL with a credential.
     shown = {**params, "index_url": without_userinfo(params["index_url"])}
     invocation = {"module_args": {**shown, "packages": [without_userinfo(name) for name in params["packages"]]}}
@@ -348,7 +330,7 @@ def main() -> None:
                 # Checked again: another run may have held the lock and built it.
                 if not (release / PROOF).exists():
                     build(params, release)
-            except ReleaseError as error:
+            except InstallError as error:
                 shutil.rmtree(release, ignore_errors=True)
                 module.fail_json(**conceal(module, {"msg": str(error), "invocation": invocation}, secrets))
             if link:

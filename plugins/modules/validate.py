@@ -28,6 +28,11 @@ options:
         outdated.
     type: dict
     default: {}
+  environments:
+    description: The environments of deployments on the host.
+    type: list
+    elements: raw
+    default: []
   environment_names:
     description:
       - Names of environment variables that are not settings for Prefect, by the variable that contains them and their

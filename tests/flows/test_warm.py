@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 from collections.abc import Iterator
@@ -28,9 +29,16 @@ del sys.path[0]
 launch.main(sys.argv)
 """
 
+IN_ENVIRONMENT = ("sleeps", "returns", "is_killed")
+"""What is also run in an environment of packages, which is the release here, by the program on the worker's PATH."""
+
+COMMAND = {"command": "prefect-environment etl"}
+
 ENDINGS: dict[str, dict[str, Any]] = {
     "sleeps": {"cancel": True},
+    "sleeps_in_an_environment": {"flow": "sleeps", "cancel": True, "variables": COMMAND},
     "returns": {},
+    "returns_in_an_environment": {"flow": "returns", "variables": COMMAND},
     "describes_itself": {"variables": {"env": {"SHOP": "a b", "TZ": "Asia/Tokyo", "PYTHONPATH": "PLACE/lib"}}},
     "logs_in_its_own_way": {
         "variables": {
@@ -45,6 +53,7 @@ ENDINGS: dict[str, dict[str, Any]] = {
     "exits": {},
     "exits_at_once": {},
     "is_killed": {},
+    "is_killed_in_an_environment": {"flow": "is_killed", "variables": COMMAND},
     "ends_by_sigterm": {},
     "has_subflows_and_tasks": {},
     "starts_processes": {},
@@ -52,7 +61,6 @@ ENDINGS: dict[str, dict[str, Any]] = {
     "is_async": {},
     "yields": {},
     "has_no_such_flow": {},
-    "returns_by_its_command": {"flow": "returns", "variables": {"command": f"{PYTHON} -m prefect.engine"}},
     "returns_with_other_hashes": {"flow": "returns", "variables": {"env": {"PYTHONHASHSEED": "7"}}},
 }
 
@@ -76,8 +84,22 @@ def api(place: Path) -> Iterator[Api]:
     cold = [str(PYTHON), str(place / "launcher")]
     warm = [*cold, "--warm", "--preload=early", "--preload=threaded", "--preload=missing"]
     environment = alone(place / "home") | {"PYTHONPATH": str(place), "PREFECT_WORKER_QUERY_SECONDS": "1"}
+    environment["PATH"] = f"{program_of_environments(place).parent}:{environment['PATH']}"
     with started(environment, place, launchers={"cold": cold, "warm": warm}, limit=1) as call:
         yield call
+
+
+def program_of_environments(place: Path) -> Path:
+    """Write the program as the role does, and an environment, and return the program."""
+    program, directory = place / "opt/bin/prefect-environment", place / "opt/environments/etl"
+    program.parent.mkdir(parents=True)
+    directory.mkdir(parents=True)
+    (directory / "current").symlink_to(PYTHON.parent.parent)
+    text = (ROOT / "templates/opt/prefect/bin/prefect-environment.j2").read_text()
+    text = text.replace("{{ __prefect_host.dirs.opt }}", str(place / "opt"))
+    program.write_text(re.sub(r"{{.*?}}", "#", text))
+    program.chmod(0o755)
+    return program
 
 
 def begin(
@@ -181,9 +203,21 @@ def test_scenes_end_as_they_are_called(ended: dict[tuple[str, str], dict[str, An
     """The comparison would also hold if no flow run began."""
     states = {name: run["state"]["type"] for (name, pool), run in ended.items() if pool == "warm"}
     good = {"returns", "describes_itself", "has_subflows_and_tasks", "starts_processes", "leaves_a_process", "is_async"}
-    good |= {"logs_in_its_own_way", "yields", "returns_by_its_command", "returns_with_other_hashes"}
+    good |= {"logs_in_its_own_way", "yields", "returns_in_an_environment", "returns_with_other_hashes"}
     assert {name for name, state in states.items() if state == "COMPLETED"} == good & set(states)
-    assert states["sleeps"] == "CANCELLED"
+    assert states["sleeps"] == states["sleeps_in_an_environment"] == "CANCELLED"
+
+
+@pytest.mark.parametrize("name", IN_ENVIRONMENT)
+def test_the_end_is_the_same_in_an_environment(
+    ended: dict[tuple[str, str], dict[str, Any]], api: Api, place: Path, name: str
+) -> None:
+    def seen(scene: str) -> tuple[str, str, list[str]]:
+        run, path = ended[scene, "cold"], notes(place, "cold", scene)
+        message = (run["state"]["message"] or "").replace(run["id"], "ID")
+        return run["state"]["type"], message, sorted(json.loads(path.read_text())) if path.exists() else []
+
+    assert seen(f"{name}_in_an_environment") == seen(name), api.log(ended[f"{name}_in_an_environment", "cold"]["id"])
 
 
 def test_a_warm_process_has_what_was_loaded_early(ended: dict[tuple[str, str], dict[str, Any]], api: Api) -> None:

@@ -1,4 +1,4 @@
-"""The uv of flows: on the PATH of their workers, on top of the release, trusting whom the package index needs."""
+"""Programs on the PATH of workers: uv, on top of the release, and the one that runs flows in an environment."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ def host_of(directory: Path) -> dict[str, object]:
     return {"scope": "system", "dirs": {"opt": str(directory / "opt"), "bin": str(directory / "bin")}}
 
 
-def install(directory: Path, *, ca_bundle: str = "") -> Path:
-    """Write the program as the role does, and return it."""
-    text = (ROOT / "templates/opt/prefect/bin/uv.j2").read_text(encoding="utf-8")
+def install(directory: Path, *, name: str = "uv", ca_bundle: str = "") -> Path:
+    """Write a program as the role does, and return it."""
+    text = (ROOT / f"templates/opt/prefect/bin/{name}.j2").read_text(encoding="utf-8")
     environment = Environment(undefined=StrictUndefined, trim_blocks=True, autoescape=False)
     environment.filters |= {"comment": comment, "quote": quote}
     values = {"ansible_managed": "managed", "prefect_instance": "prefect", "prefect_ca_bundle": ca_bundle}
-    program = directory / "opt" / "bin" / "uv"
+    program = directory / "opt" / "bin" / name
     program.parent.mkdir(parents=True, exist_ok=True)
     program.write_text(environment.from_string(text).render(**values, __prefect_host=host_of(directory)))
     program.chmod(0o755)
@@ -106,3 +106,48 @@ def test_only_uv_trusts_the_authorities_of_the_index(tmp_path: Path) -> None:
     assert run(program).stdout == "/etc/own certs/it's.pem\n"
     assert run(program, SSL_CERT_FILE="/mine.pem").stdout == "/mine.pem\n"
     assert "SSL_CERT_FILE" not in uv_settings(host_of(tmp_path), index_url="https://x/index")
+
+
+@pytest.fixture
+def environments(tmp_path: Path) -> Path:
+    """Two releases of an environment in a directory with a blank, and the program."""
+    install(tmp_path / "a b", name="prefect-environment")
+    releases = tmp_path / "a b" / "opt" / "environments" / "etl" / "releases"
+    for name in ("1", "2"):
+        venv.create(releases / name, symlinks=True)
+    (releases.parent / "current").symlink_to("releases/1")
+    return releases
+
+
+def in_environment(releases: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """Start the program as a worker does, which finds it on its PATH."""
+    path = uv_settings(host_of(releases.parents[3]), index_url="")["PATH"]
+    return run("/bin/sh", "-c", 'exec "$@"', "sh", "prefect-environment", *arguments, PATH=path)
+
+
+def test_a_flow_runs_in_the_release_that_its_environment_has_at_its_start(environments: Path) -> None:
+    show = (
+        "import os, subprocess, sys; print(sys.prefix); print(os.environ['UV_PYTHON']);"
+        "subprocess.run(['python', '-c', 'import sys; print(sys.prefix)'], check=True)"
+    )
+    for name in ("1", "2"):
+        link = environments.parent / "current"
+        link.unlink()
+        link.symlink_to(f"releases/{name}")
+        release = str(environments / name)
+        done = in_environment(environments, "etl", "-u", "-c", show)
+        assert done.stdout.splitlines() == [release, f"{release}/bin/python", release], done.stderr
+
+
+def test_a_flow_runs_prefects_engine(environments: Path) -> None:
+    (packages,) = (environments / "1").glob("lib/python3*/site-packages")
+    (packages / "prefect").mkdir()
+    (packages / "prefect" / "engine.py").write_text("print(__name__, 'runs')")
+    assert in_environment(environments, "etl").stdout == "__main__ runs\n"
+
+
+def test_an_environment_that_the_host_does_not_have(environments: Path) -> None:
+    done = in_environment(environments, "other")
+    assert done.returncode == 127
+    assert done.stderr == "prefect-environment: this host has no environment other (prefect_environments)\n"
+    assert "name an environment" in in_environment(environments).stderr

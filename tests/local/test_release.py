@@ -373,6 +373,41 @@ def test_a_release_that_a_process_runs_from_stays_until_it_ends(host: Host) -> N
     assert release.prune(host.releases, keep=1, in_use={"2", "3"}) == ["1"]
 
 
+def test_a_directory_of_releases_goes_when_no_process_runs_from_it(host: Host) -> None:
+    """As that of an environment, which no flow run may start from in the meantime."""
+    host.install("1")
+    opt = host.link.parent
+    gone = {"path": str(opt), "state": "absent"}
+    library = host.releases / "1" / "lib" / "loaded_late.py"
+    library.write_text("loaded")
+    program = (
+        f"import mmap; f = open({str(library)!r}, 'r+b'); m = mmap.mmap(f.fileno(), 0); print(1, flush=True); input()"
+    )
+    with subprocess.Popen([sys.executable, "-c", program], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None and process.stdout.readline()
+        dry = outcome(release.main, check_mode=True, **gone)
+        assert host.link.is_symlink()
+        assert outcome(release.main, **gone) == dry
+        assert (dry["changed"], dry["removed"]) == (True, [])
+        assert not host.link.is_symlink() and host.installed() == ["1"]
+        assert outcome(release.main, **gone)["changed"] is False
+    dry = outcome(release.main, check_mode=True, **gone)
+    assert opt.exists()
+    assert outcome(release.main, **gone) == dry
+    assert (dry["changed"], dry["removed"]) == (True, ["opt"])
+    assert not opt.exists()
+    assert outcome(release.main, **gone)["changed"] is False
+
+
+def test_an_environment_is_named_where_it_fails(host: Host) -> None:
+    host.says(MISMATCH)
+    said = host.install(environment="etl")["msg"]
+    assert said.startswith("prefect_environments (etl): a package is not the one that the lock was made from")
+    (host.uv.parent / "says").unlink()
+    assert host.install(environment="etl")["built"]
+    assert {path.parents[1].name for path in (host.link / "lib").rglob("*.pyc")} == {"of_the_user", "prefect"}
+
+
 def test_two_runs_do_not_wait_for_a_lock_that_every_account_can_take(host: Host) -> None:
     host.install("1")
     old = host.releases / ".lock"

@@ -121,6 +121,24 @@ PATIENT = """
             time.sleep(0.2)
 """
 
+# Ends when one with the other version runs as well.
+MEET = """
+    import pathlib
+    import time
+    from importlib.metadata import version
+
+    from prefect import flow
+
+
+    @flow(timeout_seconds=120)
+    def meet(own: str, other: str):
+        assert version("iniconfig") == own
+        place = pathlib.Path("/var/lib/prefect/storage")
+        (place / own).touch()
+        while not (place / other).exists():
+            time.sleep(0.2)
+"""
+
 HOOK = """
     from http.server import BaseHTTPRequestHandler, HTTPServer
 
@@ -509,6 +527,56 @@ def test_a_serve_process_is_kept_alive(running: Host) -> None:
     running.sh("rm /var/lib/prefect/flows/serve.py; prefect deployment delete stock/served")
 
 
+def test_two_environments_run_at_once_on_one_worker(running: Host) -> None:
+    versions = {"old": "2.0.0", "new": "2.1.0"}
+    running.write("/var/lib/prefect/flows/meet.py", textwrap.dedent(MEET))
+    deployment = {
+        "flow": "meet",
+        "work_pool": "default",
+        "path": "/var/lib/prefect/flows",
+        "entrypoint": "meet.py:meet",
+    }
+    pairs = zip(versions.items(), reversed(versions.values()), strict=True)
+    variables: Variables = {
+        **PLAIN,
+        "prefect_environments": [
+            {"name": name, "requirements": [f"iniconfig=={version}"]} for name, version in versions.items()
+        ],
+        "prefect_deployments": [
+            {**deployment, "name": name, "environment": name, "parameters": {"own": own, "other": other}}
+            for (name, own), other in pairs
+        ],
+    }
+
+    def play(playbook: str = "site.yml", **more: object) -> Ended:
+        ended = running.play(playbook, {**variables, **more})
+        assert ended.rc == 0, ended.output
+        return ended
+
+    play()
+    found = [running.api(f"/deployments/name/meet/{name}")["id"] for name in versions]
+    started = [running.api(f"/deployments/{deployment}/create_flow_run", {})["id"] for deployment in found]
+
+    def states() -> list[str]:
+        return [running.api(f"/flow_runs/{run}")["state_type"] for run in started]
+
+    until(lambda: not {*states()} & {"SCHEDULED", "PENDING", "RUNNING"})
+    assert states() == ["COMPLETED", "COMPLETED"], running.sh("journalctl --unit 'prefect-worker@*' --lines 50")
+    assert running.sh("find /opt/prefect/environments ! -user root -o -perm /022 ! -type l ! -name .lock") == ""
+    about = info(running)["environments"]
+    assert isinstance(about, list) and [each["name"] for each in about] == ["new", "old"]
+    assert play().changed == 0
+
+    refused = running.play(variables={**variables, "prefect_environments": variables["prefect_environments"][:1]})
+    assert refused.rc == 2 and not re.search("changed=[1-9]", refused.words)
+    assert "prefect_deployments: meet/new names the environment new" in refused.words
+
+    left = variables["prefect_environments"][:1]
+    play(prefect_environments=left, prefect_deployments=[], prefect_resources_prune=True)
+    assert running.sh("ls /opt/prefect/environments") == "old"
+    running.sh("rm /var/lib/prefect/flows/meet.py")
+
+
 def test_a_list_of_runners_by_its_own_inventory(running: Host, tmp_path: Path) -> None:
     """The two commands that the README has for it. Beside its inventory, only how the host is reached."""
     name = "one.example.com"
@@ -528,5 +596,7 @@ def test_a_list_of_runners_by_its_own_inventory(running: Host, tmp_path: Path) -
     assert [each["schedule"]["interval"] for each in schedules] == [300]
     run = "prefect_resources_run=ticket_processor/ticket_processor"
     assert "looking into my-queue" in play("playbooks/run.yml", "-e", run).words
+    # What is left of an environment.
+    running.sh("mkdir --parents /opt/prefect/environments/etl/releases/1")
     play("playbooks/absent.yml", "-e", '{"prefect_purge": true}')
     assert running.sh("ls -d /opt/prefect /etc/prefect /var/lib/prefect 2>/dev/null || true") == ""

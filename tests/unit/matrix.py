@@ -116,7 +116,8 @@ VALUES: dict[str, dict[str, list[Any]]] = {
         ],
         "parameter_openapi_schema": [{"type": "object", "properties": {"c": {"type": "string"}}}, PARAMETERS],
         "enforce_parameter_schema": [False, True],
-        "job_variables": [{"env": {"A": "b"}}, {"env": {}}, {}],
+        "environment": ["etl", "legacy", ""],
+        "job_variables": [{"env": {"A": "b"}}, {"env": {}}, {"command": "prefect-environment etl"}, {}],
         "work_pool": ["pool", "pool-2"],
         "work_queue": [],
         "concurrency_limit": [2, 3, -1],
@@ -190,7 +191,8 @@ VALUES: dict[str, dict[str, list[Any]]] = {
 }
 
 NEWER = {
-    ("deployment", "job_variables", 2),
+    ("deployment", "environment", 2),
+    ("deployment", "job_variables", 3),
     ("deployment", "concurrency_options", 1),
     ("deployment", "concurrency_options", 2),
     ("automation", "actions", 1),

@@ -108,6 +108,8 @@ def test_what_a_good_host_says(home: Path) -> None:
     assert said == {
         "changed": False,
         "addresses": {},
+        "environments": {},
+        "other_environments": [],
         "fingerprints": {},
         "installation": {"id": said["installation"]["id"], "formerly": {}},
         "instance": "blue",
@@ -804,6 +806,30 @@ def homes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setattr(preflight, "HOMES", (str(tmp_path / "home"),))
     monkeypatch.setattr(preflight, "TEMPORARY", (str(tmp_path / "tmp"),))
     return tmp_path
+
+
+def test_environments(home: Path) -> None:
+    opt = home / "opt"
+    wanted = {"etl": {"release": "3.8.8-1", "python": ""}, "old": {"release": "3.8.8-2", "python": "3.99"}}
+    release = opt / "environments" / "old" / "releases" / "3.8.8-2"
+    release.mkdir(parents=True)
+    (opt / "environments" / "left").mkdir()
+    (said,) = obstacles(opt_dir=str(opt), version="3.8.8", environments=wanted)
+    assert said.startswith(f"prefect_environments: old needs Python 3.99, which {os.uname().nodename} does not have")
+    assert "Prefect 3.8.8 needs Python 3.10 or newer and older than 3.15" in said
+    # What is installed needs no Python to be built on.
+    (release / ".proven").touch()
+    found = look(opt_dir=str(opt), version="3.8.8", environments=wanted)
+    assert found["other_environments"] == ["left"]
+    assert found["environments"]["old"] == {"present": True, "current": False, "python": None}
+    assert found["environments"]["etl"] == {"present": False, "current": False, "python": found["python"]}
+    (release.parents[1] / "current").symlink_to("releases/3.8.8-2")
+    assert look(opt_dir=str(opt), version="3.8.8", environments=wanted)["environments"]["old"]["current"]
+    wanted["etl"]["python"] = "/nowhere/python3"
+    (said,) = obstacles(opt_dir=str(opt), version="3.8.8", environments=wanted)
+    assert "etl needs /nowhere/python3, which" in said and "cannot be run" in said
+    gone = look(opt_dir=str(opt), state="absent", environments={})
+    assert gone["other_environments"] == ["left", "old"]
 
 
 @pytest.mark.parametrize("different", [{}, {"service_manager": "supervisord"}, {"scope": "user"}])

@@ -96,6 +96,31 @@ def test_nothing_is_wrong(instance: Instance) -> None:
     assert re.fullmatch("1 flow runs planned, the next in 3[56]\\d\\d s", details["background services"])
 
 
+def test_the_environments_of_deployments(instance: Instance, tmp_path: Path) -> None:
+    release = tmp_path / "environments" / "etl" / "releases" / "3.8.8-0123456789ab"
+    release.mkdir(parents=True)
+    (release / "pyvenv.cfg").write_text("home = /usr/bin\nversion_info = 3.12.4\n")
+    (tmp_path / "environments" / "half-built" / "releases").mkdir(parents=True)
+    assert read(instance)["environments"] == []
+    (release.parents[1] / "current").symlink_to("releases/3.8.8-0123456789ab")
+    info = read(instance)
+    about = {"name": "etl", "release": "3.8.8-0123456789ab", "version": "3.8.8", "python": "3.12.4"}
+    assert info["environments"] == [about]
+    assert re.search(r"Environment +etl: 3\.8\.8-0123456789ab, Python 3\.12\.4", text(info))
+
+    def said() -> list[str]:
+        return [problem for problem in read(instance)["problems"] if problem.startswith("environment")]
+
+    (problem,) = said()
+    assert problem.startswith("environment etl: 3.8.8-0123456789ab, Python 3.12.4: its Python was removed; install it")
+    (release / "bin").mkdir()
+    (release / "bin" / "python").touch()
+    assert said() == []
+    (tmp_path / "current").unlink()
+    (tmp_path / "current").symlink_to("releases/3.9.1-0123456789ab")
+    assert said() == ["environment etl: 3.8.8-0123456789ab, Python 3.12.4: the release has Prefect 3.9.1; run site.yml"]
+
+
 def test_the_server_is_made_to_write_and_nothing_is_left(api: FakeApi, instance: Instance) -> None:
     read(instance)
     assert [request.split("_status_")[0] for request in api.writes] == [
