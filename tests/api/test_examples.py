@@ -133,7 +133,7 @@ def prepared(server: PrefectServer, tmp_path: Path) -> Iterator[PrefectServer]:
                 for name in KINDS
             }
             gone["prefect_block_types"] = [{"slug": slug, "state": "absent"} for slug in ("s3-bucket", "shop-account")]
-            reconcile(api, gone, Wish())
+            reconcile(api, gone, Wish(adopt="true"))
 
 
 def addressed(tasks: Any, url: str) -> Any:
