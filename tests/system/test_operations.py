@@ -59,8 +59,8 @@ ATTACK = """
         yield "signal the server", lambda: os.kill(pid, 0)
         yield "signal the exporter", lambda: os.kill(victim, 0)
         yield "create a file beside the database", (HOME / "planted").touch
-        yield "write into a directory of the server", (HOME / "ui" / "planted").touch
-        yield "replace a directory of the server", lambda: (HOME / "ui").rename(HOME / "ui.gone")
+        yield "write into a directory of the server", (HOME / "prefect-ui" / "planted").touch
+        yield "replace a directory of the server", lambda: (HOME / "prefect-ui").rename(HOME / "prefect-ui.gone")
         yield "replace its own directory", lambda: (HOME / "flows").rename(HOME / "flows.gone")
 
 
@@ -310,7 +310,7 @@ def test_one_account_becomes_two_and_nothing_is_lost(running: Host) -> None:
     assert users(running)["prefect-worker@default"] == "prefect-worker"
     # The scripts run again, as another account, and a run proves them.
     assert runs(running) > known and info(running)["deployments"] == EXAMPLES
-    paths = "prefect.db ui flows flows/deploy.py storage data data/a worker/.aws/credentials worker/note"
+    paths = "prefect.db prefect-ui flows flows/deploy.py storage data data/a worker/.aws/credentials worker/note"
     owners = running.sh(f"cd /var/lib/prefect && stat --format %U {paths}").split()
     assert owners == ["prefect"] * 2 + ["prefect-worker"] * 7
     assert (
