@@ -109,7 +109,7 @@ def test_a_uv_that_the_user_named_has_to_exist(given: str, says: str, source: st
         return name
 
     def execute(module_name: str, module_args: dict[str, Any], task_vars: Any) -> dict[str, Any]:
-        assert module_args == {"uv": "any"}
+        assert module_args == {"uv": "any", "environments": {}}
         return {"uv": source}
 
     action = object.__new__(ActionModule)
