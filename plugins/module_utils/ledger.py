@@ -74,6 +74,9 @@ COMMENT = ("Prefect (", "Prefect flows (")
 NOGROUP = 65534
 """Number of the group that owns no files."""
 
+HIDDEN = ".selfhosted-prefect-"
+"""How the names of directories begin that exist only while something runs, such as a restore."""
+
 PROMISED = ("file", "directory", "tree", "data", "user", "group")
 """Kinds of entries that are marked as `promised` until what they record exists."""
 
@@ -265,15 +268,15 @@ class Ledger:
                 del entry["promised"]
 
     def doubt(self) -> None:
-        """Forget the promises of an earlier run that were not kept, and those that another owner may have kept.
+        """Confirm the promises of an earlier run that it has kept, and forget those that another owner may have kept.
 
-        A run that was killed right after a creation has not confirmed it: what holds nothing that the
-        ledger lacks is this collection's.
+        A run that was killed right after a creation has not confirmed it: what holds nothing that the ledger lacks is
+        this collection's.
         """
         for key, entry in list(self.entries.items()):
-            if entry["part"] != self.part or not entry.get("promised"):
+            if entry["part"] != self.part or not entry.get("promised") or not exists_now(entry):
                 continue
-            if exists_now(entry) and is_own(self, entry):
+            if is_own(self, entry):
                 del entry["promised"]
             else:
                 del self.entries[key]
@@ -334,6 +337,8 @@ def is_own(ledger: Ledger, entry: Mapping[str, Any]) -> bool:
         return pwd.getpwnam(entry["name"]).pw_gecos in comments(ledger.path)
     if kind == "group":
         return all(user.pw_gecos in comments(ledger.path) for user in primary_users(entry["name"]))
+    if path.name.startswith(HIDDEN):
+        return True
     if kind == "tree" or path.is_symlink() or not path.is_dir():
         return ledger.holds(path) or is_traced(path)
     known = [below for below in inside(path) if ledger.knows(below) or (path.parent == BACKUPS and is_backup(below))]

@@ -999,6 +999,17 @@ def test_what_another_owner_creates_after_a_run_that_failed_stays(host: Host) ->
     assert made.items() <= host.manifest().items()
 
 
+def test_a_directory_that_exists_only_for_a_time_is_recorded_once(host: Host) -> None:
+    scratch = {"kind": "tree", "name": str(host.root / "var/lib/.selfhosted-prefect-prefect-proof")}
+    assert record(host, scratch)["changed"] and not record(host, scratch)["changed"]
+    assert not host.record(check_mode=True)["adopted"]
+    Path(scratch["name"]).mkdir()
+    Path(scratch["name"], "prefect.db").touch()
+    assert not record(host, scratch).get("failed")
+    host.remove(purge=True)
+    assert not Path(scratch["name"]).exists()
+
+
 def test_what_a_run_that_was_killed_created_is_its_own(host: Host) -> None:
     """The next run knows it although the first did not confirm it."""
     before = host.manifest()
