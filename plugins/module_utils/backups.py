@@ -24,6 +24,9 @@ from typing import Any
 from urllib.parse import quote, unquote
 
 SAFETY = "safety"
+SCRATCH = "_proof"
+"""What follows the name of a PostgreSQL database in that of the copy by which a backup is proven."""
+
 MANIFEST = ".json"
 PARTIAL = ".partial"
 STAMP = r"\d{8}T\d{6}Z"

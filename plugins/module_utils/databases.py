@@ -194,9 +194,6 @@ def identifier(name: str) -> str:
     return '"' + name.replace('"', '""') + '"'
 
 
-SCRATCH = "_proof"
-"""End of the name of a scratch database."""
-
 OPTIONS = "PREFECT_BACKUP_OPTIONS"
 """Environment variable in which a host's timer passes the options of `main`, as JSON."""
 
@@ -485,7 +482,7 @@ class Postgresql:
     def scratch(self, home: Path) -> Postgresql:
         """Return the scratch database of a proof, in the same cluster. Raises BackupError."""
         path = identifier(self._schema().name)
-        return Postgresql({**self.given, "database": f"{self.name}{SCRATCH}", "search_path": path})
+        return Postgresql({**self.given, "database": f"{self.name}{backups.SCRATCH}", "search_path": path})
 
     def check_scratch(self, scratch: Postgresql) -> None:
         """Check that a scratch database can be created, and does not exist. Raises BackupError."""

@@ -162,6 +162,7 @@ from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.selfhosted.prefect.plugins.module_utils import safe_files
+from ansible_collections.selfhosted.prefect.plugins.module_utils.backups import SCRATCH
 from ansible_collections.selfhosted.prefect.plugins.module_utils.ledger import (
     KEPT,
     LEDGER,
@@ -483,6 +484,11 @@ def exists(cluster: Cluster, kind: str, name: str) -> bool:
     return cluster.sql(f"select exists (select from {catalog} where {column} = {literal(name)})") == "t"
 
 
+def owner_of(cluster: Cluster, database: str) -> str:
+    """Return the owner of a database; an empty text if it does not exist."""
+    return cluster.sql(f"select pg_get_userbyid(datdba) from pg_database where datname = {literal(database)}")
+
+
 def key(cluster: Cluster, name: str) -> str:
     """Return the name of a cluster's role or database in the ledger."""
     return f"{cluster.version}/{cluster.name} {name}"
@@ -638,9 +644,13 @@ def drop(
     dumps: list[str] = []
     if dry:
         return doomed, dumps
+    roles = {name for kind, name in doomed if kind == "role"}
     for kind, name in doomed:
         if kind == "database" and params["backup_dir"]:
             dumps.append(dump(cluster, name, params["backup_dir"]))
+        # A proof of a backup that was killed left its copy of the database.
+        if kind == "database" and owner_of(cluster, name + SCRATCH) in roles:
+            cluster.sql(f"drop database {identifier(name + SCRATCH)} with (force)")
         cluster.sql(f"drop {kind} {identifier(name)}{' with (force)' if kind == 'database' else ''}")
     for kind, name in recorded(ledger, cluster):
         if ledger is not None:

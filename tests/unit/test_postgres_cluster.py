@@ -331,6 +331,7 @@ def renamed(
 
     monkeypatch.setattr(Cluster, "sql", sql)
     monkeypatch.setattr(postgres_cluster, "dump", dump)
+    monkeypatch.setattr(postgres_cluster, "owner_of", lambda _, name: {"before_proof": "former"}.get(name, "another"))
     outcome(postgres_cluster.main, **foreign | {"database": "before", "role": "former"})
     outcome(postgres_cluster.main, **foreign)
     monkeypatch.setattr(postgres_cluster, "exists", lambda *_: True)
@@ -368,6 +369,7 @@ def test_a_purge_drops_a_database_of_a_former_name_after_a_dump(
         "dump prefect to /b",
         'drop database "prefect" with (force)',
         "dump before to /b",
+        'drop database "before_proof" with (force)',
         'drop database "before" with (force)',
         'drop role "prefect"',
         'drop role "former"',
