@@ -130,9 +130,11 @@ test-preset: env
 	@$(VENV)/bin/uv pip sync --quiet --require-hashes --python $(@D) $^
 	@touch $@
 
-faults: env ## What happens to a platform on four hosts when a part of it fails
+faults: env ## What happens to a platform on four hosts when it is upgraded, and when a part of it fails
 	@trap 'tests/hosts/host end' EXIT; tests/hosts/prepare; \
-	for action in destroy create prepare converge side-effect destroy; do $(MOLECULE) $$action -s platform; done
+	for action in destroy create prepare; do $(MOLECULE) $$action -s platform; done; \
+	$(MOLECULE) converge -s platform -- --extra-vars=prefect_version=3.8.8; \
+	for action in side-effect destroy; do $(MOLECULE) $$action -s platform; done
 
 bench: env .cache/release-3.9.1/.ready ## Compare with an installation by hand, and with the floor
 	@tests/hosts/prepare
