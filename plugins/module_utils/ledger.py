@@ -336,13 +336,22 @@ def is_own(ledger: Ledger, entry: Mapping[str, Any]) -> bool:
     if kind == "user":
         return pwd.getpwnam(entry["name"]).pw_gecos in comments(ledger.path)
     if kind == "group":
-        return all(user.pw_gecos in comments(ledger.path) for user in primary_users(entry["name"]))
+        # A member may be a name that no account has.
+        users = [*primary_users(entry["name"]), *(user_of(name) for name in grp.getgrnam(entry["name"]).gr_mem)]
+        return all(user is not None and user.pw_gecos in comments(ledger.path) for user in users)
     if path.name.startswith(HIDDEN):
         return True
     if kind == "tree" or path.is_symlink() or not path.is_dir():
         return ledger.holds(path) or is_traced(path)
     known = [below for below in inside(path) if ledger.knows(below) or (path.parent == BACKUPS and is_backup(below))]
     return known == inside(path)
+
+
+def user_of(name: str) -> pwd.struct_passwd | None:
+    """Return an account; None if it does not exist."""
+    with contextlib.suppress(KeyError):
+        return pwd.getpwnam(name)
+    return None
 
 
 def primary_users(group: str) -> list[pwd.struct_passwd]:

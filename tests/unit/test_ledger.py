@@ -999,6 +999,19 @@ def test_what_another_owner_creates_after_a_run_that_failed_stays(host: Host) ->
     assert made.items() <= host.manifest().items()
 
 
+@pytest.mark.parametrize(("member", "comment"), [("alice", "Alice"), ("nightly", "Prefect flows (prefect)")])
+def test_a_group_with_members_that_appears_after_a_run_that_failed_is_another_owners(
+    host: Host, monkeypatch: pytest.MonkeyPatch, member: str, comment: str
+) -> None:
+    record(host, {"kind": "group", "name": "analysts", "variable": "prefect_user"})
+    analysts = grp.struct_group(("analysts", "x", 54321, [member]))
+    monkeypatch.setattr(grp, "getgrnam", {"analysts": analysts}.__getitem__)
+    monkeypatch.setattr(pwd, "getpwnam", {member: account(member, comment=comment)}.__getitem__)
+    monkeypatch.setattr(pwd, "getpwall", lambda: [account(member, comment=comment)])
+    again = record(host, {"kind": "group", "name": "analysts", "variable": "prefect_user"})
+    assert bool(again.get("failed")) is (member == "alice")
+
+
 def test_a_directory_that_exists_only_for_a_time_is_recorded_once(host: Host) -> None:
     scratch = {"kind": "tree", "name": str(host.root / "var/lib/.selfhosted-prefect-prefect-proof")}
     assert record(host, scratch)["changed"] and not record(host, scratch)["changed"]
