@@ -9,6 +9,8 @@ import re
 import subprocess
 import sys
 import textwrap
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -358,17 +360,24 @@ def test_old_releases_go(host: Host, keep: int, left: list[str]) -> None:
     assert (host.releases / ".uv-cache").exists()
 
 
-def test_a_release_that_a_process_runs_from_stays_until_it_ends(host: Host) -> None:
-    """A worker that ends its flow runs first, or a flow run itself, may need it for hours."""
-    host.install("1")
-    host.install("2")
-    library = host.releases / "1" / "lib" / "loaded_late.py"
+@contextmanager
+def process_from(directory: Path) -> Iterator[None]:
+    """Let a process load a file of a release, until it has been looked at."""
+    library = directory / "lib" / "loaded_late.py"
     library.write_text("loaded")
     program = (
         f"import mmap; f = open({str(library)!r}, 'r+b'); m = mmap.mmap(f.fileno(), 0); print(1, flush=True); input()"
     )
     with subprocess.Popen([sys.executable, "-c", program], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
         assert process.stdout is not None and process.stdout.readline()
+        yield
+
+
+def test_a_release_that_a_process_runs_from_stays_until_it_ends(host: Host) -> None:
+    """A worker that ends its flow runs first, or a flow run itself, may need it for hours."""
+    host.install("1")
+    host.install("2")
+    with process_from(host.releases / "1"):
         assert host.install("3", keep=1)["removed"] == []
     assert release.prune(host.releases, keep=1, in_use={"2", "3"}) == ["1"]
 
@@ -378,13 +387,7 @@ def test_a_directory_of_releases_goes_when_no_process_runs_from_it(host: Host) -
     host.install("1")
     opt = host.link.parent
     gone = {"path": str(opt), "state": "absent"}
-    library = host.releases / "1" / "lib" / "loaded_late.py"
-    library.write_text("loaded")
-    program = (
-        f"import mmap; f = open({str(library)!r}, 'r+b'); m = mmap.mmap(f.fileno(), 0); print(1, flush=True); input()"
-    )
-    with subprocess.Popen([sys.executable, "-c", program], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
-        assert process.stdout is not None and process.stdout.readline()
+    with process_from(host.releases / "1"):
         dry = outcome(release.main, check_mode=True, **gone)
         assert host.link.is_symlink()
         assert outcome(release.main, **gone) == dry
