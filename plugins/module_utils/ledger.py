@@ -506,6 +506,12 @@ def expect_unhidden(ledger: Ledger, path: Path, variable: str) -> dict[str, Any]
     return unit_state(path)
 
 
+def is_in_adopted_home(ledger: Ledger, path: Path) -> bool:
+    """Return whether a path has a common name in another owner's home."""
+    home = ledger.get("data", path.parent)
+    return home is not None and home["origin"] == "adopted" and path.name in COMMON
+
+
 def expected(
     ledger: Ledger, kind: str, path: Path, variable: str, content: Collection[str] = ()
 ) -> list[dict[str, Any]]:
@@ -525,6 +531,9 @@ def expected(
                 if below.name not in COMMON and (ledger.recognized or not os.path.lexists(below)) and not below.is_dir()
             ]
             return [entry, *({"kind": "content", "name": str(below), "origin": "created"} for below in created)]
+        if kind == "directory" and entry["origin"] == "adopted" and is_in_adopted_home(ledger, path):
+            # Its owner, an account of the services, writes there.
+            return [entry | {"kind": "data"}]
         if kind == "directory" and ledger.recognized:
             files = [below for below in inside(path) if not below.is_dir() and not ledger.knows(below)]
             created = [below for below in files if recognizable(ledger, "file", below) and not below.is_symlink()]
@@ -538,8 +547,7 @@ def expected(
         if not ledger.knows(step) and (not os.path.lexists(step) or ledger.shared(step))
     ]
     hidden = expect_unhidden(ledger, path, variable) if kind == "file" else {}
-    home = ledger.get("data", path.parent)
-    if kind == "directory" and home is not None and home["origin"] == "adopted" and path.name in COMMON:
+    if kind == "directory" and is_in_adopted_home(ledger, path):
         # A purge removes what the accounts write there as well.
         kind = "content"
     return [*above, {"kind": kind, "name": str(path), "origin": "created", **hidden}]

@@ -935,6 +935,20 @@ def test_what_the_owner_of_an_adopted_home_creates_later_stays(host: Host) -> No
 
 
 @as_root
+def test_a_directory_in_an_adopted_home_keeps_its_owner_who_writes_there(host: Host) -> None:
+    host.adopt = ["directories"]
+    others(host.home)
+    others(host.home / "storage", mode=0o775, owner=LOST)
+    host.record()
+    before = host.manifest()
+    assert not host.directory(host.home / "storage").get("failed")
+    name = str(host.home / "storage")
+    assert host.manifest()[name] == before[name]
+    host.remove(purge=True)
+    assert host.manifest()[name] == before[name] and (host.home / "storage/foreign.txt").exists()
+
+
+@as_root
 def test_a_purge_knows_the_accounts_that_wrote_before(host: Host) -> None:
     flows = host.root / "srv/flows"
     entry = {"kind": "data", "name": str(flows)}
