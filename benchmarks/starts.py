@@ -48,7 +48,7 @@ if __name__ == "__main__":
 LAUNCHER = """
 import sys
 sys.path.insert(0, {lib!r})
-from prefect_info import launch
+from selfhosted_prefect.onhost import launch
 del sys.path[0]
 launch.main(sys.argv)
 """
@@ -181,7 +181,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as temporary:
         directory = Path(temporary)
         (directory / "lib").mkdir()
-        (directory / "lib" / "prefect_info").symlink_to(ROOT / "plugins/module_utils")
+        (directory / "lib" / "selfhosted_prefect").symlink_to(ROOT / "plugins/module_utils")
         (directory / "launcher").write_text(LAUNCHER.format(lib=str(directory / "lib")))
         (directory / "serve.py").write_text(FLOW)
         environment = alone(directory / "home") | {

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 import yaml
 from ansible_collections.selfhosted.prefect.plugins.lookup.certificate import certificate_for
-from ansible_collections.selfhosted.prefect.plugins.module_utils.masking import is_secret_name
+from ansible_collections.selfhosted.prefect.plugins.module_utils.api.masking import is_secret_name
 
 ROOT = Path(__file__).resolve().parents[1]
 PLACE = "CANARY"

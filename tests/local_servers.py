@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import shutil
 import signal
@@ -30,10 +31,13 @@ SERVE = Path(__file__).resolve().parents[1] / "templates/opt/prefect/serve.j2"
 
 def serve_launcher(directory: Path, *, split: bool) -> Path:
     """Write the launcher of a server, as hosts have it: of one of several processes, or of one on SQLite."""
-    launcher = directory / "serve"
-    names = {"__prefect_host": {"dirs": {"opt": "/opt/prefect"}}, "ansible_managed": "", "__prefect_is_split": split}
+    launcher, code = directory / "serve", directory / "lib" / "selfhosted_prefect"
+    code.parent.mkdir()
+    code.symlink_to(SERVE.parents[3] / "plugins/module_utils")
+    names: dict[str, object] = {"__prefect_host": {"dirs": {"opt": "/opt/prefect"}}, "__prefect_code_dir": str(code)}
+    names |= {"ansible_managed": "", "__prefect_is_split": split}
     environment = Environment(keep_trailing_newline=True)
-    environment.filters["comment"] = lambda text: f"# {text}"
+    environment.filters |= {"comment": "# {}".format, "dirname": os.path.dirname, "to_json": json.dumps}
     launcher.write_text(environment.from_string(SERVE.read_text()).render(names))
     return launcher
 

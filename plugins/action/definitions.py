@@ -10,7 +10,7 @@ import yaml
 from ansible.errors import AnsibleActionFail
 from ansible.module_utils.parsing.convert_bool import boolean
 from ansible.plugins.action import ActionBase
-from ansible_collections.selfhosted.prefect.plugins.module_utils.masking import Mask, masked_diff
+from ansible_collections.selfhosted.prefect.plugins.module_utils.api.masking import Mask, masked_diff
 from ansible_collections.selfhosted.prefect.plugins.plugin_utils import raw_results
 from ansible_collections.selfhosted.prefect.plugins.plugin_utils.vaulted import vaulted_texts
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from ansible.plugins.action import ActionBase
-from ansible_collections.selfhosted.prefect.plugins.module_utils import uv as own_uv
-from ansible_collections.selfhosted.prefect.plugins.module_utils.installing import InstallError
+from ansible_collections.selfhosted.prefect.plugins.module_utils.host import uv as own_uv
+from ansible_collections.selfhosted.prefect.plugins.module_utils.host.installing import InstallError
 from ansible_collections.selfhosted.prefect.plugins.plugin_utils.environment_resolver import (
     Release,
     Uv,

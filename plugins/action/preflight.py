@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from ansible.errors import AnsibleError
-from ansible_collections.selfhosted.prefect.plugins.module_utils.trusted import sources
+from ansible_collections.selfhosted.prefect.plugins.module_utils.host.trusted import sources
 from ansible_collections.selfhosted.prefect.plugins.plugin_utils.kept_secrets import ReadHost
 
 

@@ -1,4 +1,4 @@
-"""The options of `module_utils/api.py`, for the documentation of the modules that call the API."""
+"""The options of `module_utils/api/module.py`, for the documentation of the modules that call the API."""
 
 from __future__ import annotations
 

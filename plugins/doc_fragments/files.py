@@ -1,4 +1,4 @@
-"""The options of `module_utils/files.py`, for the documentation of the modules that write files."""
+"""The options of `module_utils/host/files.py`, for the documentation of the modules that write files."""
 
 from __future__ import annotations
 
@@ -18,6 +18,11 @@ options:
         required: true
       template:
         description: Template of the file on the controller. If left out, O(files[].path) is a directory.
+        type: str
+      package:
+        description:
+          - A package below C(plugins/module_utils). O(files[].path) is then a directory with its modules and with all
+            that these import, each below the name of its own package.
         type: str
       vars:
         description: Variables of that template.

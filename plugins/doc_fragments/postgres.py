@@ -1,4 +1,4 @@
-"""The options of `module_utils/postgres.py`, for the documentation of the modules that log in to PostgreSQL."""
+"""The options of `module_utils/host/postgres.py`, for the documentation of the modules that log in to PostgreSQL."""
 
 from __future__ import annotations
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from ansible_collections.selfhosted.prefect.plugins.module_utils.backups import SCRATCH
+from ansible_collections.selfhosted.prefect.plugins.module_utils.host.backups import SCRATCH
 
 
 def redis_word(value: Any) -> str:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ansible_collections.selfhosted.prefect.plugins.module_utils.fingerprints import fingerprint, matches
+from ansible_collections.selfhosted.prefect.plugins.module_utils.host.fingerprints import fingerprint, matches
 from ansible_collections.selfhosted.prefect.plugins.plugin_utils.kept_secrets import missing, text_of
 
 

@@ -30,7 +30,7 @@ import shutil
 from typing import Any
 
 from ansible.plugins.lookup import LookupBase
-from ansible_collections.selfhosted.prefect.plugins.module_utils.uv import own_platform
+from ansible_collections.selfhosted.prefect.plugins.module_utils.host.uv import own_platform
 
 
 def find_uv() -> str | None:

@@ -106,9 +106,9 @@ from pathlib import Path
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.selfhosted.prefect.plugins.module_utils.ledger import LEDGER, Ledger, LedgerError
-from ansible_collections.selfhosted.prefect.plugins.module_utils.ledger import opened as opened_ledger
-from ansible_collections.selfhosted.prefect.plugins.module_utils.safe_files import (
+from ansible_collections.selfhosted.prefect.plugins.module_utils.host.ledger import LEDGER, Ledger, LedgerError
+from ansible_collections.selfhosted.prefect.plugins.module_utils.host.ledger import opened as opened_ledger
+from ansible_collections.selfhosted.prefect.plugins.module_utils.host.safe_files import (
     Directory,
     beside,
     followed,

@@ -86,9 +86,9 @@ from pathlib import Path
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.selfhosted.prefect.plugins.module_utils.fingerprints import read_all
-from ansible_collections.selfhosted.prefect.plugins.module_utils.interpreter import too_old
-from ansible_collections.selfhosted.prefect.plugins.module_utils.ports import taken
+from ansible_collections.selfhosted.prefect.plugins.module_utils.host.fingerprints import read_all
+from ansible_collections.selfhosted.prefect.plugins.module_utils.host.interpreter import too_old
+from ansible_collections.selfhosted.prefect.plugins.module_utils.host.ports import taken
 
 
 def resolve(name: str) -> list[str]:

@@ -275,7 +275,7 @@ table:
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.selfhosted.prefect.plugins.module_utils.databases import FAILURES, message, run
+from ansible_collections.selfhosted.prefect.plugins.module_utils.host.databases import FAILURES, message, run
 
 PROOF: dict[str, Any] = {
     "release": {"type": "path", "required": True},

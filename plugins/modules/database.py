@@ -89,7 +89,7 @@ from pathlib import Path
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.selfhosted.prefect.plugins.module_utils.postgres import (
+from ansible_collections.selfhosted.prefect.plugins.module_utils.host.postgres import (
     LOGIN,
     Connection,
     DatabaseError,

@@ -83,15 +83,15 @@ from pathlib import Path
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.selfhosted.prefect.plugins.module_utils import sqlite_files
-from ansible_collections.selfhosted.prefect.plugins.module_utils.postgres import (
+from ansible_collections.selfhosted.prefect.plugins.module_utils.host import sqlite_files
+from ansible_collections.selfhosted.prefect.plugins.module_utils.host.postgres import (
     LOGIN,
     Connection,
     DatabaseError,
     connect,
     explain,
 )
-from ansible_collections.selfhosted.prefect.plugins.module_utils.safe_files import AccountError, as_account, state
+from ansible_collections.selfhosted.prefect.plugins.module_utils.host.safe_files import AccountError, as_account, state
 
 SCHEMA_TABLE = "alembic_version"
 PATIENCE = 5.0

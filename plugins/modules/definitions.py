@@ -118,8 +118,8 @@ from pathlib import Path
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.selfhosted.prefect.plugins.module_utils.masking import Mask, masked_diff
-from ansible_collections.selfhosted.prefect.plugins.module_utils.processes import TimedOutError, run_as
+from ansible_collections.selfhosted.prefect.plugins.module_utils.api.masking import Mask, masked_diff
+from ansible_collections.selfhosted.prefect.plugins.module_utils.host.processes import TimedOutError, run_as
 
 
 def place(params: dict[str, Any], *, dry: bool) -> dict[str, Any]:

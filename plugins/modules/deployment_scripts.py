@@ -125,10 +125,14 @@ from typing import Any
 from urllib.parse import quote
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.selfhosted.prefect.plugins.module_utils import safe_files
-from ansible_collections.selfhosted.prefect.plugins.module_utils.masking import secrets_in
-from ansible_collections.selfhosted.prefect.plugins.module_utils.processes import TimedOutError, run_as, settings_in
-from ansible_collections.selfhosted.prefect.plugins.module_utils.results import conceal
+from ansible_collections.selfhosted.prefect.plugins.module_utils.api.masking import secrets_in
+from ansible_collections.selfhosted.prefect.plugins.module_utils.api.results import conceal
+from ansible_collections.selfhosted.prefect.plugins.module_utils.host import safe_files
+from ansible_collections.selfhosted.prefect.plugins.module_utils.host.processes import (
+    TimedOutError,
+    run_as,
+    settings_in,
+)
 
 IGNORED = {".git", "__pycache__", ".venv", ".prefect"}
 """Directories whose content is not code."""

@@ -47,9 +47,14 @@ written:
 """
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.selfhosted.prefect.plugins.module_utils.files import FILES, SECRETS, FileError
-from ansible_collections.selfhosted.prefect.plugins.module_utils.ledger import LEDGER, LedgerError, ensure_files, opened
-from ansible_collections.selfhosted.prefect.plugins.module_utils.results import conceal
+from ansible_collections.selfhosted.prefect.plugins.module_utils.api.results import conceal
+from ansible_collections.selfhosted.prefect.plugins.module_utils.host.files import FILES, SECRETS, FileError, known
+from ansible_collections.selfhosted.prefect.plugins.module_utils.host.ledger import (
+    LEDGER,
+    LedgerError,
+    ensure_files,
+    opened,
+)
 
 
 def main() -> None:
@@ -57,11 +62,12 @@ def main() -> None:
         argument_spec={"files": FILES, "secrets": SECRETS, "ledger": LEDGER}, supports_check_mode=True
     )
     params = module.params
+    files, lacking = known(params["files"])
+    if lacking:
+        module.exit_json(changed=False, lacking=lacking)
     try:
         with opened(params["ledger"], dry=module.check_mode) as ledger:
-            written, diff = ensure_files(
-                ledger, params["files"], params["secrets"], dry=module.check_mode, warn=module.warn
-            )
+            written, diff = ensure_files(ledger, files, params["secrets"], dry=module.check_mode, warn=module.warn)
     except (FileError, LedgerError) as error:
         module.fail_json(msg=str(error))
     module.exit_json(**conceal(module, {"changed": bool(written), "written": written, "diff": diff}))

@@ -77,8 +77,8 @@ from pathlib import Path
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.selfhosted.prefect.plugins.module_utils.files import FileError
-from ansible_collections.selfhosted.prefect.plugins.module_utils.ledger import (
+from ansible_collections.selfhosted.prefect.plugins.module_utils.host.files import FileError
+from ansible_collections.selfhosted.prefect.plugins.module_utils.host.ledger import (
     LEDGER,
     Ledger,
     LedgerError,

@@ -80,8 +80,8 @@ from pathlib import Path
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.selfhosted.prefect.plugins.module_utils import safe_files
-from ansible_collections.selfhosted.prefect.plugins.module_utils.processes import TimedOutError, run_as
+from ansible_collections.selfhosted.prefect.plugins.module_utils.host import safe_files
+from ansible_collections.selfhosted.prefect.plugins.module_utils.host.processes import TimedOutError, run_as
 
 IGNORED = {".git", "__pycache__", ".venv", ".prefect"}
 """Directories whose content is not code."""

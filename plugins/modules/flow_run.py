@@ -220,7 +220,7 @@ from collections.abc import Iterator, Mapping
 from datetime import datetime, timezone
 from typing import Any
 
-from ..module_utils.api import PAGE, Api, Failure, moment, quoted, run_module
+from ..module_utils.api.module import PAGE, Api, Failure, moment, quoted, run_module
 
 ENDS = frozenset({"COMPLETED", "FAILED", "CANCELLED", "CRASHED"})
 CANDIDATES = {

@@ -170,9 +170,9 @@ from datetime import datetime, timedelta, timezone
 from typing import Any
 from urllib.parse import urlsplit, urlunsplit
 
-from ..module_utils.api import Api, ApiError, mask_of, quoted, run_module
-from ..module_utils.kinds import KINDS, listed
-from ..module_utils.resource import Server
+from ..module_utils.api.module import Api, ApiError, mask_of, quoted, run_module
+from ..module_utils.objects.engine import Server
+from ..module_utils.objects.kinds import KINDS, listed
 
 
 def work(api: Api, params: Mapping[str, Any], check_mode: bool) -> dict[str, Any]:

@@ -136,9 +136,9 @@ from pathlib import Path
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.selfhosted.prefect.plugins.module_utils import safe_files, sqlite_files
-from ansible_collections.selfhosted.prefect.plugins.module_utils.files import FileError, is_empty
-from ansible_collections.selfhosted.prefect.plugins.module_utils.ledger import (
+from ansible_collections.selfhosted.prefect.plugins.module_utils.host import safe_files, sqlite_files
+from ansible_collections.selfhosted.prefect.plugins.module_utils.host.files import FileError, is_empty
+from ansible_collections.selfhosted.prefect.plugins.module_utils.host.ledger import (
     ADOPTABLE,
     LEDGER,
     Ledger,

@@ -176,23 +176,23 @@ from pathlib import Path
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.selfhosted.prefect.plugins.module_utils import certbot, dpkg, nginx_trial
-from ansible_collections.selfhosted.prefect.plugins.module_utils.files import (
+from ansible_collections.selfhosted.prefect.plugins.module_utils.host import certbot, dpkg, nginx_trial
+from ansible_collections.selfhosted.prefect.plugins.module_utils.host.files import (
     FILES,
     SECRETS,
     FileError,
     write,
 )
-from ansible_collections.selfhosted.prefect.plugins.module_utils.ledger import (
+from ansible_collections.selfhosted.prefect.plugins.module_utils.host.ledger import (
     LEDGER,
     Ledger,
     LedgerError,
     ensure_files,
     opened,
 )
-from ansible_collections.selfhosted.prefect.plugins.module_utils.ports import held
-from ansible_collections.selfhosted.prefect.plugins.module_utils.processes import clean_environment
-from ansible_collections.selfhosted.prefect.plugins.module_utils.safe_files import locked
+from ansible_collections.selfhosted.prefect.plugins.module_utils.host.ports import held
+from ansible_collections.selfhosted.prefect.plugins.module_utils.host.processes import clean_environment
+from ansible_collections.selfhosted.prefect.plugins.module_utils.host.safe_files import locked
 
 CONFIGURATION = Path("/etc/nginx")
 DEFAULT_SITE = "default"

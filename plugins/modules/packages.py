@@ -108,7 +108,7 @@ from pathlib import Path
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.selfhosted.prefect.plugins.module_utils import dpkg, safe_files
+from ansible_collections.selfhosted.prefect.plugins.module_utils.host import dpkg, safe_files
 
 APT = ["apt-get", "--quiet", "--yes", "--no-install-recommends", "-o", "DPkg::Lock::Timeout=300"]
 UNITS = Path("/lib/systemd/system")

@@ -161,9 +161,9 @@ from pathlib import Path
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.selfhosted.prefect.plugins.module_utils import safe_files
-from ansible_collections.selfhosted.prefect.plugins.module_utils.backups import SCRATCH
-from ansible_collections.selfhosted.prefect.plugins.module_utils.ledger import (
+from ansible_collections.selfhosted.prefect.plugins.module_utils.host import safe_files
+from ansible_collections.selfhosted.prefect.plugins.module_utils.host.backups import SCRATCH
+from ansible_collections.selfhosted.prefect.plugins.module_utils.host.ledger import (
     KEPT,
     LEDGER,
     Ledger,
@@ -174,8 +174,8 @@ from ansible_collections.selfhosted.prefect.plugins.module_utils.ledger import (
     opened,
     put_back,
 )
-from ansible_collections.selfhosted.prefect.plugins.module_utils.processes import TimedOutError, run_as
-from ansible_collections.selfhosted.prefect.plugins.module_utils.safe_files import beside, followed, reach
+from ansible_collections.selfhosted.prefect.plugins.module_utils.host.processes import TimedOutError, run_as
+from ansible_collections.selfhosted.prefect.plugins.module_utils.host.safe_files import beside, followed, reach
 
 UNCHOSEN = {"", "server.crt", "/etc/ssl/certs/ssl-cert-snakeoil.pem"}
 """Default certificates, which no one has chosen."""

@@ -356,20 +356,26 @@ from urllib.error import HTTPError
 from ansible.module_utils.basic import AnsibleModule
 from ansible.module_utils.urls import ConnectionError as Unreachable
 from ansible.module_utils.urls import open_url
-from ansible_collections.selfhosted.prefect.plugins.module_utils import fingerprints, safe_files, trusted, upgrades, uv
-from ansible_collections.selfhosted.prefect.plugins.module_utils.checks import Check, clock_check, disk_checks
-from ansible_collections.selfhosted.prefect.plugins.module_utils.interpreter import TOO_NEW, pythons_for, too_old
-from ansible_collections.selfhosted.prefect.plugins.module_utils.ledger import (
+from ansible_collections.selfhosted.prefect.plugins.module_utils.api.masking import userinfo
+from ansible_collections.selfhosted.prefect.plugins.module_utils.api.results import conceal
+from ansible_collections.selfhosted.prefect.plugins.module_utils.host import (
+    fingerprints,
+    safe_files,
+    trusted,
+    upgrades,
+    uv,
+)
+from ansible_collections.selfhosted.prefect.plugins.module_utils.host.interpreter import TOO_NEW, pythons_for, too_old
+from ansible_collections.selfhosted.prefect.plugins.module_utils.host.ledger import (
     COMMENT,
     Ledger,
     LedgerError,
     keeps_owner,
     path_of,
 )
-from ansible_collections.selfhosted.prefect.plugins.module_utils.masking import userinfo
-from ansible_collections.selfhosted.prefect.plugins.module_utils.ports import taken
-from ansible_collections.selfhosted.prefect.plugins.module_utils.results import conceal
-from ansible_collections.selfhosted.prefect.plugins.module_utils.safe_files import exposed
+from ansible_collections.selfhosted.prefect.plugins.module_utils.host.ports import taken
+from ansible_collections.selfhosted.prefect.plugins.module_utils.host.safe_files import exposed
+from ansible_collections.selfhosted.prefect.plugins.module_utils.onhost.checks import Check, clock_check, disk_checks
 
 UNDEMANDING = "3.8.8"
 """The newest version with a lock that runs on MIN_PYTHON."""

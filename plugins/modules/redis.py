@@ -84,7 +84,7 @@ import ssl
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.selfhosted.prefect.plugins.module_utils.ports import unreachable
+from ansible_collections.selfhosted.prefect.plugins.module_utils.host.ports import unreachable
 
 TIMEOUT = 10
 

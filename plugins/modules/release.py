@@ -126,9 +126,11 @@ from pathlib import Path
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.selfhosted.prefect.plugins.module_utils import trusted
-from ansible_collections.selfhosted.prefect.plugins.module_utils import uv as own_uv
-from ansible_collections.selfhosted.prefect.plugins.module_utils.installing import (
+from ansible_collections.selfhosted.prefect.plugins.module_utils.api.masking import userinfo, without_userinfo
+from ansible_collections.selfhosted.prefect.plugins.module_utils.api.results import conceal
+from ansible_collections.selfhosted.prefect.plugins.module_utils.host import trusted
+from ansible_collections.selfhosted.prefect.plugins.module_utils.host import uv as own_uv
+from ansible_collections.selfhosted.prefect.plugins.module_utils.host.installing import (
     OF_RELEASE,
     InstallError,
     environment,
@@ -136,9 +138,7 @@ from ansible_collections.selfhosted.prefect.plugins.module_utils.installing impo
     overrides,
     run,
 )
-from ansible_collections.selfhosted.prefect.plugins.module_utils.masking import userinfo, without_userinfo
-from ansible_collections.selfhosted.prefect.plugins.module_utils.results import conceal
-from ansible_collections.selfhosted.prefect.plugins.module_utils.safe_files import locked
+from ansible_collections.selfhosted.prefect.plugins.module_utils.host.safe_files import locked
 
 PROOF = ".proven"
 COMPILED = (

@@ -236,10 +236,10 @@ request:
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from ..module_utils.api import SECRETS, Api, Failure, mask_of, run_module
-from ..module_utils.kinds import KINDS
-from ..module_utils.reconcile import Wish, reconcile
-from ..module_utils.resource import Kind
+from ..module_utils.api.module import SECRETS, Api, Failure, mask_of, run_module
+from ..module_utils.objects.engine import Kind
+from ..module_utils.objects.kinds import KINDS
+from ..module_utils.objects.reconcile import Wish, reconcile
 
 LISTS = {kind.list_name: kind for kind in KINDS.values()}
 

@@ -84,7 +84,7 @@ from typing import Any
 from urllib.parse import unquote, urlsplit
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.selfhosted.prefect.plugins.module_utils import fingerprints, safe_files
+from ansible_collections.selfhosted.prefect.plugins.module_utils.host import fingerprints, safe_files
 
 SETTING = re.compile(r'^(?P<name>\w+)="(?P<value>(?:\\.|[^"\\])*)"$', re.MULTILINE)
 REQUIREPASS = re.compile(r'^requirepass "(?P<value>[^"\\]*)"$', re.MULTILINE)

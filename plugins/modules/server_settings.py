@@ -54,9 +54,9 @@ request:
 from collections.abc import Mapping
 from typing import Any
 
-from ..module_utils.api import Api, ApiError, Failure, run_module
-from ..module_utils.kinds import KINDS
-from ..module_utils.resource import Server
+from ..module_utils.api.module import Api, ApiError, Failure, run_module
+from ..module_utils.objects.engine import Server
+from ..module_utils.objects.kinds import KINDS
 
 PATH = "/admin/storage"
 FIELD = "default_result_storage_block_id"

@@ -192,14 +192,16 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.selfhosted.prefect.plugins.module_utils import safe_files
-from ansible_collections.selfhosted.prefect.plugins.module_utils.api import (
+from ansible_collections.selfhosted.prefect.plugins.module_utils.api.masking import secrets_in
+from ansible_collections.selfhosted.prefect.plugins.module_utils.api.module import (
     Api,
     ApiError,
     Failure,
     worker_online_since,
 )
-from ansible_collections.selfhosted.prefect.plugins.module_utils.ledger import (
+from ansible_collections.selfhosted.prefect.plugins.module_utils.api.results import conceal
+from ansible_collections.selfhosted.prefect.plugins.module_utils.host import safe_files
+from ansible_collections.selfhosted.prefect.plugins.module_utils.host.ledger import (
     LEDGER,
     UNITS,
     Ledger,
@@ -208,16 +210,14 @@ from ansible_collections.selfhosted.prefect.plugins.module_utils.ledger import (
     put_back,
     recognizable,
 )
-from ansible_collections.selfhosted.prefect.plugins.module_utils.masking import secrets_in
-from ansible_collections.selfhosted.prefect.plugins.module_utils.ports import taken
-from ansible_collections.selfhosted.prefect.plugins.module_utils.processes import (
+from ansible_collections.selfhosted.prefect.plugins.module_utils.host.ports import taken
+from ansible_collections.selfhosted.prefect.plugins.module_utils.host.processes import (
     TimedOutError,
     clean_environment,
     run_as,
     settings_in,
 )
-from ansible_collections.selfhosted.prefect.plugins.module_utils.results import conceal
-from ansible_collections.selfhosted.prefect.plugins.module_utils.safe_files import beside
+from ansible_collections.selfhosted.prefect.plugins.module_utils.host.safe_files import beside
 
 INSTANCE = "instance.conf"
 """Name of this collection's drop-in for an instance of a template."""

@@ -1,7 +1,7 @@
 #!/usr/bin/python
 # Copyright: The selfhosted.prefect maintainers
 # Apache License 2.0 (see LICENSE or https://www.apache.org/licenses/LICENSE-2.0)
-"""Read the health of a Prefect instance on a host. The checks are in `module_utils/status.py`."""
+"""Read the health of a Prefect instance on a host. The checks are in `module_utils/onhost/status.py`."""
 
 from __future__ import annotations
 
@@ -131,7 +131,7 @@ status:
 
 from ansible.module_utils.basic import AnsibleModule
 
-from ..module_utils.status import Instance, read
+from ..module_utils.onhost.status import Instance, read
 
 PLAIN = ("instance", "name", "scope", "manager", "opt", "etc", "database", "services", "backup", "api", "disks")
 """Options that `Instance` takes under the same name."""

@@ -96,10 +96,10 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.selfhosted.prefect.plugins.module_utils import ledger as ledgers
-from ansible_collections.selfhosted.prefect.plugins.module_utils import safe_files
-from ansible_collections.selfhosted.prefect.plugins.module_utils.ledger import KEPT, LEDGER, Ledger, LedgerError
-from ansible_collections.selfhosted.prefect.plugins.module_utils.safe_files import (
+from ansible_collections.selfhosted.prefect.plugins.module_utils.host import ledger as ledgers
+from ansible_collections.selfhosted.prefect.plugins.module_utils.host import safe_files
+from ansible_collections.selfhosted.prefect.plugins.module_utils.host.ledger import KEPT, LEDGER, Ledger, LedgerError
+from ansible_collections.selfhosted.prefect.plugins.module_utils.host.safe_files import (
     Directory,
     beside,
     followed,

@@ -85,7 +85,7 @@ restored:
 from pathlib import Path
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.selfhosted.prefect.plugins.module_utils import safe_files, upgrades
+from ansible_collections.selfhosted.prefect.plugins.module_utils.host import safe_files, upgrades
 
 
 def main() -> None:

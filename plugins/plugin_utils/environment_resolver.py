@@ -13,12 +13,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ansible_collections.selfhosted.prefect.plugins.module_utils import installing
-from ansible_collections.selfhosted.prefect.plugins.module_utils import uv as own_uv
-from ansible_collections.selfhosted.prefect.plugins.module_utils.installing import InstallError, of_environment, pins
-from ansible_collections.selfhosted.prefect.plugins.module_utils.interpreter import pythons_for
-from ansible_collections.selfhosted.prefect.plugins.module_utils.kinds import ENVIRONMENT_NAME
-from ansible_collections.selfhosted.prefect.plugins.module_utils.masking import without_userinfo
+from ansible_collections.selfhosted.prefect.plugins.module_utils.api.masking import without_userinfo
+from ansible_collections.selfhosted.prefect.plugins.module_utils.host import installing
+from ansible_collections.selfhosted.prefect.plugins.module_utils.host import uv as own_uv
+from ansible_collections.selfhosted.prefect.plugins.module_utils.host.installing import (
+    InstallError,
+    of_environment,
+    pins,
+)
+from ansible_collections.selfhosted.prefect.plugins.module_utils.host.interpreter import pythons_for
+from ansible_collections.selfhosted.prefect.plugins.module_utils.objects.kinds import ENVIRONMENT_NAME
 from ansible_collections.selfhosted.prefect.plugins.plugin_utils import kept_files
 
 REQUIREMENT = r"[A-Za-z0-9][\w.-]*\s*(\[[\w\s.,-]*\])?\s*([<>=!~(;].*)?"

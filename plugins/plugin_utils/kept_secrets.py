@@ -8,7 +8,7 @@ from typing import Any
 
 from ansible.plugins.action import ActionBase
 from ansible_collections.selfhosted.prefect.plugins.lookup.secret import hide_from_git
-from ansible_collections.selfhosted.prefect.plugins.module_utils.fingerprints import matches
+from ansible_collections.selfhosted.prefect.plugins.module_utils.host.fingerprints import matches
 from ansible_collections.selfhosted.prefect.plugins.plugin_utils.certificates import MISSING, public_key
 from ansible_collections.selfhosted.prefect.plugins.plugin_utils.kept_files import sync, write
 

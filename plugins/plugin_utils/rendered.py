@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +19,7 @@ FILES: dict[str, Any] = {
         "path": {"type": "str", "required": True},
         "template": TEXT,
         "src": TEXT,
+        "package": TEXT,
         "vars": {"type": "dict", "default": {}},
         "owner": TEXT,
         "group": TEXT,
@@ -30,10 +33,50 @@ FILES: dict[str, Any] = {
 """Option of an action: the wanted files and directories.
 
 An entry with a `template`, or with `src`, the path of a file on the controller that is copied as it is, is a file.
+With `package`, the name of a package of `module_utils`, it is a directory with the modules of that package and with all
+that these import, each below the name of its own package.
 """
 
 LEDGER: dict[str, Any] = {"type": "dict"}
 """Option of an action: the ledger, which is passed to the module."""
+
+
+MODULE_UTILS = Path(__file__).resolve().parents[1] / "module_utils"
+RELATIVE = re.compile(r"^from (\.+)([\w.]*) import (\([^)]*\)|.+)$", re.MULTILINE)
+
+
+def modules_of(package: str) -> list[Path]:
+    """Return the modules of a package of `module_utils` and all that they import from others, relative and sorted.
+
+    Only what is imported relatively, and with the module itself, can be installed on a host: there, the packages have
+    another parent and no Ansible.
+    """
+    waiting = [path.relative_to(MODULE_UTILS) for path in (MODULE_UTILS / package).rglob("*.py")]
+    found: set[Path] = set()
+    while waiting:
+        module = waiting.pop()
+        if module in found:
+            continue
+        found.add(module)
+        for dots, name, imported in RELATIVE.findall((MODULE_UTILS / module).read_text(encoding="utf-8")):
+            base = module.parents[len(dots) - 1].joinpath(*name.split(".")) if name else module.parents[len(dots) - 1]
+            below = [base / one.strip(" ()").partition(" ")[0] for one in imported.split(",")]
+            waiting += [
+                path for path in (base.with_suffix(".py"), base / "__init__.py") if (MODULE_UTILS / path).is_file()
+            ]
+            waiting += [path.with_suffix(".py") for path in below if (MODULE_UTILS / path.with_suffix(".py")).is_file()]
+    return sorted(found)
+
+
+def installed(file: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    """Yield the directories and the files of an entry with a package."""
+    modules = modules_of(file["package"])
+    rest = {name: file[name] for name in ("state", "owner", "group")} | {"secret": False, "template": None}
+    rest |= {"recurse": False, "recurse_root": False}
+    for directory in sorted({parent for module in modules for parent in module.parents}):
+        yield rest | {"path": str(Path(file["path"], directory)), "mode": "0755", "src": None}
+    for module in modules:
+        yield rest | {"path": str(Path(file["path"], module)), "mode": "0644", "src": str(MODULE_UTILS / module)}
 
 
 class Variables(dict[str, Any]):
@@ -54,7 +97,7 @@ def rendered(
     lookup = lookup_loader.get("ansible.builtin.template", loader=action._loader, templar=action._templar)
     variables = Variables(task_vars or {})
     given, secrets = [], []
-    for file in files:
+    for file in (part for entry in files for part in (installed(entry) if entry["package"] else [entry])):
         sent = {
             name: file[name]
             for name in ("path", "state", "owner", "group", "mode", "recurse", "recurse_root")

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from ansible_collections.selfhosted.prefect.plugins.module_utils.api import Api
+from ansible_collections.selfhosted.prefect.plugins.module_utils.api.module import Api
 from local_servers import POSTGRES, new_database, postgres, prefect_server
 
 PYTHONS = [Path(python) for python in os.environ.get("PREFECT_TEST_PYTHONS", "").split(":") if python]

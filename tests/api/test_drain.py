@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 from ansible_collections.selfhosted.prefect.plugins.filter.workers import worker_command
-from ansible_collections.selfhosted.prefect.plugins.module_utils.api import Api
+from ansible_collections.selfhosted.prefect.plugins.module_utils.api.module import Api
 from conftest import AUTH, RELEASES, PrefectServer, Release
 from local_servers import free_port
 
@@ -24,7 +24,7 @@ ROOT = Path(__file__).resolve().parents[2]
 LAUNCHER = """
 import pathlib, sys
 sys.path.insert(0, str(pathlib.Path(sys.argv[0]).parent))
-from prefect_info.launch import main
+from selfhosted_prefect.onhost.launch import main
 del sys.path[0]
 main(sys.argv)
 """
@@ -99,7 +99,7 @@ def worker(server: PrefectServer, python: Path, directory: Path, *, drain: int) 
     (directory / "current").symlink_to(python.parents[1])
     (directory / "lib").mkdir()
     (directory / "lib" / "launch-worker").write_text(LAUNCHER)
-    (directory / "lib" / "prefect_info").symlink_to(ROOT / "plugins/module_utils")
+    (directory / "lib" / "selfhosted_prefect").symlink_to(ROOT / "plugins/module_utils")
     (directory / "waiting.py").write_text(FLOW)
     pool = f"drain-{free_port()}"
     described: dict[str, Any] = {"name": pool, "pool": pool, "type": "process", "limit": 0, "queues": []}
@@ -186,7 +186,7 @@ assert asyncio.run(Worker().get_and_submit_flow_runs()) == []
 
 
 def test_a_worker_does_not_take_what_the_server_answers_once_it_drains(python: Path) -> None:
-    command = [str(python), "-c", OVERTAKEN, str(ROOT / "plugins/module_utils/drain.py")]
+    command = [str(python), "-c", OVERTAKEN, str(ROOT / "plugins/module_utils/onhost/drain.py")]
     ended = subprocess.run(command, capture_output=True, text=True, check=False)
     assert ended.returncode == 0, ended.stderr
 

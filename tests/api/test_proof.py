@@ -19,8 +19,8 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import pytest
-from ansible_collections.selfhosted.prefect.plugins.module_utils import databases, proofs
-from ansible_collections.selfhosted.prefect.plugins.module_utils.proofs import Place
+from ansible_collections.selfhosted.prefect.plugins.module_utils.host import databases, proofs
+from ansible_collections.selfhosted.prefect.plugins.module_utils.host.proofs import Place
 from ansible_collections.selfhosted.prefect.plugins.modules import backup
 from conftest import RELEASES, PrefectServer
 from fake_api import outcome

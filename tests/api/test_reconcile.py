@@ -11,11 +11,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from ansible_collections.selfhosted.prefect.plugins.module_utils.api import Api, Failure
-from ansible_collections.selfhosted.prefect.plugins.module_utils.export import export
-from ansible_collections.selfhosted.prefect.plugins.module_utils.kinds import KINDS, listed
-from ansible_collections.selfhosted.prefect.plugins.module_utils.reconcile import Report, Wish, reconcile
-from ansible_collections.selfhosted.prefect.plugins.module_utils.resource import Server
+from ansible_collections.selfhosted.prefect.plugins.module_utils.api.module import Api, Failure
+from ansible_collections.selfhosted.prefect.plugins.module_utils.objects.engine import Server
+from ansible_collections.selfhosted.prefect.plugins.module_utils.objects.export import export
+from ansible_collections.selfhosted.prefect.plugins.module_utils.objects.kinds import KINDS, listed
+from ansible_collections.selfhosted.prefect.plugins.module_utils.objects.reconcile import Report, Wish, reconcile
 from conftest import AUTH, PrefectServer
 
 COLLECTIONS = Path(__file__).resolve().parents[2] / ".collections"
@@ -53,8 +53,8 @@ NOTHING: dict[str, list[dict[str, Any]]] = {name: [] for name in ALL}
 
 DRIVER = """
 import json, os, sys
-from ansible_collections.selfhosted.prefect.plugins.module_utils import client
-from ansible_collections.selfhosted.prefect.plugins.module_utils.reconcile import Wish, reconcile
+from ansible_collections.selfhosted.prefect.plugins.module_utils.api import client
+from ansible_collections.selfhosted.prefect.plugins.module_utils.objects.reconcile import Wish, reconcile
 
 url, auth, point, wanted = sys.argv[1], sys.argv[2], int(sys.argv[3]), json.loads(sys.argv[4])
 real, writes = client.Api._exchange, 0

@@ -19,7 +19,7 @@ from uuid import uuid4
 import pytest
 from ansible_collections.selfhosted.prefect.plugins.filter import connections
 from ansible_collections.selfhosted.prefect.plugins.lookup.certificate import certificate_for
-from ansible_collections.selfhosted.prefect.plugins.module_utils.api import Api, ApiError
+from ansible_collections.selfhosted.prefect.plugins.module_utils.api.module import Api, ApiError
 from ansible_collections.selfhosted.prefect.plugins.modules import redis
 from conftest import PYTHONS
 from fake_api import outcome

@@ -24,7 +24,7 @@ pytestmark = needs_release
 LAUNCHER = """
 import sys
 sys.path.insert(0, LIB)
-from prefect_info import launch
+from selfhosted_prefect.onhost import launch
 del sys.path[0]
 launch.main(sys.argv)
 """
@@ -69,7 +69,7 @@ ENDINGS: dict[str, dict[str, Any]] = {
 def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     directory = tmp_path_factory.mktemp("host")
     (directory / "lib").mkdir()
-    (directory / "lib" / "prefect_info").symlink_to(ROOT / "plugins/module_utils")
+    (directory / "lib" / "selfhosted_prefect").symlink_to(ROOT / "plugins/module_utils")
     (directory / "launcher").write_text(LAUNCHER.replace("LIB", repr(str(directory / "lib"))))
     (directory / "early.py").write_text("LOADED = True")
     (directory / "threaded.py").write_text(
@@ -158,7 +158,7 @@ def settled(api: Api, run: str, what: str) -> Any:
 NAMES = """
 import importlib, json, os, sys
 sys.path.insert(0, sys.argv[1])
-from prefect_info import warm
+from selfhosted_prefect.onhost import warm
 kind, names = type(os.environ), set()
 get = kind.__getitem__
 kind.__getitem__ = lambda self, name: (names.add(name), get(self, name))[1]

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 from ansible_collections.selfhosted.prefect.plugins.filter.workers import uv_settings
-from ansible_collections.selfhosted.prefect.plugins.module_utils.launch import MORE
+from ansible_collections.selfhosted.prefect.plugins.module_utils.onhost.launch import MORE
 from server import END, PYTHON, Api, alone, needs_release, started, until
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -39,7 +39,7 @@ LAUNCHER = """
 import sys
 from pathlib import Path
 sys.path.insert(0, LIB)
-from prefect_info import launch
+from selfhosted_prefect.onhost import launch
 del sys.path[0]
 launch.memory_kills = lambda *_: int(Path(COUNTER).read_text())
 launch.main(sys.argv)
@@ -50,7 +50,7 @@ launch.main(sys.argv)
 def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     directory = tmp_path_factory.mktemp("host")
     (directory / "lib").mkdir()
-    (directory / "lib" / "prefect_info").symlink_to(ROOT / "plugins/module_utils")
+    (directory / "lib" / "selfhosted_prefect").symlink_to(ROOT / "plugins/module_utils")
     counter = directory / "kills"
     counter.write_text("0")
     for name, text in (("look.py", FLOW), ("launcher", LAUNCHER)):

@@ -18,7 +18,8 @@ from typing import Any
 
 import pytest
 import yaml
-from ansible_collections.selfhosted.prefect.plugins.module_utils import backups, databases, sqlite_files
+from ansible_collections.selfhosted.prefect.plugins.module_utils.host import backups, databases, sqlite_files
+from ansible_collections.selfhosted.prefect.plugins.module_utils.onhost import backup as backup_program
 from ansible_collections.selfhosted.prefect.plugins.modules import backup
 from fake_api import outcome
 
@@ -637,7 +638,7 @@ def test_a_timer_makes_the_same_backup(
     options = options_of(home, release=str(home / "current"), keep=2)
     del options["version"]
     monkeypatch.setenv(databases.OPTIONS, json.dumps(options))
-    assert [databases.main() for _ in range(3)] == [0, 0, 0]
+    assert [backup_program.main() for _ in range(3)] == [0, 0, 0]
     listed = sqlite(home, state="listed")["backups"]
     assert [(each["version"], each["checked"], each["latest"]) for each in listed] == [
         ("3.9.1", True, False),
@@ -645,7 +646,7 @@ def test_a_timer_makes_the_same_backup(
     ]
     assert f"The backup is {home}/backups/{listed[-1]['name']}\nRemoved " in capsys.readouterr().out
     (home / "prefect.db").unlink()
-    assert databases.main() == 1
+    assert backup_program.main() == 1
     assert "has the server ever run?" in capsys.readouterr().err
 
 

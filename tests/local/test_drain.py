@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-DRAIN = Path(__file__).resolve().parents[2] / "plugins/module_utils/drain.py"
+DRAIN = Path(__file__).resolve().parents[2] / "plugins/module_utils/onhost/drain.py"
 
 SCENE = """
 import asyncio, os, runpy, signal, sys, types

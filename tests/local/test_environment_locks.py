@@ -14,8 +14,8 @@ from typing import Any
 
 import pytest
 import yaml
-from ansible_collections.selfhosted.prefect.plugins.module_utils.installing import InstallError, pins
-from ansible_collections.selfhosted.prefect.plugins.module_utils.uv import Index
+from ansible_collections.selfhosted.prefect.plugins.module_utils.host.installing import InstallError, pins
+from ansible_collections.selfhosted.prefect.plugins.module_utils.host.uv import Index
 from ansible_collections.selfhosted.prefect.plugins.plugin_utils.environment_resolver import (
     Release,
     Uv,

@@ -10,7 +10,7 @@ from typing import Any
 from ansible.parsing.dataloader import DataLoader
 from ansible.template import Templar
 from ansible_collections.selfhosted.prefect.plugins.filter.export import inventory_yaml
-from ansible_collections.selfhosted.prefect.plugins.module_utils.export import reference_name
+from ansible_collections.selfhosted.prefect.plugins.module_utils.objects.export import reference_name
 from ansible_collections.selfhosted.prefect.plugins.modules import export, resources
 from fake_api import FakeApi, outcome
 from test_resources import ALL, NOTHING, act

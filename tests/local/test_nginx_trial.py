@@ -15,8 +15,8 @@ from typing import Any
 
 import pytest
 import yaml
-from ansible_collections.selfhosted.prefect.plugins.module_utils import nginx_trial
-from ansible_collections.selfhosted.prefect.plugins.module_utils.ledger import ensure_files
+from ansible_collections.selfhosted.prefect.plugins.module_utils.host import nginx_trial
+from ansible_collections.selfhosted.prefect.plugins.module_utils.host.ledger import ensure_files
 from ansible_collections.selfhosted.prefect.plugins.modules import nginx
 from ansible_collections.selfhosted.prefect.plugins.modules.nginx import NginxError, resolved
 from fake_api import outcome

@@ -23,7 +23,7 @@ import pytest
 from ansible.errors import AnsibleError
 from ansible_collections.selfhosted.prefect.plugins.action.preflight import ActionModule
 from ansible_collections.selfhosted.prefect.plugins.lookup import uv as lookup
-from ansible_collections.selfhosted.prefect.plugins.module_utils import uv
+from ansible_collections.selfhosted.prefect.plugins.module_utils.host import uv
 from ansible_collections.selfhosted.prefect.plugins.modules import preflight, release
 from fake_api import outcome
 

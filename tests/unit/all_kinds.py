@@ -6,9 +6,9 @@ import copy
 import json
 from typing import Any
 
-from ansible_collections.selfhosted.prefect.plugins.module_utils.api import Api
-from ansible_collections.selfhosted.prefect.plugins.module_utils.kinds import KINDS, listed
-from ansible_collections.selfhosted.prefect.plugins.module_utils.resource import Server
+from ansible_collections.selfhosted.prefect.plugins.module_utils.api.module import Api
+from ansible_collections.selfhosted.prefect.plugins.module_utils.objects.engine import Server
+from ansible_collections.selfhosted.prefect.plugins.module_utils.objects.kinds import KINDS, listed
 from ansible_collections.selfhosted.prefect.plugins.modules import resources
 from fake_api import FakeApi, outcome
 

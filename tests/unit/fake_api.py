@@ -27,7 +27,7 @@ from urllib.parse import parse_qs, unquote, urlsplit
 import fake_objects
 from ansible.module_utils.common.parameters import PASS_VARS, remove_values
 from ansible.module_utils.testing import patch_module_args
-from ansible_collections.selfhosted.prefect.plugins.module_utils.client import moment
+from ansible_collections.selfhosted.prefect.plugins.module_utils.api.client import moment
 
 CREATED = "2026-11-21T01:00:00.000000Z"
 # From core 2.21 on a result holds the invocation only where the controller asks for it, as it does with -vvv.

@@ -9,9 +9,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from ansible_collections.selfhosted.prefect.plugins.module_utils.api import Api
-from ansible_collections.selfhosted.prefect.plugins.module_utils.kinds import KINDS
-from ansible_collections.selfhosted.prefect.plugins.module_utils.resource import Server, ensure
+from ansible_collections.selfhosted.prefect.plugins.module_utils.api.module import Api
+from ansible_collections.selfhosted.prefect.plugins.module_utils.objects.engine import Server, ensure
+from ansible_collections.selfhosted.prefect.plugins.module_utils.objects.kinds import KINDS
 
 TEMPLATE = {"job_configuration": {"env": "{{ env }}"}, "variables": {"properties": {"env": {"type": "object"}}}}
 SCHEMA = {

@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from ansible_collections.selfhosted.prefect.plugins.module_utils import ledger as ledgers
-from ansible_collections.selfhosted.prefect.plugins.module_utils.ledger import Ledger
+from ansible_collections.selfhosted.prefect.plugins.module_utils.host import ledger as ledgers
+from ansible_collections.selfhosted.prefect.plugins.module_utils.host.ledger import Ledger
 from ansible_collections.selfhosted.prefect.plugins.modules import accounts
 from fake_api import outcome
 

@@ -12,15 +12,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from ansible_collections.selfhosted.prefect.plugins.module_utils import checks
-from ansible_collections.selfhosted.prefect.plugins.module_utils.checks import (
+from ansible_collections.selfhosted.prefect.plugins.module_utils.host.postgres import DatabaseError
+from ansible_collections.selfhosted.prefect.plugins.module_utils.onhost import checks
+from ansible_collections.selfhosted.prefect.plugins.module_utils.onhost.checks import (
     certificate_checks,
     not_after,
     postgres_check,
     proxy_checks,
     redis_check,
 )
-from ansible_collections.selfhosted.prefect.plugins.module_utils.postgres import DatabaseError
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec

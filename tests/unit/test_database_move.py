@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from ansible_collections.selfhosted.prefect.plugins.module_utils.postgres import DatabaseError, copied, copy_text
+from ansible_collections.selfhosted.prefect.plugins.module_utils.host.postgres import DatabaseError, copied, copy_text
 from ansible_collections.selfhosted.prefect.plugins.modules import database_move
 from ansible_collections.selfhosted.prefect.plugins.modules.database_move import (
     KINDS,

@@ -10,7 +10,7 @@ from typing import Any
 
 import fake_objects
 import pytest
-from ansible_collections.selfhosted.prefect.plugins.module_utils.api import Api
+from ansible_collections.selfhosted.prefect.plugins.module_utils.api.module import Api
 from ansible_collections.selfhosted.prefect.plugins.modules import flow_run
 from fake_api import FakeApi, Fault, outcome
 

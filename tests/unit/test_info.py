@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import yaml
 from ansible_collections.selfhosted.prefect.plugins.doc_fragments.api import ModuleDocFragment
-from ansible_collections.selfhosted.prefect.plugins.module_utils import api as api_layer
+from ansible_collections.selfhosted.prefect.plugins.module_utils.api import module as api_layer
 from ansible_collections.selfhosted.prefect.plugins.modules import (
     automation,
     block,

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from ansible_collections.selfhosted.prefect.plugins.module_utils import launch
+from ansible_collections.selfhosted.prefect.plugins.module_utils.onhost import launch
 from fake_api import FakeApi
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -188,13 +188,13 @@ def test_a_program_runs_as_if_it_had_been_started_itself(tmp_path: Path) -> None
             f"""
             import sys
             sys.path.insert(1, {str(tmp_path / "lib")!r})
-            from prefect_info.launch import main
+            from selfhosted_prefect.onhost.launch import main
             del sys.path[1]
             main(sys.argv)
             """
         )
     )
     (tmp_path / "lib").mkdir()
-    (tmp_path / "lib" / "prefect_info").symlink_to(ROOT / "plugins/module_utils")
+    (tmp_path / "lib" / "selfhosted_prefect").symlink_to(ROOT / "plugins/module_utils")
     done = subprocess.run([sys.executable, launcher, program, "a", "b c"], capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout) == (3, "__main__ ['a', 'b c'] Process\n"), done.stderr

@@ -5,12 +5,16 @@ from __future__ import annotations
 import ast
 import functools
 import re
+import shutil
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
+from ansible_collections.selfhosted.prefect.plugins.plugin_utils import rendered
 from jinja2 import Environment, nodes
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -127,18 +131,53 @@ def test_role_reaches_the_shared_templates_by_a_symlink(link: Path) -> None:
     assert str(link.readlink()) == "../../templates"
 
 
-def test_a_host_gets_all_that_its_programs_import() -> None:
-    """What prefect-info and rescue-flow-runs are made of is a list, and its modules import each other."""
+LAYERS = {"api": (), "host": ("api",), "objects": ("api",), "onhost": ("api", "host")}
+"""The packages of `module_utils`, each with those that it may import from: no import runs upward."""
+
+MODULE_UTILS = ROOT / "plugins" / "module_utils"
+SHARED = sorted(MODULE_UTILS.rglob("*.py"))
+WITH_ANSIBLE = {"api/module.py", "api/results.py"}
+each_shared = pytest.mark.parametrize("path", SHARED, ids=lambda path: str(path.relative_to(MODULE_UTILS)))
+
+
+def imported(path: Path) -> Iterator[tuple[str, ...]]:
+    """Yield the parts of the names of the modules that a module imports, relative to `module_utils`."""
+    package = path.relative_to(MODULE_UTILS).parts
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.ImportFrom) and node.level:
+            yield (*package[: len(package) - node.level], *(node.module or "").split("."), node.names[0].name)
+        elif isinstance(node, ast.Import | ast.ImportFrom):
+            names = [node.module or ""] if isinstance(node, ast.ImportFrom) else [alias.name for alias in node.names]
+            assert not any(name.startswith("ansible_collections.selfhosted") for name in names), "import it relatively"
+
+
+@each_shared
+def test_no_import_runs_upward(path: Path) -> None:
+    package = path.relative_to(MODULE_UTILS).parts[0]
+    found = {next(part for part in parts if part) for parts in imported(path)}
+    assert found <= {package, *LAYERS[package]}
+
+
+@each_shared
+def test_only_what_modules_share_needs_ansible(path: Path) -> None:
+    """All other code can be imported on a host, where Ansible is not installed."""
+    imports = re.search(r"^(?:from|import) ansible\b", path.read_text(encoding="utf-8"), re.MULTILINE) is not None
+    assert imports == (str(path.relative_to(MODULE_UTILS)) in WITH_ANSIBLE)
+
+
+def test_what_is_installed_on_hosts_can_be_imported_there(tmp_path: Path) -> None:
+    """A package is installed with what it imports and nothing else, and with no Ansible beside it."""
     role = (ROOT / "roles" / "prefect" / "tasks" / "present.yml").read_text(encoding="utf-8")
-    sent = set(re.findall(r"src: .*__prefect_module_utils }}/(\w+)\.py", role))
-    imported = {
-        module
-        for name in sent
-        for node in ast.walk(ast.parse((ROOT / "plugins" / "module_utils" / f"{name}.py").read_text(encoding="utf-8")))
-        if isinstance(node, ast.ImportFrom) and node.level
-        for module in ([node.module] if node.module else [alias.name for alias in node.names])
-    }
-    assert sent and imported <= sent
+    modules = sorted({module for name in re.findall(r"package: (\w+)", role) for module in rendered.modules_of(name)})
+    assert {"onhost", "objects", "host", "api"} == {module.parts[0] for module in modules}
+    assert not {str(module) for module in modules} & WITH_ANSIBLE
+    for module in modules:
+        (tmp_path / "selfhosted_prefect" / module).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(MODULE_UTILS / module, tmp_path / "selfhosted_prefect" / module)
+    names = ", ".join(f"selfhosted_prefect.{'.'.join(module.with_suffix('').parts)}" for module in modules)
+    script = f"import sys; sys.modules['ansible'] = sys.modules['ansible_collections'] = None; import {names}"
+    done = subprocess.run([sys.executable, "-c", script], cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
 
 
 @each_template

@@ -20,9 +20,9 @@ from typing import Any
 
 import pytest
 import yaml
-from ansible_collections.selfhosted.prefect.plugins.module_utils import ledger as ledgers
-from ansible_collections.selfhosted.prefect.plugins.module_utils import safe_files
-from ansible_collections.selfhosted.prefect.plugins.module_utils.ledger import Ledger, opened
+from ansible_collections.selfhosted.prefect.plugins.module_utils.host import ledger as ledgers
+from ansible_collections.selfhosted.prefect.plugins.module_utils.host import safe_files
+from ansible_collections.selfhosted.prefect.plugins.module_utils.host.ledger import Ledger, opened
 from ansible_collections.selfhosted.prefect.plugins.modules import files, ledger
 from fake_api import outcome
 
@@ -1075,7 +1075,7 @@ id --name --group colleague
 def test_the_group_of_another_owner_survives_an_account_of_the_same_name(tmp_path: Path) -> None:
     script = tmp_path / "remove.py"
     script.write_text(
-        "from ansible_collections.selfhosted.prefect.plugins.module_utils.ledger import remove_account\n"
+        "from ansible_collections.selfhosted.prefect.plugins.module_utils.host.ledger import remove_account\n"
         'assert remove_account("user", "before", keeps_group=True) == ""\n'
     )
     steps = USERDEL.format(copy=tmp_path / "etc", python=sys.executable, script=script)

@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 
 import pytest
-from ansible_collections.selfhosted.prefect.plugins.module_utils.masking import (
+from ansible_collections.selfhosted.prefect.plugins.module_utils.api.masking import (
     HIDDEN,
     Mask,
     is_secret_name,

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from ansible_collections.selfhosted.prefect.plugins.module_utils import dpkg
+from ansible_collections.selfhosted.prefect.plugins.module_utils.host import dpkg
 from ansible_collections.selfhosted.prefect.plugins.modules import packages
 from fake_api import outcome
 

@@ -19,9 +19,9 @@ from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import pytest
-from ansible_collections.selfhosted.prefect.plugins.module_utils import interpreter, ports, uv
-from ansible_collections.selfhosted.prefect.plugins.module_utils import ledger as ledgers
-from ansible_collections.selfhosted.prefect.plugins.module_utils.ledger import opened
+from ansible_collections.selfhosted.prefect.plugins.module_utils.host import interpreter, ports, uv
+from ansible_collections.selfhosted.prefect.plugins.module_utils.host import ledger as ledgers
+from ansible_collections.selfhosted.prefect.plugins.module_utils.host.ledger import opened
 from ansible_collections.selfhosted.prefect.plugins.modules import backend, preflight
 from ansible_collections.selfhosted.prefect.plugins.modules.preflight import (
     accounts,
@@ -453,14 +453,17 @@ def test_what_reads_a_host_first_can_be_imported_by_an_old_python() -> None:
         for node in ast.walk(tree):
             if isinstance(node, ast.ImportFrom) and "plugins.module_utils" in (node.module or ""):
                 below = (node.module or "").partition("plugins.")[2]
-                names = [below] if "." in below else [f"{below}.{alias.name}" for alias in node.names]
+                names = [below] if below.count(".") > 1 else [f"{below}.{alias.name}" for alias in node.names]
                 waiting += [found for found in names if found not in seen]
-            if isinstance(node, ast.ImportFrom) and node.level == 1 and node.module:
-                waiting += [f"module_utils.{node.module}"] * (f"module_utils.{node.module}" not in seen)
+            if isinstance(node, ast.ImportFrom) and node.level:
+                base = [*name.split(".")[: -node.level], *([node.module] if node.module else [])]
+                whole = [".".join(base)] if node.module and (node.level == 1 or "." in node.module) else []
+                names = whole or [".".join([*base, alias.name]) for alias in node.names]
+                waiting += [found for found in names if found not in seen]
             words = [keyword.arg for keyword in node.keywords] if isinstance(node, ast.Call) else []
             called = getattr(getattr(node, "func", None), "id", "")
             assert called != "dataclass" or not {"kw_only", "slots"} & {*words}, f"{name}: {ast.unparse(node)}"
-    assert {"module_utils.ledger", "module_utils.safe_files", "module_utils.ports"} <= seen
+    assert {"module_utils.host.ledger", "module_utils.host.safe_files", "module_utils.host.ports"} <= seen
 
 
 @pytest.mark.parametrize("kind", ["missing", "broken", "directory"])

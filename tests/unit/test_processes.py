@@ -8,8 +8,8 @@ import time
 from pathlib import Path
 
 import pytest
-from ansible_collections.selfhosted.prefect.plugins.module_utils import processes
-from ansible_collections.selfhosted.prefect.plugins.module_utils.processes import TimedOutError, run_as
+from ansible_collections.selfhosted.prefect.plugins.module_utils.host import processes
+from ansible_collections.selfhosted.prefect.plugins.module_utils.host.processes import TimedOutError, run_as
 from ansible_collections.selfhosted.prefect.plugins.modules import services
 
 ENV = {"PATH": "/usr/bin:/bin"}

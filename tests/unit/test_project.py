@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 from ansible_collections.selfhosted.prefect.plugins.lookup.project import placed
-from ansible_collections.selfhosted.prefect.plugins.module_utils.reconcile import Wish, read
+from ansible_collections.selfhosted.prefect.plugins.module_utils.objects.reconcile import Wish, read
 from ansible_collections.selfhosted.prefect.plugins.plugin_utils.project import ProjectError, deployments
 
 FLOWS = '''

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from ansible_collections.selfhosted.prefect.plugins.module_utils import rescue
+from ansible_collections.selfhosted.prefect.plugins.module_utils.onhost import rescue
 from fake_api import FakeApi
 
 POOL = {"work_pool_name": "default", "deployment_id": "57c1f1ce-6f5c-4ac6-9a3f-5d1b3cbd7a63"}

@@ -9,13 +9,13 @@ from typing import Any
 
 import fake_objects
 import pytest
-from ansible_collections.selfhosted.prefect.plugins.module_utils.api import (
+from ansible_collections.selfhosted.prefect.plugins.module_utils.api.module import (
     Api,
     ApiError,
     Failure,
     worker_online_since,
 )
-from ansible_collections.selfhosted.prefect.plugins.module_utils.kinds import KINDS
+from ansible_collections.selfhosted.prefect.plugins.module_utils.objects.kinds import KINDS
 from ansible_collections.selfhosted.prefect.plugins.modules import work_pool
 from fake_api import FakeApi, Fault, now, outcome
 

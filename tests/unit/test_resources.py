@@ -15,11 +15,11 @@ from typing import Any
 import pytest
 import yaml
 from all_kinds import ALL, NOTHING, Wanted, act, everything, without
-from ansible_collections.selfhosted.prefect.plugins.module_utils.api import Api, Failure
-from ansible_collections.selfhosted.prefect.plugins.module_utils.kinds import KINDS, listed
-from ansible_collections.selfhosted.prefect.plugins.module_utils.ownership import Ownership, promise
-from ansible_collections.selfhosted.prefect.plugins.module_utils.reconcile import Gate, Wish, reconcile
-from ansible_collections.selfhosted.prefect.plugins.module_utils.resource import Server
+from ansible_collections.selfhosted.prefect.plugins.module_utils.api.module import Api, Failure
+from ansible_collections.selfhosted.prefect.plugins.module_utils.objects.engine import Server
+from ansible_collections.selfhosted.prefect.plugins.module_utils.objects.kinds import KINDS, listed
+from ansible_collections.selfhosted.prefect.plugins.module_utils.objects.ownership import Ownership, promise
+from ansible_collections.selfhosted.prefect.plugins.module_utils.objects.reconcile import Gate, Wish, reconcile
 from ansible_collections.selfhosted.prefect.plugins.modules import resources
 from fake_api import FakeApi, Fault, outcome
 

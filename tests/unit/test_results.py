@@ -6,7 +6,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from ansible_collections.selfhosted.prefect.plugins.module_utils.results import conceal
+from ansible_collections.selfhosted.prefect.plugins.module_utils.api.results import conceal
 
 RESULT = {"name": "main", "data": "hush-hush", "lines": ["say hush-hush"]}
 

@@ -20,9 +20,9 @@ from typing import Any
 
 import pytest
 from ansible_collections.selfhosted.prefect.plugins.action.tree import contents, pack
-from ansible_collections.selfhosted.prefect.plugins.module_utils import safe_files, sqlite_files
-from ansible_collections.selfhosted.prefect.plugins.module_utils.files import FileError, ensure_all
-from ansible_collections.selfhosted.prefect.plugins.module_utils.safe_files import (
+from ansible_collections.selfhosted.prefect.plugins.module_utils.host import safe_files, sqlite_files
+from ansible_collections.selfhosted.prefect.plugins.module_utils.host.files import FileError, ensure_all
+from ansible_collections.selfhosted.prefect.plugins.module_utils.host.safe_files import (
     AccountError,
     UnsafePathError,
     as_account,

@@ -29,7 +29,7 @@ from ansible_collections.selfhosted.prefect.plugins.filter.services import (
     unit_command,
     unit_word,
 )
-from ansible_collections.selfhosted.prefect.plugins.module_utils import ledger as ledgers
+from ansible_collections.selfhosted.prefect.plugins.module_utils.host import ledger as ledgers
 from ansible_collections.selfhosted.prefect.plugins.modules import services
 from ansible_collections.selfhosted.prefect.plugins.modules.services import Manager, Status
 from fake_api import FakeApi, now, outcome

@@ -19,9 +19,9 @@ from urllib.parse import urlsplit
 import pytest
 from ansible_collections.selfhosted.prefect.plugins.filter.services import env_value
 from ansible_collections.selfhosted.prefect.plugins.filter.status import status_report, status_table
-from ansible_collections.selfhosted.prefect.plugins.module_utils.checks import Check, disk_checks
-from ansible_collections.selfhosted.prefect.plugins.module_utils.metrics import Exporter, metrics
-from ansible_collections.selfhosted.prefect.plugins.module_utils.status import (
+from ansible_collections.selfhosted.prefect.plugins.module_utils.onhost.checks import Check, disk_checks
+from ansible_collections.selfhosted.prefect.plugins.module_utils.onhost.metrics import Exporter, metrics
+from ansible_collections.selfhosted.prefect.plugins.module_utils.onhost.status import (
     Instance,
     main,
     read,

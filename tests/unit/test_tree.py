@@ -13,8 +13,8 @@ from typing import Any
 import pytest
 from ansible.errors import AnsibleActionFail
 from ansible_collections.selfhosted.prefect.plugins.action.tree import contents, pack
-from ansible_collections.selfhosted.prefect.plugins.module_utils import ledger as ledgers
-from ansible_collections.selfhosted.prefect.plugins.module_utils.safe_files import Directory
+from ansible_collections.selfhosted.prefect.plugins.module_utils.host import ledger as ledgers
+from ansible_collections.selfhosted.prefect.plugins.module_utils.host.safe_files import Directory
 from ansible_collections.selfhosted.prefect.plugins.modules import ledger, tree
 from fake_api import outcome
 

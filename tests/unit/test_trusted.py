@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from ansible_collections.selfhosted.prefect.plugins.module_utils import trusted
+from ansible_collections.selfhosted.prefect.plugins.module_utils.host import trusted
 from ansible_collections.selfhosted.prefect.plugins.modules import preflight, release
 from fake_api import outcome
 

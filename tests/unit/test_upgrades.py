@@ -16,7 +16,7 @@ from ansible_collections.selfhosted.prefect.plugins.filter.upgrades import (
     upgrade_plan,
     way_back,
 )
-from ansible_collections.selfhosted.prefect.plugins.module_utils import upgrades
+from ansible_collections.selfhosted.prefect.plugins.module_utils.host import upgrades
 from ansible_collections.selfhosted.prefect.plugins.modules import upgrade
 from fake_api import outcome
 

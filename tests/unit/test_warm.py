@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from ansible_collections.selfhosted.prefect.plugins.module_utils import launch, warm
+from ansible_collections.selfhosted.prefect.plugins.module_utils.onhost import launch, warm
 
 ENGINE = [sys.executable, "-m", "prefect.engine"]
 

@@ -22,7 +22,7 @@ QUIET = 0.5
 
 
 class Server(ThreadingHTTPServer):
-    """Ends as templates/opt/prefect/serve.j2 does: closes its port first, and answers requests that still arrive."""
+    """Ends as module_utils/onhost/serve.py does: closes its port first, and answers requests that still arrive."""
 
     daemon_threads = True
     request_queue_size = 128

@@ -135,7 +135,7 @@ def resumed(before: Data, after: Data) -> dict[str, list[dict[str, Any]]]:
 class Following:
     """How a database is followed: looked at `every` so many seconds, and registered by the collection's `engine`.
 
-    The engine is a directory with the module_utils of the collection, and empty on the hosts that register nothing.
+    The engine is the directory with the code of the collection, and empty on the hosts that register nothing.
     """
 
     source: str
@@ -215,8 +215,8 @@ class Following:
         engine = Path(self.engine)
         if str(engine.parent) not in sys.path:
             sys.path.append(str(engine.parent))
-        client = importlib.import_module(f"{engine.name}.client")
-        reconcile = importlib.import_module(f"{engine.name}.reconcile")
+        client = importlib.import_module(f"{engine.name}.api.client")
+        reconcile = importlib.import_module(f"{engine.name}.objects.reconcile")
         wanted = {kind: entries for kind, entries in made.items() if entries or kind != "prefect_work_pools"}
         wish = reconcile.Wish(
             owner=self.owner, former=self.former, prune=True, adopt="unowned", pauses="enforce", typed=True

@@ -8,7 +8,7 @@ import subprocess
 from collections.abc import Sequence
 from typing import Any
 
-from ansible_collections.selfhosted.prefect.plugins.module_utils.masking import without_userinfo
+from ..api.masking import without_userinfo
 
 UNREACHABLE = (
     "prefect_index_url: the package index cannot be reached from {here} "

@@ -25,7 +25,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from .client import Api, ApiError, Failure, moment, quoted
+from ..api.client import Api, ApiError, Failure, moment, quoted
 from .status import client_of
 
 THEN: dict[str, dict[str, str]] = {

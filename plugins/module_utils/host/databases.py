@@ -12,11 +12,9 @@ import os
 import pwd
 import re
 import shutil
-import signal
 import sqlite3
 import stat
 import subprocess
-import sys
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
@@ -195,7 +193,7 @@ def identifier(name: str) -> str:
 
 
 OPTIONS = "PREFECT_BACKUP_OPTIONS"
-"""Environment variable in which a host's timer passes the options of `main`, as JSON."""
+"""Environment variable in which a host's timer passes the options of `run`, as JSON."""
 
 LAST_LINES = 20
 
@@ -1216,19 +1214,3 @@ def server_password(environment: Mapping[str, str]) -> str | None:
     """Return the database password in the server's settings."""
     url = urlsplit(environment.get("PREFECT_SERVER_DATABASE_CONNECTION_URL", ""))
     return unquote(url.password) if url.password else environment.get("PREFECT_SERVER_DATABASE_PASSWORD")
-
-
-def main() -> int:
-    """Run a timer's job, and return the exit code of its unit."""
-    given = {**DEFAULTS, **json.loads(os.environ[OPTIONS]), "password": server_password(os.environ)}
-    given["version"] = Path(given.pop("release")).resolve().name.rpartition("-")[0]
-    # The proof removes what it has created, also when the unit is stopped.
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
-    try:
-        result = run(given, dry=False, warn=print)
-    except FAILURES as error:
-        print(message(error), file=sys.stderr)
-        return 1
-    state = ", and is proven" if result["proven"] else ""
-    print(f"The backup is {result['path']}{state}", *(f"Removed {path}" for path in result["removed"]), sep="\n")
-    return 0

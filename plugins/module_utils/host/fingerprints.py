@@ -13,7 +13,7 @@ import re
 import secrets
 from collections.abc import Iterable
 
-from ansible_collections.selfhosted.prefect.plugins.module_utils import safe_files
+from . import safe_files
 
 LINE = re.compile(r"(?P<name>[a-z]+) (?P<fingerprint>[0-9a-f]{32}:[0-9a-f]{64})")
 

@@ -21,6 +21,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+from ..api.client import PAGE, PROBE, Api, ApiError, Failure, moment, quoted
 from .checks import (
     TIMEOUT,
     Check,
@@ -31,7 +32,6 @@ from .checks import (
     proxy_checks,
     redis_check,
 )
-from .client import PAGE, PROBE, Api, ApiError, Failure, moment, quoted
 from .metrics import Exporter, metrics
 
 UNMARKED = timedelta(minutes=5)

@@ -28,8 +28,8 @@ from pathlib import Path
 from typing import IO, Any
 from urllib.parse import unquote, urljoin, urlsplit, urlunsplit
 
-from ansible_collections.selfhosted.prefect.plugins.module_utils.masking import without_userinfo
-from ansible_collections.selfhosted.prefect.plugins.module_utils.trusted import weakness
+from ..api.masking import without_userinfo
+from .trusted import weakness
 
 ANY = "any"
 """The platform of a uv that the user named, about which nothing is known."""

@@ -7,11 +7,11 @@ from collections.abc import Container, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from ..api.client import ApiError
+from ..api.masking import HIDDEN
 from . import automations
-from .api import ApiError
+from .engine import Kind, Server, Values, same
 from .kinds import KINDS, load_schemas, written
-from .masking import HIDDEN
-from .resource import Kind, Server, Values, same
 
 DEFAULTS: dict[str, Values] = {
     "block_type": {"capabilities": []},

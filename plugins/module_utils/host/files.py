@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import grp
+import hashlib
 import os
 import pwd
 import stat
@@ -11,8 +12,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from ansible_collections.selfhosted.prefect.plugins.module_utils import safe_files
-from ansible_collections.selfhosted.prefect.plugins.module_utils.safe_files import (
+from . import safe_files
+from .safe_files import (
     Directory,
     UnsafePathError,
     beside,
@@ -32,6 +33,7 @@ FILES: dict[str, Any] = {
     "options": {
         "path": {"type": "path", "required": True},
         "content": {"type": "str"},
+        "sha256": {"type": "str"},
         "owner": {"type": "str"},
         "group": {"type": "str"},
         "mode": {"type": "str"},
@@ -41,8 +43,9 @@ FILES: dict[str, Any] = {
         "secret": {"type": "bool", "default": False},
     },
     "required_if": [("state", "present", ["mode"]), ("state", "kept", ["mode"])],
+    "mutually_exclusive": [("content", "sha256")],
 }
-"""Module option: the files to create or remove, in this order."""
+"""Module option: the files to create or remove, in this order. A digest stands for content that the host may have."""
 
 SECRETS: dict[str, Any] = {"type": "list", "elements": "str", "no_log": True, "default": []}
 """Module option: the contents of the secret files, in the order of the files.
@@ -207,6 +210,22 @@ def ensure(
     if secret is not None:
         return changed, diff | {"prepared": f"{path} (secret)\n"}
     return changed, diff | {"before": before, "after": content}
+
+
+def known(files: list[dict[str, Any]]) -> tuple[list[dict[str, Any]], list[str]]:
+    """Return the files with the content that a digest stands for, and the paths of those whose content is another."""
+    found, lacking = [], []
+    for file in files:
+        if file["sha256"] is not None and file["state"] == "present":
+            content = b""
+            with contextlib.suppress(OSError):
+                content = safe_files.read(Path(file["path"]))
+            if hashlib.sha256(content).hexdigest() == file["sha256"]:
+                file = {**file, "content": content.decode()}
+            else:
+                lacking.append(file["path"])
+        found.append(file)
+    return found, lacking
 
 
 def ensure_all(

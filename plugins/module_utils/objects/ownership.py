@@ -21,7 +21,7 @@ from collections.abc import Iterable, Mapping
 from datetime import datetime, timedelta, timezone
 from typing import Any
 
-from .client import Api, ApiError, moment
+from ..api.client import Api, ApiError, moment
 from .kinds import REGISTRY
 
 WIDTH = 10

@@ -10,7 +10,7 @@ import time
 from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 
-from ansible_collections.selfhosted.prefect.plugins.module_utils import safe_files
+from . import safe_files
 
 MAIN = "nginx.conf"
 """The file that includes all others."""

@@ -13,9 +13,9 @@ from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Se
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
+from ..api.client import NOT_A_NUMBER, Api, ApiError, Failure, quoted
+from ..api.masking import SURE, Mask, hidden_texts, marked
 from . import recreations
-from .client import NOT_A_NUMBER, Api, ApiError, Failure, quoted
-from .masking import SURE, Mask, hidden_texts, marked
 from .recreations import Recreation
 
 Action = Literal["nothing", "create", "update", "recreate", "delete"]
@@ -593,7 +593,7 @@ def options(kind: Kind) -> dict[str, dict[str, Any]]:
 def run(kind: Kind, kinds: Mapping[str, Kind], spec: Mapping[str, Any] | None = None, **more: Any) -> None:
     """Run a kind's module. `spec` holds further options; `more` is passed to AnsibleModule."""
     # Imported here because a host that only reconciles has no Ansible.
-    from .api import SECRETS, mask_of, run_module
+    from ..api.module import SECRETS, mask_of, run_module
 
     def work(api: Api, params: Mapping[str, Any], check_mode: bool) -> dict[str, Any]:
         server = Server(api, kinds, mask=mask_of(params))

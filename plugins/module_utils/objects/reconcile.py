@@ -16,12 +16,12 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from ..api.client import Api, ApiError, Failure
+from ..api.masking import Mask
 from . import recreations
-from .client import Api, ApiError, Failure
+from .engine import Kind, Plan, Server, Values, carry_out, missing_fields, not_json, plan, same, unresolved
 from .kinds import KINDS, Automation, is_off, load_schemas
-from .masking import Mask
 from .ownership import FORMER, Ownership, mark, promise
-from .resource import Kind, Plan, Server, Values, carry_out, missing_fields, not_json, plan, same, unresolved
 from .schedules import KINDS as KINDS_OF_SCHEDULE
 
 OLDEST = (3, 5)

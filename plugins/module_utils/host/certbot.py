@@ -8,8 +8,8 @@ import subprocess
 from pathlib import Path
 from typing import Any
 
-from ansible_collections.selfhosted.prefect.plugins.module_utils import safe_files
-from ansible_collections.selfhosted.prefect.plugins.module_utils.ledger import Ledger, LedgerError
+from . import safe_files
+from .ledger import Ledger, LedgerError
 
 DIRECTORY = Path("/etc/letsencrypt")
 

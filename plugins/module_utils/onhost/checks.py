@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, unquote, urlsplit
 
-from .postgres import DatabaseError, connect
+from ..host.postgres import DatabaseError, connect
 
 TIMEOUT = 5.0
 """Seconds without an answer after which a service counts as down. Prometheus waits 10 s for everything."""

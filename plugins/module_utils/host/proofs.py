@@ -25,8 +25,8 @@ from pathlib import Path
 from typing import Any, Protocol
 from urllib.parse import unquote, urlsplit
 
+from ..api.client import Api, ApiError, Failure
 from .backups import Backup, BackupError
-from .client import Api, ApiError, Failure
 from .ports import listeners
 from .postgres import DatabaseError
 from .processes import settings_in

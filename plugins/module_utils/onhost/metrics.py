@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Mapping
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
-from .client import moment
+from ..api.client import moment
 
 Json = dict[str, Any]
 Sample = tuple[Mapping[str, str], float]

@@ -14,7 +14,7 @@ from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from ansible_collections.selfhosted.prefect.plugins.module_utils import safe_files
+from . import safe_files
 
 SCRIPTS = Path("/var/lib/dpkg/info")
 

@@ -35,8 +35,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from ansible_collections.selfhosted.prefect.plugins.module_utils import safe_files
-from ansible_collections.selfhosted.prefect.plugins.module_utils.files import ensure_all, is_empty
+from . import safe_files
+from .files import ensure_all, is_empty
 
 FORMAT = 1
 """Version of the file format. A newer one is rejected rather than guessed at."""

@@ -19,7 +19,7 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta, timezone
 from typing import Any
 
-from .client import Api, ApiError, moment
+from ..api.client import Api, ApiError, moment
 
 PREFIX = "ansible_owner__recreate-"
 """Prefix of these variables. It cannot be an owner's mark: an owner's name has no underscore."""

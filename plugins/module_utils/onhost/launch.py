@@ -24,8 +24,8 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
+from ..api.client import Failure
 from . import drain, warm
-from .client import Failure
 from .rescue import memory_kills
 from .status import client_of
 

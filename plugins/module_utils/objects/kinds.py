@@ -11,11 +11,11 @@ import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
+from ..api.client import PAGE, PROBE, Failure, quoted
+from ..api.masking import Mask, hidden_texts, is_secret_name, reference_to, texts
 from . import automations, schedules
-from .client import PAGE, PROBE, Failure, quoted
-from .masking import Mask, hidden_texts, is_secret_name, reference_to, texts
+from .engine import Field, Kind, Plan, Row, Server, Values, run, same
 from .recreations import Recreation
-from .resource import Field, Kind, Plan, Row, Server, Values, run, same
 
 NAME = r"[^/%&<>]+"
 REGISTRY = "ansible_owner_"
