@@ -30,7 +30,8 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT / ".collections"), str(ROOT / "tests")]
 
 from ansible_collections.selfhosted.prefect.plugins.module_utils.api.module import Api  # noqa: E402
-from ansible_collections.selfhosted.prefect.plugins.module_utils.objects.reconcile import Wish, reconcile  # noqa: E402
+from ansible_collections.selfhosted.prefect.plugins.module_utils.objects.reconcile import reconcile  # noqa: E402
+from ansible_collections.selfhosted.prefect.plugins.module_utils.objects.wishes import Wish  # noqa: E402
 from local_servers import POSTGRES, new_database, postgres, prefect_server  # noqa: E402
 
 Object = dict[str, Any]

@@ -10,7 +10,7 @@ from typing import Any
 
 from ansible.errors import AnsibleUndefinedVariable
 from ansible_collections.selfhosted.prefect.plugins.filter.secrets import secrets_dir
-from ansible_collections.selfhosted.prefect.plugins.module_utils.objects.kinds import KINDS
+from ansible_collections.selfhosted.prefect.plugins.module_utils.objects.table import KINDS
 from ansible_collections.selfhosted.prefect.plugins.plugin_utils.environment_resolver import complaints
 from ansible_collections.selfhosted.prefect.plugins.plugin_utils.inventory import PATTERN, merged
 

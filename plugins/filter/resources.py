@@ -8,7 +8,7 @@ from typing import Any
 
 from ansible.errors import AnsibleFilterError, AnsibleUndefinedVariable
 from ansible_collections.selfhosted.prefect.plugins.filter.definitions import definitions
-from ansible_collections.selfhosted.prefect.plugins.module_utils.objects.kinds import KINDS
+from ansible_collections.selfhosted.prefect.plugins.module_utils.objects.table import KINDS
 from ansible_collections.selfhosted.prefect.plugins.plugin_utils.inventory import merged
 
 DATA = ("prefect_tasks", "prefect_runners")

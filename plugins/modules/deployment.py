@@ -255,7 +255,7 @@ request:
   type: dict
 """
 
-from ..module_utils.objects.kinds import main as of_kind
+from ..module_utils.objects.table import main as of_kind
 
 
 def main() -> None:

@@ -87,7 +87,7 @@ from typing import Any
 from ..module_utils.api.module import Api, mask_of, run_module
 from ..module_utils.objects.engine import Server
 from ..module_utils.objects.export import export
-from ..module_utils.objects.kinds import KINDS
+from ..module_utils.objects.table import KINDS
 
 
 def work(api: Api, params: Mapping[str, Any], check_mode: bool) -> dict[str, Any]:

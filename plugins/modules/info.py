@@ -172,7 +172,7 @@ from urllib.parse import urlsplit, urlunsplit
 
 from ..module_utils.api.module import Api, ApiError, mask_of, quoted, run_module
 from ..module_utils.objects.engine import Server
-from ..module_utils.objects.kinds import KINDS, listed
+from ..module_utils.objects.table import KINDS, listed
 
 
 def work(api: Api, params: Mapping[str, Any], check_mode: bool) -> dict[str, Any]:

@@ -238,8 +238,9 @@ from typing import Any
 
 from ..module_utils.api.module import SECRETS, Api, Failure, mask_of, run_module
 from ..module_utils.objects.engine import Kind
-from ..module_utils.objects.kinds import KINDS
-from ..module_utils.objects.reconcile import Wish, reconcile
+from ..module_utils.objects.reconcile import reconcile
+from ..module_utils.objects.table import KINDS
+from ..module_utils.objects.wishes import Wish
 
 LISTS = {kind.list_name: kind for kind in KINDS.values()}
 

@@ -56,7 +56,7 @@ from typing import Any
 
 from ..module_utils.api.module import Api, ApiError, Failure, run_module
 from ..module_utils.objects.engine import Server
-from ..module_utils.objects.kinds import KINDS
+from ..module_utils.objects.table import KINDS
 
 PATH = "/admin/storage"
 FIELD = "default_result_storage_block_id"

@@ -22,7 +22,7 @@ from ansible_collections.selfhosted.prefect.plugins.module_utils.host.installing
     pins,
 )
 from ansible_collections.selfhosted.prefect.plugins.module_utils.host.interpreter import pythons_for
-from ansible_collections.selfhosted.prefect.plugins.module_utils.objects.kinds import ENVIRONMENT_NAME
+from ansible_collections.selfhosted.prefect.plugins.module_utils.objects.kinds.deployments import ENVIRONMENT_NAME
 from ansible_collections.selfhosted.prefect.plugins.plugin_utils import kept_files
 
 REQUIREMENT = r"[A-Za-z0-9][\w.-]*\s*(\[[\w\s.,-]*\])?\s*([<>=!~(;].*)?"

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from ansible.errors import AnsibleError
-from ansible_collections.selfhosted.prefect.plugins.module_utils.objects.kinds import KINDS
+from ansible_collections.selfhosted.prefect.plugins.module_utils.objects.table import KINDS
 
 Entry = dict[str, Any]
 Lists = dict[str, list[Any]]

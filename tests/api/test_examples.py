@@ -16,8 +16,9 @@ from typing import Any
 import pytest
 import yaml
 from ansible_collections.selfhosted.prefect.plugins.module_utils.objects.engine import Server
-from ansible_collections.selfhosted.prefect.plugins.module_utils.objects.kinds import KINDS, listed
-from ansible_collections.selfhosted.prefect.plugins.module_utils.objects.reconcile import Wish, reconcile
+from ansible_collections.selfhosted.prefect.plugins.module_utils.objects.reconcile import reconcile
+from ansible_collections.selfhosted.prefect.plugins.module_utils.objects.table import KINDS, listed
+from ansible_collections.selfhosted.prefect.plugins.module_utils.objects.wishes import Wish
 from conftest import AUTH, RELEASES, PrefectServer
 
 ROOT = Path(__file__).resolve().parents[2]

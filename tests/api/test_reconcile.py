@@ -14,8 +14,9 @@ import pytest
 from ansible_collections.selfhosted.prefect.plugins.module_utils.api.module import Api, Failure
 from ansible_collections.selfhosted.prefect.plugins.module_utils.objects.engine import Server
 from ansible_collections.selfhosted.prefect.plugins.module_utils.objects.export import export
-from ansible_collections.selfhosted.prefect.plugins.module_utils.objects.kinds import KINDS, listed
-from ansible_collections.selfhosted.prefect.plugins.module_utils.objects.reconcile import Report, Wish, reconcile
+from ansible_collections.selfhosted.prefect.plugins.module_utils.objects.reconcile import reconcile
+from ansible_collections.selfhosted.prefect.plugins.module_utils.objects.table import KINDS, listed
+from ansible_collections.selfhosted.prefect.plugins.module_utils.objects.wishes import Report, Wish
 from conftest import AUTH, PrefectServer
 
 COLLECTIONS = Path(__file__).resolve().parents[2] / ".collections"
@@ -54,7 +55,8 @@ NOTHING: dict[str, list[dict[str, Any]]] = {name: [] for name in ALL}
 DRIVER = """
 import json, os, sys
 from ansible_collections.selfhosted.prefect.plugins.module_utils.api import client
-from ansible_collections.selfhosted.prefect.plugins.module_utils.objects.reconcile import Wish, reconcile
+from ansible_collections.selfhosted.prefect.plugins.module_utils.objects.reconcile import reconcile
+from ansible_collections.selfhosted.prefect.plugins.module_utils.objects.wishes import Wish
 
 url, auth, point, wanted = sys.argv[1], sys.argv[2], int(sys.argv[3]), json.loads(sys.argv[4])
 real, writes = client.Api._exchange, 0

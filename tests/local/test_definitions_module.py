@@ -14,7 +14,8 @@ from ansible_collections.selfhosted.prefect.plugins.action.definitions import re
 from ansible_collections.selfhosted.prefect.plugins.filter.definitions import definitions as of_inventory
 from ansible_collections.selfhosted.prefect.plugins.module_utils.api.client import Api
 from ansible_collections.selfhosted.prefect.plugins.module_utils.api.masking import Mask, masked_diff
-from ansible_collections.selfhosted.prefect.plugins.module_utils.objects.reconcile import Wish, reconcile
+from ansible_collections.selfhosted.prefect.plugins.module_utils.objects.reconcile import reconcile
+from ansible_collections.selfhosted.prefect.plugins.module_utils.objects.wishes import Wish
 from ansible_collections.selfhosted.prefect.plugins.modules import definitions
 from fake_api import FakeApi, outcome
 from prefect_definitions import sources

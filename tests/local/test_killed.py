@@ -7,7 +7,8 @@ import copy
 import pytest
 from all_kinds import ALL, NOTHING, act, everything, without
 from ansible_collections.selfhosted.prefect.plugins.module_utils.api.module import Api, Failure
-from ansible_collections.selfhosted.prefect.plugins.module_utils.objects.reconcile import Wish, reconcile
+from ansible_collections.selfhosted.prefect.plugins.module_utils.objects.reconcile import reconcile
+from ansible_collections.selfhosted.prefect.plugins.module_utils.objects.wishes import Wish
 from fake_api import FakeApi, Fault
 
 

@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 from ansible_collections.selfhosted.prefect.plugins.module_utils.api.module import Api
 from ansible_collections.selfhosted.prefect.plugins.module_utils.objects import recreations
-from ansible_collections.selfhosted.prefect.plugins.module_utils.objects.kinds import KINDS
 from ansible_collections.selfhosted.prefect.plugins.module_utils.objects.recreations import PREFIX
+from ansible_collections.selfhosted.prefect.plugins.module_utils.objects.table import KINDS
 from ansible_collections.selfhosted.prefect.plugins.modules import resources, work_pool
 from fake_api import FakeApi, Fault, outcome
 

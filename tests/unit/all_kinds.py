@@ -8,7 +8,7 @@ from typing import Any
 
 from ansible_collections.selfhosted.prefect.plugins.module_utils.api.module import Api
 from ansible_collections.selfhosted.prefect.plugins.module_utils.objects.engine import Server
-from ansible_collections.selfhosted.prefect.plugins.module_utils.objects.kinds import KINDS, listed
+from ansible_collections.selfhosted.prefect.plugins.module_utils.objects.table import KINDS, listed
 from ansible_collections.selfhosted.prefect.plugins.modules import resources
 from fake_api import FakeApi, outcome
 

@@ -11,7 +11,7 @@ from typing import Any
 
 from ansible_collections.selfhosted.prefect.plugins.module_utils.api.module import Api
 from ansible_collections.selfhosted.prefect.plugins.module_utils.objects.engine import Server, ensure
-from ansible_collections.selfhosted.prefect.plugins.module_utils.objects.kinds import KINDS
+from ansible_collections.selfhosted.prefect.plugins.module_utils.objects.table import KINDS
 
 TEMPLATE = {"job_configuration": {"env": "{{ env }}"}, "variables": {"properties": {"env": {"type": "object"}}}}
 SCHEMA = {

@@ -13,7 +13,10 @@ from ansible_collections.selfhosted.prefect.plugins.filter.environments import (
     environment_releases,
     environments_dir,
 )
-from ansible_collections.selfhosted.prefect.plugins.module_utils.objects.kinds import environment_of, with_environment
+from ansible_collections.selfhosted.prefect.plugins.module_utils.objects.kinds.deployments import (
+    environment_of,
+    with_environment,
+)
 from ansible_collections.selfhosted.prefect.plugins.modules import export
 from ansible_collections.selfhosted.prefect.plugins.plugin_utils.environment_resolver import complaints
 from fake_api import FakeApi, outcome

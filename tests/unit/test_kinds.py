@@ -8,7 +8,7 @@ from typing import Any
 import matrix
 import pytest
 from ansible_collections.selfhosted.prefect.plugins.module_utils.api.module import Api
-from ansible_collections.selfhosted.prefect.plugins.module_utils.objects.kinds import KINDS
+from ansible_collections.selfhosted.prefect.plugins.module_utils.objects.table import KINDS
 from fake_api import FakeApi
 
 

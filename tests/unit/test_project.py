@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 from ansible_collections.selfhosted.prefect.plugins.lookup.project import placed
-from ansible_collections.selfhosted.prefect.plugins.module_utils.objects.reconcile import Wish, read
+from ansible_collections.selfhosted.prefect.plugins.module_utils.objects.reading import read
+from ansible_collections.selfhosted.prefect.plugins.module_utils.objects.wishes import Wish
 from ansible_collections.selfhosted.prefect.plugins.plugin_utils.project import ProjectError, deployments
 
 FLOWS = '''

@@ -15,7 +15,7 @@ from ansible_collections.selfhosted.prefect.plugins.module_utils.api.module impo
     Failure,
     worker_online_since,
 )
-from ansible_collections.selfhosted.prefect.plugins.module_utils.objects.kinds import KINDS
+from ansible_collections.selfhosted.prefect.plugins.module_utils.objects.table import KINDS
 from ansible_collections.selfhosted.prefect.plugins.modules import work_pool
 from fake_api import FakeApi, Fault, now, outcome
 

@@ -17,9 +17,11 @@ import yaml
 from all_kinds import ALL, NOTHING, Wanted, act, everything, without
 from ansible_collections.selfhosted.prefect.plugins.module_utils.api.module import Api, Failure
 from ansible_collections.selfhosted.prefect.plugins.module_utils.objects.engine import Server
-from ansible_collections.selfhosted.prefect.plugins.module_utils.objects.kinds import KINDS, listed
+from ansible_collections.selfhosted.prefect.plugins.module_utils.objects.execute import Gate
 from ansible_collections.selfhosted.prefect.plugins.module_utils.objects.ownership import Ownership, promise
-from ansible_collections.selfhosted.prefect.plugins.module_utils.objects.reconcile import Gate, Wish, reconcile
+from ansible_collections.selfhosted.prefect.plugins.module_utils.objects.reconcile import reconcile
+from ansible_collections.selfhosted.prefect.plugins.module_utils.objects.table import KINDS, listed
+from ansible_collections.selfhosted.prefect.plugins.module_utils.objects.wishes import Wish
 from ansible_collections.selfhosted.prefect.plugins.modules import resources
 from fake_api import FakeApi, Fault, outcome
 

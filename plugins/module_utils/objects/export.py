@@ -9,9 +9,10 @@ from typing import Any
 
 from ..api.client import ApiError
 from ..api.masking import HIDDEN
-from . import automations
 from .engine import Kind, Server, Values, same
-from .kinds import KINDS, load_schemas, written
+from .kinds import triggers
+from .kinds.blocks import load_schemas
+from .table import KINDS, written
 
 DEFAULTS: dict[str, Values] = {
     "block_type": {"capabilities": []},
@@ -133,7 +134,7 @@ def short(kind: Kind, row: Mapping[str, Any], values: Values) -> Values:
         after["trigger"] = short_trigger(after["trigger"])
     for name in ("actions", "actions_on_trigger", "actions_on_resolve"):
         if name in after:
-            after[name] = [without(each, automations.ACTIONS.get(each["type"], {})) for each in after[name]]
+            after[name] = [without(each, triggers.ACTIONS.get(each["type"], {})) for each in after[name]]
     return after
 
 
@@ -148,7 +149,7 @@ def without(values: Mapping[str, Any], defaults: Mapping[str, Any]) -> Values:
 
 def short_trigger(trigger: Values) -> Values:
     """Return a canonical trigger as a user would write it."""
-    after = without(trigger, {**automations.TRIGGERS.get(trigger["type"], {}), "type": "event", "match_related": []})
+    after = without(trigger, {**triggers.TRIGGERS.get(trigger["type"], {}), "type": "event", "match_related": []})
     if "match" in after:
         after["match"] = {label: one(values) for label, values in after["match"].items()}
     if "match_related" in after:

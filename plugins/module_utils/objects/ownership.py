@@ -22,7 +22,7 @@ from datetime import datetime, timedelta, timezone
 from typing import Any
 
 from ..api.client import Api, ApiError, moment
-from .kinds import REGISTRY
+from .kinds.variables import REGISTRY
 
 WIDTH = 10
 MOST = 480

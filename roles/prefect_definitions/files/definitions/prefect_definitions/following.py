@@ -216,9 +216,10 @@ class Following:
         if str(engine.parent) not in sys.path:
             sys.path.append(str(engine.parent))
         client = importlib.import_module(f"{engine.name}.api.client")
+        wishes = importlib.import_module(f"{engine.name}.objects.wishes")
         reconcile = importlib.import_module(f"{engine.name}.objects.reconcile")
         wanted = {kind: entries for kind, entries in made.items() if entries or kind != "prefect_work_pools"}
-        wish = reconcile.Wish(
+        wish = wishes.Wish(
             owner=self.owner, former=self.former, prune=True, adopt="unowned", pauses="enforce", typed=True
         )
         url, names = (

@@ -13,7 +13,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime, timedelta, timezone
 from typing import Any
 
-from ..api.client import Api, ApiError
+from ...api.client import Api, ApiError
 
 Schedule = dict[str, Any]
 
