@@ -10,8 +10,8 @@ from ansible_collections.selfhosted.prefect.plugins.module_utils.host.installing
 from ansible_collections.selfhosted.prefect.plugins.plugin_utils.environment_resolver import (
     Release,
     Uv,
-    complaints,
     locked,
+    problems_of,
 )
 
 
@@ -37,7 +37,7 @@ class ActionModule(ActionBase):
                 "ca_bundle": text,
             }
         )
-        if found := list(complaints(given["environments"])):
+        if found := list(problems_of(given["environments"])):
             return result | {"failed": True, "msg": "\n".join(found)}
         release = Release(version=given["version"], lock=given["requirements"], constraints=given["constraints"])
         index = own_uv.Index(url=given["index_url"], ca_bundle=given["ca_bundle"])

@@ -116,14 +116,14 @@ def mistyped_variables(values: dict[str, Any], known: dict[str, dict[str, Any]])
     specs = {name: option for options in known.values() for name, option in options.items() if name in values}
     text = {name for name in specs if specs[name]["type"] in ("list", "dict") and isinstance(values[name], str)}
     # The value may contain a secret and is not repeated.
-    complaints = [
+    problems = [
         f"{name}: it is a {specs[name]['type']}, and text was given; on the command line give JSON: "
         f"-e '{json.dumps({name: ['...'] if specs[name]['type'] == 'list' else {'...': '...'}})}'"
         for name in sorted(text)
     ]
     others = {name: option for name, option in specs.items() if name not in text}
     given = {name: values[name] for name in others}
-    return complaints + list(ArgumentSpecValidator(others).validate(given).error_messages)
+    return problems + list(ArgumentSpecValidator(others).validate(given).error_messages)
 
 
 def unknown_variables(names: list[str], known: Mapping[str, Collection[str]]) -> list[str]:
@@ -133,32 +133,32 @@ def unknown_variables(names: list[str], known: Mapping[str, Collection[str]]) ->
     """
     valid = set(inventory.NAMES).union(*known.values())
     prefixes = tuple(f"{role}_" for role in known if role != "prefect")
-    complaints = []
+    problems = []
     for name in sorted(name for name in set(names) - valid if not inventory.PATTERN.fullmatch(name)):
         near = difflib.get_close_matches(name, valid, n=1, cutoff=0.6 if name.startswith(prefixes) else 0.88)
         if near or name.startswith(prefixes):
-            complaints.append(f"{name}: there is no such variable" + (f"; did you mean {near[0]}?" if near else ""))
-    return complaints
+            problems.append(f"{name}: there is no such variable" + (f"; did you mean {near[0]}?" if near else ""))
+    return problems
 
 
 def refused_settings(variable: str, settings: dict[str, Any]) -> list[str]:
     """Return an error for each setting in a variable that has its own variable, or that is not a Prefect setting."""
-    complaints = []
+    problems = []
     for name in map(str, settings):
         if name in OWNED:
-            complaints.append(f"{variable}: set {OWNED[name]}, not {name}")
+            problems.append(f"{variable}: set {OWNED[name]}, not {name}")
         elif name in OUTDATED:
-            complaints.append(f"{variable}: {name}: {OUTDATED[name]}")
+            problems.append(f"{variable}: {name}: {OUTDATED[name]}")
         elif not name.startswith("PREFECT_") or name != name.upper():
             also = {
                 "prefect_settings": "; for workers and flow runs, set it in prefect_worker_environment",
                 "prefect_worker_settings": "; set it in prefect_worker_environment",
             }
-            complaints.append(
+            problems.append(
                 f"{variable}: {name} is no setting of Prefect; their names start with PREFECT_, in capitals"
                 f"{also.get(variable, '')}"
             )
-    return complaints
+    return problems
 
 
 def refused_silence(seconds: Any) -> list[str]:
@@ -170,16 +170,16 @@ def refused_silence(seconds: Any) -> list[str]:
 
 def refused_environment(variable: str, names: list[str]) -> list[str]:
     """Return an error for each name in a variable that is a Prefect setting or not a valid environment variable."""
-    complaints = []
+    problems = []
     for name in map(str, names):
         if name.startswith("PREFECT_"):
-            complaints.append(f"{variable}: {name} is a setting of Prefect; set it in prefect_worker_settings")
+            problems.append(f"{variable}: {name} is a setting of Prefect; set it in prefect_worker_settings")
         elif not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", name):
-            complaints.append(
+            problems.append(
                 f"{variable}: {name!r} is no name of an environment variable: letters, digits and underscores, no "
                 "digit first"
             )
-    return complaints
+    return problems
 
 
 def refused_unit_options(variable: str, options: Mapping[str, Any]) -> list[str]:
@@ -187,16 +187,16 @@ def refused_unit_options(variable: str, options: Mapping[str, Any]) -> list[str]
 
     A path or a specifier, which begins with `%`, is none.
     """
-    complaints = []
+    problems = []
     for option, value in options.items():
         assigned = re.findall(r"(\w+)=[\"']?(?![/%\"'])\S", str(value)) if option == "Environment" else []
         named = next((name for name in assigned if is_secret_name(name)), "")
         if named or userinfo(str(value)):
-            complaints.append(
+            problems.append(
                 f"{variable}: {option} holds {named or 'a URL with a credential'}, and every account of the host can "
                 f"read a unit; {UNIT_SECRETS.get(variable, 'name a file in EnvironmentFile')}"
             )
-    return complaints
+    return problems
 
 
 def refused_version(version: str, shipped: Collection[str]) -> list[str]:
@@ -261,27 +261,27 @@ def refused_topology(topology: Mapping[str, Any]) -> list[str]:
     database, `redis` whether one is used, `backup_host` the host of the backup schedule, empty without a schedule.
     """
     servers, processes = topology.get("servers", []), int(topology.get("processes", 1))
-    complaints: list[str] = []
+    problems: list[str] = []
     if topology.get("backup_host") and topology["backup_host"] not in servers:
-        complaints.append(
+        problems.append(
             f"prefect_server_backup_schedule: the database is on {topology['backup_host']}, which has no server, and a "
             "timer needs the release of one; leave it empty, and have cron on the controller run the playbook backup"
         )
     several = f"{len(servers)} servers ({', '.join(servers)})" if len(servers) > 1 else f"{processes} API processes"
     if len(servers) < 2 and processes < 2:
-        return complaints
+        return problems
     if topology.get("database") == "sqlite":
         own = '; or, where each is a separate instance, set prefect_servers to ["{{ inventory_hostname }}"] for it'
-        complaints.append(
+        problems.append(
             f"prefect_database_host: {several} cannot share SQLite, which is a file for one process; put a host into "
             f"the group prefect_postgres, or set prefect_database_url{own if len(servers) > 1 else ''}"
         )
     if not topology.get("redis"):
-        complaints.append(
+        problems.append(
             f"prefect_redis_host: {several} need a Redis to hear of each other's events; put a host into the group "
             "prefect_redis, or set prefect_redis_url"
         )
-    return complaints
+    return problems
 
 
 def refused_server(server: dict[str, str]) -> list[str]:
@@ -373,28 +373,28 @@ class ActionModule(ActionBase):
         )
         prefixed = {name: value for name, value in (task_vars or {}).items() if name.startswith("prefect_")}
         known = known_variables(ROLES)
-        complaints = unknown_variables(list(prefixed), known)
+        problems = unknown_variables(list(prefixed), known)
         # The value of a template is not known yet; the role validates it.
-        complaints += mistyped_variables(
+        problems += mistyped_variables(
             {name: value for name, value in prefixed.items() if not self._templar.is_template(value)}, known
         )
         for variable, settings in arguments["settings"].items():
-            complaints += refused_settings(variable, settings)
+            problems += refused_settings(variable, settings)
         shipped = [path.stem for path in (ROLES / "prefect" / "files" / "locks").glob("[0-9]*.txt")]
-        complaints += refused_version(arguments["version"], shipped)
-        complaints += environment_resolver.complaints(arguments["environments"])
+        problems += refused_version(arguments["version"], shipped)
+        problems += environment_resolver.problems(arguments["environments"])
         for variable, names in arguments["environment_names"].items():
-            complaints += refused_environment(variable, names)
+            problems += refused_environment(variable, names)
         for variable, options in arguments["unit_options"].items():
-            complaints += refused_unit_options(variable, options)
-        complaints += refused_silence(prefixed.get("prefect_flow_run_silence"))
+            problems += refused_unit_options(variable, options)
+        problems += refused_silence(prefixed.get("prefect_flow_run_silence"))
         auth = arguments["api_auth"]
-        complaints += refused_credential(auth) + refused_server(arguments["server"])
-        complaints += refused_secrets({"prefect_api_auth": auth.partition(":")[2]} | arguments["secrets"])
-        complaints += refused_topology(arguments["topology"])
-        complaints += refused_proxy(arguments["proxy"]) or self.refused_certificate(arguments["proxy"])
-        if complaints:
-            return result | {"failed": True, "msg": "\n".join(complaints)}
+        problems += refused_credential(auth) + refused_server(arguments["server"])
+        problems += refused_secrets({"prefect_api_auth": auth.partition(":")[2]} | arguments["secrets"])
+        problems += refused_topology(arguments["topology"])
+        problems += refused_proxy(arguments["proxy"]) or self.refused_certificate(arguments["proxy"])
+        if problems:
+            return result | {"failed": True, "msg": "\n".join(problems)}
         warnings = [] if arguments["lock"] else unlocked(arguments["version"], shipped)
         return result | {"changed": False} | ({"warnings": warnings} if warnings else {})
 

@@ -11,7 +11,7 @@ from typing import Any
 from ansible.errors import AnsibleUndefinedVariable
 from ansible_collections.selfhosted.prefect.plugins.filter.secrets import secrets_dir
 from ansible_collections.selfhosted.prefect.plugins.module_utils.objects.table import KINDS
-from ansible_collections.selfhosted.prefect.plugins.plugin_utils.environment_resolver import complaints
+from ansible_collections.selfhosted.prefect.plugins.plugin_utils.environment_resolver import problems_of
 from ansible_collections.selfhosted.prefect.plugins.plugin_utils.inventory import PATTERN, merged
 
 VARIABLE = "prefect_environments"
@@ -31,7 +31,7 @@ def environment_errors(hostvars: Mapping[str, Mapping[str, Any]], groups: Mappin
         except AnsibleUndefinedVariable:
             # It uses a default of a role, which hostvars does not have.
             return []
-    found = [*dict.fromkeys(error for entries in known.values() for error in complaints(entries))]
+    found = [*dict.fromkeys(error for entries in known.values() for error in problems_of(entries))]
     found += _differing(known)
     return found + (list(_unknown(hostvars, groups, known)) if known else [])
 

@@ -115,7 +115,7 @@ def memory_mb() -> int:
     return int(found[1]) // 1024 if found else 0
 
 
-def obstacles(params: dict[str, Any], addresses: dict[str, list[str]]) -> list[str]:
+def problems_of(params: dict[str, Any], addresses: dict[str, list[str]]) -> list[str]:
     """Return the errors of all conditions on the host that would make the installation fail."""
     instead = f"set {params['otherwise']} to one that runs elsewhere"
     found = [old] if (old := too_old()) else []
@@ -146,7 +146,7 @@ def main() -> None:
     )
     params = module.params
     addresses = {name: resolve(str(address)) for name, address in params["peers"].items()}
-    if found := obstacles(params, addresses):
+    if found := problems_of(params, addresses):
         module.fail_json(msg="\n".join(found))
     peers = sorted({address for resolved in addresses.values() for address in resolved})
     faces = {face for peer in peers if (face := facing(peer)) and not ipaddress.ip_address(face).is_loopback}

@@ -163,46 +163,46 @@ def look(session: Connection) -> dict[str, Any]:
     }
 
 
-def obstacles(found: dict[str, Any], params: dict[str, Any]) -> list[str]:
+def problems_of(found: dict[str, Any], params: dict[str, Any]) -> list[str]:
     """Return the errors of all conditions in a database that would make Prefect fail."""
     where, variable = f"{params['host']}:{params['port']}", params["variable"]
-    complaints = []
+    problems = []
     version = tuple(int(part) for part in re.findall(r"\d+", found["version"])[:2])
     if version < MIN_VERSION:
-        complaints.append(
+        problems.append(
             f"{variable}: {where} is PostgreSQL {found['version']}, and Prefect needs "
             f"{MIN_VERSION[0]}.{MIN_VERSION[1]} or newer"
         )
     if found["standby"]:
-        complaints.append(f"{variable}: {where} is a standby, which can only be read; name the primary")
+        problems.append(f"{variable}: {where} is a standby, which can only be read; name the primary")
     if found["encoding"] != "UTF8":
-        complaints.append(
+        problems.append(
             f"prefect_database_name: {params['name']} on {where} has the encoding {found['encoding']}; make one in UTF8"
         )
     if not found["trigram"] and not found["trigram_available"]:
-        complaints.append(f"{variable}: {where} has no extension pg_trgm; install PostgreSQL's contrib package there")
+        problems.append(f"{variable}: {where} has no extension pg_trgm; install PostgreSQL's contrib package there")
     if not found["may_create"]:
-        complaints.append(
+        problems.append(
             f"prefect_database_user: {params['user']} may not create tables in {params['name']} on {where}; make it "
             "the owner of the database, or grant it all on its schema"
         )
     if not found["trigram"] and found["trigram_available"] and not found["may_extend"]:
-        complaints.append(
+        problems.append(
             f"prefect_database_user: {params['name']} on {where} has no extension pg_trgm yet, and {params['user']} "
             "may not create it; run create extension pg_trgm there as an administrator, or make the user the owner"
         )
     if params["sqlite"] and not found["used"] and Path(params["sqlite"]).exists():
-        complaints.append(
+        problems.append(
             f"{variable}: this instance has its data in {params['sqlite']}, and {where} has none of it; move it with "
             "the playbook sqlite_to_postgres, or rename the file to start with an empty database"
         )
     if params["connections"] > found["free_connections"]:
-        complaints.append(
+        problems.append(
             f"{variable}: Prefect opens up to {params['connections']} connections (processes times pool size), and of "
             f"the {found['max_connections']} that {where} allows {found['free_connections']} are left; raise its "
             "max_connections (prefect_postgres_max_connections), or lower the processes or their pools"
         )
-    return complaints
+    return problems
 
 
 def main() -> None:
@@ -235,8 +235,8 @@ def main() -> None:
             if not transient(error) or time.monotonic() > deadline:
                 module.fail_json(msg=explain(error, params))
             time.sleep(0.25)
-    if complaints := obstacles(found, params):
-        module.fail_json(msg="\n".join(complaints), **found)
+    if problems := problems_of(found, params):
+        module.fail_json(msg="\n".join(problems), **found)
     module.exit_json(changed=False, **found)
 
 

@@ -234,9 +234,9 @@ def check_syntax(texts: dict[str, str], python: Path, *, account: pwd.struct_pas
         raise ScriptError(f"prefect_flows_deployment_scripts: the scripts cannot be compiled: {error}") from error
     except OSError as error:
         raise ScriptError(f"{python} cannot be run: {error.strerror}") from error
-    complaints = answer.stdout.splitlines() or answer.stderr.splitlines()[-1:]
+    problems = answer.stdout.splitlines() or answer.stderr.splitlines()[-1:]
     if answer.returncode:
-        raise ScriptError("\n".join(f"prefect_flows_deployment_scripts: {complaint}" for complaint in complaints))
+        raise ScriptError("\n".join(f"prefect_flows_deployment_scripts: {problem}" for problem in problems))
 
 
 def command_of(script: dict[str, Any], *, binaries: Path) -> list[str]:

@@ -433,7 +433,7 @@ def explained(api: Api, run: Mapping[str, Any], *, changed: bool, timeout: float
     if run["state_type"] == "PAUSED":
         parts.append("It waits to be resumed: state: resumed, or the UI")
     if run["state_type"] == "SCHEDULED":
-        result["waiting_for"] = list(obstacles(api, run))
+        result["waiting_for"] = list(reasons(api, run))
         parts.append("; ".join(result["waiting_for"]))
     if missing := re.search(r"No module named '([\w.]+)'", "\n".join(result["logs"])):
         parts.append(f"{missing[1]} is not there where it runs: correct the import, or add it to prefect_packages")
@@ -443,7 +443,7 @@ def explained(api: Api, run: Mapping[str, Any], *, changed: bool, timeout: float
     return Failure(". ".join(parts), **result)
 
 
-def obstacles(api: Api, run: Mapping[str, Any]) -> Iterator[str]:
+def reasons(api: Api, run: Mapping[str, Any]) -> Iterator[str]:
     """Yield the reasons why no worker has picked up a scheduled run."""
     due = moment(run["expected_start_time"]) if run["expected_start_time"] else None
     if due and due > datetime.now(timezone.utc):
@@ -461,9 +461,9 @@ def obstacles(api: Api, run: Mapping[str, Any]) -> Iterator[str]:
     workers = [row["name"] for row in api.pages(f"{path}/workers/filter") if row["status"] == "ONLINE"]
     queue = api.find(f"{path}/queues/{quoted(queue_name)}") if queue_name else None
     found = [
-        f"{label} {obstacle}"
+        f"{label} {reason}"
         for label, row in ((f"the work pool {pool_name}", pool), (f"the work queue {queue_name}", queue or {}))
-        for obstacle, stands in (
+        for reason, stands in (
             ("is paused", row.get("is_paused")),
             ("has a concurrency limit of 0", row.get("concurrency_limit") == 0),
         )

@@ -601,9 +601,9 @@ def main() -> None:
     written: list[str] = []
     diff: list[dict[str, str]] = []
     reloaded = enabled = deleted = stopped = False
-    complaints = held(params["ports"], but=lambda command: command.startswith(TITLE))
-    if complaints:
-        module.fail_json(msg="\n".join(complaints))
+    problems = held(params["ports"], but=lambda command: command.startswith(TITLE))
+    if problems:
+        module.fail_json(msg="\n".join(problems))
     servers: list[str] = []
     try:
         with opened(params["ledger"], dry=True) as ledger:

@@ -933,7 +933,7 @@ def releases_in_use(host: dict[str, Any], release: str) -> list[Path]:
     return [path for path in (opt / "releases" / release, opt / "supervisor" / "current") if path.exists()]
 
 
-def obstacles(params: dict[str, Any], host: dict[str, Any]) -> list[str]:
+def problems_of(params: dict[str, Any], host: dict[str, Any]) -> list[str]:
     """Return the errors of all conditions on the host that would make the installation fail."""
     found = []
     dirs: dict[str, str] = host["dirs"]
@@ -1036,7 +1036,7 @@ def main() -> None:
     )
     params = module.params
     if params["state"] == "present" and (old := too_old()):
-        module.fail_json(msg=old, obstacles=[old])
+        module.fail_json(msg=old, problems=[old])
     account = pwd.getpwuid(os.getuid())
     scope = params["scope"]
     if scope == "auto":
@@ -1122,9 +1122,9 @@ def main() -> None:
     ]
     host["confinement"] = confinement(host, params["needs"], interpreter, *others)
     if params["state"] == "present":
-        problems = obstacles(params, host) + lost
+        problems = problems_of(params, host) + lost
         if problems:
-            failure = {"msg": "\n".join(problems), "obstacles": problems, **host}
+            failure = {"msg": "\n".join(problems), "problems": problems, **host}
             module.fail_json(**conceal(module, failure, userinfo(params["index_url"])))
     # Only the credential in the index's URL is a secret; messages show the rest.
     module.exit_json(**conceal(module, {"changed": False, **host}, userinfo(params["index_url"])))

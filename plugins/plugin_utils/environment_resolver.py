@@ -34,7 +34,7 @@ BESIDE = ("tzdata", "importlib-metadata")
 FROM = "# From: "
 
 
-def complaints(entries: Sequence[Any]) -> Iterator[str]:
+def problems_of(entries: Sequence[Any]) -> Iterator[str]:
     """Yield the errors in `prefect_environments` that can be found without a file or a package index.
 
     The types of the options are those of the argument specs, which are checked elsewhere.

@@ -50,8 +50,8 @@ Entry = dict[str, Any]
 class ProjectError(Exception):
     """All errors in a project, including features that only `prefect deploy` supports, one per line."""
 
-    def __init__(self, file: Path, complaints: list[str]) -> None:
-        super().__init__("\n".join(f"{file}: {complaint}" for complaint in complaints))
+    def __init__(self, file: Path, problems: list[str]) -> None:
+        super().__init__("\n".join(f"{file}: {problem}" for problem in problems))
 
 
 def deployments(path: Path, *, directory: str, environment: Mapping[str, str]) -> list[Entry]:
@@ -68,48 +68,48 @@ def deployments(path: Path, *, directory: str, environment: Mapping[str, str]) -
     listed = project.get("deployments") if isinstance(project, dict) else None
     if not isinstance(listed, list) or not listed:
         raise ProjectError(file, ["it has no list of deployments"])
-    complaints: list[str] = []
+    problems: list[str] = []
     found: list[Entry] = []
     for index, given in enumerate(listed):
         reader = Reader(project, file.parent, directory, environment)
         if isinstance(given, Mapping):
             found.append(reader.entry(given))
             name = f" ({given['name']})" if given.get("name") else ""
-            complaints += [f"deployments[{index}]{name}: {complaint}" for complaint in reader.complaints]
+            problems += [f"deployments[{index}]{name}: {problem}" for problem in reader.problems]
         else:
-            complaints.append(f"deployments[{index}] is not a mapping")
-    if complaints:
-        raise ProjectError(file, complaints)
+            problems.append(f"deployments[{index}] is not a mapping")
+    if problems:
+        raise ProjectError(file, problems)
     return found
 
 
 class Reader:
-    """Reads one deployment of a project, and collects its errors in `complaints`."""
+    """Reads one deployment of a project, and collects its errors in `problems`."""
 
     def __init__(self, project: Mapping[str, Any], root: Path, directory: str, environment: Mapping[str, str]) -> None:
         self.project, self.root, self.directory, self.environment = project, root, directory, environment
-        self.complaints: list[str] = []
+        self.problems: list[str] = []
 
     def entry(self, given: Mapping[str, Any]) -> Entry:
         """Return the entry of a deployment."""
         for name in given:
             if name not in KNOWN:
                 near = difflib.get_close_matches(str(name), KNOWN, n=1)
-                self.complaints.append(f"{name} is unknown" + (f"; {near[0]}?" if near else ""))
+                self.problems.append(f"{name} is unknown" + (f"; {near[0]}?" if near else ""))
         for name in ("build", "push"):
             if given[name] if name in given else self.project.get(name):
-                self.complaints.append(
+                self.problems.append(
                     f"{name} has steps, which only `prefect deploy` runs; set {name}: null here, or make the project a "
                     "deployment script: prefect_flows_deployment_scripts: [{name: ..., project: ...}]"
                 )
         if given.get("triggers"):
-            self.complaints.append("triggers are automations: write them into prefect_automations")
+            self.problems.append("triggers are automations: write them into prefect_automations")
         if given.get("sla"):
-            self.complaints.append("sla exists only in Prefect Cloud")
+            self.problems.append("sla exists only in Prefect Cloud")
         made = {name: self.filled(given[name], name) for name in PLAIN if given.get(name) is not None}
         for name in ("name", "entrypoint"):
             if not made.get(name):
-                self.complaints.append(f"{name} is missing")
+                self.problems.append(f"{name} is missing")
         if isinstance(made.get("tags"), str):
             made["tags"] = made["tags"].split()
         flow = self.flow(str(made.get("entrypoint") or ""))
@@ -117,14 +117,14 @@ class Reader:
         if given.get("flow_name"):
             made["flow"] = given["flow_name"]
         if not made.get("flow") and made.get("entrypoint"):
-            self.complaints.append(f"flow_name is missing: there is no source of {made['entrypoint']} to read it from")
+            self.problems.append(f"flow_name is missing: there is no source of {made['entrypoint']} to read it from")
         return {**made, **self.placed(given), **self.timed(given), **self.limited(given), **self.pulled(given)}
 
     def placed(self, given: Mapping[str, Any]) -> Entry:
         """Return the work pool, queue and job variables of a deployment."""
         pool = given.get("work_pool") or {}
         if not isinstance(pool, Mapping):
-            self.complaints.append("work_pool is not a mapping")
+            self.problems.append("work_pool is not a mapping")
             return {}
         names = {"name": "work_pool", "work_queue_name": "work_queue", "job_variables": "job_variables"}
         made = {
@@ -133,7 +133,7 @@ class Reader:
             if pool.get(key)
         }
         if not made.get("work_pool"):
-            self.complaints.append("work_pool.name is missing")
+            self.problems.append("work_pool.name is missing")
         return made
 
     def timed(self, given: Mapping[str, Any]) -> Entry:
@@ -182,7 +182,7 @@ class Reader:
             if found[1].startswith("$") and name in self.environment:
                 return self.environment[name]
             if not (later and (found[1].startswith(("$", "prefect.", "ctx.")))):
-                self.complaints.append(f"{place}: {self.reason(found[1])}")
+                self.problems.append(f"{place}: {self.reason(found[1])}")
             return found[0]
 
         return PLACEHOLDER.sub(fill, value)
@@ -204,14 +204,14 @@ class Reader:
         try:
             tree = ast.parse(file.read_text(encoding="utf-8"))
         except (SyntaxError, ValueError) as error:
-            self.complaints.append(f"entrypoint {entrypoint}: {file.name} is no Python: {error}")
+            self.problems.append(f"entrypoint {entrypoint}: {file.name} is no Python: {error}")
             return {}
         functions = {node.name: node for node in tree.body if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef))}
         if name not in functions:
             near = difflib.get_close_matches(name, functions, n=1)
             hint = f"; {near[0]}?" if near else ""
             if not any(isinstance(node, ast.ClassDef) for node in tree.body) or near:
-                self.complaints.append(f"entrypoint {entrypoint}: {file.name} has no function {name}{hint}")
+                self.problems.append(f"entrypoint {entrypoint}: {file.name} has no function {name}{hint}")
             return {}
         function = functions[name]
         words = {keyword.arg: keyword.value for node in function.decorator_list for keyword in keywords(node)}

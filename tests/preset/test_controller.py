@@ -13,6 +13,7 @@ import sys
 import threading
 from collections.abc import Iterator
 from functools import partial
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -262,7 +263,10 @@ def test_what_was_encrypted_is_hidden(tmp_path: Path, show: bool) -> None:
         held: dict[str, Any] = {row["name"]: row["value"] for row in fake.objects.of("variables")}
     assert held["b"] == "say canary-inline to canary-file"
     assert "shown" in said
-    assert [f"canary-{name}" in said for name in ("plain", "inline", "file")] == [show] * 3
+    assert ("canary-plain" in said) == show
+    # From core 2.22 on, Ansible itself replaces each text that it has decrypted, wherever it is shown.
+    is_replaced = find_spec("ansible.module_utils.secrets") is not None
+    assert [f"canary-{name}" in said for name in ("inline", "file")] == [show and not is_replaced] * 2
 
 
 DEFINITIONS = """

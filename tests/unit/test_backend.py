@@ -1,4 +1,4 @@
-"""What is read from a host that is to run a database, and every obstacle that is found there."""
+"""What is read from a host that is to run a database, and every problem that is found there."""
 
 from __future__ import annotations
 

@@ -85,7 +85,7 @@ def test_a_socket_is_opened_as_the_account_of_the_service(sockets: Path, account
 @pytest.mark.parametrize(
     ("account", "says"), [("not-created", ""), ("daemon", "prefect_database_user: "), ("", "not let")]
 )
-def test_an_account_that_is_still_to_be_created_is_no_obstacle(sockets: Path, account: str, says: str) -> None:
+def test_an_account_that_is_still_to_be_created_is_no_problem(sockets: Path, account: str, says: str) -> None:
     refused = ("28000", 'Peer authentication failed for user "prefect"')
     with FakePostgres(failure=refused, socket_directory=str(sockets)) as server:
         (sockets / ".s.PGSQL.5433").chmod(0o777)
@@ -147,7 +147,7 @@ def test_data_that_would_be_left_behind(tmp_path: Path) -> None:
         assert not check(server, sqlite=str(tmp_path / "prefect.db")).get("failed")
 
 
-def test_several_obstacles_at_once() -> None:
+def test_several_problems_at_once() -> None:
     with FakePostgres(rows=rows(version="12.1", standby="t")) as server:
         assert len(check(server)["msg"].splitlines()) == 2
 

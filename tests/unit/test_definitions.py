@@ -39,7 +39,7 @@ def read(data: Data) -> Definitions:
     return Definitions.of(rows_of(data))
 
 
-def complaints(data: Data) -> list[str]:
+def problems(data: Data) -> list[str]:
     with pytest.raises(DefinitionError) as caught:
         read(data)
     return caught.value.problems
@@ -272,12 +272,12 @@ def test_existing_definitions_become_resources() -> None:
     ],
 )
 def test_bad_definitions_are_named(data: Data, said: str) -> None:
-    found = complaints(data)
+    found = problems(data)
     assert len([problem for problem in found if said in problem]) == 1, found
 
 
 def test_everything_wrong_is_said_at_once() -> None:
-    found = complaints(
+    found = problems(
         {
             "prefect_flows": [flow(), flow("empty")],
             "prefect_tasks": [task("a", depends_on=["a", "z"]), task("b", flow_name="x"), {"name": "c"}],
@@ -466,28 +466,28 @@ def test_names_that_prefect_does_not_take_are_refused(kind: str, name: str) -> N
         "runner": {"prefect_runners": [{"id": name, "command": "true"}]},
         "pool of a deployment": {**deployed, "prefect_deployments": [deployment(work_pool_name=name or " ")]},
     }[kind]
-    found = complaints(data)
+    found = problems(data)
     assert len(found) == 1 and BAD_NAMES[name] in found[0], found
 
 
 @pytest.mark.parametrize("name", [name for name in BAD_NAMES if not set("/%") & set(name)])
 def test_names_of_tasks_and_parameters_are_texts(name: str) -> None:
-    assert any(BAD_NAMES[name] in problem for problem in complaints(with_tasks(task(name))))
-    assert any(BAD_NAMES[name] in problem for problem in complaints(with_tasks(task(task_args=[{"parameter": name}]))))
+    assert any(BAD_NAMES[name] in problem for problem in problems(with_tasks(task(name))))
+    assert any(BAD_NAMES[name] in problem for problem in problems(with_tasks(task(task_args=[{"parameter": name}]))))
 
 
 @pytest.mark.parametrize("name", ["_day", "__x", "self", "cls", "return_state", "wait_for"])
 def test_parameters_that_prefect_has_for_itself_are_refused(name: str) -> None:
-    (found,) = complaints(with_tasks(task(task_args=[{"parameter": name}])))
+    (found,) = problems(with_tasks(task(task_args=[{"parameter": name}])))
     assert f"parameter {name!r}" in found and "rename it" in found
-    (found,) = complaints(with_schedule(parameters={name: 1}))
+    (found,) = problems(with_schedule(parameters={name: 1}))
     assert f"parameter {name!r}" in found
 
 
 def test_keys_are_texts() -> None:
-    (found,) = complaints(with_schedule(parameters={2: 1}))
+    (found,) = problems(with_schedule(parameters={2: 1}))
     assert "parameters has the key 2, but keys have to be texts; put it in quotes" in found
-    assert "task_kwargs has the key True" in complaints(with_tasks(task(task_kwargs={True: 1})))[0]
+    assert "task_kwargs has the key True" in problems(with_tasks(task(task_kwargs={True: 1})))[0]
 
 
 def test_a_parameter_need_not_be_an_identifier() -> None:
@@ -536,8 +536,8 @@ def test_numbers_of_a_database_are_numbers(value: Any) -> None:
 
 def test_numbers_that_are_none_are_refused() -> None:
     for value in (float("nan"), float("inf"), Decimal("NaN"), True):
-        assert "has to be a number" in complaints(with_tasks(task(timeout_seconds=value)))[0]
-    assert "has to be a whole number" in complaints(with_tasks(task(retry_config={"max_retries": Decimal("1.5")})))[0]
+        assert "has to be a number" in problems(with_tasks(task(timeout_seconds=value)))[0]
+    assert "has to be a whole number" in problems(with_tasks(task(retry_config={"max_retries": Decimal("1.5")})))[0]
     assert read(with_tasks(task(timeout_seconds=Decimal("0.5")))).tasks[0].timeout_seconds == 0.5
 
 
@@ -579,7 +579,7 @@ def test_a_renamed_task_is_looked_for_once(monkeypatch: pytest.MonkeyPatch) -> N
         return []
 
     monkeypatch.setattr("difflib.get_close_matches", close)
-    found = complaints(with_tasks(*(task(f"t{number}", depends_on=["gone"]) for number in range(5_000))))
+    found = problems(with_tasks(*(task(f"t{number}", depends_on=["gone"]) for number in range(5_000))))
     assert len(found) == 5_000
     assert looks == ["gone"]
 

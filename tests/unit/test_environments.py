@@ -18,7 +18,7 @@ from ansible_collections.selfhosted.prefect.plugins.module_utils.objects.kinds.d
     with_environment,
 )
 from ansible_collections.selfhosted.prefect.plugins.modules import export
-from ansible_collections.selfhosted.prefect.plugins.plugin_utils.environment_resolver import complaints
+from ansible_collections.selfhosted.prefect.plugins.plugin_utils.environment_resolver import problems_of
 from fake_api import FakeApi, outcome
 
 ETL = {"name": "etl", "requirements": ["pandas==2.3.*"], "python": "3.12"}
@@ -48,18 +48,18 @@ GROUPS = {"prefect_server": ["one"], "prefect_worker": ["two", "three"]}
     ],
 )
 def test_an_entry(entry: dict[str, Any], said: list[str]) -> None:
-    found = list(complaints([ETL | entry]))
+    found = list(problems_of([ETL | entry]))
     assert len(found) == len(said)
     assert all(text in line for text, line in zip(said, found, strict=True))
 
 
 def test_a_credential_is_not_repeated() -> None:
-    (found,) = complaints([ETL | {"requirements": ["own @ https://ada:hush@example.com/own"]}])
+    (found,) = problems_of([ETL | {"requirements": ["own @ https://ada:hush@example.com/own"]}])
     assert "hush" not in found
 
 
 def test_a_name_is_given_once() -> None:
-    assert list(complaints([ETL, LEGACY, {**LEGACY, "name": "etl"}])) == [
+    assert list(problems_of([ETL, LEGACY, {**LEGACY, "name": "etl"}])) == [
         "prefect_environments: etl is the name of 2 environments; give each its own"
     ]
 

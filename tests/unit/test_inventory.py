@@ -141,8 +141,8 @@ def test_templates_are_filled_in() -> None:
 def test_names_with_a_suffix_are_known_and_misspelt_ones_are_told() -> None:
     known: dict[str, Variables] = {"prefect_flows": {"prefect_flows_dir": {}}}
     assert unknown_variables(["prefect_flows__prod", "prefect_flows", "prefect_work_queues__a_b"], known) == []
-    (complaint,) = unknown_variables(["prefect_deploymnets"], known)
-    assert "did you mean prefect_deployments?" in complaint
+    (problem,) = unknown_variables(["prefect_deploymnets"], known)
+    assert "did you mean prefect_deployments?" in problem
 
 
 DATA: Variables = {

@@ -61,7 +61,7 @@ def read(data: Any, factory: str = "") -> Definitions:
     return Definitions.of(sources.merged({"config.yml": data}, factory=factory))
 
 
-def complaint(data: Any, factory: str = "") -> str:
+def problem(data: Any, factory: str = "") -> str:
     with pytest.raises(DefinitionError) as caught:
         read(data, factory)
     (found,) = caught.value.problems
@@ -87,8 +87,8 @@ def test_a_runner_becomes_a_deployment_with_its_arguments() -> None:
 def test_the_rest_of_the_file_is_the_applications() -> None:
     data = config(runner(), mail={"server": "x"}, plugins=["a"], prefect_flows=[{"name": "etl"}])
     assert [row.values["name"] for row in rows_of(data)["prefect_flows"]] == ["etl"]
-    assert "there is no prefect_runer; did you mean prefect_runners?" in complaint(config(prefect_runer=[]))
-    assert "there is no orchestrater; did you mean orchestrator?" in complaint({"orchestrater": {"runners": []}})
+    assert "there is no prefect_runer; did you mean prefect_runners?" in problem(config(prefect_runer=[]))
+    assert "there is no orchestrater; did you mean orchestrator?" in problem({"orchestrater": {"runners": []}})
 
 
 def test_it_is_written_for_the_host_as_a_runner_is() -> None:
@@ -223,7 +223,7 @@ def test_arguments_are_those_that_it_takes(place: Path) -> None:
 
 
 def test_a_factory_that_is_no_path_is_refused() -> None:
-    found = complaint(config(runner({"use": "Tickets"})), "make")
+    found = problem(config(runner({"use": "Tickets"})), "make")
     assert "prefect_definitions_factory is 'make', but has to be package.module:callable" in found
 
 

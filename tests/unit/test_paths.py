@@ -72,7 +72,7 @@ ALLOWED = {
     ("packages.py", "purge"): "/etc/systemd/system and /etc/default",
     ("ports.py", "listeners"): PROC,
     ("preflight.py", "installation"): "names of units and programs, whose directories are of root or of the user",
-    ("preflight.py", "obstacles"): "a command in /usr/local/bin, or in the user's own home",
+    ("preflight.py", "problems_of"): "a command in /usr/local/bin, or in the user's own home",
     ("proofs.py", "_served"): "a directory in one that only root can write, itself writable by root only",
     ("proofs.py", "processes"): PROC,
     ("release.py", "build"): OPT,

@@ -1,4 +1,4 @@
-"""What is read from a host, and every obstacle that is found there."""
+"""What is read from a host, and every problem that is found there."""
 
 from __future__ import annotations
 
@@ -55,10 +55,10 @@ def look(**options: Any) -> dict[str, Any]:
     return result
 
 
-def obstacles(**options: Any) -> list[str]:
-    """Return the obstacles that the message holds, which has to be all of them."""
+def problems(**options: Any) -> list[str]:
+    """Return the problems that the message holds, which has to be all of them."""
     result = look(**options)
-    found: list[str] = result.get("obstacles", [])
+    found: list[str] = result.get("problems", [])
     assert result.get("msg", "") == "\n".join(found)
     assert bool(result.get("failed")) is bool(found)
     return found
@@ -180,7 +180,7 @@ def test_workers_that_were_there_before_the_id_keep_what_they_began(home: Path, 
 def test_each_disk_has_to_have_space(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     full = SimpleNamespace(f_blocks=100_000_000, f_frsize=1000, f_bavail=99_000, f_files=10, f_favail=5)
     monkeypatch.setattr(os, "statvfs", lambda path: full)
-    (said,) = obstacles(disks={"the backups": str(home / "backups")})
+    (said,) = problems(disks={"the backups": str(home / "backups")})
     assert said.startswith(
         f"disk {home}: 0.1 of 100.0 GB are free for prefect_home, prefect_opt_dir, the logs, the backups"
     )
@@ -188,18 +188,18 @@ def test_each_disk_has_to_have_space(home: Path, monkeypatch: pytest.MonkeyPatch
 
 
 @pytest.mark.parametrize(("minutes", "way"), [(5, "300 s behind"), (-5, "300 s ahead of"), (0, "")])
-def test_a_clock_that_is_off_is_an_obstacle(home: Path, minutes: int, way: str) -> None:
+def test_a_clock_that_is_off_is_an_problem(home: Path, minutes: int, way: str) -> None:
     with FakeApi() as api:
         api.clock_ahead = timedelta(minutes=minutes)
         api.auth = "a:b"
-        found = obstacles(clock_of=api.url)
+        found = problems(clock_of=api.url)
     assert [re.sub(r"29[89]|30[012]", "300", each)[: len(way) + 28] for each in found] == (
         [f"clock: this host's clock is {way}"] if way else []
     )
 
 
 def test_an_api_that_is_not_there_yet_has_no_clock(home: Path) -> None:
-    assert obstacles(clock_of="http://127.0.0.1:9/api") == []
+    assert problems(clock_of="http://127.0.0.1:9/api") == []
 
 
 def test_an_existing_release_is_not_built_again(home: Path) -> None:
@@ -245,13 +245,13 @@ def test_names_of_instances(home: Path, instance: str, good: bool) -> None:
 def test_a_port_in_use_names_its_process(home: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = server.getsockname()[1]
-        (said,) = obstacles(ports={"prefect_server_port": str(port), "prefect_worker_health_port": 1})
+        (said,) = problems(ports={"prefect_server_port": str(port), "prefect_worker_health_port": 1})
         command = Path("/proc/self/cmdline").read_bytes().replace(b"\0", b" ").decode().strip()
         assert said == (
             f"prefect_server_port: port {port} is in use by {command} (pid {os.getpid()}); "
             "stop it or choose another port"
         )
-    assert obstacles(ports={"prefect_server_port": port}) == []
+    assert problems(ports={"prefect_server_port": port}) == []
 
 
 @pytest.mark.parametrize(
@@ -272,7 +272,7 @@ def test_a_schedule_that_the_host_cannot_keep(
     (tmp_path / "systemd-analyze").write_text(f"#!/bin/sh\n{known}\n")
     (tmp_path / "systemd-analyze").chmod(0o755)
     monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
-    found = obstacles(calendars={"prefect_server_backup_schedule": calendar}, service_manager=manager)
+    found = problems(calendars={"prefect_server_backup_schedule": calendar}, service_manager=manager)
     assert len(found) == len(says)
     assert all(line.startswith("prefect_server_backup_schedule: ") for line in found)
     assert all(text in line for text, line in zip(says, found, strict=True))
@@ -284,16 +284,16 @@ def test_a_port_in_use_over_ipv6(home: Path) -> None:
     except OSError:
         pytest.skip("no IPv6 here")
     with server:
-        assert len(obstacles(ports={"prefect_server_port": server.getsockname()[1]})) == 1
+        assert len(problems(ports={"prefect_server_port": server.getsockname()[1]})) == 1
 
 
 def test_a_connection_is_no_listener(home: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as server, socket.create_connection(server.getsockname()) as client:
-        assert obstacles(ports={"prefect_server_port": client.getsockname()[1]}) == []
+        assert problems(ports={"prefect_server_port": client.getsockname()[1]}) == []
 
 
 @pytest.mark.parametrize("linked", [False, True])
-def test_our_own_processes_are_no_obstacle(home: Path, linked: bool) -> None:
+def test_our_own_processes_are_no_problem(home: Path, linked: bool) -> None:
     """A process of the release that is in use holds the port, whether it was started by the link or by its target."""
     opt = home / "opt"
     python = home / ("disk" if linked else "opt") / "current" / "bin" / "python"
@@ -306,15 +306,15 @@ def test_our_own_processes_are_no_obstacle(home: Path, linked: bool) -> None:
         assert process.stdout
         assert process.stdin
         port = int(process.stdout.readline())
-        assert obstacles(ports={"prefect_server_port": port}, opt_dir=str(opt)) == []
-        (said,) = obstacles(ports={"prefect_server_port": port}, opt_dir=str(home / "op"))
+        assert problems(ports={"prefect_server_port": port}, opt_dir=str(opt)) == []
+        (said,) = problems(ports={"prefect_server_port": port}, opt_dir=str(home / "op"))
         assert f"(pid {process.pid})" in said
         process.stdin.close()
 
 
 def test_a_process_that_cannot_be_seen(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ports, "listeners", lambda port: [(0, "a process of another user")])
-    (said,) = obstacles(ports={"prefect_server_port": 4200})
+    (said,) = problems(ports={"prefect_server_port": 4200})
     assert "is in use by a process of another user; stop it" in said
 
 
@@ -324,7 +324,7 @@ def test_a_process_that_cannot_be_seen(home: Path, monkeypatch: pytest.MonkeyPat
 def test_a_directory_that_cannot_be_written(home: Path, option: str, variable: str) -> None:
     (home / "file").write_text("x")
     (home / "file").chmod(0o755)
-    (said,) = obstacles(**{option: str(home / "file" / "a" / "b")})
+    (said,) = problems(**{option: str(home / "file" / "a" / "b")})
     assert said == (
         f"{variable}: {home}/file/a/b cannot be written, because {home}/file does not allow it; name another directory"
     )
@@ -332,7 +332,7 @@ def test_a_directory_that_cannot_be_written(home: Path, option: str, variable: s
 
 def test_a_directory_without_permission(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "access", lambda path, mode: path != home or mode != os.W_OK | os.X_OK)
-    found = obstacles(opt_dir=str(home / "a"), etc_dir=str(home), home="/")
+    found = problems(opt_dir=str(home / "a"), etc_dir=str(home), home="/")
     assert [line.split(":")[0] for line in found] == ["prefect_opt_dir", "prefect_etc_dir"]
     assert all(f"because {home} does not allow it" in line for line in found)
 
@@ -424,10 +424,10 @@ def test_a_version_that_the_index_does_not_have(
 
     monkeypatch.setattr(uv.Index, "opened", opened)
     given = {"version": version, "locked": False, "index_url": "https://127.0.0.1/packages/"}
-    found = obstacles(**given)
+    found = problems(**given)
     assert [said.startswith(says) for said in found] == ([True] if says else [])
     assert asked == ["https://127.0.0.1/packages/prefect/"]
-    assert obstacles(**given | {"locked": True}) == [] and len(asked) == 1
+    assert problems(**given | {"locked": True}) == [] and len(asked) == 1
 
 
 @pytest.mark.parametrize("module", [preflight, backend])
@@ -474,7 +474,7 @@ def test_a_python_that_cannot_be_run(home: Path, kind: str) -> None:
         path.chmod(0o755)
     elif kind == "directory":
         path.mkdir()
-    (said,) = obstacles(python=str(path))
+    (said,) = problems(python=str(path))
     assert f"({path} (cannot be run))" in said
 
 
@@ -498,7 +498,7 @@ def test_no_python_at_all(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         raise FileNotFoundError
 
     monkeypatch.setattr(subprocess, "run", run)
-    assert obstacles(python="")[0].startswith("prefect_python: no Python 3.10 or newer on this host (none found)")
+    assert problems(python="")[0].startswith("prefect_python: no Python 3.10 or newer on this host (none found)")
 
 
 def test_a_python_that_only_its_owner_may_execute(tmp_path: Path) -> None:
@@ -527,7 +527,7 @@ def test_disk(home: Path, monkeypatch: pytest.MonkeyPatch, free: int, present: b
     if present:
         (home / "opt/releases/1").mkdir(parents=True)
         (home / "opt/releases/1/.proven").touch()
-    found = obstacles(opt_dir=str(home / "opt"), release="1")
+    found = problems(opt_dir=str(home / "opt"), release="1")
     assert asked == ([] if present else [str(home)])
     assert found == (
         []
@@ -541,7 +541,7 @@ def test_disk(home: Path, monkeypatch: pytest.MonkeyPatch, free: int, present: b
 
 def test_the_bound_of_the_disk(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(preflight, "RELEASE_MB", 10**7)
-    (said,) = obstacles()
+    (said,) = problems()
     assert "has 1000000 MB left and a release needs 10000000 MB" in said
 
 
@@ -564,7 +564,7 @@ def test_commands_of_another_owner(home: Path, command: str, kind: str, good: bo
             "binary": "\0\udcff",
         }[kind]
         path.write_bytes(text.encode(errors="surrogateescape"))
-    found = obstacles(instance="blue")
+    found = problems(instance="blue")
     assert found == (
         []
         if good
@@ -580,14 +580,14 @@ def test_a_user_with_another_home(home: Path) -> None:
     given = {"scope": "system", "user": "daemon", "python": "/usr/bin/python3"} | {
         name: str(home / name) for name in ("opt_dir", "etc_dir")
     }
-    (said,) = [line for line in obstacles(home=str(home / "data"), **given) if "prefect_user" in line]
+    (said,) = [line for line in problems(home=str(home / "data"), **given) if "prefect_user" in line]
     actual = pwd.getpwnam("daemon").pw_dir
     assert said == (
         f"prefect_user: daemon exists with the home {actual}, not {home}/data; "
         "name another user, or set prefect_home to its home"
     )
-    assert not [line for line in obstacles(home=actual, **given) if "prefect_user" in line]
-    assert not [line for line in obstacles(**given | {"user": "not-created"}) if "prefect_user" in line]
+    assert not [line for line in problems(home=actual, **given) if "prefect_user" in line]
+    assert not [line for line in problems(**given | {"user": "not-created"}) if "prefect_user" in line]
 
 
 @as_root
@@ -696,8 +696,8 @@ def test_an_account_of_others_has_a_group_of_its_own(user: str, *, good: bool) -
 def test_one_account_in_the_user_scope(home: Path) -> None:
     user = pwd.getpwuid(os.getuid()).pw_name
     for given in ("auto", "", user):
-        assert obstacles(worker_user=given) == []
-    (said,) = obstacles(worker_user="etl")
+        assert problems(worker_user=given) == []
+    (said,) = problems(worker_user="etl")
     assert said.startswith(
         f"prefect_worker_user: etl cannot run flows, because an installation in the user scope has one account, {user};"
     )
@@ -709,7 +709,7 @@ def test_flows_cannot_run_as_root_or_as_an_account_of_another_home(home: Path) -
         name: str(home / name) for name in ("home", "opt_dir", "etc_dir")
     }
     for user in ("root", "daemon"):
-        found = [line for line in obstacles(**given, worker_user=user) if "prefect_worker_user" in line]
+        found = [line for line in problems(**given, worker_user=user) if "prefect_worker_user" in line]
         actual = pwd.getpwnam(user).pw_dir
         assert found == [
             f"prefect_worker_user: {user} exists with the home {actual}, not {home}/home/worker; name another user"
@@ -729,7 +729,7 @@ def test_service_manager(home: Path, monkeypatch: pytest.MonkeyPatch, runs: bool
     assert look(service_manager="none")["service_manager"] == "none"
 
 
-def test_all_obstacles_together(home: Path) -> None:
+def test_all_problems_together(home: Path) -> None:
     (home / "file").write_text("x")
     (home / ".local" / "bin").mkdir(parents=True)
     (home / ".local" / "bin" / "prefect").write_text("foreign")
@@ -742,7 +742,7 @@ def test_all_obstacles_together(home: Path) -> None:
             "python": "/nothing",
             "ports": {"prefect_server_port": server.getsockname()[1]},
         }
-        found = obstacles(**given)
+        found = problems(**given)
         assert [line.split(":")[0] for line in found] == [
             "prefect_opt_dir",
             "prefect_etc_dir",
@@ -763,7 +763,7 @@ def test_names_that_a_host_resolves(home: Path) -> None:
 
 
 def test_names_that_a_host_does_not_resolve(home: Path) -> None:
-    assert obstacles(resolve={"prefect_proxy_domain": ["prefect.invalid"], "prefect_address": ["api.invalid"]}) == [
+    assert problems(resolve={"prefect_proxy_domain": ["prefect.invalid"], "prefect_address": ["api.invalid"]}) == [
         "prefect_proxy_domain: prefect.invalid cannot be resolved on this host; let your DNS know it, or set "
         "prefect_proxy_hosts_entry to true",
         "prefect_address: api.invalid cannot be resolved on this host; let your DNS know it",
@@ -778,7 +778,7 @@ def test_an_address_towards_a_peer() -> None:
 
 
 def test_a_peer_that_cannot_be_resolved(home: Path) -> None:
-    (said,) = obstacles(peers=["127.0.0.2", "nowhere.invalid"], opt_dir=str(home / "opt"))
+    (said,) = problems(peers=["127.0.0.2", "nowhere.invalid"], opt_dir=str(home / "opt"))
     assert said.startswith("prefect_address: nowhere.invalid cannot be resolved on this host")
 
 
@@ -790,7 +790,7 @@ def test_what_root_trusts_is_where_only_root_can_replace_it(home: Path, name: st
     os.chown(home / "apps", owner, owner)
     wanted = str(home / "apps" / "deep" / "prefect")
     refused = f"prefect_{name}: another account can write {home / 'apps'}"
-    assert any(found.startswith(refused) for found in obstacles(scope="system", **{name: wanted})) is (owner == 1)
+    assert any(found.startswith(refused) for found in problems(scope="system", **{name: wanted})) is (owner == 1)
 
 
 def host_in(home: str, **different: Any) -> dict[str, Any]:
@@ -817,7 +817,7 @@ def test_environments(home: Path) -> None:
     release = opt / "environments" / "old" / "releases" / "3.8.8-2"
     release.mkdir(parents=True)
     (opt / "environments" / "left").mkdir()
-    (said,) = obstacles(opt_dir=str(opt), version="3.8.8", environments=wanted)
+    (said,) = problems(opt_dir=str(opt), version="3.8.8", environments=wanted)
     assert said.startswith(f"prefect_environments: old needs Python 3.99, which {os.uname().nodename} does not have")
     assert "Prefect 3.8.8 needs Python 3.10 or newer and older than 3.15" in said
     # What is installed needs no Python to be built on.
@@ -829,7 +829,7 @@ def test_environments(home: Path) -> None:
     (release.parents[1] / "current").symlink_to("releases/3.8.8-2")
     assert look(opt_dir=str(opt), version="3.8.8", environments=wanted)["environments"]["old"]["current"]
     wanted["etl"]["python"] = "/nowhere/python3"
-    (said,) = obstacles(opt_dir=str(opt), version="3.8.8", environments=wanted)
+    (said,) = problems(opt_dir=str(opt), version="3.8.8", environments=wanted)
     assert "etl needs /nowhere/python3, which" in said and "cannot be run" in said
     gone = look(opt_dir=str(opt), state="absent", environments={})
     assert gone["other_environments"] == ["left", "old"]

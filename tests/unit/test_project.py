@@ -87,7 +87,7 @@ def entries(root: Path, **environment: str) -> list[dict[str, Any]]:
     return deployments(root, directory="/srv/flows", environment={**ENVIRONMENT, **environment})
 
 
-def complaints(root: Path, text: str) -> list[str]:
+def problems(root: Path, text: str) -> list[str]:
     with pytest.raises(ProjectError) as caught:
         entries(project(root, text))
     return [line.removeprefix(f"{root}/prefect.yaml: ") for line in str(caught.value).splitlines()]
@@ -199,7 +199,7 @@ def test_everything_that_is_wrong_is_told_at_once(tmp_path: Path) -> None:
           entrypoint: gone.py:flow
           work_pool: main
     """
-    found = complaints(tmp_path, text)
+    found = problems(tmp_path, text)
     for expected in (
         "deployments[0] (a): build has steps, which only `prefect deploy` runs",
         "deployments[0] (a): triggers are automations",
@@ -231,7 +231,7 @@ def test_everything_that_is_wrong_is_told_at_once(tmp_path: Path) -> None:
     ],
 )
 def test_junk(tmp_path: Path, text: str, expected: str) -> None:
-    assert expected in complaints(tmp_path, text)[0]
+    assert expected in problems(tmp_path, text)[0]
 
 
 def test_a_flow_that_is_no_python_is_told(tmp_path: Path) -> None:

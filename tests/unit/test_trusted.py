@@ -151,7 +151,7 @@ def test_nothing_of_flows_is_installed(deploy: Path, tmp_path: Path, variable: s
         **{name: str(tmp_path / name) for name in ("home", "opt_dir", "etc_dir")},
         **options,
     )
-    assert any(line.startswith(f"{variable}: daemon can write {deploy}") for line in found["obstacles"])
+    assert any(line.startswith(f"{variable}: daemon can write {deploy}") for line in found["problems"])
 
 
 @pytest.mark.parametrize(
@@ -191,7 +191,7 @@ def test_a_release_on_a_python_of_flows_is_refused(deploy: Path, tmp_path: Path)
     )
     assert any(
         line.startswith(f"prefect_python: daemon can write {deploy}, and root runs {built}")
-        for line in found["obstacles"]
+        for line in found["problems"]
     )
     said = outcome(release.main, path=str(built), link=str(tmp_path / "opt" / "current"))
     assert said["failed"] and not (tmp_path / "opt" / "current").is_symlink()

@@ -37,7 +37,7 @@ NO_SUCH = "there is no such variable"
 
 
 @pytest.mark.parametrize(
-    ("name", "complaint"),
+    ("name", "problem"),
     [
         ("prefect_version", None),
         ("prefect_server_port", None),
@@ -52,8 +52,8 @@ NO_SUCH = "there is no such variable"
         ("prefect_servers", None),
     ],
 )
-def test_names(name: str, complaint: str | None) -> None:
-    assert unknown_variables([name], KNOWN) == ([f"{name}: {complaint}"] if complaint else [])
+def test_names(name: str, problem: str | None) -> None:
+    assert unknown_variables([name], KNOWN) == ([f"{name}: {problem}"] if problem else [])
 
 
 def test_all_names_at_once_and_each_once() -> None:
@@ -72,7 +72,7 @@ def test_the_roles_variables_are_known() -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "complaint"),
+    ("name", "problem"),
     [
         ("PREFECT_LOGGING_LEVEL", None),
         ("PREFECT_SERVER_API_PORT", "v: set prefect_server_port, not PREFECT_SERVER_API_PORT"),
@@ -83,10 +83,10 @@ def test_the_roles_variables_are_known() -> None:
         (1, "v: 1 is no setting"),
     ],
 )
-def test_settings(name: Any, complaint: str | None) -> None:
+def test_settings(name: Any, problem: str | None) -> None:
     found = refused_settings("v", {name: "x"})
-    assert len(found) == (1 if complaint else 0)
-    assert "".join(found).startswith(complaint or "")
+    assert len(found) == (1 if problem else 0)
+    assert "".join(found).startswith(problem or "")
 
 
 def test_who_owns_a_setting_exists() -> None:
@@ -184,7 +184,7 @@ def test_secrets_that_everybody_knows(secret: str, refused: bool) -> None:
 
 
 @pytest.mark.parametrize(
-    ("topology", "complaints"),
+    ("topology", "problems"),
     [
         ({}, []),
         ({"servers": ["one"], "database": "sqlite"}, []),
@@ -208,15 +208,15 @@ def test_secrets_that_everybody_knows(secret: str, refused: bool) -> None:
         ),
     ],
 )
-def test_hosts_that_contradict_each_other(topology: dict[str, Any], complaints: list[str]) -> None:
+def test_hosts_that_contradict_each_other(topology: dict[str, Any], problems: list[str]) -> None:
     found = refused_topology(topology)
-    assert len(found) == len(complaints)
-    for said, wanted in zip(found, complaints, strict=True):
+    assert len(found) == len(problems)
+    for said, wanted in zip(found, problems, strict=True):
         assert said.startswith(wanted)
 
 
 @pytest.mark.parametrize(
-    ("name", "value", "complaint"),
+    ("name", "value", "problem"),
     [
         ("prefect_worker_count", "two", "prefect_worker_count"),
         ("prefect_worker_count", "2", None),
@@ -230,10 +230,10 @@ def test_hosts_that_contradict_each_other(topology: dict[str, Any], complaints: 
     ],
 )
 def test_values_of_another_type_are_refused_before_their_role_begins(
-    name: str, value: object, complaint: str | None
+    name: str, value: object, problem: str | None
 ) -> None:
     said = mistyped_variables({name: value}, known_variables(ROLES))
-    assert [(complaint or "nothing") in line for line in said] == ([True] if complaint else [])
+    assert [(problem or "nothing") in line for line in said] == ([True] if problem else [])
 
 
 def test_text_in_place_of_a_dictionary_is_not_repeated() -> None:
@@ -249,7 +249,7 @@ def test_domains(domain: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("domain", "complaint"),
+    ("domain", "problem"),
     [
         (
             "prefect.example.com:8443",
@@ -263,10 +263,10 @@ def test_domains(domain: str) -> None:
         ("prefect;", "is no name of a host"),
     ],
 )
-def test_domains_that_are_something_else(domain: str, complaint: str) -> None:
+def test_domains_that_are_something_else(domain: str, problem: str) -> None:
     (said,) = refused_domain(domain)
     assert said.startswith("prefect_proxy_domain: ")
-    assert complaint in said
+    assert problem in said
 
 
 PROXY = {
@@ -282,7 +282,7 @@ PROXY = {
 
 
 @pytest.mark.parametrize(
-    ("change", "complaint"),
+    ("change", "problem"),
     [
         ({}, None),
         ({"present": False, "servers": []}, None),
@@ -299,21 +299,21 @@ PROXY = {
         ({"listen": ["front"]}, "prefect_proxy_listen: front is not an address"),
     ],
 )
-def test_proxies(change: dict[str, Any], complaint: str | None) -> None:
+def test_proxies(change: dict[str, Any], problem: str | None) -> None:
     said = refused_proxy(PROXY | change)
-    assert [line[: len(complaint or "")] for line in said] == ([complaint] if complaint else [])
+    assert [line[: len(problem or "")] for line in said] == ([problem] if problem else [])
 
 
 @pytest.mark.parametrize("variable", ["prefect_settings", "prefect_worker_settings"])
 def test_what_is_no_setting_has_another_variable(variable: str) -> None:
-    (complaint,) = refused_settings(variable, {"HTTP_PROXY": "http://user:secret@proxy"})
-    assert complaint.startswith(f"{variable}: HTTP_PROXY is no setting of Prefect")
-    assert complaint.endswith("set it in prefect_worker_environment")
-    assert "secret" not in complaint
+    (problem,) = refused_settings(variable, {"HTTP_PROXY": "http://user:secret@proxy"})
+    assert problem.startswith(f"{variable}: HTTP_PROXY is no setting of Prefect")
+    assert problem.endswith("set it in prefect_worker_environment")
+    assert "secret" not in problem
 
 
 @pytest.mark.parametrize(
-    ("name", "complaint"),
+    ("name", "problem"),
     [
         ("HTTP_PROXY", ""),
         ("no_proxy", ""),
@@ -326,10 +326,10 @@ def test_what_is_no_setting_has_another_variable(variable: str) -> None:
         ("", "is no name of an environment variable"),
     ],
 )
-def test_environment(name: str, complaint: str) -> None:
+def test_environment(name: str, problem: str) -> None:
     found = refused_environment("v", [name])
-    assert bool(found) is bool(complaint)
-    assert all(complaint in each for each in found)
+    assert bool(found) is bool(problem)
+    assert all(problem in each for each in found)
 
 
 @pytest.mark.parametrize(

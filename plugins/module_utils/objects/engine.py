@@ -94,7 +94,7 @@ class Kind:
         """Return an entry with former option names replaced by current ones."""
         return entry
 
-    def complaints(self, values: Mapping[str, Any]) -> Iterable[str]:
+    def problems(self, values: Mapping[str, Any]) -> Iterable[str]:
         """Yield the errors in an object that can be found without a request."""
         return ()
 
@@ -495,10 +495,10 @@ def ensure(
 
     Raises Failure, before the first request if the error can be found without one, and ApiError.
     """
-    complaints = list(kind.complaints({**kind.parts(key), **wanted})) if state == "present" else []
-    complaints += not_json({**kind.parts(key), **wanted})
-    if complaints:
-        raise Failure(f"{kind.label} {key}: {'; '.join(complaints)}")
+    problems = list(kind.problems({**kind.parts(key), **wanted})) if state == "present" else []
+    problems += not_json({**kind.parts(key), **wanted})
+    if problems:
+        raise Failure(f"{kind.label} {key}: {'; '.join(problems)}")
     row = server.again(kind.name, key)
     if kind.recreatable and (recreate or state == "absent"):
         named = {"variables": {"name": {"like_": recreations.prefix(kind.name, key)}}}
@@ -506,10 +506,10 @@ def ensure(
     todo = plan(server, kind, key=key, wanted=wanted, state=state, row=row, recreate=recreate, keep=keep)
     if todo.action in {"create", "update", "recreate"}:
         missing = missing_fields(kind, wanted) if row is None else []
-        complaints = [*missing, *unresolved(server, todo), *kind.checks(todo, server)]
-        complaints += [complaint for _, complaint in kind.inquiries([todo], server)]
-        if complaints:
-            raise Failure(f"{kind.label} {key}: {'; '.join(complaints)}")
+        problems = [*missing, *unresolved(server, todo), *kind.checks(todo, server)]
+        problems += [problem for _, problem in kind.inquiries([todo], server)]
+        if problems:
+            raise Failure(f"{kind.label} {key}: {'; '.join(problems)}")
     changed = todo.action != "nothing"
     if changed and not check_mode:
         changed = carry_out(server, todo)

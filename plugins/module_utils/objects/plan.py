@@ -92,7 +92,7 @@ def planned(server: Server, entry: Entry, wish: Wish) -> Plan:
     )
 
 
-def objections(server: Server, todos: Sequence[Plan], entries: Sequence[Entry]) -> list[str]:
+def problems_of(server: Server, todos: Sequence[Plan], entries: Sequence[Entry]) -> list[str]:
     """Return the errors in the plan that the server's state shows."""
     places = {(entry.kind.name, entry.key): entry.place for entry in entries}
     coming = {(entry.kind.name, entry.key) for entry in entries if entry.state == "present"}
@@ -111,26 +111,28 @@ def objections(server: Server, todos: Sequence[Plan], entries: Sequence[Entry]) 
         if todo.state == "absent" or todo.action == "nothing":
             continue
         if todo.row is None:
-            found += [(todo, complaint) for complaint in missing_fields(todo.kind, todo.wanted)]
-        found += [(todo, complaint) for complaint in unresolved(server, todo, coming)]
+            found += [(todo, problem) for problem in missing_fields(todo.kind, todo.wanted)]
+        found += [(todo, problem) for problem in unresolved(server, todo, coming)]
         for name, key in todo.kind.references(todo):
             if (name, key) in going:
                 found.append((todo, f"it needs the {KINDS[name].label} {key}, which is to be absent"))
         # If the schema of its type is about to change, a block cannot be checked against the present one.
         if todo.kind.name != "block" or ("block_type", todo.kind.parts(todo.key)["block_type"]) not in changing:
-            found += [(todo, complaint) for complaint in todo.kind.checks(todo, server)]
+            found += [(todo, problem) for problem in todo.kind.checks(todo, server)]
     for kind in KINDS.values():
         about = [todo for todo in todos if todo.kind is kind and todo.action in {"create", "update", "recreate"}]
         if about:
             found += kind.inquiries(about, server)
-    return [f"{places.get((todo.kind.name, todo.key), todo.label)}: {complaint}" for todo, complaint in found]
+    return [f"{places.get((todo.kind.name, todo.key), todo.label)}: {problem}" for todo, problem in found]
 
 
-def claims(todos: Iterable[Plan], entries: Iterable[Entry], ownership: Ownership, wish: Wish) -> Iterator[str]:
+def ownership_problems(
+    todos: Iterable[Plan], entries: Iterable[Entry], ownership: Ownership, wish: Wish
+) -> Iterator[str]:
     """Yield an error for each change of an object that another owner made and would change back.
 
-    Of the kinds, only deployments have claims, unless the owner adopts what is unowned: it describes its own objects
-    alone. Pausing is allowed to every owner.
+    Only deployments have such problems, unless the owner adopts what is unowned: it describes its own objects alone.
+    Pausing is allowed to every owner.
     """
     if wish.adopt == "true":
         return

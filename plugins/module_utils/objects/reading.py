@@ -17,17 +17,17 @@ from .wishes import Entry, Wish
 def read(wanted: Mapping[str, Any], wish: Wish) -> tuple[list[Kind], list[Entry]]:
     """Return the kinds and objects that are described. Raises Failure with all errors in them."""
     by_name = {kind.list_name: kind for kind in KINDS.values()}
-    complaints, entries, kinds = [], [], []
+    problems, entries, kinds = [], [], []
     if not re.fullmatch(r"[a-z0-9-]{1,60}", wish.owner):
-        complaints.append(f"owner is {wish.owner!r}: it is made of lowercase letters, digits and dashes, 60 at most")
+        problems.append(f"owner is {wish.owner!r}: it is made of lowercase letters, digits and dashes, 60 at most")
     for name, given in wanted.items():
         if name not in by_name:
             near = difflib.get_close_matches(name, by_name, n=1)
-            complaints.append(f"{name} is unknown; {near[0]}?" if near else f"{name} is unknown")
+            problems.append(f"{name} is unknown; {near[0]}?" if near else f"{name} is unknown")
         elif given is None:
             continue
         elif not isinstance(given, Sequence) or isinstance(given, str):
-            complaints.append(f"{name} is not a list")
+            problems.append(f"{name} is not a list")
         else:
             kind = by_name[name]
             kinds.append(kind)
@@ -35,18 +35,18 @@ def read(wanted: Mapping[str, Any], wish: Wish) -> tuple[list[Kind], list[Entry]
             check = unchecked if wish.typed else checked_by_ansible(spec_of(kind))
             for index, each in enumerate(given):
                 entry, wrong = read_entry(kind, check, each, f"{name}[{index}]", wish)
-                complaints += wrong
+                problems += wrong
                 if entry is None:
                     continue
                 if entry.key in seen:
-                    complaints.append(f"{entry.place}: it is described twice, see {seen[entry.key]}")
+                    problems.append(f"{entry.place}: it is described twice, see {seen[entry.key]}")
                 seen[entry.key] = f"{name}[{index}]"
                 entries.append(entry)
             described = {entry.key: entry for entry in entries if entry.kind is kind and entry.state == "present"}
             wrong_together = kind.clashes({key: entry.wanted for key, entry in described.items()})
-            complaints += [f"{described[key].place}: {complaint}" for key, complaint in wrong_together]
-    if complaints:
-        raise several(complaints)
+            problems += [f"{described[key].place}: {problem}" for key, problem in wrong_together]
+    if problems:
+        raise several(problems)
     return kinds, entries
 
 
@@ -90,18 +90,18 @@ def read_entry(kind: Kind, check: Check, given: Any, place: str, wish: Wish) -> 
     entry = {name: value for name, value in kind.renamed(dict(given)).items() if value is not None}
     label = "/".join(str(entry.get(name, "?")) for name in kind.keys)
     place = f"{place} ({label})"
-    complaints = list(misspelt(entry, spec_of(kind), place))
-    if complaints:
-        return None, complaints
-    checked, complaints = check(entry)
-    if complaints:
-        return None, [f"{place}: {message}" for message in complaints]
+    problems = list(misspelt(entry, spec_of(kind), place))
+    if problems:
+        return None, problems
+    checked, problems = check(entry)
+    if problems:
+        return None, [f"{place}: {message}" for message in problems]
     values = {name: value for name, value in checked.items() if value is not None}
     state = "absent" if drop else values.pop("state")
     fields = {name: value for name, value in values.items() if name in kind.fields}
     if state == "present":
-        complaints = [f"{place}: {complaint}" for complaint in (*kind.complaints(values), *not_json(values))]
-    return Entry(kind=kind, key=kind.key(values), wanted=fields, state=state, place=place), complaints
+        problems = [f"{place}: {problem}" for problem in (*kind.problems(values), *not_json(values))]
+    return Entry(kind=kind, key=kind.key(values), wanted=fields, state=state, place=place), problems
 
 
 def misspelt(given: Mapping[str, Any], spec: Mapping[str, Any], place: str) -> Iterator[str]:
@@ -116,7 +116,7 @@ def misspelt(given: Mapping[str, Any], spec: Mapping[str, Any], place: str) -> I
                     yield from misspelt(each, inner, f"{place}: {name}[{index}]")
 
 
-def several(complaints: Sequence[str]) -> Failure:
-    number = f"{len(complaints)} things are" if len(complaints) > 1 else "Something is"
-    listed = "".join(f"\n- {complaint}" for complaint in complaints)
-    return Failure(f"{number} wrong with the resources, and nothing was written:{listed}", errors=list(complaints))
+def several(problems: Sequence[str]) -> Failure:
+    number = f"{len(problems)} things are" if len(problems) > 1 else "Something is"
+    listed = "".join(f"\n- {problem}" for problem in problems)
+    return Failure(f"{number} wrong with the resources, and nothing was written:{listed}", errors=list(problems))

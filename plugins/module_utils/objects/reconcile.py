@@ -16,16 +16,16 @@ from .engine import Plan, Server, Values
 from .execute import carry_all_out
 from .ownership import Ownership, mark
 from .plan import (
-    claims,
     forgotten,
     implied,
     is_adopted,
     leftovers,
     load_schemas_of,
     made_before,
-    objections,
     own_duplicates,
+    ownership_problems,
     planned,
+    problems_of,
     with_updated_references,
 )
 from .reading import read, several
@@ -52,18 +52,18 @@ def reconcile(
     begun, useless = recreations.read(ownership.rest, KINDS)
     server.note(*begun)
     entries += implied(server, entries, ownership)
-    report, complaints = Report(concurrency=wish.concurrency), []
+    report, problems = Report(concurrency=wish.concurrency), []
     todos: list[Plan] = []
     load_schemas_of(server, entries)
     for entry in sorted(entries, key=lambda entry: entry.kind.level):
         try:
             todos.append(planned(server, entry, wish))
         except Failure as failure:
-            complaints.append(f"{entry.place}: {failure}")
-    complaints += objections(server, todos, entries)
-    complaints += claims(todos, entries, ownership, wish)
-    if complaints:
-        raise several(complaints)
+            problems.append(f"{entry.place}: {failure}")
+    problems += problems_of(server, todos, entries)
+    problems += ownership_problems(todos, entries, ownership, wish)
+    if problems:
+        raise several(problems)
     todos = with_updated_references(todos)
     proven = [todo for todo in todos if made_before(todo, ownership)]
     report.kept = [f"{todo.label}: {kept}" for todo in todos for kept in todo.kept]

@@ -17,14 +17,14 @@ class Automation(Kind):
     def renamed(self, entry: Values) -> Values:
         return rename(entry, is_active="enabled")
 
-    def complaints(self, values: Mapping[str, Any]) -> Iterator[str]:
+    def problems(self, values: Mapping[str, Any]) -> Iterator[str]:
         if not str(values["name"]):
             yield "name is empty"
         if values.get("trigger") is not None:
-            yield from triggers.trigger_complaints(values["trigger"])
+            yield from triggers.trigger_problems(values["trigger"])
         for name in ("actions", "actions_on_trigger", "actions_on_resolve"):
             for index, action in enumerate(values.get(name) or []):
-                yield from triggers.action_complaints(action, f"{name}[{index}]")
+                yield from triggers.action_problems(action, f"{name}[{index}]")
 
     def uses(self, key: str, values: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
         yield from triggers.references(values)

@@ -19,7 +19,7 @@ class BlockType(Kind):
     def is_system(self, row: Mapping[str, Any]) -> bool:
         return bool(row.get("is_protected"))
 
-    def complaints(self, values: Mapping[str, Any]) -> Iterator[str]:
+    def problems(self, values: Mapping[str, Any]) -> Iterator[str]:
         if not re.fullmatch(r"[a-z0-9-]+", str(values["slug"])):
             yield "slug is made of lowercase letters, digits and dashes"
         if values.get("name") is not None:
@@ -77,7 +77,7 @@ class Block(Kind):
     def is_system(self, row: Mapping[str, Any]) -> bool:
         return bool(row.get("is_anonymous"))
 
-    def complaints(self, values: Mapping[str, Any]) -> Iterator[str]:
+    def problems(self, values: Mapping[str, Any]) -> Iterator[str]:
         for name in ("block_type", "name"):
             if not re.fullmatch(r"[a-z0-9-]+", str(values[name])):
                 yield f"{name} is made of lowercase letters, digits and dashes"

@@ -63,7 +63,7 @@ class Deployment(Kind):
             ]
         return after
 
-    def complaints(self, values: Mapping[str, Any]) -> Iterator[str]:
+    def problems(self, values: Mapping[str, Any]) -> Iterator[str]:
         yield from named(values, "flow", "name")
         yield from at_least(values, "concurrency_limit", 1)
         if values.get("concurrency_limit") not in {None, -1} and values.get("global_concurrency_limit"):
@@ -79,14 +79,14 @@ class Deployment(Kind):
         for slug in sorted({slug for slug in slugs if slugs.count(slug) > 1}):
             yield f"the slug {slug} is that of several schedules"
         for index, each in enumerate(values.get("schedules") or []):
-            yield from (f"schedules[{index}]: {complaint}" for complaint in schedules.complaints(each))
+            yield from (f"schedules[{index}]: {problem}" for problem in schedules.problems(each))
         if values.get("enforce_parameter_schema") is not False:
-            yield from parameter_complaints(values.get("parameters"), values.get("parameter_openapi_schema"))
+            yield from parameter_problems(values.get("parameters"), values.get("parameter_openapi_schema"))
 
     def checks(self, todo: Plan, server: Server) -> Iterator[str]:
         after = todo.after
         if "parameters" in todo.changes and after.get("enforce_parameter_schema") is not False:
-            yield from parameter_complaints(after["parameters"], after.get("parameter_openapi_schema"))
+            yield from parameter_problems(after["parameters"], after.get("parameter_openapi_schema"))
         if after.get("work_queue") and not after.get("work_pool"):
             yield "work_queue needs a work_pool"
         if after.get("environment"):
@@ -317,7 +317,7 @@ def _ordered(before: list[Values], after: list[Values]) -> list[Values]:
     return sorted(before, key=lambda each: places.get(each["id"], len(places)))
 
 
-def parameter_complaints(parameters: Any, schema: Any) -> Iterator[str]:
+def parameter_problems(parameters: Any, schema: Any) -> Iterator[str]:
     """Yield errors for parameters that certainly do not fit a flow's schema; the server judges the rest."""
     properties = (schema or {}).get("properties")
     if not isinstance(parameters, Mapping) or not isinstance(properties, Mapping) or not properties:

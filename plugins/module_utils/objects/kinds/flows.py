@@ -13,7 +13,7 @@ class Flow(Kind):
     def renamed(self, entry: Values) -> Values:
         return {name: value for name, value in entry.items() if name not in {"description", "flow_type", "is_active"}}
 
-    def complaints(self, values: Mapping[str, Any]) -> Iterator[str]:
+    def problems(self, values: Mapping[str, Any]) -> Iterator[str]:
         yield from named(values, "name")
 
     def create(self, server: Server, key: str, values: Values) -> Row:

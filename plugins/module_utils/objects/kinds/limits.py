@@ -16,7 +16,7 @@ class Limit(Kind):
     def is_system(self, row: Mapping[str, Any]) -> bool:
         return str(row["name"]).startswith(("tag:", "deployment:"))
 
-    def complaints(self, values: Mapping[str, Any]) -> Iterator[str]:
+    def problems(self, values: Mapping[str, Any]) -> Iterator[str]:
         yield from named(values, "name")
         yield from at_least(values, "limit", 0, clear=None)
         yield from at_least(values, "slot_decay_per_second", 0, clear=None)
@@ -45,7 +45,7 @@ class TagLimit(Kind):
     def renamed(self, entry: Values) -> Values:
         return rename(entry, limit="concurrency_limit")
 
-    def complaints(self, values: Mapping[str, Any]) -> Iterator[str]:
+    def problems(self, values: Mapping[str, Any]) -> Iterator[str]:
         if not re.fullmatch(r"[^/]+", str(values["tag"])):
             yield "tag must not be empty or hold a /, by which the server would not find it"
         yield from at_least(values, "concurrency_limit", 0, clear=None)

@@ -36,7 +36,7 @@ class WorkPool(Kind):
         after.pop("is_active", None)
         return rename(after, pool_type="type")
 
-    def complaints(self, values: Mapping[str, Any]) -> Iterator[str]:
+    def problems(self, values: Mapping[str, Any]) -> Iterator[str]:
         if str(values["name"]).lower().startswith("prefect"):
             yield "Prefect keeps names that start with 'prefect' for itself: choose another name"
         yield from named(values, "name")
@@ -100,7 +100,7 @@ class WorkQueue(Kind):
     def renamed(self, entry: Values) -> Values:
         return rename(entry, work_pool_name="work_pool")
 
-    def complaints(self, values: Mapping[str, Any]) -> Iterator[str]:
+    def problems(self, values: Mapping[str, Any]) -> Iterator[str]:
         yield from named(values, "work_pool", "name")
         yield from at_least(values, "concurrency_limit", 0)
         yield from at_least(values, "priority", 1, clear=None)

@@ -53,7 +53,7 @@ def is_manual(entry: Mapping[str, Any]) -> bool:
     return entry.get("interval") == 0 or entry.get("schedule_type") in {"manual", "none"}
 
 
-def complaints(schedule: Mapping[str, Any]) -> Iterator[str]:
+def problems(schedule: Mapping[str, Any]) -> Iterator[str]:
     """Yield the errors in a schedule that need no server; `refusals` asks the server for the others."""
     kinds = [kind for kind in KINDS if schedule.get(kind) is not None]
     if len(kinds) != 1:

@@ -82,7 +82,7 @@ LABELLED = {
 """The middle part of a `prefect.resource.id`, and the kind that it names."""
 
 
-def trigger_complaints(trigger: Any, place: str = "trigger") -> Iterator[str]:
+def trigger_problems(trigger: Any, place: str = "trigger") -> Iterator[str]:
     """Yield the errors in a trigger."""
     if not isinstance(trigger, Mapping):
         yield f"{place} is not a mapping"
@@ -120,10 +120,10 @@ def trigger_complaints(trigger: Any, place: str = "trigger") -> Iterator[str]:
     if kind == "compound" and require not in ("any", "all", *range(1, len(triggers) + 1)):
         yield f"{place}.require is {require!r}: it is any, all, or a number from 1 to {len(triggers)}"
     for index, each in enumerate(triggers):
-        yield from trigger_complaints(each, f"{place}.triggers[{index}]")
+        yield from trigger_problems(each, f"{place}.triggers[{index}]")
 
 
-def action_complaints(action: Any, place: str) -> Iterator[str]:
+def action_problems(action: Any, place: str) -> Iterator[str]:
     """Yield the errors in an action. An unknown type is left to the server, unless it looks misspelt."""
     if not isinstance(action, Mapping) or not action.get("type"):
         yield f"{place}.type is missing"

@@ -20,7 +20,7 @@ class Variable(Kind):
     def is_system(self, row: Mapping[str, Any]) -> bool:
         return str(row["name"]).startswith((REGISTRY, PROBE))
 
-    def complaints(self, values: Mapping[str, Any]) -> Iterator[str]:
+    def problems(self, values: Mapping[str, Any]) -> Iterator[str]:
         name = str(values["name"])
         if not re.fullmatch(r"[a-z0-9_-]{1,255}", name):
             yield "name is made of lowercase letters, digits, dashes and underscores, 255 at most"
