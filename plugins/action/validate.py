@@ -382,7 +382,7 @@ class ActionModule(ActionBase):
             problems += refused_settings(variable, settings)
         shipped = [path.stem for path in (ROLES / "prefect" / "files" / "locks").glob("[0-9]*.txt")]
         problems += refused_version(arguments["version"], shipped)
-        problems += environment_resolver.problems(arguments["environments"])
+        problems += environment_resolver.problems_of(arguments["environments"])
         for variable, names in arguments["environment_names"].items():
             problems += refused_environment(variable, names)
         for variable, options in arguments["unit_options"].items():
