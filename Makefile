@@ -147,7 +147,7 @@ docs: env ## Write the generated pages
 	@$(RUN) python docs/generate.py
 
 lock: env ## Resolve every lock again: the controller's, those of `make matrix` and Prefect's
-	@cd requirements && ../$(VENV)/bin/uv pip compile --quiet --upgrade --universal --python-version 3.11 --generate-hashes \
+	@cd requirements && ../$(VENV)/bin/uv pip compile --quiet --upgrade --universal --fork-strategy requires-python --python-version 3.11 --generate-hashes \
 	  --no-header --no-annotate controller.in -o controller.txt
 	@$(RUN) tests/cores.py lock
 	@$(RUN) python requirements/locks.py make

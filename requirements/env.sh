@@ -40,3 +40,7 @@ pip install --quiet --no-compile --require-hashes --requirement "$uv"
 index=$(pip config get global.index-url 2>/dev/null || true)
 [ -z "$index" ] || export UV_DEFAULT_INDEX=${UV_DEFAULT_INDEX:-$index}
 UV_NATIVE_TLS=true "$venv/bin/uv" pip sync --quiet --python "$venv/bin/python" --require-hashes "$lock" "$uv"
+if [ "$lock" = ../requirements/controller.txt ] && "$python" -c 'import sys; sys.exit(sys.version_info >= (3, 12))'; then
+    echo "env: $python is Python 3.11, the last one of ansible-core 2.19, which is no longer maintained; for a newer Ansible," \
+        "name Python 3.12 or newer: make env PYTHON=/path/to/python3"
+fi
