@@ -25,6 +25,8 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 ROOT = Path(__file__).resolve().parent.parent
 TEMPLATES = ROOT / "docs" / "templates"
 COLLECTION = "selfhosted.prefect"
+INTERNAL = ("host_", "validate", "environment_locks")
+"""Beginnings of the names of modules that only the roles use."""
 REQUIRED = "required"
 
 Spec = Mapping[str, Any]
@@ -48,6 +50,8 @@ class Topic:
     summary: str
     paragraphs: Sequence[str] = ()
     options: Sequence[Option] = ()
+    internal: bool = False
+    """Whether a module is one of the roles' own, which may change in any version."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -164,6 +168,7 @@ def read_module(path: Path) -> Topic:
         summary=markdown(documentation["short_description"]).rstrip("."),
         paragraphs=paragraphs(documentation.get("description")),
         options=list(options(specs, defaults={})),
+        internal=path.stem.startswith(INTERNAL),
     )
 
 

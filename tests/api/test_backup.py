@@ -14,7 +14,7 @@ from urllib.parse import urlsplit
 import pytest
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.selfhosted.prefect.plugins.module_utils.host import backups, databases
-from ansible_collections.selfhosted.prefect.plugins.modules import backup
+from ansible_collections.selfhosted.prefect.plugins.modules import host_backup as backup
 from conftest import PrefectServer
 from fake_api import outcome
 from local_servers import POSTGRES, new_database, postgres

@@ -21,7 +21,7 @@ from urllib.parse import urlsplit
 import pytest
 from ansible_collections.selfhosted.prefect.plugins.module_utils.host import databases, proofs
 from ansible_collections.selfhosted.prefect.plugins.module_utils.host.proofs import Place
-from ansible_collections.selfhosted.prefect.plugins.modules import backup
+from ansible_collections.selfhosted.prefect.plugins.modules import host_backup as backup
 from conftest import RELEASES, PrefectServer
 from fake_api import outcome
 from local_servers import POSTGRES
@@ -33,7 +33,7 @@ OTHER_KEY = "MDEyMzQ1Njc4OTAxMjM0NTY3ODkwMTIzNDU2Nzg5MDE="
 RUN = """
 import json, sys
 from ansible.module_utils.testing import patch_module_args
-from ansible_collections.selfhosted.prefect.plugins.modules import backup
+from ansible_collections.selfhosted.prefect.plugins.modules import host_backup as backup
 with patch_module_args(json.loads(sys.argv[1])):
     backup.main()
 """

@@ -20,7 +20,7 @@ import pytest
 import yaml
 from ansible_collections.selfhosted.prefect.plugins.module_utils.host import backups, databases, sqlite_files
 from ansible_collections.selfhosted.prefect.plugins.module_utils.onhost import backup as backup_program
-from ansible_collections.selfhosted.prefect.plugins.modules import backup
+from ansible_collections.selfhosted.prefect.plugins.modules import host_backup as backup
 from fake_api import outcome
 
 
@@ -384,7 +384,7 @@ def test_errors_of_the_system_are_messages(
 RUN = """
 import json, sys
 from ansible.module_utils.testing import patch_module_args
-from ansible_collections.selfhosted.prefect.plugins.modules import backup
+from ansible_collections.selfhosted.prefect.plugins.modules import host_backup as backup
 with patch_module_args(json.loads(sys.argv[1])):
     backup.main()
 """

@@ -10,13 +10,13 @@ from typing import Any
 
 import pytest
 from ansible.errors import AnsibleActionFail
-from ansible_collections.selfhosted.prefect.plugins.action.definitions import read
+from ansible_collections.selfhosted.prefect.plugins.action.host_definitions import read
 from ansible_collections.selfhosted.prefect.plugins.filter.definitions import definitions as of_inventory
 from ansible_collections.selfhosted.prefect.plugins.module_utils.api.client import Api
 from ansible_collections.selfhosted.prefect.plugins.module_utils.api.masking import Mask, masked_diff
 from ansible_collections.selfhosted.prefect.plugins.module_utils.objects.reconcile import reconcile
 from ansible_collections.selfhosted.prefect.plugins.module_utils.objects.wishes import Wish
-from ansible_collections.selfhosted.prefect.plugins.modules import definitions
+from ansible_collections.selfhosted.prefect.plugins.modules import host_definitions as definitions
 from fake_api import FakeApi, outcome
 from prefect_definitions import sources
 from prefect_definitions.resources import resources

@@ -15,10 +15,10 @@ from typing import Any
 
 import pytest
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.selfhosted.prefect.plugins.action.deployment_scripts import meant_for
+from ansible_collections.selfhosted.prefect.plugins.action.host_deployment_scripts import meant_for
 from ansible_collections.selfhosted.prefect.plugins.filter.services import env_value
-from ansible_collections.selfhosted.prefect.plugins.modules import deployment_scripts
-from ansible_collections.selfhosted.prefect.plugins.modules.services import ended
+from ansible_collections.selfhosted.prefect.plugins.modules import host_deployment_scripts as deployment_scripts
+from ansible_collections.selfhosted.prefect.plugins.modules.host_services import ended
 from fake_api import outcome
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from ansible_collections.selfhosted.prefect.plugins.modules import flow_parameters
+from ansible_collections.selfhosted.prefect.plugins.modules import host_flow_parameters as flow_parameters
 from fake_api import outcome
 
 CALLABLES = """

@@ -17,8 +17,8 @@ import pytest
 import yaml
 from ansible_collections.selfhosted.prefect.plugins.module_utils.host import nginx_trial
 from ansible_collections.selfhosted.prefect.plugins.module_utils.host.ledger import ensure_files
-from ansible_collections.selfhosted.prefect.plugins.modules import nginx
-from ansible_collections.selfhosted.prefect.plugins.modules.nginx import NginxError, resolved
+from ansible_collections.selfhosted.prefect.plugins.modules import host_nginx as nginx
+from ansible_collections.selfhosted.prefect.plugins.modules.host_nginx import NginxError, resolved
 from fake_api import outcome
 
 ROLE = Path(__file__).resolve().parents[2] / "roles/prefect_proxy"

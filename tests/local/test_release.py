@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from ansible_collections.selfhosted.prefect.plugins.modules import release
+from ansible_collections.selfhosted.prefect.plugins.modules import host_release as release
 from fake_api import outcome
 
 UV = """

@@ -21,10 +21,11 @@ from typing import Any
 
 import pytest
 from ansible.errors import AnsibleError
-from ansible_collections.selfhosted.prefect.plugins.action.preflight import ActionModule
+from ansible_collections.selfhosted.prefect.plugins.action.host_preflight import ActionModule
 from ansible_collections.selfhosted.prefect.plugins.lookup import uv as lookup
 from ansible_collections.selfhosted.prefect.plugins.module_utils.host import uv
-from ansible_collections.selfhosted.prefect.plugins.modules import preflight, release
+from ansible_collections.selfhosted.prefect.plugins.modules import host_preflight as preflight
+from ansible_collections.selfhosted.prefect.plugins.modules import host_release as release
 from fake_api import outcome
 
 VERSION = "0.13.8"

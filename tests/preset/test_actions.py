@@ -47,15 +47,15 @@ TREE = """
 - hosts: localhost
   gather_facts: false
   tasks:
-    - selfhosted.prefect.tree: &call {src: flows, dest: "{{ dir }}/dest", state_dir: "{{ dir }}/state"}
+    - selfhosted.prefect.host_tree: &call {src: flows, dest: "{{ dir }}/dest", state_dir: "{{ dir }}/state"}
       register: dry
       check_mode: true
     - ansible.builtin.assert: {that: "(dir ~ '/dest') is not exists"}
-    - selfhosted.prefect.tree: *call
+    - selfhosted.prefect.host_tree: *call
       register: real
-    - selfhosted.prefect.tree: *call
+    - selfhosted.prefect.host_tree: *call
       register: again
-    - selfhosted.prefect.tree: {src: "{{ dir }}/play.yml", dest: "{{ dir }}/dest", state_dir: "{{ dir }}/state"}
+    - selfhosted.prefect.host_tree: {src: "{{ dir }}/play.yml", dest: "{{ dir }}/dest", state_dir: "{{ dir }}/state"}
       register: refused
       ignore_errors: true
     - ansible.builtin.assert:
@@ -124,7 +124,7 @@ FILES = """
     password: "{{ lookup('ansible.builtin.env', name) }}"
     name: none
   tasks:
-    - selfhosted.prefect.files:
+    - selfhosted.prefect.host_files:
         files:
           - {path: "{{ dir }}/hidden", template: env.j2, vars: {name: hidden}, mode: "0600", secret: true}
           - {path: "{{ dir }}/shown", template: env.j2, vars: {name: shown}, mode: "0600", secret: false}
@@ -145,7 +145,7 @@ DEPLOYMENT_SCRIPTS = """
   vars:
     secret: "{{ lookup('ansible.builtin.env', 'SECRET') }}"
   tasks:
-    - selfhosted.prefect.deployment_scripts: &call
+    - selfhosted.prefect.host_deployment_scripts: &call
         scripts:
           - {name: here, content: "print('here')"}
           - {name: sent, src: sent.py, hosts: localhost}
@@ -155,7 +155,7 @@ DEPLOYMENT_SCRIPTS = """
         settings_file: "{{ dir }}/client.env"
         state_dir: "{{ dir }}/state"
         environment: {FLAG: true, LIST: [1, "{{ 1 + 1 }}"], EMPTY: null, SECRET: "{{ secret }}"}
-    - selfhosted.prefect.deployment_scripts:
+    - selfhosted.prefect.host_deployment_scripts:
         <<: *call
         scripts: ["{{ item }}"]
       loop:

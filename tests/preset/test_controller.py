@@ -186,7 +186,7 @@ KEPT = """
   tasks:
     - ansible.builtin.debug:
         msg: "{{ mine == mine }} {{ mine | length }}"
-    - selfhosted.prefect.preflight:
+    - selfhosted.prefect.host_preflight:
         scope: user
         etc_dir: "{{ etc }}"
         state: absent
@@ -194,7 +194,7 @@ KEPT = """
       register: host
     - ansible.builtin.debug:
         msg: "generated {{ mine }}"
-    - selfhosted.prefect.secrets:
+    - selfhosted.prefect.host_secrets:
         state: fetched
         directory: "{{ other }}"
         instance: prefect
@@ -273,7 +273,8 @@ DEFINITIONS = """
 - hosts: all
   gather_facts: false
   tasks:
-    - selfhosted.prefect.definitions: {{directory: "{directory}", python: "{python}", data: "{{{{ definitions }}}}"}}
+    - selfhosted.prefect.host_definitions:
+        {{directory: "{directory}", python: "{python}", data: "{{{{ definitions }}}}"}}
       register: placed
       diff: true
     - ansible.builtin.assert: {{that: "placed.resources.prefect_deployments[0].parameters.api_token | length == 12"}}
@@ -306,7 +307,7 @@ CHECKOUT = """
 - hosts: all
   gather_facts: false
   tasks:
-    - selfhosted.prefect.checkout: {repo: "{{ source }}", version: main, dest: "{{ dest }}"}
+    - selfhosted.prefect.host_checkout: {repo: "{{ source }}", version: main, dest: "{{ dest }}"}
       delegate_to: localhost
 """
 

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 from ansible_collections.selfhosted.prefect.plugins.module_utils.host import ledger as ledgers
 from ansible_collections.selfhosted.prefect.plugins.module_utils.host.ledger import Ledger
-from ansible_collections.selfhosted.prefect.plugins.modules import accounts
+from ansible_collections.selfhosted.prefect.plugins.modules import host_accounts as accounts
 from fake_api import outcome
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="owners are root's to change")

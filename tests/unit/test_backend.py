@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from ansible_collections.selfhosted.prefect.plugins.modules import backend
+from ansible_collections.selfhosted.prefect.plugins.modules import host_backend as backend
 from fake_api import outcome
 
 

@@ -145,7 +145,7 @@ for kind in ("action", "filter", "lookup", "plugin_utils"):
 
 certificates = sys.modules[f"{plugins}.plugin_utils.certificates"]
 print(certificates.problems("", "", "a.example", now=datetime.datetime.now(), variable="prefect_proxy_certificate")[0])
-host = object.__new__(sys.modules[f"{plugins}.action.preflight"].ActionModule)
+host = object.__new__(sys.modules[f"{plugins}.action.host_preflight"].ActionModule)
 host._task = type("Task", (), {"args": {"secrets": {"names": ["api", "ca"]}}, "async_val": 0})()
 sys.modules["ansible.plugins.action"].ActionBase.run = lambda *_: {}
 print(host.run()["msg"])

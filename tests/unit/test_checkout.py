@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from ansible_collections.selfhosted.prefect.plugins.action.checkout import split
+from ansible_collections.selfhosted.prefect.plugins.action.host_checkout import split
 
 
 @pytest.mark.parametrize(

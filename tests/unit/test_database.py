@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from ansible_collections.selfhosted.prefect.plugins.lookup.certificate import certificate_for
 from ansible_collections.selfhosted.prefect.plugins.module_utils.host.postgres import saslprep
-from ansible_collections.selfhosted.prefect.plugins.modules import database
+from ansible_collections.selfhosted.prefect.plugins.modules import host_database as database
 from fake_api import outcome
 from fake_postgres import FakePostgres
 

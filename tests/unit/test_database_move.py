@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 from ansible_collections.selfhosted.prefect.plugins.module_utils.host.postgres import DatabaseError, copied, copy_text
-from ansible_collections.selfhosted.prefect.plugins.modules import database_move
-from ansible_collections.selfhosted.prefect.plugins.modules.database_move import (
+from ansible_collections.selfhosted.prefect.plugins.modules import host_database_move as database_move
+from ansible_collections.selfhosted.prefect.plugins.modules.host_database_move import (
     KINDS,
     as_json,
     canonical_json,

@@ -16,7 +16,7 @@ from ansible.parsing.dataloader import DataLoader
 from ansible.plugins.loader import lookup_loader
 from ansible.template import Templar, trust_as_template
 from ansible_collections.selfhosted.prefect.plugins.module_utils.host.safe_files import write
-from ansible_collections.selfhosted.prefect.plugins.modules import files
+from ansible_collections.selfhosted.prefect.plugins.modules import host_files as files
 from ansible_collections.selfhosted.prefect.plugins.plugin_utils.rendered import FILES, rendered
 from fake_api import outcome
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from ansible_collections.selfhosted.prefect.plugins.modules import firewall
+from ansible_collections.selfhosted.prefect.plugins.modules import host_firewall as firewall
 from fake_api import outcome
 
 NFT = """#!/bin/sh

@@ -25,8 +25,8 @@ WRITES = {"write_text", "write_bytes", "mkstemp", "O_CREAT", "O_WRONLY", "O_RDWR
 ALLOWED = {
     "kept_files.py": "the mechanism",
     "environment_resolver.py": "a directory of its own, for the length of a task",
-    "checkout.py": "a directory of its own, for the length of a task",
-    "tree.py": "a file of its own, for the length of a task",
+    "host_checkout.py": "a directory of its own, for the length of a task",
+    "host_tree.py": "a file of its own, for the length of a task",
 }
 
 

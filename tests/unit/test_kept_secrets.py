@@ -11,7 +11,7 @@ from ansible_collections.selfhosted.prefect.plugins.filter.secrets import lackin
 from ansible_collections.selfhosted.prefect.plugins.lookup.certificate import certificate_for, load, write_pair
 from ansible_collections.selfhosted.prefect.plugins.lookup.secret import secret
 from ansible_collections.selfhosted.prefect.plugins.module_utils.host import fingerprints
-from ansible_collections.selfhosted.prefect.plugins.modules import secrets
+from ansible_collections.selfhosted.prefect.plugins.modules import host_secrets as secrets
 from ansible_collections.selfhosted.prefect.plugins.plugin_utils.kept_secrets import explained, refusals, replace, store
 from fake_api import outcome
 

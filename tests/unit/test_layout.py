@@ -62,11 +62,11 @@ def each_task(path: Path) -> Iterator[dict[str, Any]]:
 
 UNRECORDED = {
     # A cache of Prefect's own, which is wrong for another database, in an adopted home as well.
-    ("files", "Remove the record of registered block types"),
-    ("files", "Remove the record of registered block types again"),
+    ("host_files", "Remove the record of registered block types"),
+    ("host_files", "Remove the record of registered block types again"),
     # Only what came with packages that this collection installed, and directories that are empty.
-    ("files", "Remove the files that the packages left"),
-    ("files", "Remove the empty directory of enabled units"),
+    ("host_files", "Remove the files that the packages left"),
+    ("host_files", "Remove the empty directory of enabled units"),
 }
 """Tasks that create or remove without the ledger, and why that harms no other owner."""
 
@@ -81,7 +81,7 @@ def test_what_can_be_recorded_is_recorded(path: Path) -> None:
         if module.rpartition(".")[2] in with_ledger()
         and "ledger" not in options
         # Services that only start or stop are no one's to remove.
-        and (module.rpartition(".")[2] != "services" or "prune" in options)
+        and (module.rpartition(".")[2] != "host_services" or "prune" in options)
     }
     assert found - UNRECORDED == set()
 
@@ -289,7 +289,9 @@ def test_a_playbook_checks_the_inventory_first(playbook: Path) -> None:
     assert tasks(playbook)[0]["ansible.builtin.import_playbook"] == "inventory.yml"
 
 
-@pytest.mark.parametrize("module", ["deployment_scripts", "definitions", "flow_parameters", "flow_run", "tree"])
+@pytest.mark.parametrize(
+    "module", ["host_deployment_scripts", "host_definitions", "host_flow_parameters", "flow_run", "host_tree"]
+)
 def test_a_module_for_flows_is_used_by_a_role(module: str) -> None:
     """Two task files once lost their ends in a merge, and what was left of them was valid."""
     used = {key for path in (ROOT / "roles").glob("*/tasks/*.yml") for task in tasks(path) for key in task}

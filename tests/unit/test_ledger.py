@@ -23,7 +23,8 @@ import yaml
 from ansible_collections.selfhosted.prefect.plugins.module_utils.host import ledger as ledgers
 from ansible_collections.selfhosted.prefect.plugins.module_utils.host import safe_files
 from ansible_collections.selfhosted.prefect.plugins.module_utils.host.ledger import Ledger, opened
-from ansible_collections.selfhosted.prefect.plugins.modules import files, ledger
+from ansible_collections.selfhosted.prefect.plugins.modules import host_files as files
+from ansible_collections.selfhosted.prefect.plugins.modules import host_ledger as ledger
 from fake_api import outcome
 
 LOST = 61234
@@ -838,7 +839,7 @@ def test_an_environment_in_a_persons_directory(host: Host, *, earlier: bool) -> 
 
 def test_the_environment_of_definitions_is_in_the_ledger() -> None:
     tasks = yaml.safe_load((Path(__file__).parents[2] / "roles/prefect_definitions/tasks/present.yml").read_text())
-    calls = [task["selfhosted.prefect.files"] for task in tasks if "selfhosted.prefect.files" in task]
+    calls = [task["selfhosted.prefect.host_files"] for task in tasks if "selfhosted.prefect.host_files" in task]
     assert calls and all("ledger" in call for call in calls)
 
 

@@ -17,8 +17,8 @@ from typing import Any
 import pytest
 from ansible_collections.selfhosted.prefect.plugins.lookup.certificate import certificate_for
 from ansible_collections.selfhosted.prefect.plugins.module_utils.host import certbot, ports
-from ansible_collections.selfhosted.prefect.plugins.modules import nginx
-from ansible_collections.selfhosted.prefect.plugins.modules.nginx import NginxError, trouble
+from ansible_collections.selfhosted.prefect.plugins.modules import host_nginx as nginx
+from ansible_collections.selfhosted.prefect.plugins.modules.host_nginx import NginxError, trouble
 from fake_api import outcome
 
 NAME = "prefect.example.com"

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 from ansible_collections.selfhosted.prefect.plugins.module_utils.host import dpkg
-from ansible_collections.selfhosted.prefect.plugins.modules import packages
+from ansible_collections.selfhosted.prefect.plugins.modules import host_packages as packages
 from fake_api import outcome
 
 DEPENDS = {

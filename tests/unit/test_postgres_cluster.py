@@ -11,8 +11,8 @@ import pytest
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.selfhosted.prefect.plugins.filter.backends import hba_lines, postgres_tuning, redis_word
 from ansible_collections.selfhosted.prefect.plugins.module_utils.host.ledger import Ledger
-from ansible_collections.selfhosted.prefect.plugins.modules import postgres_cluster
-from ansible_collections.selfhosted.prefect.plugins.modules.postgres_cluster import (
+from ansible_collections.selfhosted.prefect.plugins.modules import host_postgres_cluster as postgres_cluster
+from ansible_collections.selfhosted.prefect.plugins.modules.host_postgres_cluster import (
     Cluster,
     ClusterError,
     choose,

@@ -22,8 +22,9 @@ import pytest
 from ansible_collections.selfhosted.prefect.plugins.module_utils.host import interpreter, ports, uv
 from ansible_collections.selfhosted.prefect.plugins.module_utils.host import ledger as ledgers
 from ansible_collections.selfhosted.prefect.plugins.module_utils.host.ledger import opened
-from ansible_collections.selfhosted.prefect.plugins.modules import backend, preflight
-from ansible_collections.selfhosted.prefect.plugins.modules.preflight import (
+from ansible_collections.selfhosted.prefect.plugins.modules import host_backend as backend
+from ansible_collections.selfhosted.prefect.plugins.modules import host_preflight as preflight
+from ansible_collections.selfhosted.prefect.plugins.modules.host_preflight import (
     accounts,
     base_name,
     derived_account,
@@ -445,7 +446,7 @@ def test_an_interpreter_that_is_too_old_for_the_modules(
 def test_what_reads_a_host_first_can_be_imported_by_an_old_python() -> None:
     """A Python that cannot import it says nothing that helps. 3.9 is the oldest that ansible-core still runs on."""
     plugins = Path(preflight.__file__).parents[1]
-    waiting, seen = ["modules.preflight", "modules.backend"], set[str]()
+    waiting, seen = ["modules.host_preflight", "modules.host_backend"], set[str]()
     while waiting:
         name = waiting.pop()
         seen.add(name)

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from ansible_collections.selfhosted.prefect.plugins.module_utils.host import processes
 from ansible_collections.selfhosted.prefect.plugins.module_utils.host.processes import TimedOutError, run_as
-from ansible_collections.selfhosted.prefect.plugins.modules import services
+from ansible_collections.selfhosted.prefect.plugins.modules import host_services as services
 
 ENV = {"PATH": "/usr/bin:/bin"}
 as_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root runs commands of other accounts")

@@ -8,7 +8,7 @@ import threading
 from typing import Any
 
 import pytest
-from ansible_collections.selfhosted.prefect.plugins.modules import redis
+from ansible_collections.selfhosted.prefect.plugins.modules import host_redis as redis
 from fake_api import outcome
 from fake_listener import Listener
 

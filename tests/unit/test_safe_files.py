@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from ansible_collections.selfhosted.prefect.plugins.action.tree import contents, pack
+from ansible_collections.selfhosted.prefect.plugins.action.host_tree import contents, pack
 from ansible_collections.selfhosted.prefect.plugins.module_utils.host import safe_files, sqlite_files
 from ansible_collections.selfhosted.prefect.plugins.module_utils.host.files import FileError, ensure_all
 from ansible_collections.selfhosted.prefect.plugins.module_utils.host.safe_files import (
@@ -29,7 +29,9 @@ from ansible_collections.selfhosted.prefect.plugins.module_utils.host.safe_files
     beside,
     reach,
 )
-from ansible_collections.selfhosted.prefect.plugins.modules import deployment_scripts, services, tree
+from ansible_collections.selfhosted.prefect.plugins.modules import host_deployment_scripts as deployment_scripts
+from ansible_collections.selfhosted.prefect.plugins.modules import host_services as services
+from ansible_collections.selfhosted.prefect.plugins.modules import host_tree as tree
 from fake_api import outcome
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="only root has another account to be careful of")

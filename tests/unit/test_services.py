@@ -30,8 +30,8 @@ from ansible_collections.selfhosted.prefect.plugins.filter.services import (
     unit_word,
 )
 from ansible_collections.selfhosted.prefect.plugins.module_utils.host import ledger as ledgers
-from ansible_collections.selfhosted.prefect.plugins.modules import services
-from ansible_collections.selfhosted.prefect.plugins.modules.services import Manager, Status
+from ansible_collections.selfhosted.prefect.plugins.modules import host_services as services
+from ansible_collections.selfhosted.prefect.plugins.modules.host_services import Manager, Status
 from fake_api import FakeApi, now, outcome
 
 NASTY = [

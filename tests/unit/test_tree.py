@@ -12,10 +12,11 @@ from typing import Any
 
 import pytest
 from ansible.errors import AnsibleActionFail
-from ansible_collections.selfhosted.prefect.plugins.action.tree import contents, pack
+from ansible_collections.selfhosted.prefect.plugins.action.host_tree import contents, pack
 from ansible_collections.selfhosted.prefect.plugins.module_utils.host import ledger as ledgers
 from ansible_collections.selfhosted.prefect.plugins.module_utils.host.safe_files import Directory
-from ansible_collections.selfhosted.prefect.plugins.modules import ledger, tree
+from ansible_collections.selfhosted.prefect.plugins.modules import host_ledger as ledger
+from ansible_collections.selfhosted.prefect.plugins.modules import host_tree as tree
 from fake_api import outcome
 
 ROOT = Path(__file__).resolve().parents[2]

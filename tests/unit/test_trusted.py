@@ -10,7 +10,8 @@ from typing import Any
 
 import pytest
 from ansible_collections.selfhosted.prefect.plugins.module_utils.host import trusted
-from ansible_collections.selfhosted.prefect.plugins.modules import preflight, release
+from ansible_collections.selfhosted.prefect.plugins.modules import host_preflight as preflight
+from ansible_collections.selfhosted.prefect.plugins.modules import host_release as release
 from fake_api import outcome
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="without root, everything is the user's own")

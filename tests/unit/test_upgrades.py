@@ -17,7 +17,7 @@ from ansible_collections.selfhosted.prefect.plugins.filter.upgrades import (
     way_back,
 )
 from ansible_collections.selfhosted.prefect.plugins.module_utils.host import upgrades
-from ansible_collections.selfhosted.prefect.plugins.modules import upgrade
+from ansible_collections.selfhosted.prefect.plugins.modules import host_upgrade as upgrade
 from fake_api import outcome
 
 OLD, NEW = "3.8.8-1adb934fde07", "3.9.1-0123456789ab"

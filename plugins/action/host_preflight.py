@@ -11,7 +11,7 @@ from ansible_collections.selfhosted.prefect.plugins.plugin_utils.kept_secrets im
 
 
 class ActionModule(ReadHost):
-    module = "selfhosted.prefect.preflight"
+    module = "selfhosted.prefect.host_preflight"
 
     def read(self, arguments: dict[str, Any], task_vars: dict[str, Any] | None) -> dict[str, Any]:
         """Return the module's result; a failed one if the uv to copy to the host does not exist."""

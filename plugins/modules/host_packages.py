@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 DOCUMENTATION = r"""
-module: packages
+module: host_packages
 short_description: Install packages of the distribution so that they can be removed without a trace
 description:
   - Before it installs, the module records which packages will be installed, and which accounts will be new. Later it
@@ -61,7 +61,7 @@ attributes:
 
 EXAMPLES = r"""
 - name: Install Redis
-  selfhosted.prefect.packages:
+  selfhosted.prefect.host_packages:
     owner: prefect-redis
     names: [redis-server]
     mask: [redis-server.service]

@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 DOCUMENTATION = r"""
-module: release
+module: host_release
 short_description: Install, verify and switch to a release of Prefect
 description:
   - A release is an immutable virtual environment. It is built with uv from a hashed lock, verified by importing the
@@ -90,7 +90,7 @@ attributes:
 
 EXAMPLES = r"""
 - name: Install Prefect
-  selfhosted.prefect.release:
+  selfhosted.prefect.host_release:
     path: /opt/prefect/releases/3.8.8-0123456789ab
     link: /opt/prefect/current
     uv: /opt/prefect/bin/uv

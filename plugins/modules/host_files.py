@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 DOCUMENTATION = r"""
-module: files
+module: host_files
 short_description: Create directories, write templates and remove both in one round trip
 description:
   - M(ansible.builtin.file) and M(ansible.builtin.template) need several round trips for each file; this module needs
@@ -28,7 +28,7 @@ attributes:
 
 EXAMPLES = r"""
 - name: Write the settings
-  selfhosted.prefect.files:
+  selfhosted.prefect.host_files:
     files:
       - {path: /etc/prefect, mode: "0750", group: prefect}
       - path: /etc/prefect/server.env

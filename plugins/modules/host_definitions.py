@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 DOCUMENTATION = r"""
-module: definitions
+module: host_definitions
 short_description: Install definitions of flows for the workers of a host
 description:
   - Reads definitions, checks them, reports all errors together, and writes them beside the code that runs them.
@@ -87,7 +87,7 @@ attributes:
 
 EXAMPLES = r"""
 - name: Install the definitions of a database
-  selfhosted.prefect.definitions:
+  selfhosted.prefect.host_definitions:
     source: postgresql://reader:{{ password }}@db.example.com/flows
     directory: /var/lib/prefect/definitions
     python: /opt/prefect/current/bin/python

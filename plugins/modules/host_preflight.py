@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 DOCUMENTATION = r"""
-module: preflight
+module: host_preflight
 short_description: Check a host and report what cannot work there
 description:
   - Determines the directories, the accounts and the service manager of a Prefect instance on a host.
@@ -170,7 +170,7 @@ attributes:
 
 EXAMPLES = r"""
 - name: Check the host
-  selfhosted.prefect.preflight:
+  selfhosted.prefect.host_preflight:
     instance: prefect
     ports: {prefect_server_port: 4200}
   register: host

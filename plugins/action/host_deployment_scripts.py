@@ -43,6 +43,6 @@ class ActionModule(ActionBase):
         arguments["scripts"] = scripts
         arguments["environment"] = json.dumps({name: setting_text(value) for name, value in environment.items()})
         result |= self._execute_module(
-            module_name="selfhosted.prefect.deployment_scripts", module_args=arguments, task_vars=task_vars
+            module_name="selfhosted.prefect.host_deployment_scripts", module_args=arguments, task_vars=task_vars
         )
         return result

@@ -6,4 +6,4 @@ from ansible_collections.selfhosted.prefect.plugins.plugin_utils.kept_secrets im
 
 
 class ActionModule(ReadHost):
-    module = "selfhosted.prefect.backend"
+    module = "selfhosted.prefect.host_backend"

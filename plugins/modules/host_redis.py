@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 DOCUMENTATION = r"""
-module: redis
+module: host_redis
 short_description: Check that Redis can serve Prefect
 description:
   - Logs in from the host on which the module runs, as Prefect will, and selects the databases that Prefect will use.
@@ -62,7 +62,7 @@ attributes:
 
 EXAMPLES = r"""
 - name: Check Redis
-  selfhosted.prefect.redis:
+  selfhosted.prefect.host_redis:
     host: redis1
     password: "{{ vault_redis_password }}"
     tls: true

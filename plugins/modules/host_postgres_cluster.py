@@ -6,12 +6,12 @@
 from __future__ import annotations
 
 DOCUMENTATION = r"""
-module: postgres_cluster
+module: host_postgres_cluster
 short_description: Configure a PostgreSQL cluster of a Debian host for Prefect
 description:
   - Writes one settings file beside those of the cluster, and one block at the top of its C(pg_hba.conf). Files that
     PostgreSQL would reject are rolled back. PostgreSQL is reloaded, and restarted only if a setting requires it.
-  - A cluster that M(selfhosted.prefect.packages) did not install belongs to others. It keeps its tuning, its
+  - A cluster that M(selfhosted.prefect.host_packages) did not install belongs to others. It keeps its tuning, its
     certificate and its addresses, to which O(listen) is added, and is never dropped.
   - A settings file of that name that does not begin with this collection's header is another owner's, and is refused.
 version_added: 0.2.0
@@ -79,7 +79,7 @@ options:
     choices: [probed, present, absent]
     default: present
   record:
-    description: File in which M(selfhosted.prefect.packages) records what it installed.
+    description: File in which M(selfhosted.prefect.host_packages) records what it installed.
     type: path
     default: /var/lib/selfhosted-prefect/packages.json
   timeout:
@@ -97,7 +97,7 @@ attributes:
 
 EXAMPLES = r"""
 - name: Configure PostgreSQL
-  selfhosted.prefect.postgres_cluster:
+  selfhosted.prefect.host_postgres_cluster:
     name: prefect
     listen: [10.0.0.5]
     hba: [hostssl prefect prefect 10.0.0.11/32 scram-sha-256]

@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 DOCUMENTATION = r"""
-module: database_move
+module: host_database_move
 short_description: Move Prefect's SQLite database to PostgreSQL and verify it
 description:
   - Copies every table in one transaction, reads it back, and compares row counts and digests of the content. On an
@@ -39,7 +39,7 @@ attributes:
 
 EXAMPLES = r"""
 - name: Move the database
-  selfhosted.prefect.database_move:
+  selfhosted.prefect.host_database_move:
     sqlite: /var/lib/prefect/prefect.db
     aside: /var/lib/prefect/backups/prefect.db
     host: db1

@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 DOCUMENTATION = r"""
-module: database
+module: host_database
 short_description: Check that a PostgreSQL database can serve Prefect
 description:
   - Logs in from the host on which the module runs, as Prefect will, and checks version, extension and connections.
@@ -40,7 +40,7 @@ attributes:
 
 EXAMPLES = r"""
 - name: Check the database
-  selfhosted.prefect.database:
+  selfhosted.prefect.host_database:
     host: db1
     name: prefect
     user: prefect

@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 DOCUMENTATION = r"""
-module: ledger
+module: host_ledger
 short_description: Record what an instance creates on a host, and remove exactly that
 description:
   - With V(present), writes entries to the instance's ledger before anything is created. If something of that name
@@ -14,7 +14,7 @@ description:
   - With V(absent), removes what the ledger lists for one part of the instance. A directory is removed if it is empty;
     otherwise RV(left) and a warning list what keeps it. What existed before gets its previous owner and mode.
   - A host that was installed by a version without a ledger is recognized by its releases and by the record of
-    M(selfhosted.prefect.packages).
+    M(selfhosted.prefect.host_packages).
 version_added: 0.3.0
 author: The selfhosted.prefect maintainers
 extends_documentation_fragment: selfhosted.prefect.ledger
@@ -81,14 +81,14 @@ attributes:
 
 EXAMPLES = r"""
 - name: Record what this instance creates
-  selfhosted.prefect.ledger:
+  selfhosted.prefect.host_ledger:
     ledger: {name: prefect}
     entries:
       - {kind: user, name: prefect, variable: prefect_user}
       - {kind: data, name: /var/lib/prefect, variable: prefect_home, owners: [prefect]}
 
 - name: Remove what this instance created
-  selfhosted.prefect.ledger:
+  selfhosted.prefect.host_ledger:
     ledger: {name: prefect}
     state: absent
 """

@@ -82,7 +82,7 @@ class ActionModule(ActionBase):
         arguments["show_secrets"] = show
         with raw_results.hidden(self):
             answer = self._execute_module(
-                module_name="selfhosted.prefect.definitions", module_args=arguments, task_vars=task_vars
+                module_name="selfhosted.prefect.host_definitions", module_args=arguments, task_vars=task_vars
             )
         answer.pop("invocation", None)
         if "before" in answer.get("diff", ()):

@@ -5,7 +5,7 @@
 from __future__ import annotations
 
 DOCUMENTATION = r"""
-module: checkout
+module: host_checkout
 short_description: Check out a git repository without its credential on a command line
 description:
   - Runs M(ansible.builtin.git) on the task's host; use C(delegate_to) to run it on the controller.
@@ -36,7 +36,7 @@ attributes:
 
 EXAMPLES = r"""
 - name: Check out the flows on the controller
-  selfhosted.prefect.checkout:
+  selfhosted.prefect.host_checkout:
     repo: "https://deploy:{{ vault_token }}@git.example.com/flows.git"
     version: main
     dest: /srv/flows

@@ -37,7 +37,7 @@ class ActionModule(ActionBase):
                 return result | {"changed": bool(replaced), "replaced": replaced}
             with raw_results.hidden(self):
                 answer = self._execute_module(
-                    module_name="selfhosted.prefect.secrets",
+                    module_name="selfhosted.prefect.host_secrets",
                     module_args={name: arguments[name] for name in ("name", "etc_dir", "scope")},
                     task_vars=task_vars,
                 )

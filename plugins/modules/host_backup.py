@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 DOCUMENTATION = r"""
-module: backup
+module: host_backup
 short_description: Back up the database of a Prefect instance, restore it, or empty it
 description:
   - Copies a SQLite database while the server uses it, or dumps Prefect's tables of a PostgreSQL database with
@@ -49,8 +49,8 @@ options:
     required: true
   installation:
     description:
-      - Identity of the installation that a SQLite file belongs to, as M(selfhosted.prefect.preflight) returns it. It
-        tells hosts apart that have the same name in their inventories; a backup with another one is neither removed
+      - Identity of the installation that a SQLite file belongs to, as M(selfhosted.prefect.host_preflight) returns it.
+        It tells hosts apart that have the same name in their inventories; a backup with another one is neither removed
         nor V(latest). PostgreSQL has an identity of its own.
     type: str
     default: ''
@@ -204,7 +204,7 @@ attributes:
 
 EXAMPLES = r"""
 - name: Back up SQLite
-  selfhosted.prefect.backup:
+  selfhosted.prefect.host_backup:
     sqlite: /var/lib/prefect/prefect.db
     directory: /var/backups/prefect-server
     instance: prefect
@@ -213,7 +213,7 @@ EXAMPLES = r"""
     keep: 7
 
 - name: Restore the newest backup
-  selfhosted.prefect.backup:
+  selfhosted.prefect.host_backup:
     sqlite: /var/lib/prefect/prefect.db
     directory: /var/backups/prefect-server
     instance: prefect

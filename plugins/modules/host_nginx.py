@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 DOCUMENTATION = r"""
-module: nginx
+module: host_nginx
 short_description: Add a site to Nginx or remove it without affecting the others
 description:
   - Nginx tests a copy of its configuration with the change. The module writes or removes files only if the test
@@ -117,7 +117,7 @@ attributes:
 
 EXAMPLES = r"""
 - name: Serve the API
-  selfhosted.prefect.nginx:
+  selfhosted.prefect.host_nginx:
     files:
       - path: /etc/nginx/conf.d/prefect.conf
         template: etc/nginx/conf.d/prefect.conf.j2

@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 DOCUMENTATION = r"""
-module: deployment_scripts
+module: host_deployment_scripts
 short_description: Run the scripts that register deployments
 description:
   - Runs Python scripts and C(prefect.yaml) projects on the host, as the service user, with the settings of the API.
@@ -87,7 +87,7 @@ attributes:
 
 EXAMPLES = r"""
 - name: Register the deployments
-  selfhosted.prefect.deployment_scripts:
+  selfhosted.prefect.host_deployment_scripts:
     scripts:
       - {name: deploy, path: deploy.py}
     chdir: /var/lib/prefect/flows

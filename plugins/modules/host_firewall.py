@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 DOCUMENTATION = r"""
-module: firewall
+module: host_firewall
 short_description: Restrict TCP ports to the hosts that need them
 description:
   - Writes a separate nftables table, and a unit that loads it at boot and again whenever C(nftables.service) has
@@ -55,7 +55,7 @@ attributes:
 
 EXAMPLES = r"""
 - name: Restrict the database's port to the servers
-  selfhosted.prefect.firewall:
+  selfhosted.prefect.host_firewall:
     name: prefect-postgres
     ports: [5432]
     sources: [api1.example.com, 10.0.0.0/24]

@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 DOCUMENTATION = r"""
-module: accounts
+module: host_accounts
 short_description: Divide the data of an instance between its accounts
 description:
   - Changes the owner of everything below the data directory to the account that uses it, the server's or the flows'.
@@ -73,7 +73,7 @@ attributes:
 
 EXAMPLES = r"""
 - name: Divide the data between the accounts
-  selfhosted.prefect.accounts:
+  selfhosted.prefect.host_accounts:
     home: /var/lib/prefect
     user: prefect
     worker_user: prefect-worker

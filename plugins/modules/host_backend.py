@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 DOCUMENTATION = r"""
-module: backend
+module: host_backend
 short_description: Check a host that will run PostgreSQL or Redis
 description:
   - Resolves the addresses of the hosts that need the service, and finds the host's own addresses that face them.
@@ -43,7 +43,7 @@ attributes:
 
 EXAMPLES = r"""
 - name: Check the host
-  selfhosted.prefect.backend:
+  selfhosted.prefect.host_backend:
     peers: {api1: 10.0.0.11}
     ports: {prefect_redis_port: 6379}
     program_dir: /etc/prefect-redis

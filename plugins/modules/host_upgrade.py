@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 DOCUMENTATION = r"""
-module: upgrade
+module: host_upgrade
 short_description: Record what a host is like before an upgrade, and restore it
 description:
   - The record has the release in use, the settings and units of the services, and what is known about the database. It
@@ -61,7 +61,7 @@ attributes:
 
 EXAMPLES = r"""
 - name: Record what the host is like
-  selfhosted.prefect.upgrade:
+  selfhosted.prefect.host_upgrade:
     state: recorded
     state_dir: /opt/prefect/state
     link: /opt/prefect/current

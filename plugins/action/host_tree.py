@@ -64,6 +64,9 @@ def pack(archive: Path, source: Path, names: list[str]) -> None:
             tar.add(source / name, arcname=name)
 
 
+MODULE = "selfhosted.prefect.host_tree"
+
+
 class ActionModule(ActionBase):
     """Asks the host which files differ, and sends those."""
 
@@ -93,7 +96,7 @@ class ActionModule(ActionBase):
         own = {name: arguments.pop(name) for name in ("exclude", "links_outside")}
         wanted = contents(source, **own)
         call = {name: value for name, value in arguments.items() if name != "src"} | {"wanted": wanted}
-        answer = self._execute_module(module_name="selfhosted.prefect.tree", module_args=call, task_vars=task_vars)
+        answer = self._execute_module(module_name=MODULE, module_args=call, task_vars=task_vars)
         if answer.get("sent") and not answer.get("failed") and not self._task.check_mode:
             with tempfile.NamedTemporaryFile(suffix=".tar.gz") as archive:
                 pack(Path(archive.name), source, answer["sent"])
@@ -102,7 +105,7 @@ class ActionModule(ActionBase):
                 self._transfer_file(archive.name, remote)
             self._fixup_perms2([directory, remote])
             call["archive"] = remote
-            answer = self._execute_module(module_name="selfhosted.prefect.tree", module_args=call, task_vars=task_vars)
+            answer = self._execute_module(module_name=MODULE, module_args=call, task_vars=task_vars)
         answer.pop("invocation", None)
         result |= answer
         return result

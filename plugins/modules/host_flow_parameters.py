@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 DOCUMENTATION = r"""
-module: flow_parameters
+module: host_flow_parameters
 short_description: Read the schemas of flows' parameters from their code
 description:
   - Reads from the entrypoints of deployments what C(prefect deploy) registers as C(parameter_openapi_schema), with the
@@ -53,7 +53,7 @@ attributes:
 
 EXAMPLES = r"""
 - name: Read the parameters of the flows
-  selfhosted.prefect.flow_parameters:
+  selfhosted.prefect.host_flow_parameters:
     entrypoints:
       stock/daily: {directory: ., entrypoint: "stock.py:stock"}
     directory: /var/lib/prefect/flows

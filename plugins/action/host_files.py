@@ -20,6 +20,9 @@ def by_digest(file: dict[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in file.items() if name != "content"} | {"sha256": digest}
 
 
+MODULE = "selfhosted.prefect.host_files"
+
+
 class ActionModule(ActionBase):
     """Sends the content of all files in one call, or in two: large content goes only to a host that lacks it.
 
@@ -33,10 +36,10 @@ class ActionModule(ActionBase):
             return result | {"changed": False}
         files, secrets = rendered(self, arguments["files"], task_vars)
         call = {"files": [by_digest(file) for file in files], "secrets": secrets, "ledger": arguments["ledger"]}
-        answer = self._execute_module(module_name="selfhosted.prefect.files", module_args=call, task_vars=task_vars)
+        answer = self._execute_module(module_name=MODULE, module_args=call, task_vars=task_vars)
         if lacking := answer.pop("lacking", None):
             call["files"] = [file if file["path"] in lacking else by_digest(file) for file in files]
-            answer = self._execute_module(module_name="selfhosted.prefect.files", module_args=call, task_vars=task_vars)
+            answer = self._execute_module(module_name=MODULE, module_args=call, task_vars=task_vars)
         result |= answer
         # Whole files would drown the other output of `-vvv`; `written` and the diff show what was written.
         result.pop("invocation", None)

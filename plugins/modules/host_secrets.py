@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 DOCUMENTATION = r"""
-module: secrets
+module: host_secrets
 short_description: Fetch the generated secrets of an instance from a host, or move those of the controller aside
 description:
   - With V(fetched), finds the generated secrets in the settings of a host's services, and writes those that the
@@ -50,7 +50,7 @@ attributes:
 
 EXAMPLES = r"""
 - name: Fetch the generated secrets of the host
-  selfhosted.prefect.secrets:
+  selfhosted.prefect.host_secrets:
     state: fetched
     directory: "{{ inventory_dir }}/.secrets"
     instance: prefect

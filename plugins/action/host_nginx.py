@@ -31,7 +31,7 @@ class ActionModule(ActionBase):
         files, secrets = rendered(self, arguments["files"], task_vars)
         given = {name: value for name, value in arguments.items() if value is not None}
         result |= self._execute_module(
-            module_name="selfhosted.prefect.nginx",
+            module_name="selfhosted.prefect.host_nginx",
             module_args=given | {"files": files, "secrets": secrets},
             task_vars=task_vars,
         )

@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 DOCUMENTATION = r"""
-module: services
+module: host_services
 short_description: Keep services running with their current settings
 description:
   - Starts services together, restarts exactly those whose files have changed since they were last healthy, and waits
@@ -157,7 +157,7 @@ attributes:
 
 EXAMPLES = r"""
 - name: Run the server
-  selfhosted.prefect.services:
+  selfhosted.prefect.host_services:
     state_dir: /opt/prefect/state
     units_dir: /etc/systemd/system
     services:

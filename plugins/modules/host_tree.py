@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 DOCUMENTATION = r"""
-module: tree
+module: host_tree
 short_description: Mirror a directory of the controller on the host
 description:
   - Sends files that differ in one archive, and removes files that it sent before and that the source no longer has.
@@ -61,7 +61,7 @@ attributes:
 
 EXAMPLES = r"""
 - name: Send the flows
-  selfhosted.prefect.tree:
+  selfhosted.prefect.host_tree:
     src: flows
     dest: /var/lib/prefect/flows
     state_dir: /opt/prefect/state
