@@ -146,10 +146,14 @@ bench: env .cache/release-3.9.1/.ready ## Compare with an installation by hand, 
 docs: env ## Write the generated pages
 	@$(RUN) python docs/generate.py
 
-lock: env ## Resolve every lock again: the controller's, those of `make matrix` and Prefect's
+controller-locks: env ## Resolve the locks of the controller and of `make matrix` again
 	@cd requirements && ../$(VENV)/bin/uv pip compile --quiet --upgrade --universal --fork-strategy requires-python --python-version 3.11 --generate-hashes \
 	  --no-header --no-annotate controller.in -o controller.txt
 	@$(RUN) tests/cores.py lock
-	@$(RUN) python requirements/locks.py make
 
-.PHONY: help env $(PLAYBOOKS) check check-ansible check-types check-unit check-python check-yaml test matrix test-times test-count test-unit test-system test-molecule test-api test-local test-preset test-flows faults bench docs lock
+locks: env ## Resolve what hosts install, prove it on every Python found, and write the table (ONLY="3.9.1 supervisor")
+	@$(RUN) python requirements/locks.py make $(ONLY)
+	@$(RUN) python requirements/locks.py prove $(ONLY)
+	@$(RUN) python docs/generate.py
+
+.PHONY: help env $(PLAYBOOKS) check check-ansible check-types check-unit check-python check-yaml test matrix test-times test-count test-unit test-system test-molecule test-api test-local test-preset test-flows faults bench docs controller-locks locks

@@ -1,8 +1,8 @@
 """Write the reference pages from what the collection declares about itself.
 
-The sources are the roles' argument specs and defaults, the presets, the playbooks' head comments and the modules'
-documentation. ``python docs/generate.py`` writes the pages; with ``--check`` it writes nothing, prints a diff and ends
-with exit code 1 when a page differs from its sources.
+The sources are the roles' argument specs and defaults, the presets, the playbooks' head comments, the modules'
+documentation, and the locks with the record of what was proven of them. ``python docs/generate.py`` writes the pages;
+with ``--check`` it writes nothing, prints a diff and ends with exit code 1 when a page differs from its sources.
 """
 
 from __future__ import annotations
@@ -61,6 +61,18 @@ class Role:
     name: str
     entry_points: Sequence[Topic]
     example: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Proven:
+    """A lock: the oldest and the newest Python that it is for, and those that it was proven on, where and when."""
+
+    title: str
+    oldest: str
+    newest: str
+    pythons: Sequence[str]
+    systems: Sequence[str]
+    date: str
 
 
 def markdown(text: str) -> str:
@@ -181,6 +193,26 @@ def read_fragment(directory: Path, name: str) -> dict[str, Spec]:
     return dict(loaded.get("options") or {})
 
 
+def read_locks(root: Path) -> list[Proven]:
+    """Return the locks that were proven, in their order, with the date of the last proof."""
+    sys.path.insert(0, str(root / "requirements"))
+    from locks import LOCKS, recorded
+
+    known = recorded()
+    return [
+        Proven(
+            title=re.sub(r"^celery/(.*)", r"Celery with Prefect `\1`", re.sub(r"^(\d.*)", r"Prefect `\1`", lock.name)),
+            oldest=lock.pythons[0],
+            newest=lock.pythons[-1],
+            pythons=[proof["python"] for proof in known[lock.name]["proofs"]],
+            systems=sorted({proof["system"] for proof in known[lock.name]["proofs"]}),
+            date=max(proof["date"] for proof in known[lock.name]["proofs"]),
+        )
+        for lock in LOCKS
+        if lock.name in known
+    ]
+
+
 def literals(node: ast.Module | ast.ClassDef) -> dict[str, str]:
     """Return the names that `node` assigns string literals to, without running any of it."""
     return {
@@ -210,6 +242,7 @@ def pages(root: Path) -> dict[Path, str]:
         "playbooks": [read_playbook(path) for path in sorted((root / "playbooks").glob("*.yml"))],
         "presets": [read_preset(path) for path in sorted((root / "presets").glob("*/preset.yml"))],
         "variables": roles,
+        "versions": read_locks(root),
     }
     readme = environment.get_template("role.md.j2")
     schema = json.dumps(definitions_schema(root), indent=2) + "\n"

@@ -7,15 +7,20 @@ are what is known to have broken, each with its source.
 
     locks.py make [LOCK ...]                       resolve again, to the newest versions that the data below allows
     locks.py prove [LOCK ...] [--python PYTHON]    install, start, and run a flow, on every Python that is found
+    locks.py add                                   enter the newest Prefect, if it has no lock
 
-Run it with the controller's environment (`make env`), where uv is. A new version of Prefect is one more entry here.
+`make locks` does the first two, in the controller's environment, where uv is. A release that is named brings its
+Celery. Interpreters are found on the PATH and in pyenv's directory. What was proven is recorded in proven.json beside
+the locks, which roles and pages read.
 """
 
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
 import os
+import platform
 import re
 import shutil
 import signal
@@ -29,11 +34,20 @@ import urllib.request
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from datetime import date
 from pathlib import Path
+from typing import Any
 
 from uv import find_uv_bin
 
-DIRECTORY = Path(__file__).resolve().parent.parent / "roles/prefect/files/locks"
+ROOT = Path(__file__).resolve().parent.parent
+DIRECTORY = ROOT / "roles/prefect/files/locks"
+PROVEN = DIRECTORY / "proven.json"
+# Where the default version stands, and what it stands behind.
+DEFAULTS = {
+    ROOT / "roles/prefect/defaults/main.yml": "prefect_version: ",
+    ROOT / "roles/prefect/meta/argument_specs.yml": "default: ",
+}
 PYTHONS = ("3.10", "3.11", "3.12", "3.13", "3.14")
 
 
@@ -60,48 +74,77 @@ class Lock:
     def pythons(self) -> list[str]:
         return [version for version in PYTHONS if _key(version) >= _key(self.oldest_python)]
 
+    @property
+    def digest(self) -> str:
+        """SHA-256 of what a proof installs."""
+        return hashlib.sha256(b"".join(path.read_bytes() for path in self.installed)).hexdigest()
 
+    @property
+    def installed(self) -> list[Path]:
+        """The lock's file, after that of the lock that it is beside."""
+        return [_lock(name).path for name in (self.beside, self.name) if name]
+
+
+# What holds Prefect's dependencies back, and why.
+CERTIFI = {"certifi<2026.10.19": "2026.10.19.post1 has no source distribution, and not every index has it"}
+FASTAPI = {"fastapi<0.151": "3.9's own cap; from 0.155 on Body() has no min_items and no server starts"}
 # Seen in the proof below: "Can't evaluate bulk DML statement" in models.deployments._insert_scheduled_flow_runs.
-SQLALCHEMY = "the scheduler fails and no schedule ever runs, while the server is healthy and other runs work"
+SQLALCHEMY = {
+    "sqlalchemy<2.1": "the scheduler fails and no schedule ever runs, while the server is healthy and other runs work"
+}
+# Up to 3.6, prefect.workers imports it without asking for it; opentelemetry-api used to bring it.
+METADATA = "importlib-metadata"
 
 # tzdata: on Python 3.13 Prefect leaves time zones to the system, and Debian 13 has US/Eastern in tzdata-legacy alone.
-LOCKS = (
+# Newest first.
+RELEASES = (
     Lock(
         name="3.9.1",
         requirements=["prefect==3.9.1", "prefect-redis", "tzdata"],
+        constraints=CERTIFI,
         overrides={"certifi": "3.9 asks for certifi>=2026.10.19, which not every index has; an older one does as well"},
         oldest_python="3.11",
     ),
     Lock(
         name="3.8.8",
         requirements=["prefect==3.8.8", "prefect-redis", "tzdata"],
-        constraints={
-            "fastapi<0.151": "3.9's own cap; from 0.155 on Body() has no min_items and no server starts",
-            "sqlalchemy<2.1": SQLALCHEMY,
-        },
+        constraints=CERTIFI | FASTAPI | SQLALCHEMY,
     ),
     Lock(
+        name="3.7.8",
+        requirements=["prefect==3.7.8", "prefect-redis", "tzdata"],
+        constraints=CERTIFI | FASTAPI | SQLALCHEMY,
+    ),
+    Lock(
+        name="3.6.29",
+        requirements=["prefect==3.6.29", "prefect-redis", METADATA, "tzdata"],
+        constraints=CERTIFI
+        | SQLALCHEMY
+        | {"fastapi<0.137": "every request answers 500: https://github.com/PrefectHQ/prefect/issues/22276"},
+    ),
+    # The only release of 3.5.
+    Lock(
         name="3.5.0",
-        # importlib-metadata: prefect.workers imports it without asking for it; opentelemetry-api used to bring it.
-        requirements=["prefect==3.5.0", "prefect-redis", "importlib-metadata", "tzdata"],
-        constraints={
-            # From 0.137 on every request answers 500: https://github.com/PrefectHQ/prefect/issues/22276
-            "fastapi<0.132": "later ones refuse JSON without its type, as the client sends the task run of a subflow",
-            "sqlalchemy<2.1": SQLALCHEMY,
-        },
+        requirements=["prefect==3.5.0", "prefect-redis", METADATA, "tzdata"],
+        constraints=CERTIFI
+        | SQLALCHEMY
+        | {"fastapi<0.132": "later ones refuse JSON without its type, as the client sends the task run of a subflow"},
+    ),
+)
+LOCKS = (
+    *RELEASES,
+    *(
+        Lock(
+            name=f"celery/{lock.name}",
+            requirements=["celery>=5.5,<6"],
+            beside=lock.name,
+            oldest_python=lock.oldest_python,
+        )
+        for lock in RELEASES
     ),
     Lock(name="supervisor", requirements=["supervisor"]),
     # The one pin of uv: of the controller's environment, and of hosts that fetch their own.
     Lock(name="uv", requirements=["uv"]),
-    *(
-        Lock(
-            name=f"celery/{version}",
-            requirements=["celery>=5.5,<6"],
-            beside=version,
-            oldest_python=oldest,
-        )
-        for version, oldest in (("3.9.1", "3.11"), ("3.8.8", PYTHONS[0]), ("3.5.0", PYTHONS[0]))
-    ),
 )
 
 
@@ -149,7 +192,7 @@ def _without(text: str, others: str) -> str:
 
 
 def prove(lock: Lock, python: str) -> str:
-    """Install `lock` for the interpreter `python` in a scratch directory and use it for real.
+    """Install `lock` for the interpreter `python` in a scratch directory, use it for real, and record that it works.
 
     Returns what was seen, as one line of text.
 
@@ -161,12 +204,61 @@ def prove(lock: Lock, python: str) -> str:
         home = Path(scratch)
         _uv("venv", "--quiet", "--python", python, str(home / "venv"))
         started = time.monotonic()
-        locks = [str(_lock(name).path) for name in (lock.beside, lock.name) if name]
+        locks = map(str, lock.installed)
         _uv("pip", "sync", "--quiet", "--require-hashes", "--python", str(home / "venv/bin/python"), *locks)
         install = time.monotonic() - started
         ways = {"supervisor": _prove_supervisor, "celery": _prove_celery, "uv": _prove_uv}
         seen = ways.get(lock.name.partition("/")[0], _prove_prefect)(home)
+        asked = [str(home / "venv/bin/python"), "-c", "import platform; print(platform.python_version())"]
+        record(lock, subprocess.run(asked, capture_output=True, text=True, check=True).stdout.strip())
         return f"installed in {install:.1f} s, {seen}"
+
+
+def recorded() -> dict[str, dict[str, Any]]:
+    """Return what was proven: by lock, its digest and the proofs, each with its Python, date and system."""
+    found: dict[str, dict[str, Any]] = json.loads(PROVEN.read_text()) if PROVEN.exists() else {}
+    return found
+
+
+def record(lock: Lock, python: str) -> None:
+    """Record that `lock` was proven today on a version of Python, instead of what was proven of other contents."""
+    known = recorded()
+    proofs = known[lock.name]["proofs"] if known.get(lock.name, {}).get("sha256") == lock.digest else []
+    proofs = [proof for proof in proofs if _key(proof["python"]) != _key(python)]
+    proofs.append({"python": python, "date": date.today().isoformat(), "system": _system()})
+    known[lock.name] = {"sha256": lock.digest, "proofs": sorted(proofs, key=lambda proof: _key(proof["python"]))}
+    rows = {each.name: known[each.name] for each in LOCKS if each.name in known}
+    PROVEN.write_text(json.dumps(rows, indent=2) + "\n")
+
+
+def _system() -> str:
+    """Return the name of this machine's system, such as `Debian 12, x86_64`."""
+    try:
+        system = platform.freedesktop_os_release()
+        name = f"{system['ID'].capitalize()} {system.get('VERSION_ID', '')}".strip()
+    except OSError:
+        name = platform.system()
+    return f"{name}, {platform.machine()}"
+
+
+def add() -> str:
+    """Enter the newest Prefect of the index like the newest one here, make it the default, and return its version.
+
+    Returns nothing, and changes nothing, if it has an entry. Whether the same constraints do for it, its proof shows.
+    """
+    options = ("--no-deps", "--no-header", "--no-annotate", "--quiet", "--python-version", PYTHONS[-1])
+    command = [find_uv_bin(), "pip", "compile", *options, "-"]
+    resolved = subprocess.run(command, input="prefect", capture_output=True, text=True, check=True).stdout
+    newest, last = resolved.strip().partition("==")[2], RELEASES[0].name
+    if any(lock.name == newest for lock in RELEASES):
+        return ""
+    source = Path(__file__).read_text()
+    before, _, after = source.partition("RELEASES = (\n")
+    entry = after[: after.index("    ),\n")] + "    ),\n"
+    Path(__file__).write_text(f"{before}RELEASES = (\n{entry.replace(last, newest)}{after}")
+    for path in DEFAULTS:
+        path.write_text(path.read_text().replace(f"{DEFAULTS[path]}{last}\n", f"{DEFAULTS[path]}{newest}\n"))
+    return newest
 
 
 FLOW = """
@@ -228,12 +320,18 @@ def _prove_prefect(home: Path) -> str:
             flow = time.monotonic() - started
         planned = _planned(f"http://127.0.0.1:{port}/api")
         log = (home / "server.log").read_text()
-        if not planned or "Traceback" in log:
+        if not planned or failures(log):
             raise RuntimeError(f"The server {'has logged an error' if planned else 'plans no runs'}:\n{log[-4000:]}")
     log = (home / "worker.log").read_text()
     if "sum 20" not in log:
         raise RuntimeError(f"The flow did not print its sum:\n{log}")
     return f"server ready in {ready:.1f} s, flow run completed in {flow:.1f} s"
+
+
+def failures(log: str) -> list[str]:
+    """Return the error of each traceback in a server's log, but for a busy SQLite's: that is load, not the lock."""
+    found = re.findall(r"Traceback \(most recent call last\):\n(?:[\s|+].*\n|\n)*(\S.*)", log)
+    return [error for error in found if "database is locked" not in error]
 
 
 def _prove_supervisor(home: Path) -> str:
@@ -376,43 +474,48 @@ def _lock(name: str) -> Lock:
 
 
 def _interpreters(wanted: Sequence[str]) -> dict[str, str]:
-    """Map versions ("3.12") to interpreters: those named, or else whatever of PYTHONS is on the PATH."""
-    found = {}
-    for name in wanted or [f"python{version}" for version in PYTHONS]:
-        if path := shutil.which(name):
-            command = [path, "-c", "import sys; print('{}.{}'.format(*sys.version_info))"]
-            version = subprocess.run(command, capture_output=True, text=True)
-            if version.returncode == 0:
-                found[version.stdout.strip()] = path
-                continue
-        if wanted:
+    """Map versions ("3.12") to interpreters: those named, or else those of PYTHONS that this machine has."""
+    sys.path.insert(0, str(ROOT / "tests"))
+    from cores import interpreter, version_of
+
+    if not wanted:
+        return {version: path for version in PYTHONS if (path := interpreter(version))}
+    paths = {name: shutil.which(name) for name in wanted}
+    for name, path in paths.items():
+        if not path or not version_of(path):
             sys.exit(f"locks: {name} is not a Python interpreter that runs")
-    return found
+    return {version_of(path): path for path in paths.values() if path}
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("action", choices=["make", "prove"])
+    parser.add_argument("action", choices=["make", "prove", "add"])
     parser.add_argument("locks", nargs="*", metavar="LOCK", type=_lock, help=", ".join(lock.name for lock in LOCKS))
     parser.add_argument("--python", action="append", default=[], help="an interpreter to prove on; may be repeated")
     options = parser.parse_args()
     # A shell starts its background jobs with SIGINT ignored, children inherit that, and a worker stops on SIGINT only.
     signal.signal(signal.SIGINT, signal.default_int_handler)
+    if options.action == "add":
+        print(add())
+        return 0
+    named = [lock.name for lock in options.locks or LOCKS]
+    chosen = [lock for lock in LOCKS if {lock.name, lock.beside} & {*named}]
     if options.action == "make":
-        for lock in options.locks or LOCKS:
+        for lock in chosen:
             make(lock)
         return 0
-    failed = 0
-    for lock in options.locks or LOCKS:
-        for version, interpreter in _interpreters(options.python).items():
-            if version not in lock.pythons:
-                print(f"{lock.name:<11} {version:<5} not supported", flush=True)
+    failed, interpreters = 0, _interpreters(options.python)
+    for lock in chosen:
+        for version in lock.pythons:
+            if version not in interpreters:
+                if not options.python:
+                    print(f"{lock.name:<13} {version:<5} SKIPPED: no Python {version} here", flush=True)
                 continue
             try:
-                result = prove(lock, interpreter)
+                result = prove(lock, interpreters[version])
             except (RuntimeError, subprocess.CalledProcessError) as error:
                 result, failed = f"FAILED: {error}", failed + 1
-            print(f"{lock.name:<11} {version:<5} {result}", flush=True)
+            print(f"{lock.name:<13} {version:<5} {result}", flush=True)
     return 1 if failed else 0
 
 
