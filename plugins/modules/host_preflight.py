@@ -71,6 +71,16 @@ options:
     description: Whether a lock lists the packages. Otherwise the module checks that the package index has O(version).
     type: bool
     default: true
+  locks:
+    description: Versions that a lock of the collection exists for.
+    type: list
+    elements: str
+    default: []
+  proven:
+    description: Versions of Python that the lock of O(version) was proven on; empty if that is not known.
+    type: list
+    elements: str
+    default: []
   packages:
     description:
       - Requirements of that release, and further texts that name places of packages on the host. Root does not install
@@ -346,7 +356,7 @@ import shutil
 import socket
 import stat
 import subprocess
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Sequence
 from datetime import datetime, timezone
 from email.utils import parsedate_to_datetime
 from pathlib import Path
@@ -365,7 +375,13 @@ from ansible_collections.selfhosted.prefect.plugins.module_utils.host import (
     upgrades,
     uv,
 )
-from ansible_collections.selfhosted.prefect.plugins.module_utils.host.interpreter import TOO_NEW, pythons_for, too_old
+from ansible_collections.selfhosted.prefect.plugins.module_utils.host.interpreter import (
+    TOO_NEW,
+    is_unproven,
+    numbers,
+    pythons_for,
+    too_old,
+)
 from ansible_collections.selfhosted.prefect.plugins.module_utils.host.ledger import (
     COMMENT,
     Ledger,
@@ -376,9 +392,6 @@ from ansible_collections.selfhosted.prefect.plugins.module_utils.host.ledger imp
 from ansible_collections.selfhosted.prefect.plugins.module_utils.host.ports import taken
 from ansible_collections.selfhosted.prefect.plugins.module_utils.host.safe_files import exposed
 from ansible_collections.selfhosted.prefect.plugins.module_utils.onhost.checks import Check, clock_check, disk_checks
-
-UNDEMANDING = "3.8.8"
-"""The newest version with a lock that runs on MIN_PYTHON."""
 
 NAME_LENGTH = 32
 """Maximum length of the name of an account or a group: useradd(8)."""
@@ -664,11 +677,14 @@ def reachable_by_others(path: Path) -> bool:
     return all(step.stat().st_mode & stat.S_IXOTH for step in [path, *path.parents])
 
 
-def find_python(wanted: str, *, for_others: bool, version: str = "") -> tuple[dict[str, str] | None, list[str]]:
+def find_python(
+    wanted: str, *, for_others: bool, version: str = "", proven: Sequence[str] = ()
+) -> tuple[dict[str, str] | None, list[str]]:
     """Return the interpreter for a release of a version, or None, and the rejected interpreters.
 
     ``wanted`` is a path, or the two numbers of a version of Python; empty selects the newest suitable one.
     ``for_others`` rejects interpreters that a service user cannot execute, such as those in a home directory.
+    A Python that is newer than all of ``proven`` is the last choice.
     """
     oldest, end = pythons_for(version)
     names = [wanted]
@@ -684,7 +700,7 @@ def find_python(wanted: str, *, for_others: bool, version: str = "") -> tuple[di
             shutil.which("python3") or "",
             os.path.realpath("/proc/self/exe"),
         ]
-    seen = []
+    seen, unproven = [], None
     for name in dict.fromkeys(filter(None, names)):
         looked: trusted.Seen = {}
         if weak := trusted.interpreter(name, looked):
@@ -710,9 +726,22 @@ def find_python(wanted: str, *, for_others: bool, version: str = "") -> tuple[di
             seen.append(f"{name} (Python {found} is too new)")
         elif for_others and not reachable_by_others(Path(path.strip())):
             seen.append(f"{name} (only its owner may execute {path.strip()})")
+        elif is_unproven(found, proven):
+            unproven = unproven or {"path": path.strip(), "version": found}
         else:
             return {"path": path.strip(), "version": found}, seen
-    return None, seen
+    return unproven, seen
+
+
+def fitting(params: dict[str, Any], *, for_others: bool) -> str:
+    """Return the newest version with a lock that a Python of this host can run, or nothing."""
+    by_age: list[str] = sorted(params["locks"], key=numbers)
+    # The versions that need the same Pythons are asked for once: the newest of them.
+    candidates = {pythons_for(version): version for version in by_age}.values()
+    for version in sorted(candidates, key=numbers, reverse=True):
+        if find_python(params["python"], for_others=for_others, version=version)[0]:
+            return version
+    return ""
 
 
 def find_environments(
@@ -826,8 +855,10 @@ def find_peers(peers: list[str]) -> tuple[dict[str, Any], list[str]]:
     return found, problems
 
 
-def unserved(version: str, index: uv.Index) -> list[str]:
+def unserved(version: str, index: uv.Index, locks: Sequence[str]) -> list[str]:
     """Return an error if the package index that uv will use lacks this version of Prefect.
+
+    The versions `locks` have a lock.
 
     An unreadable index is no error here: uv may reach it in other ways, and reports its own errors.
     """
@@ -840,8 +871,11 @@ def unserved(version: str, index: uv.Index) -> list[str]:
     stable = [found for found in known if re.fullmatch(r"\d+(\.\d+)+", found)]
     if not stable or version in known:
         return []
-    newest = max(stable, key=lambda found: [int(part) for part in found.split(".")])
-    return [f"prefect_version: the package index has no Prefect {version}; its newest is {newest} (prefect_index_url)"]
+    error = (
+        f"prefect_version: the package index has no Prefect {version}; its newest is {max(stable, key=numbers)} "
+        "(prefect_index_url)"
+    )
+    return [error + (f". These have a lock: {', '.join(sorted(locks, key=numbers))}" if locks else "")]
 
 
 def is_adopted(params: dict[str, Any], user: str) -> bool:
@@ -963,7 +997,7 @@ def problems_of(params: dict[str, Any], host: dict[str, Any]) -> list[str]:
                 "free some or name another directory"
             )
         if params["version"] and not params["locked"]:
-            found += unserved(params["version"], index_of(params))
+            found += unserved(params["version"], index_of(params), params["locks"])
         if host["python"] is None:
             looked = "; ".join(host["pythons_seen"]) or "none found"
             oldest, end = pythons_for(params["version"])
@@ -972,8 +1006,8 @@ def problems_of(params: dict[str, Any], host: dict[str, Any]) -> list[str]:
             if params["version"]:
                 wanted += f" and older than {end[0]}.{end[1]}"
                 needs = f", which Prefect {params['version']} needs (prefect_version)"
-                if find_python(params["python"], for_others=host["scope"] == "system", version=UNDEMANDING)[0]:
-                    needs += f"; or set prefect_version: {UNDEMANDING}, which runs on this host's Python"
+                if other := fitting(params, for_others=host["scope"] == "system"):
+                    needs += f"; or set prefect_version: {other}, which runs on this host's Python"
             found.append(f"prefect_python: no {wanted} on this host ({looked}); install one or name it{needs}")
     kept = {"prefect_home": dirs["home"], "prefect_opt_dir": dirs["opt"], "the logs": dirs["log"], **params["disks"]}
     clock = clock_of(params["clock_of"]) if params["clock_of"] else []
@@ -1014,6 +1048,8 @@ def main() -> None:
             "release": text,
             "version": text,
             "locked": {"type": "bool", "default": True},
+            "locks": {"type": "list", "elements": "str", "default": []},
+            "proven": {"type": "list", "elements": "str", "default": []},
             "packages": {"type": "list", "elements": "str", "default": []},
             "cache_dir": text,
             "requirements": text,
@@ -1105,8 +1141,14 @@ def main() -> None:
     lost += without_python
     if params["state"] == "present" and not host["release_present"]:
         host["python"], host["pythons_seen"] = find_python(
-            params["python"], for_others=scope == "system", version=params["version"]
+            params["python"], for_others=scope == "system", version=params["version"], proven=params["proven"]
         )
+        if host["python"] and is_unproven(host["python"]["version"], params["proven"]):
+            module.warn(
+                f"prefect_python: Python {host['python']['version']} ({host['python']['path']}) is newer than each "
+                f"that the lock of Prefect {params['version']} was proven on ({', '.join(params['proven'])}). The "
+                "release is tested before it is used; to be sure, install one of those"
+            )
     is_complete = host["release_present"] and all(each["present"] for each in host["environments"].values())
     if params["state"] == "present" and not is_complete:
         host["uv"], without_uv = find_uv(params, dirs["opt"])

@@ -10,10 +10,13 @@ import sys
 from datetime import date
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import locks
 import pytest
 import yaml
+from ansible.parsing.dataloader import DataLoader
+from ansible.template import Templar, trust_as_template
 from ansible_collections.selfhosted.prefect.plugins.module_utils.host.interpreter import TOO_NEW, numbers, pythons_for
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -148,3 +151,22 @@ def test_the_newest_prefect_gets_an_entry(
     assert not added or f"prefect=={newest}" in changed.RELEASES[0].requirements
     assert not added or changed.RELEASES[0].overrides == changed.RELEASES[1].overrides
     assert default.read_text() == f"prefect_version: {newest if added else RELEASES[0]}\nother: {RELEASES[0]}\n"
+
+
+@pytest.mark.parametrize(
+    ("version", "lock", "shipped"),
+    [("3.9.1", "", True), ("3.99.0", "", False), ("3.9.1", "/own.txt", False)],
+)
+def test_a_role_hands_on_what_was_proven(version: str, lock: str, shipped: bool) -> None:
+    text = (locks.DIRECTORY / "proven.json").read_text()
+    variables: dict[str, Any] = {
+        "prefect_version": version,
+        "__prefect_lock": lock or "/shipped.txt",
+        "__prefect_shipped_lock": "/shipped.txt",
+        "__prefect_proofs": json.loads(text),
+        **{name: trust_as_template(VARIABLES[name]) for name in ("__prefect_shipped_versions", "__prefect_proven")},
+    }
+    templar = Templar(loader=DataLoader(), variables=variables)
+    assert templar.template(trust_as_template("{{ __prefect_shipped_versions }}")) == RELEASES
+    proven = templar.template(trust_as_template("{{ __prefect_proven }}"))
+    assert proven == (pythons("3.9.1") if shipped else [])

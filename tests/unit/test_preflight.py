@@ -387,12 +387,78 @@ def test_the_age_of_python(home: Path, version: str, good: bool) -> None:
 )
 def test_the_python_of_a_version(home: Path, version: str, release: str, says: str) -> None:
     named = python(home / "python", version)
-    said = look(python=named, version=release)
+    said = look(python=named, version=release, locks=["3.5.0", "3.8.8", "3.9.1"])
     assert bool(said.get("failed")) is bool(says)
     if says:
         assert said["msg"].startswith(f"prefect_python: {says.format(named)}")
         assert f"which Prefect {release} needs (prefect_version)" in said["msg"]
         assert ("; or set prefect_version: 3.8.8" in said["msg"]) is (version == "3 10 12")
+
+
+@pytest.mark.parametrize(
+    ("locks", "suggested"),
+    [(["3.9.1", "3.8.8", "3.10.0"], "3.8.8"), (["3.6.29", "3.7.8", "3.7.10"], "3.7.10"), (["3.9.1"], ""), ([], "")],
+)
+def test_the_newest_lock_that_runs_on_the_python_is_named(home: Path, locks: list[str], suggested: str) -> None:
+    (said,) = problems(python=python(home / "python", "3 10 12"), version="3.9.1", locks=locks)
+    assert said.partition("; or set prefect_version: ")[2].partition(",")[0] == suggested
+
+
+@pytest.fixture
+def warnings(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """What the module warns of."""
+    said: list[str] = []
+    monkeypatch.setattr(f"{preflight.__name__}.AnsibleModule.warn", lambda module, text: said.append(text))
+    return said
+
+
+def pythons(monkeypatch: pytest.MonkeyPatch, directory: Path, *versions: str) -> None:
+    """Let the host have these Pythons, and no other, in /usr/bin."""
+    real = subprocess.run
+    paths = {f"/usr/bin/python3.{version.split()[1]}": python(directory / version, version) for version in versions}
+
+    def run(command: list[str], **options: Any) -> Any:
+        if command[0] not in paths:
+            raise FileNotFoundError
+        return real([paths[command[0]]], **options)
+
+    monkeypatch.setattr(subprocess, "run", run)
+
+
+@pytest.mark.parametrize(
+    ("there", "proven", "taken", "said"),
+    [
+        (("3 14 2", "3 13 1", "3 11 2"), ["3.11.7", "3.13.0"], "3.13.1", False),
+        (("3 14 2", "3 11 2"), ["3.11.7", "3.13.0"], "3.11.2", False),
+        # Older than the newest that was proven: no reason to look further.
+        (("3 12 2", "3 11 2"), ["3.11.7", "3.13.0"], "3.12.2", False),
+        (("3 14 2",), ["3.11.7", "3.13.0"], "3.14.2", True),
+        (("3 14 2", "3 10 2"), ["3.11.7", "3.13.0"], "3.14.2", True),
+        (("3 14 2", "3 11 2"), [], "3.14.2", False),
+    ],
+)
+def test_a_python_that_the_lock_was_proven_on_is_preferred(
+    home: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    there: tuple[str, ...],
+    proven: list[str],
+    taken: str,
+    said: bool,
+    warnings: list[str],
+) -> None:
+    pythons(monkeypatch, home, *there)
+    assert look(python="", version="3.9.1", proven=proven)["python"]["version"] == taken
+    assert len(warnings) == said
+    if said:
+        assert warnings[0].startswith(f"prefect_python: Python {taken} (")
+        assert "newer than each that the lock of Prefect 3.9.1 was proven on (3.11.7, 3.13.0)" in warnings[0]
+
+
+def test_a_python_that_the_user_names_is_taken_and_said_to_be_unproven(home: Path, warnings: list[str]) -> None:
+    named = python(home / "python", "3 14 2")
+    for proven, said in (["3.14.0"], 0), (["3.13.0"], 1):
+        assert look(python=named, version="3.9.1", proven=proven)["python"] == {"path": named, "version": "3.14.2"}
+        assert len(warnings) == said
 
 
 PAGE = (
@@ -403,7 +469,12 @@ PAGE = (
 @pytest.mark.parametrize(
     ("version", "page", "says"),
     [
-        ("3.99.0", PAGE, "prefect_version: the package index has no Prefect 3.99.0; its newest is 3.10.0"),
+        (
+            "3.99.0",
+            PAGE,
+            "prefect_version: the package index has no Prefect 3.99.0; its newest is 3.10.0 (prefect_index_url). "
+            "These have a lock: 3.5.0, 3.9.1, 3.10.0",
+        ),
         ("3.8.7", PAGE, "prefect_version: the package index has no Prefect 3.8.7"),
         ("3.8.8", PAGE, ""),
         ("3.11.0rc1", PAGE, ""),
@@ -425,6 +496,7 @@ def test_a_version_that_the_index_does_not_have(
 
     monkeypatch.setattr(uv.Index, "opened", opened)
     given = {"version": version, "locked": False, "index_url": "https://127.0.0.1/packages/"}
+    given |= {"locks": ["3.10.0", "3.9.1", "3.5.0"]}
     found = problems(**given)
     assert [said.startswith(says) for said in found] == ([True] if says else [])
     assert asked == ["https://127.0.0.1/packages/prefect/"]

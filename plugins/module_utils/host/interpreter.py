@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 import sys
+from collections.abc import Sequence
 
 MIN_PYTHON = (3, 10)
 """The oldest Python that runs the modules and every version of Prefect that can be installed."""
@@ -18,12 +19,21 @@ PYTHONS = {(3, 9): ((3, 11), TOO_NEW), (0, 0): (MIN_PYTHON, TOO_NEW)}
 """The oldest Python and the first that is too new, by the first version of Prefect that has these limits."""
 
 
+def numbers(version: str) -> tuple[int, ...]:
+    """Return a version as comparable numbers."""
+    return tuple(int(part) for part in re.findall(r"\d+", version))
+
+
 def pythons_for(version: str) -> tuple[tuple[int, int], tuple[int, int]]:
     """Return the oldest Python that a version of Prefect runs on, and the first that is too new."""
-    numbers = tuple(int(part) for part in re.findall(r"\d+", version)[:2])
-    if not numbers:
+    if not (release := numbers(version)[:2]):
         return MIN_PYTHON, (99, 0)
-    return next(pythons for since, pythons in PYTHONS.items() if numbers >= since)
+    return next(pythons for since, pythons in PYTHONS.items() if release >= since)
+
+
+def is_unproven(python: str, proven: Sequence[str]) -> bool:
+    """Return whether a Python is newer than each that a lock was proven on; not if it is not known which those are."""
+    return bool(proven) and numbers(python)[:2] > max(numbers(version)[:2] for version in proven)
 
 
 def too_old(python: tuple[int, ...] = sys.version_info[:3]) -> str:
