@@ -117,6 +117,37 @@ def test_validate_makes_all_complaints_at_once(tmp_path: Path) -> None:
     play(tmp_path, VALIDATE, "-vvv")
 
 
+VERSIONS = """
+- hosts: localhost
+  gather_facts: false
+  tasks:
+    - selfhosted.prefect.validate: {version: 3.6.29}
+      register: shipped
+    - selfhosted.prefect.validate: {version: 3.99.0}
+      register: unlocked
+    - selfhosted.prefect.validate: {version: 3.99.0, lock: /own.txt}
+      register: own
+    - selfhosted.prefect.validate: {version: "{{ item }}"}
+      loop: [latest, "3", 3.9, 2.20.3]
+      register: bad
+      ignore_errors: true
+    - ansible.builtin.assert:
+        that:
+          - shipped.warnings is not defined
+          - own.warnings is not defined
+          - "'prefect_version: 3.99.0 has no lock in this collection' in unlocked.warnings | string"
+          - bad.results | selectattr('failed') | length == 4
+          - bad.results | map(attribute='msg') | select('search', shipped_versions) | length == 4
+"""
+
+
+def test_validate_says_which_versions_have_a_lock(tmp_path: Path) -> None:
+    shipped = (path.stem for path in (ROOT / "roles/prefect/files/locks").glob("3*.txt"))
+    in_order = ", ".join(sorted(shipped, key=lambda version: [int(part) for part in version.split(".")]))
+    printed = play(tmp_path, VERSIONS, "-e", json.dumps({"shipped_versions": in_order}))
+    assert "prefect_version: 3.99.0 has no lock in this collection" in " ".join(printed.split())
+
+
 FILES = """
 - hosts: localhost
   gather_facts: false
