@@ -170,3 +170,14 @@ def test_a_role_hands_on_what_was_proven(version: str, lock: str, shipped: bool)
     assert templar.template(trust_as_template("{{ __prefect_shipped_versions }}")) == RELEASES
     proven = templar.template(trust_as_template("{{ __prefect_proven }}"))
     assert proven == (pythons("3.9.1") if shipped else [])
+
+
+def test_the_weekly_proposal_proves_on_each_python_and_runs_what_exists() -> None:
+    text = (ROOT / ".github/workflows/locks.yml").read_text()
+    steps = yaml.safe_load(text)["jobs"]["propose"]["steps"]
+    assert set(steps[1]["with"]["python-version"].split()) == {*locks.PYTHONS}
+    used = [step["uses"] for step in steps if "uses" in step]
+    assert used and all(re.fullmatch(r"actions/[\w-]+@[0-9a-f]{40}", each) for each in used)
+    targets = set(re.findall(r"^([\w-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+    assert set(re.findall(r"\bmake ([a-z-]+)", "\n".join(step.get("run", "") for step in steps))) == {"env", "locks"}
+    assert {"env", "locks"} <= targets
