@@ -44,6 +44,9 @@ from ansible_collections.selfhosted.prefect.plugins.plugin_utils.platform import
 KEPT = "__prefect_platform"
 """The variable of a task that holds the platform."""
 
+TEMPLATE = "{{ lookup('selfhosted.prefect.topology', '%s') }}"
+"""The template of a variable that is a fact."""
+
 
 def platform(templar: Templar, variables: dict[str, Any]) -> Platform:
     """Return the platform as the host of these variables sees it."""
@@ -73,7 +76,11 @@ class LookupModule(LookupBase):
             variables[KEPT] = platform(self._templar, variables)
         try:
             found = [variables[KEPT].fact(name) for name in terms]
-            variables.update((f"__prefect_{name}", value) for name, value in zip(terms, found, strict=True))
-            return found
         except InvalidConnection as error:
             raise AnsibleLookupError(str(error)) from error
+        for name, value in zip(terms, found, strict=True):
+            # Ansible compiles and evaluates a template again each time that another one refers to it.
+            for variable in (f"__prefect_{name}", f"prefect_{name}"):
+                if variables.get(variable) == TEMPLATE % name:
+                    variables[variable] = value
+        return found

@@ -44,6 +44,9 @@ ASKING = ("qa", "six")
 LONGEST = 1_000
 """Characters of a value that is kept as it is, and not as its digest."""
 
+LOADER = DataLoader()
+"""Of all inventories, so that the files of the roles are parsed once."""
+
 ASKED: list[str] = []
 """The secrets and certificates that templates asked for."""
 
@@ -163,7 +166,7 @@ class Evaluator:
                 (directory / "group_vars" / file.name).write_bytes(file.read_bytes())
         else:
             path.write_text(yaml.safe_dump(content), encoding="utf-8")
-        self.loader = DataLoader()
+        self.loader = LOADER
         self.loader.set_basedir(str(directory))
         self.inventory = InventoryManager(loader=self.loader, sources=[str(path)])
         self.manager = VariableManager(loader=self.loader, inventory=self.inventory)
@@ -254,7 +257,7 @@ class Evaluator:
             for one in [role, *role.get_all_dependencies()]:
                 found |= one.get_default_vars()
                 found |= one.get_vars(include_params=False) if one.get_name().split(".")[-1] in SHARED else {}
-        return {name: value for name, value in found.items() if holds_template(value) and name != "__prefect_topology"}
+        return {name: value for name, value in found.items() if holds_template(value)}
 
     def worded(self, text: str) -> str:
         for path, word in self.replaced.items():

@@ -12,7 +12,7 @@ import yaml
 from ansible.errors import AnsibleError, AnsibleUndefinedVariable
 from ansible.parsing.dataloader import DataLoader
 from ansible.template import Templar, trust_as_template
-from ansible_collections.selfhosted.prefect.plugins.lookup.topology import LookupModule
+from ansible_collections.selfhosted.prefect.plugins.lookup.topology import TEMPLATE, LookupModule
 from ansible_collections.selfhosted.prefect.plugins.plugin_utils.platform import (
     FACTS,
     Inventory,
@@ -297,8 +297,16 @@ def test_a_fact_is_computed_once_for_the_variables_of_a_task(variables: dict[str
 
 
 def test_variables_that_were_read_are_templates_no_more(variables: dict[str, Any]) -> None:
+    variables |= {f"{prefix}prefect_api_url": trust_as_template(TEMPLATE % "api_url") for prefix in ("__", "")}
     look_up(variables, "api_url")
-    assert (variables["prefect_server_port"], variables["__prefect_api_url"]) == (4201, "http://127.0.0.1:4201/api")
+    assert variables["prefect_server_port"] == 4201
+    assert variables["prefect_api_url"] == variables["__prefect_api_url"] == "http://127.0.0.1:4201/api"
+
+
+def test_a_variable_that_the_user_sets_stays(variables: dict[str, Any]) -> None:
+    variables["prefect_api_url"] = "https://api.example/api"
+    assert look_up(variables, "api_url") == ["http://127.0.0.1:4201/api"]
+    assert variables["prefect_api_url"] == "https://api.example/api"
 
 
 def test_an_undefined_variable_is_an_error_unless_there_is_a_default(variables: dict[str, Any]) -> None:
@@ -341,6 +349,5 @@ def test_a_variable_has_the_name_of_its_fact(role: str) -> None:
     """The lookup sets the variable with the name of a fact, so that a task needs no further lookup for it."""
     known = yaml.safe_load((ROOT / f"roles/{role}/vars/main.yml").read_text(encoding="utf-8"))
     shown = {name: value for name, value in known.items() if "'selfhosted.prefect.topology'" in str(value)}
-    template = "{{ lookup('selfhosted.prefect.topology', '%s') }}"
-    assert shown == {name: template % name.removeprefix("__prefect_") for name in shown}
+    assert shown == {name: TEMPLATE % name.removeprefix("__prefect_") for name in shown}
     assert len(shown) > 10
