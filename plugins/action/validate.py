@@ -14,11 +14,11 @@ from ansible.errors import AnsibleError
 from ansible.module_utils.common.arg_spec import ArgumentSpecValidator
 from ansible.module_utils.common.yaml import yaml_load
 from ansible.plugins.action import ActionBase
-from ansible_collections.selfhosted.prefect.plugins.filter.connections import loopback
 from ansible_collections.selfhosted.prefect.plugins.lookup.certificate import is_address
 from ansible_collections.selfhosted.prefect.plugins.module_utils.api.masking import is_secret_name, userinfo
 from ansible_collections.selfhosted.prefect.plugins.plugin_utils import environment_resolver, inventory
 from ansible_collections.selfhosted.prefect.plugins.plugin_utils.certificates import problems
+from ansible_collections.selfhosted.prefect.plugins.plugin_utils.connections import loopback
 
 ROLES = Path(__file__).resolve().parents[2] / "roles"
 

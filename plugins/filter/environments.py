@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from ansible.errors import AnsibleUndefinedVariable
-from ansible_collections.selfhosted.prefect.plugins.filter.secrets import secrets_dir
 from ansible_collections.selfhosted.prefect.plugins.module_utils.objects.table import KINDS
 from ansible_collections.selfhosted.prefect.plugins.plugin_utils.environment_resolver import problems_of
 from ansible_collections.selfhosted.prefect.plugins.plugin_utils.inventory import PATTERN, merged
+from ansible_collections.selfhosted.prefect.plugins.plugin_utils.platform import secrets_dir
 
 VARIABLE = "prefect_environments"
 

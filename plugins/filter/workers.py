@@ -122,25 +122,6 @@ def rescue_command(worker: dict[str, Any], *, opt: str, then: str, limit: int, k
     return [*command, "--then", then]
 
 
-SEARCH_PATH = ["/usr/local/sbin", "/usr/local/bin", "/usr/sbin", "/usr/bin", "/sbin", "/bin"]
-"""Where systemd looks for programs by default."""
-
-
-def uv_settings(host: dict[str, Any], *, index_url: str) -> dict[str, str]:
-    """Return the environment in which flow runs find uv, and uv finds the release and the package index.
-
-    Flows can read it, so the URL of the index has no credential. It still names the index, so that uv does not ask a
-    public one for the packages of a private one.
-    """
-    places = [f"{host['dirs']['opt']}/bin", *([host["dirs"]["bin"]] if host["scope"] == "user" else []), *SEARCH_PATH]
-    return {
-        "PATH": ":".join(places),
-        # `uv run --with` adds packages to those of this interpreter's environment, which it does not change.
-        "UV_PYTHON": f"{host['dirs']['opt']}/current/bin/python",
-        "UV_SYSTEM_CERTS": "true",
-    } | ({"UV_DEFAULT_INDEX": re.sub(r"^([A-Za-z0-9+.-]+://)[^/?#]*@", r"\1", index_url)} if index_url else {})
-
-
 def worker_services(
     found: list[dict[str, Any]],
     host: dict[str, Any],
@@ -264,7 +245,6 @@ class FilterModule:
         return {
             "celery_services": celery_services,
             "serve_services": serve_services,
-            "uv_settings": uv_settings,
             "worker_services": worker_services,
             "workers": workers,
         }

@@ -1,21 +1,21 @@
-"""What a host derives from its inventory, evaluated once for a task."""
+"""A fact about the platform, as a host sees it."""
 
 from __future__ import annotations
 
 DOCUMENTATION = r"""
 name: topology
 author: The selfhosted.prefect maintainers
-short_description: Facts that a host derives from its inventory
+short_description: A fact about the platform that an inventory describes, as a host sees it
 description:
-  - Returns entries of the dictionary C(__prefect_topology), whose values are templates.
-  - Ansible evaluates a variable again each time that another variable refers to it. The addresses of an API, a database
-    and a proxy refer to each other, so one of them is evaluated up to twenty times for a task. This lookup evaluates an
-    entry once, and keeps it in the variables of the task.
-  - An entry must not depend on a loop variable.
+  - Returns facts that the roles derive from the groups and the variables of an inventory, such as the URL of the API or
+    the address of the database.
+  - Each fact is computed once for a task and kept in the variables of the task. So a fact must not depend on a loop
+    variable.
+  - A fact without a secret in it asks for none.
 version_added: 1.0.0
 options:
   _terms:
-    description: Names of entries.
+    description: Names of facts.
     type: list
     elements: str
     required: true
@@ -23,34 +23,64 @@ options:
 
 EXAMPLES = r"""
 - ansible.builtin.debug:
-    msg: "{{ lookup('selfhosted.prefect.topology', 'api') }}"
-  vars:
-    __prefect_topology:
-      api: "{{ groups['prefect_server'] | first }}"
+    msg: "{{ lookup('selfhosted.prefect.topology', 'api_url') }}"
 """
 
 RETURN = r"""
 _raw:
-  description: The values, in the order of the names.
+  description: The facts, in the order of the names.
   type: list
   elements: raw
 """
 
 from typing import Any
 
+from ansible.errors import AnsibleLookupError, AnsibleUndefinedVariable
 from ansible.plugins.lookup import LookupBase
+from ansible.template import Templar
+from ansible_collections.selfhosted.prefect.plugins.plugin_utils.connections import InvalidConnection
+from ansible_collections.selfhosted.prefect.plugins.plugin_utils.platform import Inventory, Platform
 
-KNOWN = "__prefect_topology_known"
-"""The variable of a task that holds the entries that were evaluated."""
+KEPT = "__prefect_platform"
+"""The variable of a task that holds the platform."""
+
+TEMPLATE = "{{ lookup('selfhosted.prefect.topology', '%s') }}"
+"""The template of a variable that is a fact."""
+
+
+def platform(templar: Templar, variables: dict[str, Any]) -> Platform:
+    """Return the platform as the host of these variables sees it."""
+
+    def read(name: str, *default: Any) -> Any:
+        if name not in variables and not default:
+            raise AnsibleUndefinedVariable(f"{name!r} is undefined")
+        if name not in variables:
+            return default[0]
+        try:
+            variables[name] = templar.template(variables[name])
+            return variables[name]
+        except AnsibleUndefinedVariable:
+            if default:
+                return default[0]
+            raise
+
+    return Platform(variables["inventory_hostname"], Inventory(variables["groups"], variables["hostvars"]), read)
 
 
 class LookupModule(LookupBase):
-    """Evaluates entries of the topology."""
+    """Returns facts about the platform."""
 
     def run(self, terms: list[str], variables: dict[str, Any] | None = None, **kwargs: Any) -> list[Any]:
         assert variables is not None
-        known = variables.setdefault(KNOWN, {})
-        for name in terms:
-            if name not in known:
-                known[name] = self._templar.template(variables["__prefect_topology"][name])
-        return [known[name] for name in terms]
+        if KEPT not in variables:
+            variables[KEPT] = platform(self._templar, variables)
+        try:
+            found = [variables[KEPT].fact(name) for name in terms]
+        except InvalidConnection as error:
+            raise AnsibleLookupError(str(error)) from error
+        for name, value in zip(terms, found, strict=True):
+            # Ansible compiles and evaluates a template again each time that another one refers to it.
+            for variable in (f"__prefect_{name}", f"prefect_{name}"):
+                if variables.get(variable) == TEMPLATE % name:
+                    variables[variable] = value
+        return found

@@ -17,10 +17,10 @@ from typing import Any
 from uuid import uuid4
 
 import pytest
-from ansible_collections.selfhosted.prefect.plugins.filter import connections
 from ansible_collections.selfhosted.prefect.plugins.lookup.certificate import certificate_for
 from ansible_collections.selfhosted.prefect.plugins.module_utils.api.module import Api, ApiError
 from ansible_collections.selfhosted.prefect.plugins.modules import host_redis as redis
+from ansible_collections.selfhosted.prefect.plugins.plugin_utils import connections
 from conftest import PYTHONS
 from fake_api import outcome
 from local_servers import REDIS, SECONDS, Redis, prefect_server

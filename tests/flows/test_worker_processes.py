@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from ansible_collections.selfhosted.prefect.plugins.filter.workers import uv_settings
 from ansible_collections.selfhosted.prefect.plugins.module_utils.onhost.launch import MORE
+from ansible_collections.selfhosted.prefect.plugins.plugin_utils.platform import uv_settings
 from server import END, PYTHON, Api, alone, needs_release, started, until
 
 ROOT = Path(__file__).resolve().parents[2]

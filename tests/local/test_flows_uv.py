@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 from ansible.plugins.filter.core import comment, quote
-from ansible_collections.selfhosted.prefect.plugins.filter.workers import uv_settings
+from ansible_collections.selfhosted.prefect.plugins.plugin_utils.platform import uv_settings
 from jinja2 import Environment, StrictUndefined
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -113,7 +113,7 @@ VALIDATE = """
 """
 
 
-def test_validate_makes_all_complaints_at_once(tmp_path: Path) -> None:
+def test_validate_makes_all_problems_at_once(tmp_path: Path) -> None:
     play(tmp_path, VALIDATE, "-vvv")
 
 

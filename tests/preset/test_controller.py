@@ -169,9 +169,9 @@ def test_an_inline_inventory_has_the_same_secrets_in_every_directory(tmp_path: P
     seen = set()
     for name in ("one", "other"):
         (tmp_path / name).mkdir()
-        message = "msg={{ inventory_hostname | selfhosted.prefect.secrets_dir(hostvars, []) }}"
-        arguments = ("all", "-i", "a,", "--connection=local", "-m", "debug", "-a", message)
-        code, said = ansible("ansible", *arguments, cwd=tmp_path / name)
+        message = "msg={{ lookup('selfhosted.prefect.topology', 'secrets_dir') }}"
+        arguments = ("all", "-i", "a,", "-e", '{"prefect_servers": []}', "--connection=local", "-m", "debug")
+        code, said = ansible("ansible", *arguments, "-a", message, cwd=tmp_path / name)
         assert code == 0, said
         seen.add(said)
     (said,) = seen

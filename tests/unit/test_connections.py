@@ -1,4 +1,4 @@
-"""Databases, Redises and addresses, from what an inventory says of them."""
+"""Connections to databases and Redis, from URLs or from their parts."""
 
 from __future__ import annotations
 
@@ -6,17 +6,11 @@ from typing import Any
 from urllib.parse import quote, urlsplit
 
 import pytest
-from ansible.errors import AnsibleFilterError
-from ansible_collections.selfhosted.prefect.plugins.filter.connections import (
-    address,
-    backend_host,
+from ansible_collections.selfhosted.prefect.plugins.plugin_utils.connections import (
+    InvalidConnection,
     database,
-    exposed,
     host_and_port,
-    is_backend,
-    misnamed,
     redis,
-    values_of,
 )
 
 NASTY = "p@:/%s #'\"?x=1@y\\$"
@@ -116,7 +110,7 @@ def test_a_socket_with_more_parameters() -> None:
 
 
 def test_a_socket_has_no_tls() -> None:
-    with pytest.raises(AnsibleFilterError, match="prefect_database_tls: the PostgreSQL is reached by a socket in /run"):
+    with pytest.raises(InvalidConnection, match="prefect_database_tls: the PostgreSQL is reached by a socket in /run"):
         database({"url": "postgresql://u@/d?host=/run/postgresql&sslmode=verify-full"})
 
 
@@ -147,7 +141,7 @@ def test_a_database_that_proves_who_it_is() -> None:
      "postgresql://u:s3cret@/d?host=/run/postgresql&port=five", "postgresql//u:s3cret@h/d"],
 )  # fmt: skip
 def test_no_url_of_a_postgresql(url: str) -> None:
-    with pytest.raises(AnsibleFilterError, match="prefect_database_url: ") as raised:
+    with pytest.raises(InvalidConnection, match="prefect_database_url: ") as raised:
         database({"url": url})
     assert "s3cret" not in str(raised.value)
     assert not set("()[]|*\\") & set(str(raised.value))
@@ -239,74 +233,7 @@ def test_a_redis_password_of_any_kind(given: dict[str, Any]) -> None:
 
 
 def test_no_url_of_a_redis() -> None:
-    with pytest.raises(AnsibleFilterError, match="prefect_redis_url: ") as raised:
+    with pytest.raises(InvalidConnection, match="prefect_redis_url: ") as raised:
         redis({"url": "redis+cluster://:s3cret@h"})
     assert "s3cret" not in str(raised.value)
     assert not set("()[]|*\\") & set(str(raised.value))
-
-
-@pytest.mark.parametrize(
-    ("known", "wanted"),
-    [({}, "one"), ({"ansible_host": "10.0.0.1"}, "10.0.0.1"), ({"ansible_host": "1", "prefect_address": "2"}, "2")],
-)
-def test_where_others_reach_a_host(known: dict[str, str], wanted: str) -> None:
-    assert address("one", {"one": known}) == wanted
-    assert address("two", {"one": known}) == "two"
-
-
-def test_where_a_backend_of_the_inventory_is() -> None:
-    hostvars: dict[str, Any] = {"one": {"ansible_host": "10.0.0.1"}, "two": {"certificate": ""}}
-    assert backend_host([], "one", hostvars) == ""
-    assert backend_host(["one", "two"], "one", hostvars) == "127.0.0.1"
-    assert backend_host(["one", "two"], "two", hostvars) == "10.0.0.1"
-
-
-@pytest.mark.parametrize(
-    ("url", "chosen", "certificate", "wanted"),
-    [
-        ("", "10.0.0.1", "", True),
-        ("", "10.0.0.1", "own.pem", False),
-        ("", "db.example", "", False),
-        ("", "", "", False),
-        ("postgresql://db.example/prefect", "10.0.0.1", "", False),
-    ],
-)
-def test_whether_a_backend_is_one_of_the_inventory(url: str, chosen: str, certificate: str, wanted: bool) -> None:
-    hostvars = {"one": {"ansible_host": "10.0.0.1", "certificate": certificate}}
-    assert is_backend(["one"], "two", hostvars, url, chosen, without="certificate") is wanted
-    assert is_backend([], "two", hostvars, url, chosen) is False
-
-
-@pytest.mark.parametrize(
-    ("listening", "wanted"),
-    [
-        ([None, "127.0.0.1"], False),
-        (["localhost", "::1"], False),
-        (["127.0.0.1", "0.0.0.0"], True),
-        (["srv"], True),
-        ([], False),
-    ],
-)
-def test_servers_that_others_reach(listening: list[str | None], wanted: bool) -> None:
-    hostvars = {str(number): {"prefect_server_host": host} if host else {} for number, host in enumerate(listening)}
-    assert exposed([*hostvars, "not in the inventory"], hostvars) is wanted
-
-
-def test_what_the_inventory_says_of_several_hosts() -> None:
-    known = {"one": {"n": 3}, "two": {}}
-    assert values_of(["one", "two", "three"], known, "n", 1) == [3, 1]
-
-
-@pytest.mark.parametrize(
-    ("groups", "found"),
-    [
-        ({"prefect_server": ["a"]}, []),
-        ({"prefect_wokrer": ["a"]}, ["prefect_wokrer (prefect_worker?)"]),
-        ({"prefect_workers": ["a", "b"], "prefect_worker": ["a"]}, ["prefect_workers (prefect_worker?)"]),
-        ({"prefect_workers": ["a"], "prefect_worker": ["a", "b"]}, []),
-        ({"prefect_wokrer": []}, []),
-        ({"prefect_worker_gpu": ["a"], "web": ["b"], "prefect": ["c"], "workers": ["d"]}, []),
-    ],
-)
-def test_a_mistyped_group(groups: dict[str, list[str]], found: list[str]) -> None:
-    assert misnamed(groups, ["prefect_server", "prefect_worker"]) == found

@@ -162,7 +162,7 @@ def test_refused_before_the_first_request(fake: FakeApi, options: dict[str, Any]
     assert fake.requests == []
 
 
-def test_all_complaints_at_once(fake: FakeApi) -> None:
+def test_all_problems_at_once(fake: FakeApi) -> None:
     message = pool(fake, name="prefect/", concurrency_limit=-2)["msg"]
     assert all(words in message for words in ("start with 'prefect'", "/ % & < >", "concurrency_limit is -2"))
 

@@ -8,8 +8,8 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
-from ansible_collections.selfhosted.prefect.plugins.filter.secrets import secrets_dir
 from ansible_collections.selfhosted.prefect.plugins.lookup.secret import LENGTH, secret
+from ansible_collections.selfhosted.prefect.plugins.plugin_utils.platform import secrets_dir
 
 
 def test_generated_once(tmp_path: Path) -> None:

@@ -9,11 +9,11 @@ from ansible.errors import AnsibleFilterError
 from ansible_collections.selfhosted.prefect.plugins.filter.workers import (
     celery_services,
     serve_services,
-    uv_settings,
     worker_command,
     worker_services,
     workers,
 )
+from ansible_collections.selfhosted.prefect.plugins.plugin_utils.platform import uv_settings
 
 HOST = {"dirs": {"opt": "/opt/prefect"}, "service_manager": "systemd"}
 LAUNCHER = ["/opt/prefect/current/bin/python", "/opt/prefect/lib/launch-worker"]

@@ -1,15 +1,12 @@
-"""Filters that derive connections to databases, Redis and other hosts from the inventory."""
+"""Connections to databases and Redis, from the URLs or parts in the variables of a host."""
 
 from __future__ import annotations
 
-import difflib
 import ipaddress
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 from urllib.parse import parse_qsl, quote, unquote, urlencode
-
-from ansible.errors import AnsibleFilterError
 
 POSTGRESQL = re.compile(r"postgres(?:ql)?(?:\+\w+)?")
 REDIS = re.compile(r"rediss?(?:\+sentinel)?")
@@ -45,6 +42,15 @@ DRIVER_PARAMETERS = frozenset({"ssl", "target_session_attrs", "default_transacti
 """Parameters that asyncpg accepts in a URL."""
 
 
+class InvalidConnection(ValueError):
+    """A variable cannot be used; the message names it and the fix, and contains no secret."""
+
+
+def bracketed(host: str) -> str:
+    """Return a host as written in a URL: an IPv6 address in brackets."""
+    return f"[{host}]" if ":" in host else host
+
+
 def loopback(address: str) -> bool:
     """Return whether an address can be reached from its own host only."""
     try:
@@ -53,60 +59,24 @@ def loopback(address: str) -> bool:
         return address == "localhost"
 
 
-def address(host: str, hostvars: Mapping[str, Any]) -> str:
-    """Return the address at which other hosts reach a host: its prefect_address, ansible_host or name."""
-    known = hostvars.get(host, {})
-    return str(known.get("prefect_address") or known.get("ansible_host") or host)
-
-
-def backend_host(hosts: list[str], host: str, hostvars: Mapping[str, Any]) -> str:
-    """Return the address at which `host` reaches the database or Redis on the first of `hosts`; empty without hosts."""
-    if not hosts:
-        return ""
-    return "127.0.0.1" if hosts[0] == host else address(hosts[0], hostvars)
-
-
-def is_backend(
-    hosts: list[str], host: str, hostvars: Mapping[str, Any], url: str, chosen: str, without: str = ""
-) -> bool:
-    """Return whether the database or Redis at `url` or on `chosen` is the one that runs on the first of `hosts`.
-
-    It is not if that host has a value for the variable `without`.
-    """
-    if not hosts or url or chosen != backend_host(hosts, host, hostvars):
-        return False
-    return not (without and hostvars[hosts[0]].get(without))
-
-
-def values_of(hosts: list[str], hostvars: Mapping[str, Any], variable: str, default: Any) -> list[Any]:
-    """Return a variable's value for each of the hosts in the inventory, or the default where it is not set."""
-    return [hostvars[host].get(variable, default) for host in hosts if host in hostvars]
-
-
-def exposed(servers: list[str], hostvars: Mapping[str, Any]) -> bool:
-    """Return whether any server listens on an address other than the loopback."""
-    listening = values_of(servers, hostvars, "prefect_server_host", "")
-    return any(not loopback(str(listens_on)) for listens_on in listening if listens_on)
-
-
 def split_url(url: str, *, variable: str, schemes: re.Pattern[str]) -> dict[str, Any]:
     """Return the scheme, user, password, hosts, path and query of a URL, with the credentials decoded.
 
     The password may be percent-encoded or plain, with any characters: the credentials end at the last `@` before a
     host, the user ends at their first `:`, and credentials with characters that an encoder would replace are plain.
     The host is empty if the query has one, as a PostgreSQL URL may for the directory of a socket.
-    Raises AnsibleFilterError, without the URL, if the scheme does not match or the host is missing.
+    Raises InvalidConnection, without the URL, if the scheme does not match or the host is missing.
     """
     scheme, separator, rest = url.strip().partition("://")
     if not separator or not schemes.fullmatch(scheme):
-        raise AnsibleFilterError(f"{variable}: it is no URL that can be used here; write {FORMS[variable]}")
+        raise InvalidConnection(f"{variable}: it is no URL that can be used here; write {FORMS[variable]}")
     credentials, tail = "", TAIL.fullmatch(rest)
     for at in (match.start() for match in re.finditer("@", rest)):
         if found := TAIL.fullmatch(rest, at + 1):
             credentials, tail = rest[:at], found
     query = dict(parse_qsl((tail and tail["query"]) or "", keep_blank_values=True))
     if tail is None or not (tail["hosts"] or query.get("host")):
-        raise AnsibleFilterError(
+        raise InvalidConnection(
             f"{variable}: it names no host, or one that cannot be told from the password; write {FORMS[variable]}"
         )
     user, _, password = credentials.partition(":")
@@ -127,10 +97,10 @@ def decoded(text: str) -> str:
 
 
 def host_and_port(hosts: str, *, variable: str, default: int) -> tuple[str, int]:
-    """Return host and port of `host`, `host:port` or `[address]:port`. Raises AnsibleFilterError for other forms."""
+    """Return host and port of `host`, `host:port` or `[address]:port`. Raises InvalidConnection for other forms."""
     found = re.fullmatch(r"(?:\[(?P<six>[\da-fA-F:.%]+)\]|(?P<name>[^:,\[\]]+))(?::(?P<port>\d+))?", hosts)
     if found is None:
-        raise AnsibleFilterError(f"{variable}: {hosts!r} is no host with a port")
+        raise InvalidConnection(f"{variable}: {hosts!r} is no host with a port")
     return found["six"] or found["name"], int(found["port"] or default)
 
 
@@ -139,7 +109,7 @@ def database(given: Mapping[str, Any]) -> dict[str, Any]:
 
     `kind` is sqlite or postgresql; `settings` are the Prefect settings for it. A PostgreSQL database also has host,
     port, name, user, password, tls (whether the server is verified), ca, cert, key, check_hostname, and `query`, the
-    other parameters of its URL. Raises AnsibleFilterError for a URL of another kind.
+    other parameters of its URL. Raises InvalidConnection for a URL of another kind.
     """
     url = str(given.get("url") or "")
     if url.startswith("sqlite"):
@@ -162,15 +132,15 @@ def database(given: Mapping[str, Any]) -> dict[str, Any]:
             query["ssl"] = mode
         settings = {PARAMETERS[name]: query.pop(name) for name in PARAMETERS if name in query}
         if unknown := query.keys() - DRIVER_PARAMETERS - {"sslrootcert", "sslcert", "sslkey"}:
-            raise AnsibleFilterError(
+            raise InvalidConnection(
                 f"prefect_database_url: asyncpg knows no parameter {', '.join(sorted(unknown))}; leave it out"
             )
         for option, file in (("sslrootcert", "ca"), ("sslcert", "cert"), ("sslkey", "key")):
             found[file] = query.pop(option, "") or found[file]
         if not found["user"]:
-            raise AnsibleFilterError("prefect_database_url: it names no user")
+            raise InvalidConnection("prefect_database_url: it names no user")
     if found["host"].startswith("/") and found["tls"]:
-        raise AnsibleFilterError(
+        raise InvalidConnection(
             f"prefect_database_tls: the PostgreSQL is reached by a socket in {found['host']}, which has no TLS; leave "
             "prefect_database_tls and sslmode out"
         )
@@ -180,13 +150,13 @@ def database(given: Mapping[str, Any]) -> dict[str, Any]:
 def database_place(hosts: str, query: dict[str, str]) -> tuple[str, int]:
     """Return the host and port of a PostgreSQL URL; a host that starts with a slash is the directory of a socket.
 
-    For a socket, both may be in the query and are removed from it. Raises AnsibleFilterError for another host there.
+    For a socket, both may be in the query and are removed from it. Raises InvalidConnection for another host there.
     """
     variable = "prefect_database_url"
     if not hosts:
         hosts = query.pop("host")
         if not hosts.startswith("/"):
-            raise AnsibleFilterError(f"{variable}: {hosts} stands behind the database; write {FORMS[variable]}")
+            raise InvalidConnection(f"{variable}: {hosts} stands behind the database; write {FORMS[variable]}")
         port = query.pop("port", "") or "5432"
     elif hosts.lower().startswith("%2f"):
         hosts, _, port = hosts.partition(":")
@@ -194,7 +164,7 @@ def database_place(hosts: str, query: dict[str, str]) -> tuple[str, int]:
     else:
         return host_and_port(hosts, variable=variable, default=5432)
     if not port.isdecimal():
-        raise AnsibleFilterError(f"{variable}: {port!r} is no port")
+        raise InvalidConnection(f"{variable}: {port!r} is no port")
     return unquote(hosts), int(port)
 
 
@@ -206,9 +176,8 @@ def database_settings(found: Mapping[str, Any], query: Mapping[str, str]) -> dic
     settings: dict[str, Any] = {}
     by_socket = found["host"].startswith("/")
     if query or by_socket:
-        host = f"[{found['host']}]" if ":" in found["host"] else found["host"]
         credentials = f"{quote(found['user'], safe='')}:{quote(found['password'], safe='')}"
-        place = f"{host}:{found['port']}"
+        place = f"{bracketed(found['host'])}:{found['port']}"
         if by_socket:
             place, query = "", {"host": found["host"], "port": str(found["port"]), **query}
             credentials = credentials.removesuffix(":")
@@ -233,7 +202,7 @@ def redis(given: Mapping[str, Any]) -> dict[str, Any]:
     `docket_url` is for the background work queue and `celery_url` for Celery. `settings` are the Prefect settings.
     `server` is the server to connect to for checks: host, port, user, password, tls, verify, ca and the numbers of the
     databases that Prefect uses; None with Sentinel, which locates the server.
-    Raises AnsibleFilterError for a URL of another kind.
+    Raises InvalidConnection for a URL of another kind.
     """
     url, database_number = str(given.get("url") or ""), int(given.get("database") or 0)
     if not url and not given.get("host"):
@@ -241,12 +210,11 @@ def redis(given: Mapping[str, Any]) -> dict[str, Any]:
     if url:
         parts = split_url(url, variable="prefect_redis_url", schemes=REDIS)
     else:
-        host = f"[{given['host']}]" if ":" in str(given["host"]) else given["host"]
         parts = {
             "scheme": "rediss" if given.get("tls") else "redis",
             "user": "",
             "password": given.get("password") or "",
-            "hosts": f"{host}:{given.get('port') or 6379}",
+            "hosts": f"{bracketed(str(given['host']))}:{given.get('port') or 6379}",
             "path": str(database_number),
             "query": {"ssl_ca_certs": given["ca"]} if given.get("tls") and given.get("ca") else {},
         }
@@ -302,7 +270,7 @@ def messaging_settings(parts: Mapping[str, Any], *, url: str, database: int) -> 
 
 
 def redis_server(parts: Mapping[str, Any], *, databases: list[int]) -> dict[str, Any]:
-    """Return the connection parameters of a Redis URL. Raises AnsibleFilterError for a malformed host."""
+    """Return the connection parameters of a Redis URL. Raises InvalidConnection for a malformed host."""
     host, port = host_and_port(parts["hosts"], variable="prefect_redis_url", default=6379)
     return {
         "host": host,
@@ -313,32 +281,3 @@ def redis_server(parts: Mapping[str, Any], *, databases: list[int]) -> dict[str,
         "ca": parts["query"].get("ssl_ca_certs", ""),
         "databases": databases,
     }
-
-
-def misnamed(groups: Mapping[str, list[str]], known: Sequence[str]) -> list[str]:
-    """Return what is probably wrong about the names of groups: `prefect_wokrer (prefect_worker?)`.
-
-    A name that goes on after a known one is meant, such as `prefect_worker_gpu`, and so is that of a group below the
-    one that it resembles, such as `prefect_workers` in `prefect_worker`.
-    """
-    found = []
-    for name, hosts in groups.items():
-        is_meant = name in known or name.startswith(tuple(f"{other}_" for other in known))
-        near = [] if is_meant else difflib.get_close_matches(name, known, n=1, cutoff=0.85)
-        if near and not {*hosts} <= {*groups.get(near[0], [])}:
-            found.append(f"{name} ({near[0]}?)")
-    return sorted(found)
-
-
-class FilterModule:
-    def filters(self) -> dict[str, Callable[..., Any]]:
-        return {
-            "address": address,
-            "backend_host": backend_host,
-            "database": database,
-            "exposed": exposed,
-            "is_backend": is_backend,
-            "misnamed": misnamed,
-            "redis": redis,
-            "values_of": values_of,
-        }
