@@ -34,6 +34,7 @@ ALLOWED = {
     ("databases.py", "Postgresql._entries"): KEPT,
     ("databases.py", "Postgresql._reader"): KEPT,
     ("databases.py", "Postgresql._script"): KEPT,
+    ("distributions.py", "read"): "/etc/os-release, which only root can write",
     ("databases.py", "clients"): "/usr/lib/postgresql and the like, which only root can write",
     ("backups.py", "digest"): KEPT,
     ("backups.py", "held"): KEPT,
