@@ -34,6 +34,14 @@ options:
     type: list
     elements: str
     default: []
+  components:
+    description:
+      - What the owner needs, by a name that is the same on every distribution. It adds the packages of this host's
+        distribution to O(names), and what belongs to them to O(accounts) and O(mask).
+    type: list
+    elements: str
+    choices: [postgresql, psycopg2, redis, nginx, certbot, firewall]
+    default: []
   accounts:
     description: Users and groups that the packages create and do not remove. They are removed with the packages.
     type: list
@@ -67,8 +75,7 @@ EXAMPLES = r"""
 - name: Install Redis
   selfhosted.prefect.host_packages:
     owner: prefect-redis
-    names: [redis-server]
-    mask: [redis-server.service]
+    components: [redis]
 """
 
 RETURN = r"""
@@ -112,7 +119,13 @@ from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.selfhosted.prefect.plugins.module_utils.host import dpkg, rpm, safe_files
-from ansible_collections.selfhosted.prefect.plugins.module_utils.host.distributions import DEBIAN, REDHAT, current
+from ansible_collections.selfhosted.prefect.plugins.module_utils.host.distributions import (
+    COMPONENTS,
+    DEBIAN,
+    REDHAT,
+    current,
+    facts,
+)
 from ansible_collections.selfhosted.prefect.plugins.module_utils.host.package_manager import (
     DisplacedError,
     PackageError,
@@ -269,6 +282,7 @@ def main() -> None:
         argument_spec={
             "owner": {"type": "str", "required": True},
             "names": {"type": "list", "elements": "str", "default": []},
+            "components": {"type": "list", "elements": "str", "choices": [*COMPONENTS], "default": []},
             "accounts": {"type": "list", "elements": "str", "default": []},
             "mask": {"type": "list", "elements": "str", "default": []},
             "keep": {"type": "bool", "default": False},
@@ -278,6 +292,8 @@ def main() -> None:
         supports_check_mode=True,
     )
     params, dry = module.params, module.check_mode
+    for option, adds in (("names", "packages"), ("accounts", "accounts"), ("mask", "mask")):
+        params[option] = [*params[option], *(name for what in params["components"] for name in facts(what)[adds])]
     path = Path(params["record"])
     known = path.exists()
     if params["state"] == "absent" and not known:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
@@ -116,7 +117,7 @@ def test_every_family_says_the_same_of_a_component(what: str) -> None:
     component = distributions.COMPONENTS[what]
     assert component.redhat.keys() == set(distributions.VERSIONS_OF_RHEL)
     for about in component.redhat.values():
-        assert {*about} - {"stream", "account", "program"} == {*component.debian} - {"client", "account", "program"}
+        assert {*about} >= {*component.debian}
 
 
 @pytest.mark.parametrize(
@@ -147,3 +148,32 @@ def test_psycopg2_is_that_of_the_python_that_runs_the_modules(
     major: int, python: tuple[int, int], package: str
 ) -> None:
     assert distributions.psycopg2_of_redhat(major, python) == package
+
+
+@pytest.mark.parametrize(("is_confined", "needs"), [(False, set[str]()), (True, {"policycoreutils-python-utils"})])
+def test_what_tells_selinux_is_installed_where_it_is_enabled(
+    runs: Runs, monkeypatch: pytest.MonkeyPatch, is_confined: bool, needs: set[str]
+) -> None:
+    runs(ROCKY, *DNF)
+    monkeypatch.setattr(distributions, "confined", lambda: is_confined)
+    assert {*distributions.facts("redis")["packages"]} == {"redis", *needs}
+    assert distributions.facts("firewall")["packages"] == ["nftables"]
+    runs(DEBIAN, *APT)
+    assert distributions.facts("redis")["packages"] == ["redis-server"]
+
+
+@pytest.mark.parametrize(
+    ("programs", "code", "packages"),
+    [
+        (("firewall-cmd", "systemctl"), 0, []),
+        (("firewall-cmd", "systemctl"), 3, ["nftables"]),
+        (("systemctl",), 0, ["nftables"]),
+    ],
+)
+def test_firewalld_needs_no_packages_where_it_runs(
+    runs: Runs, monkeypatch: pytest.MonkeyPatch, programs: tuple[str, ...], code: int, packages: list[str]
+) -> None:
+    runs(ROCKY, *DNF, *programs)
+    done = subprocess.CompletedProcess[str]([], code)
+    monkeypatch.setattr(subprocess, "run", lambda *_, **__: done)
+    assert distributions.facts("firewall")["packages"] == packages

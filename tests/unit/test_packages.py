@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from ansible_collections.selfhosted.prefect.plugins.module_utils.host import dpkg, package_manager
+from ansible_collections.selfhosted.prefect.plugins.module_utils.host import distributions, dpkg, package_manager
 from ansible_collections.selfhosted.prefect.plugins.modules import host_packages as packages
 from fake_api import outcome
 
@@ -21,6 +21,9 @@ DEPENDS = {
     "postgresql": ["libpq5"],
 }
 CONFLICTS = {"nginx": "apache"}
+
+
+CHOSEN = packages.chosen
 
 
 class Host:
@@ -369,3 +372,20 @@ def test_only_the_packages_own_default_site_is_unwanted(
     answers = {"--search": f"nginx-common: {target}\n", "--show": f" {target} {digest}\n"}
     monkeypatch.setattr(dpkg, "query", lambda word, *_: answers[word])
     assert dpkg.is_packaged_link(str(link), "nginx") == (state == "own")
+
+
+def test_a_component_has_the_packages_of_the_distribution(manage: Callable[..., Any]) -> None:
+    first = manage("one", components=["redis"])
+    assert first["installed"] == ["liblzf1", "redis-server", "redis-tools"]
+    assert (first["directory"] / "redis-server.service").is_symlink()
+
+
+def test_a_host_without_a_known_package_manager_is_an_error(
+    manage: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr(packages, "current", lambda: distributions.Distribution("Alpine Linux v3.20", "", 3))
+        patch.setattr(packages, "chosen", CHOSEN)
+        said = manage("one", "redis-server")
+    assert "runs Alpine Linux v3.20, which has no package manager that is known" in said["msg"]
+    assert said["host"].calls == []

@@ -68,6 +68,7 @@ ALLOWED = {
     ("ledger.py", "opened"): "the directory of the ledgers",
     ("dpkg.py", "purge"): "/etc/default",
     ("package_manager.py", "recorded"): "the directory of the ledgers, which only root can write",
+    ("host_selinux.py", "write"): "/var/lib/selfhosted-prefect, which only root can write",
     ("host_packages.py", "held"): "/var/lib/selfhosted-prefect, which only root can write",
     ("host_postgres_cluster.py", "dump"): "a directory below /var/backups",
     ("host_packages.py", "install"): "/etc/systemd/system",

@@ -10,6 +10,7 @@ import os
 import re
 import shlex
 import shutil
+import subprocess
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -49,15 +50,16 @@ class Component:
 
 
 POSTGRESQL_OF_REDHAT = {
-    # pg_trgm, which Prefect's migrations create, is in postgresql-contrib.
+    # Prefect's migrations create pg_trgm, which is in postgresql-contrib.
     "packages": ["postgresql-server", "postgresql-contrib"],
     "accounts": ["postgres"],
-    "mask": [],
+    "program_dir": "/var/lib/pgsql",
     "unit": "postgresql.service",
     "setup": ["/usr/bin/postgresql-setup", "--initdb"],
-    "data": "/var/lib/pgsql",
-    "program_dir": "/var/lib/pgsql",
-    "selinux": {"port_type": "postgresql_port_t"},
+    "data": "/var/lib/pgsql/data",
+    "server": "/usr/bin/postgres",
+    "socket": "/run/postgresql",
+    "port_type": "postgresql_port_t",
 }
 
 REDIS_OF_REDHAT = {
@@ -66,19 +68,24 @@ REDIS_OF_REDHAT = {
     "mask": ["redis.service"],
     "account": "redis",
     "program": "/usr/bin/redis-server",
-    "selinux": {"port_type": "redis_port_t", "data_type": "redis_var_lib_t"},
+    "port_type": "redis_port_t",
+    "data_type": "redis_var_lib_t",
 }
 
 NGINX_OF_REDHAT = {
     "packages": ["nginx"],
-    # From EPEL. certbot.timer of Debian renews certificates without being enabled; this one has to be.
-    "acme_packages": ["certbot"],
-    "acme_timer": "certbot-renew.timer",
     "accounts": ["nginx"],
+    # Its default site is in nginx.conf itself, and stays.
     "default_site": [],
-    "pages": [],
-    "selinux": {"port_type": "http_port_t", "booleans": ["httpd_can_network_connect"]},
+    # From EPEL. Debian's certbot.timer needs not be enabled.
+    "renewal": "certbot-renew.timer",
+    "port_type": "http_port_t",
+    # Otherwise Nginx may not connect to the servers.
+    "booleans": ["httpd_can_network_connect"],
 }
+
+NOTHING: Mapping[str, Any] = {"packages": [], "accounts": [], "mask": [], "streams": [], "booleans": []}
+"""What a component has of what it does not name."""
 
 COMPONENTS = {
     "postgresql": Component(
@@ -86,35 +93,31 @@ COMPONENTS = {
         otherwise="set prefect_database_url to one that runs elsewhere",
         debian={
             "packages": ["postgresql"],
-            "client": ["python3-psycopg2"],
             "accounts": ["postgres", "ssl-cert"],
-            "mask": [],
-            "unit": "",
-            "setup": [],
-            "data": "/var/lib/postgresql",
             "program_dir": "/usr/lib/postgresql",
-            "selinux": {},
         },
-        redhat={
-            # Without a module stream, RHEL 9 installs PostgreSQL 13, which Prefect does not support.
-            9: POSTGRESQL_OF_REDHAT | {"stream": "postgresql:16"},
-            10: POSTGRESQL_OF_REDHAT,
-        },
+        # Without a module stream, RHEL 9 installs PostgreSQL 13, which Prefect does not support.
+        redhat={9: POSTGRESQL_OF_REDHAT | {"streams": ["postgresql:16"]}, 10: POSTGRESQL_OF_REDHAT},
+    ),
+    "psycopg2": Component(
+        title="the PostgreSQL client of Ansible",
+        otherwise="set prefect_database_url to a database that runs elsewhere",
+        debian={"packages": ["python3-psycopg2"]},
+        redhat={9: {"packages": ["{psycopg2}"]}, 10: {"packages": ["{psycopg2}"]}},
     ),
     "redis": Component(
         title="Redis",
         otherwise="set prefect_redis_url to one that runs elsewhere",
         debian={
             "packages": ["redis-server"],
-            "accounts": [],
+            # An existing Redis keeps running. The service of a newly installed package is not needed.
             "mask": ["redis-server.service"],
             "account": "redis",
             "program": "/usr/bin/redis-server",
-            "selinux": {},
         },
         redhat={
             9: REDIS_OF_REDHAT,
-            # RHEL 10 has Valkey in its place.
+            # RHEL 10 has Valkey in its place. Its policy labels both alike.
             10: REDIS_OF_REDHAT
             | {
                 "packages": ["valkey"],
@@ -133,14 +136,16 @@ COMPONENTS = {
         ),
         debian={
             "packages": ["nginx"],
-            "acme_packages": ["certbot"],
-            "acme_timer": "",
-            "accounts": [],
             "default_site": ["/etc/nginx/sites-enabled/default"],
-            "pages": ["/var/www/html/index.nginx-debian.html", "/var/www/html", "/var/www"],
-            "selinux": {},
+            "renewal": "",
         },
         redhat={9: NGINX_OF_REDHAT, 10: NGINX_OF_REDHAT},
+    ),
+    "certbot": Component(
+        title="certbot",
+        otherwise="set prefect_proxy_acme to false, or prefect_proxy_certificate to a certificate of your own",
+        debian={"packages": ["certbot"]},
+        redhat={9: {"packages": ["certbot"]}, 10: {"packages": ["certbot"]}},
     ),
     "firewall": Component(
         title="a firewall",
@@ -158,9 +163,9 @@ def read() -> dict[str, str]:
     return {name: " ".join(shlex.split(value)) for name, _, value in pairs}
 
 
-def missing(family: str) -> list[str]:
-    """Return the programs of a family's package manager that this host does not have."""
-    return [name for name in PROGRAMS[family] if shutil.which(name, path=SYSTEM_PATH) is None]
+def missing_programs(*names: str) -> list[str]:
+    """Return which of some programs this host does not have."""
+    return [name for name in names if shutil.which(name, path=SYSTEM_PATH) is None]
 
 
 def current() -> Distribution:
@@ -172,7 +177,7 @@ def current() -> Distribution:
     name = said.get("PRETTY_NAME") or said.get("NAME") or "an unknown system"
     number = re.match(r"\d+", said.get("VERSION_ID", ""))
     kin = {said.get("ID", ""), *said.get("ID_LIKE", "").split()}
-    family = REDHAT if kin & KIN_OF_RHEL else "" if missing(DEBIAN) else DEBIAN
+    family = REDHAT if kin & KIN_OF_RHEL else "" if missing_programs(*PROGRAMS[DEBIAN]) else DEBIAN
     return Distribution(name=name, family=family, major=int(number[0]) if number else 0)
 
 
@@ -194,7 +199,7 @@ def refused(components: Mapping[str, str], *, experimental: bool) -> list[str]:
         elif here.major not in component.redhat:
             known = " and ".join(str(version) for version in component.redhat)
             found.append(f"{where}; of the RHEL family only versions {known} are known; {instead}")
-        elif lacking := missing(REDHAT):
+        elif lacking := missing_programs(*PROGRAMS[REDHAT]):
             found.append(
                 f"{where} and has no {' and '.join(lacking)}, with which {component.title} is installed; {instead}"
             )
@@ -212,11 +217,26 @@ def facts(what: str) -> dict[str, Any]:
     here = current()
     component = COMPONENTS[what]
     if here.family != REDHAT or here.major not in component.redhat:
-        return {"family": DEBIAN, **component.debian}
-    found = {"family": REDHAT, **component.redhat[here.major]}
-    if what == "postgresql":
-        found["client"] = [psycopg2_of_redhat(here.major)]
-    return found
+        return {"family": DEBIAN, **NOTHING, **component.debian}
+    found = {"family": REDHAT, **NOTHING, **component.redhat[here.major]}
+    own = [psycopg2_of_redhat(here.major) if name == "{psycopg2}" else name for name in found["packages"]]
+    if what == "firewall" and firewalld_runs():
+        own = []
+    # semanage, to tell SELinux about ports and directories.
+    return found | {
+        "packages": own + (["policycoreutils-python-utils"] if found.get("port_type") and confined() else [])
+    }
+
+
+def confined() -> bool:
+    """Return whether SELinux is enabled on this host, even if it only warns."""
+    return Path("/sys/fs/selinux/enforce").exists()
+
+
+def firewalld_runs() -> bool:
+    """Return whether firewalld manages the firewall of this host."""
+    command = ["systemctl", "is-active", "--quiet", "firewalld.service"]
+    return not missing_programs("firewall-cmd", "systemctl") and not subprocess.run(command, check=False).returncode
 
 
 def psycopg2_of_redhat(major: int, python: tuple[int, ...] = sys.version_info[:2]) -> str:
