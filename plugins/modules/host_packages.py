@@ -52,6 +52,13 @@ options:
     type: list
     elements: str
     default: []
+  streams:
+    description:
+      - Module streams of the RHEL family, such as V(postgresql:16), to enable before packages are installed. A module
+        that has one enabled keeps it. They are reset with the last owner.
+    type: list
+    elements: str
+    default: []
   keep:
     description: Whether V(absent) keeps the packages for other users of the host.
     type: bool
@@ -197,7 +204,7 @@ def held(path: Path, *, dry: bool) -> Iterator[None]:
 
 def write(path: Path, record: dict[str, Any]) -> None:
     """Write the record, or remove it if it is empty."""
-    if not record["owners"] and not record["came"]:
+    if not record["owners"] and not record["came"] and not record["streams"]:
         safe_files.remove(path)
         return
     text = json.dumps(record, indent=2, sort_keys=True) + "\n"
@@ -207,6 +214,11 @@ def write(path: Path, record: dict[str, Any]) -> None:
 def install(manager: PackageManager, params: dict[str, Any], record: dict[str, Any], *, missing: set[str]) -> list[str]:
     """Install the missing packages, after recording all that will be installed."""
     path = Path(params["record"])
+    streams = manager.disabled(params["streams"])
+    record["streams"] = sorted({*record["streams"], *streams})
+    if streams:
+        write(path, record)
+        manager.enable(streams)
     try:
         coming = manager.coming_with(missing)
     except DisplacedError:
@@ -268,8 +280,9 @@ def purge(
         if not record["came"]:
             # Files that stay may belong to an account of their package.
             remove_accounts(set(record["accounts"]) - claims(manager, [*left, *kept]))
+            manager.reset(record["streams"])
         # Packages that something else needs by now are no longer managed.
-        record.update({"came": [], "accounts": [], "fresh": [], "installing": False})
+        record.update({"came": [], "accounts": [], "fresh": [], "streams": [], "installing": False})
 
 
 def by_reason(found: dict[str, str]) -> list[tuple[str, str]]:
@@ -285,6 +298,7 @@ def main() -> None:
             "components": {"type": "list", "elements": "str", "choices": [*COMPONENTS], "default": []},
             "accounts": {"type": "list", "elements": "str", "default": []},
             "mask": {"type": "list", "elements": "str", "default": []},
+            "streams": {"type": "list", "elements": "str", "default": []},
             "keep": {"type": "bool", "default": False},
             "state": {"type": "str", "choices": ["present", "absent"], "default": "present"},
             "record": {"type": "path", "default": "/var/lib/selfhosted-prefect/packages.json"},
@@ -292,7 +306,12 @@ def main() -> None:
         supports_check_mode=True,
     )
     params, dry = module.params, module.check_mode
-    for option, adds in (("names", "packages"), ("accounts", "accounts"), ("mask", "mask")):
+    for option, adds in (
+        ("names", "packages"),
+        ("accounts", "accounts"),
+        ("mask", "mask"),
+        ("streams", "streams"),
+    ):
         params[option] = [*params[option], *(name for what in params["components"] for name in facts(what)[adds])]
     path = Path(params["record"])
     known = path.exists()
@@ -307,7 +326,7 @@ def main() -> None:
         manager = chosen()
         with held(path, dry=dry):
             record: dict[str, Any] = {"owners": {}, "came": [], "accounts": [], "masked": [], "ledgers": []}
-            record |= {"fresh": [], "installing": False}
+            record |= {"fresh": [], "streams": [], "installing": False}
             if known:
                 record |= json.loads(safe_files.read(path))
             before, fresh = json.dumps(record, sort_keys=True), record["fresh"]

@@ -82,6 +82,36 @@ def build(directory: Path, *, version: int = 1) -> None:
     subprocess.run(["createrepo_c", "--quiet", directory / "repo"], capture_output=True, check=True)
 
 
+MODULE = """\
+---
+document: modulemd
+version: 2
+data:
+  name: {name}
+  stream: "{stream}"
+  version: 1
+  context: c0ffee
+  arch: noarch
+  summary: s
+  description: d
+  license: {{module: [MIT]}}
+  artifacts: {{rpms: [{name}-0:{stream}-1.noarch]}}
+...
+"""
+
+
+@pytest.fixture
+def streams(root: Path) -> list[str]:
+    """Two streams of the module redis, 2 and 3, beside a redis of no module; return the command that changes them."""
+    for version in (2, 3):
+        build(root.parent, version=version)
+    (root.parent / "modules.yaml").write_text("".join(MODULE.format(name="redis", stream=stream) for stream in (2, 3)))
+    command = ["modifyrepo_c", "--mdtype=modules", f"{root.parent}/modules.yaml", f"{root.parent}/repo/repodata"]
+    subprocess.run(command, capture_output=True, check=True)
+    rpm.refresh()
+    return [*rpm.DNF, f"--installroot={root}", "--quiet", "--assumeyes", "module"]
+
+
 @pytest.fixture(scope="session")
 def built(tools: None, tmp_path_factory: pytest.TempPathFactory) -> Path:
     directory = tmp_path_factory.mktemp("rpms")
@@ -258,6 +288,36 @@ def test_a_run_that_was_killed_is_finished(manage: Manage, root: Path, monkeypat
     manage("one", "redis")
     assert manage("one", state="absent")["removed"] == ["jemalloc", "redis"]
     assert installed(root) == {"bash"} and not (root / "etc/redis").exists()
+
+
+def version_of(root: Path, name: str) -> str:
+    command = ["rpm", f"--root={root}", "--query", "--queryformat=%{VERSION}", name]
+    return subprocess.run(command, capture_output=True, text=True, check=False).stdout
+
+
+def test_a_stream_is_enabled_for_the_packages_and_reset_with_them(
+    manage: Manage, root: Path, streams: list[str]
+) -> None:
+    before = files(root)
+    assert manage("one", "redis", streams=["redis:2"])["installed"] == ["jemalloc", "redis"]
+    assert version_of(root, "redis") == "2"
+    assert not manage("one", "redis", streams=["redis:2"])["changed"]
+    assert manage("one", state="absent")["removed"] == ["jemalloc", "redis"]
+    assert rpm.disabled(["redis:2"]) == ["redis:2"]
+    assert files(root) - before <= {"etc/dnf", "etc/dnf/modules.d"}
+
+
+def test_a_stream_that_someone_else_chose_stays(manage: Manage, root: Path, streams: list[str]) -> None:
+    subprocess.run([*streams, "enable", "redis:3"], check=True)
+    manage("one", "redis", streams=["redis:2"])
+    assert version_of(root, "redis") == "3"
+    manage("one", state="absent")
+    assert rpm.disabled(["redis:2"]) == []
+
+
+def test_a_stream_that_does_not_exist_is_an_error(manage: Manage, root: Path) -> None:
+    said = manage("one", "redis", streams=["redis:9"])
+    assert "redis:9" in said["msg"] and installed(root) == {"bash"}
 
 
 def test_scripts_that_run_at_a_removal_are_read(root: Path) -> None:

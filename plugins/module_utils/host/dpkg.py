@@ -108,6 +108,19 @@ def needed_by(names: Collection[str]) -> set[str]:
     return {line.split(":")[0] for line in tree.splitlines() if line and not line.startswith((" ", "|", "<"))}
 
 
+def disabled(streams: Collection[str]) -> list[str]:
+    """Return nothing: Debian has no module streams."""
+    return []
+
+
+def enable(streams: Collection[str]) -> None:
+    """Do nothing."""
+
+
+def reset(streams: Collection[str]) -> None:
+    """Do nothing."""
+
+
 def refresh() -> None:
     """Fetch the package lists."""
     run(*APT, "update")

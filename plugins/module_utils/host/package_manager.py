@@ -72,6 +72,18 @@ class PackageManager(Protocol):
         """Return some installed packages and all their dependencies."""
         ...
 
+    def disabled(self, streams: Collection[str]) -> list[str]:
+        """Return which of some module streams, such as V(postgresql:16), are of modules that have no stream enabled."""
+        ...
+
+    def enable(self, streams: Collection[str]) -> None:
+        """Let packages come from module streams."""
+        ...
+
+    def reset(self, streams: Collection[str]) -> None:
+        """Let the packages of their modules come from the default again."""
+        ...
+
     def refresh(self) -> None:
         """Read again what can be installed."""
         ...

@@ -111,6 +111,30 @@ def needed_by(names: Collection[str]) -> set[str]:
     return {*names, *dnf(*INSTALLED_ONLY, "--quiet", "repoquery", *words, *sorted(names)).split()}
 
 
+def disabled(streams: Collection[str]) -> list[str]:
+    """Return which of some module streams are of modules that have no stream enabled."""
+    none = "No matching Modules to list"
+    return [
+        stream
+        for stream in streams
+        if not dnf("--quiet", "module", "list", "--enabled", stream.partition(":")[0], accept=none)
+    ]
+
+
+def enable(streams: Collection[str]) -> None:
+    """Let packages come from module streams."""
+    if streams:
+        dnf("--quiet", "--assumeyes", "module", "enable", *sorted(streams))
+
+
+def reset(streams: Collection[str]) -> None:
+    """Let the packages of their modules come from the default again."""
+    for name in sorted(stream.partition(":")[0] for stream in streams):
+        dnf("--quiet", "--assumeyes", "module", "reset", name)
+        # Only says that the module has no stream.
+        safe_files.remove(f"{ROOT}/etc/dnf/modules.d/{name}.module")
+
+
 def refresh() -> None:
     """Fetch the metadata of the repositories."""
     dnf("--quiet", "--refresh", "makecache")
