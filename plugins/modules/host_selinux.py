@@ -76,7 +76,11 @@ from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.selfhosted.prefect.plugins.module_utils.host import safe_files
-from ansible_collections.selfhosted.prefect.plugins.module_utils.host.distributions import confined, facts, missing_programs
+from ansible_collections.selfhosted.prefect.plugins.module_utils.host.distributions import (
+    confined,
+    facts,
+    missing_programs,
+)
 from ansible_collections.selfhosted.prefect.plugins.module_utils.host.package_manager import PackageError, run
 
 UNSPECIFIC = {"ephemeral_port_t", "hi_reserved_port_t", "port_t", "reserved_port_t", "unreserved_port_t"}

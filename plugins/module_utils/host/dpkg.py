@@ -137,7 +137,7 @@ def remove(names: Collection[str]) -> None:
 
 
 def purge(names: Collection[str], *, fresh: Collection[str]) -> None:
-    """Purge packages. Their scripts know what is theirs, so `fresh` is not needed."""
+    """Purge packages. Their scripts know what they created, so `fresh` is not needed."""
     locale = str(DEFAULT_LOCALE.readlink()) if DEFAULT_LOCALE.is_symlink() else ""
     run(*APT, "purge", *sorted(names))
     if locale and not DEFAULT_LOCALE.is_symlink():
