@@ -8,11 +8,15 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import yaml
+from ansible.parsing.dataloader import DataLoader
+from ansible.template import Templar, trust_as_template
 from ansible_collections.selfhosted.prefect.plugins.module_utils.host import distributions
 from ansible_collections.selfhosted.prefect.plugins.modules import host_backend as backend
 from ansible_collections.selfhosted.prefect.plugins.modules import host_preflight as preflight
 from fake_api import outcome
 
+ROOT = Path(__file__).resolve().parents[2]
 Runs = Callable[..., None]
 
 DEBIAN = 'PRETTY_NAME="Debian GNU/Linux 13 (trixie)"\nID=debian\nVERSION_ID="13"\n'
@@ -177,3 +181,32 @@ def test_firewalld_needs_no_packages_where_it_runs(
     done = subprocess.CompletedProcess[str]([], code)
     monkeypatch.setattr(subprocess, "run", lambda *_, **__: done)
     assert distributions.facts("firewall")["packages"] == packages
+
+
+ALL = {"prefect_postgres", "prefect_redis", "prefect_proxy", "prefect_firewall"}
+
+
+@pytest.mark.parametrize(
+    ("groups", "variables", "asks"),
+    [
+        ("postgres redis server proxy worker flows celery definitions", {"prefect_firewall": "nftables"}, ALL),
+        ("postgres redis server proxy", {"prefect_firewall": "absent"}, ALL - {"prefect_firewall"}),
+        ("server", {"prefect_firewall": "nftables"}, {"prefect_firewall"}),
+        ("server worker flows celery definitions", {}, set()),
+        # It limits no port of a host that has only clients.
+        ("worker flows celery definitions", {"prefect_firewall": "nftables"}, set()),
+        ("server proxy", {"prefect_proxy_state": "absent"}, set()),
+        ("postgres redis", {"prefect_postgres_state": "absent", "prefect_redis_state": "absent"}, set()),
+    ],
+)
+def test_what_a_host_asks_for_by_its_groups(groups: str, variables: dict[str, str], asks: set[str]) -> None:
+    described = yaml.load((ROOT / "roles/prefect/vars/main.yml").read_text(), yaml.CSafeLoader)
+    names = ("__prefect_components", "__prefect_database_group", "__prefect_redis_group", "__prefect_proxies")
+    members = {f"prefect_{name}": ["one"] for name in groups.split()}
+    known = {name: trust_as_template(described[name]) for name in names}
+    known |= {"groups": members, "inventory_hostname": "one", "prefect_servers": members.get("prefect_server", [])}
+    found = Templar(loader=DataLoader(), variables=known | {"prefect_firewall": "none"} | variables).template(
+        known["__prefect_components"]
+    )
+    assert {*found} == asks
+    assert {*found.values()} <= {*distributions.COMPONENTS}
