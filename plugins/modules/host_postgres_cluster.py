@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 DOCUMENTATION = r"""
-module: postgres_cluster
+module: host_postgres_cluster
 short_description: Configure a PostgreSQL cluster of a host for Prefect
 description:
   - Writes one settings file beside those of the cluster, and one block at the top of its C(pg_hba.conf). Files that
