@@ -46,7 +46,7 @@ SUITES = ("system", "molecule", "api", "flows", "preset", "local", "unit")
 """The longest first: two run at a time."""
 
 LONG = (
-    *("system/definitions", "system/killed", "system/molecule", "system/others"),
+    *("system/definitions", "system/killed", "system/molecule", "system/others", "system/redhat"),
     *("molecule/databases", "molecule/two_hosts"),
 )
 """What only `--all` runs, or one who asks for it by name or by a change: CI ends a run after 90 minutes."""

@@ -24,9 +24,10 @@ options:
     type: dict
     default: {}
   program_dir:
-    description: Directory of the program that may hold the ports, or of a file on its command line.
+    description:
+      - Directory of the program that may hold the ports, or of a file on its command line. Without it, it is that of
+        the first of O(components).
     type: path
-    required: true
   fingerprints:
     description: File in which this host stores the fingerprints of its generated secrets.
     type: path
@@ -35,6 +36,16 @@ options:
     description: Variable to set instead if this host cannot run the service.
     type: str
     required: true
+  components:
+    description:
+      - What roles or variables install from packages of the distribution, by their names, each one of V(postgresql),
+        V(redis), V(nginx) and V(firewall). The task fails if that is not possible on this host.
+    type: dict
+    default: {}
+  experimental:
+    description: Whether to allow it on distributions of the RHEL family, where it was never run on a real host.
+    type: bool
+    default: false
 attributes:
   check_mode:
     description: Never changes a host.
@@ -52,6 +63,10 @@ EXAMPLES = r"""
 """
 
 RETURN = r"""
+components:
+  description: The facts about each value of O(components) on this host, such as the names of its packages.
+  returned: success
+  type: dict
 fingerprints:
   description: Stored fingerprints of the generated secrets that the host uses, by file and name of the secret.
   returned: success
@@ -80,12 +95,12 @@ import contextlib
 import ipaddress
 import os
 import re
-import shutil
 import socket
 from pathlib import Path
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
+from ansible_collections.selfhosted.prefect.plugins.module_utils.host import distributions
 from ansible_collections.selfhosted.prefect.plugins.module_utils.host.fingerprints import read_all
 from ansible_collections.selfhosted.prefect.plugins.module_utils.host.interpreter import too_old
 from ansible_collections.selfhosted.prefect.plugins.module_utils.host.ports import taken
@@ -123,14 +138,14 @@ def problems_of(params: dict[str, Any], addresses: dict[str, list[str]]) -> list
         found.append("become: installing it needs root; use become")
     if not Path("/run/systemd/system").is_dir():
         found.append(f"this host does not run systemd, which is to run it; {instead}")
-    if shutil.which("apt-get") is None:
-        found.append(f"this host has no apt-get: only Debian, Ubuntu and their kin are known; {instead}")
+    found += distributions.refused(params["components"], experimental=params["experimental"])
     found += [
         f"{name}: this host cannot resolve {params['peers'][name]!r}; set ansible_host or prefect_address of {name}"
         for name, resolved in addresses.items()
         if not resolved
     ]
-    return found + taken(params["ports"], program_dir=params["program_dir"])
+    own = params["program_dir"] or distributions.facts(next(iter(params["components"].values())))["program_dir"]
+    return found + taken(params["ports"], program_dir=own)
 
 
 def main() -> None:
@@ -138,10 +153,13 @@ def main() -> None:
         argument_spec={
             "peers": {"type": "dict", "default": {}},
             "ports": {"type": "dict", "default": {}},
-            "program_dir": {"type": "path", "required": True},
+            "program_dir": {"type": "path"},
             "fingerprints": {"type": "path", "required": True},
             "otherwise": {"type": "str", "required": True},
+            "components": {"type": "dict", "default": {}},
+            "experimental": {"type": "bool", "default": False},
         },
+        required_one_of=[("program_dir", "components")],
         supports_check_mode=True,
     )
     params = module.params
@@ -155,6 +173,7 @@ def main() -> None:
         peers=peers,
         facing=sorted(faces),
         memory_mb=memory_mb(),
+        components={what: distributions.facts(what) for what in params["components"].values()},
         fingerprints=read_all([params["fingerprints"]]),
     )
 

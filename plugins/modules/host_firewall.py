@@ -11,6 +11,8 @@ short_description: Restrict TCP ports to the hosts that need them
 description:
   - Writes a separate nftables table, and a unit that loads it at boot and again whenever C(nftables.service) has
     flushed all rules. Other tables stay in effect and do not change.
+  - Where firewalld runs on a host of the RHEL family, it writes a policy of firewalld instead, which also opens the
+    ports to the sources, and reloads firewalld. Rules of others that were added at run time only are lost by that.
   - The host itself can always reach its ports.
   - A loaded table of this name is refused unless this collection wrote its rules.
 version_added: 0.2.0
@@ -44,6 +46,10 @@ options:
     description: Directory of the unit.
     type: path
     default: /etc/systemd/system
+  policies_dir:
+    description: Directory of the policies of firewalld.
+    type: path
+    default: /etc/firewalld/policies
 attributes:
   check_mode:
     description: Reports what would change.
@@ -69,6 +75,7 @@ sources:
   elements: str
 """
 
+import hashlib
 import ipaddress
 import shutil
 import socket
@@ -77,6 +84,7 @@ from pathlib import Path
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
+from ansible_collections.selfhosted.prefect.plugins.module_utils.host import distributions
 from ansible_collections.selfhosted.prefect.plugins.module_utils.host.files import FileError
 from ansible_collections.selfhosted.prefect.plugins.module_utils.host.ledger import (
     LEDGER,
@@ -137,6 +145,32 @@ ExecStop={nft} delete table inet {table}
 WantedBy=multi-user.target nftables.service
 """
 
+POLICY = """\
+<?xml version="1.0" encoding="utf-8"?>
+<!-- Ansible managed -->
+<policy target="CONTINUE" priority="-100">
+  <short>{name}</short>
+  <ingress-zone name="ANY"/>
+  <egress-zone name="HOST"/>
+{rules}
+</policy>
+"""
+
+ACCEPT = """\
+  <rule family="ipv{version}" priority="-20">
+    <source address="{source}"/>
+    <port port="{port}" protocol="tcp"/>
+    <accept/>
+  </rule>"""
+
+DROP = """\
+  <rule priority="-10">
+    <port port="{port}" protocol="tcp"/>
+    <drop/>
+  </rule>"""
+
+LONGEST_POLICY = 17
+"""Letters that firewalld allows in the name of a policy."""
 
 SYSTEM_PATH = "/usr/sbin:/sbin:/usr/bin:/bin"
 """Directories of nft, which may be missing in the PATH of the user who connects."""
@@ -179,6 +213,22 @@ def rules(table: str, *, ports: list[int], allowed: list[Network]) -> str:
     return RULES.format(table=table, sets="".join(sets), accepts="\n".join(accepts), ports=listed)
 
 
+def policy_name(name: str) -> str:
+    """Return the name of a policy of firewalld, shortened if it has to be."""
+    if len(name) <= LONGEST_POLICY:
+        return name
+    return f"{name[:8].rstrip('-')}-{hashlib.sha256(name.encode()).hexdigest()[:8]}"
+
+
+def policy(name: str, *, ports: list[int], allowed: list[Network]) -> str:
+    """Return a policy of firewalld that accepts connections to ports from some sources, and drops all others."""
+    listed = sorted(set(ports))
+    accepts = [
+        ACCEPT.format(version=network.version, source=network, port=port) for port in listed for network in allowed
+    ]
+    return POLICY.format(name=name, rules="\n".join([*accepts, *(DROP.format(port=port) for port in listed)]))
+
+
 def run(*command: str, check: bool = True) -> bool:
     """Run a command and return whether it succeeded. With `check`, a failure raises FirewallError with its output."""
     done = subprocess.run(command, capture_output=True, text=True, check=False)
@@ -187,9 +237,9 @@ def run(*command: str, check: bool = True) -> bool:
     return done.returncode == 0
 
 
-def files(name: str, content: str, *, nft: str, params: dict[str, Any]) -> list[dict[str, Any]]:
-    """Return the wanted state of the files of the rules and the unit."""
-    path, state = f"{params['rules_dir']}/{name}.nft", params["state"]
+def files(name: str, content: str, *, nft: str, by_firewalld: bool, params: dict[str, Any]) -> list[dict[str, Any]]:
+    """Return the wanted state of the files of the rules, the unit and the policy."""
+    path, state = f"{params['rules_dir']}/{name}.nft", "absent" if by_firewalld else params["state"]
     unit = UNIT.format(name=name, nft=nft, rules=path, table=name.replace("-", "_"))
     shared = {"owner": None, "group": None, "secret": False, "recurse": False}
     found = [
@@ -198,6 +248,9 @@ def files(name: str, content: str, *, nft: str, params: dict[str, Any]) -> list[
     ]
     if state == "absent":
         found.append({"path": params["rules_dir"], "content": None, "mode": None, "state": "unused"})
+    file = f"{params['policies_dir']}/{policy_name(name)}.xml"
+    state = params["state"] if by_firewalld else "absent"
+    found.append({"path": file, "content": content, "mode": "0644", "state": state})
     return [shared | wanted for wanted in found]
 
 
@@ -227,6 +280,7 @@ def main() -> None:
             "state": {"type": "str", "choices": ["present", "absent"], "default": "present"},
             "rules_dir": {"type": "path", "default": "/etc/nftables.d"},
             "units_dir": {"type": "path", "default": "/etc/systemd/system"},
+            "policies_dir": {"type": "path", "default": "/etc/firewalld/policies"},
             "ledger": LEDGER,
         },
         required_if=[("state", "present", ["ports"])],
@@ -235,26 +289,37 @@ def main() -> None:
     params, name = module.params, module.params["name"]
     present, table, unit = params["state"] == "present", name.replace("-", "_"), f"{name}-firewall.service"
     nft = shutil.which("nft", path=SYSTEM_PATH)
+    by_firewalld = distributions.current().family == distributions.REDHAT and distributions.firewalld_runs()
     allowed: list[Network] = []
     content = ""
     try:
         if present:
             allowed = networks(params["sources"])
-            content = rules(table, ports=params["ports"], allowed=allowed)
-            if nft is None and not module.check_mode:
+            given = {"ports": params["ports"], "allowed": allowed}
+            content = policy(name, **given) if by_firewalld else rules(table, **given)
+            if nft is None and not by_firewalld and not module.check_mode:
                 raise FirewallError("prefect_firewall: there is no nft on this host; install nftables")
-        loaded = nft is not None and run(nft, "list", "table", "inet", table, check=False)
-        wanted = files(name, content, nft=nft or "/usr/sbin/nft", params=params)
+        if by_firewalld:
+            loaded = run("firewall-cmd", f"--info-policy={policy_name(name)}", check=False)
+        else:
+            loaded = nft is not None and run(nft, "list", "table", "inet", table, check=False)
+        wanted = files(name, content, nft=nft or "/usr/sbin/nft", by_firewalld=by_firewalld, params=params)
         with opened(params["ledger"], dry=module.check_mode) as ledger:
-            if present and loaded:
+            if present and loaded and not by_firewalld:
                 require_own_table(ledger, Path(wanted[0]["path"]), table=table)
-            if not present and not module.check_mode and belongs_to_instance(ledger, Path(params["units_dir"], unit)):
+            if (
+                (by_firewalld or not present)
+                and not module.check_mode
+                and belongs_to_instance(ledger, Path(params["units_dir"], unit))
+            ):
                 run("systemctl", "disable", "--quiet", "--now", unit)
             written, diff = ensure_files(ledger, wanted, [], dry=module.check_mode)
         changed = bool(written) or (present and not loaded)
         if changed and not module.check_mode:
             run("systemctl", "daemon-reload")
-            if present:
+            if by_firewalld:
+                run("firewall-cmd", "--quiet", "--reload")
+            elif present:
                 run("systemctl", "enable", "--quiet", unit)
                 # Reloading replaces the table atomically, so that the ports are restricted at all times.
                 run("systemctl", "reload-or-restart", unit)

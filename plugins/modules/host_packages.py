@@ -13,11 +13,15 @@ description:
     removes exactly those, unless something else needs them by then.
   - A package stays, and is no longer recorded, if its directories hold a file that is neither its own nor recorded in
     a ledger, or if one of its configuration files was changed, because someone else may use it by then.
+  - Works with apt and dpkg on Debian and its kin, and with dnf and rpm on the RHEL family.
   - A package is purged only if its directories and accounts did not exist before. Otherwise it is removed and its files
     stay. So the module records which of them did not exist before.
   - Rejects an installation that would remove other packages.
   - Several owners may need the same package. It is removed with the last of them.
-  - Calls C(apt-get) itself, since M(ansible.builtin.apt) installs python3-apt if it is missing, and leaves it.
+  - A package of the RHEL family has no purge. In its place, its directories are removed after it if they did not exist
+    before, and the accounts in O(accounts) with the last owner.
+  - Calls C(apt-get) or C(dnf) itself. M(ansible.builtin.apt) installs python3-apt if it is missing, and leaves it;
+    M(ansible.builtin.dnf) needs the bindings of the system's Python, which may not be the one that runs modules.
 version_added: 0.2.0
 author: The selfhosted.prefect maintainers
 options:
@@ -30,6 +34,14 @@ options:
     type: list
     elements: str
     default: []
+  components:
+    description:
+      - What the owner needs, by a name that is the same on every distribution. It adds the packages of this host's
+        distribution to O(names), and what belongs to them to O(accounts) and O(mask).
+    type: list
+    elements: str
+    choices: [postgresql, psycopg2, redis, nginx, certbot, firewall]
+    default: []
   accounts:
     description: Users and groups that the packages create and do not remove. They are removed with the packages.
     type: list
@@ -37,6 +49,13 @@ options:
     default: []
   mask:
     description: Units of the packages, with their suffix, that must not start when this module installs the packages.
+    type: list
+    elements: str
+    default: []
+  streams:
+    description:
+      - Module streams of the RHEL family, such as V(postgresql:16), to enable before packages are installed. A module
+        that has one enabled keeps it. They are reset with the last owner.
     type: list
     elements: str
     default: []
@@ -63,8 +82,7 @@ EXAMPLES = r"""
 - name: Install Redis
   selfhosted.prefect.host_packages:
     owner: prefect-redis
-    names: [redis-server]
-    mask: [redis-server.service]
+    components: [redis]
 """
 
 RETURN = r"""
@@ -101,102 +119,65 @@ kept:
 import contextlib
 import json
 import os
-import re
 import subprocess
 from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.selfhosted.prefect.plugins.module_utils.host import dpkg, safe_files
+from ansible_collections.selfhosted.prefect.plugins.module_utils.host import dpkg, rpm, safe_files
+from ansible_collections.selfhosted.prefect.plugins.module_utils.host.distributions import (
+    COMPONENTS,
+    DEBIAN,
+    REDHAT,
+    current,
+    facts,
+)
+from ansible_collections.selfhosted.prefect.plugins.module_utils.host.package_manager import (
+    DisplacedError,
+    PackageError,
+    PackageManager,
+    claims,
+    existed_before,
+    existing,
+    run,
+    used_since,
+)
 
-APT = ["apt-get", "--quiet", "--yes", "--no-install-recommends", "-o", "DPkg::Lock::Timeout=300"]
+MANAGERS: dict[str, PackageManager] = {DEBIAN: dpkg, REDHAT: rpm}
+"""By the family of the distribution."""
+
 UNITS = Path("/lib/systemd/system")
 MASKS = Path("/etc/systemd/system")
 
-LEFT_BEHIND = ("/var/www", "/var/www/html", "/var/www/html/index.nginx-debian.html")
-"""What Nginx creates and its purge leaves."""
 
-DEFAULT_LOCALE = Path("/etc/default/locale")
-"""A symbolic link of systemd on newer Debian, which a purge of the package locales removes."""
-
-
-class PackageError(Exception):
-    """The package manager failed; the message ends with its output."""
+def chosen() -> PackageManager:
+    """Return the package manager of this host. Raises PackageError if it is not known."""
+    here = current()
+    if here.family not in MANAGERS:
+        raise PackageError(f"{os.uname().nodename} runs {here.name}, which has no package manager that is known")
+    return MANAGERS[here.family]
 
 
-class DisplacedError(PackageError):
-    """An installation would remove other packages; the message names them."""
-
-
-def run(*command: str) -> str:
-    """Run a command of the package manager and return its output."""
-    env = os.environ | {"DEBIAN_FRONTEND": "noninteractive", "LC_ALL": "C.UTF-8"}
-    result = subprocess.run(
-        command, env=env, stdin=subprocess.DEVNULL, capture_output=True, encoding="utf-8", errors="replace", check=False
-    )
-    if result.returncode:
-        said = "\n".join((result.stderr.strip() or result.stdout.strip()).splitlines()[-15:])
-        raise PackageError(f"{' '.join(command)}: exit code {result.returncode}\n{said}")
-    return result.stdout
-
-
-def present(names: Collection[str]) -> set[str]:
-    """Return which of the packages are installed."""
-    if not names:
-        return set()
-    # Exits with 1 if it does not know one of them.
-    query = ["dpkg-query", "--show", "--showformat", "${Package} ${db:Status-Status}\n", *names]
-    lines = subprocess.run(query, capture_output=True, text=True, check=False).stdout.splitlines()
-    return {line.split()[0] for line in lines if line.endswith(" installed")}
-
-
-def coming_with(names: Collection[str]) -> set[str]:
-    """Return the packages that the installation of some would install.
-
-    Raises DisplacedError if it would remove others.
-    """
-    plan = run(*APT, "--simulate", "install", *sorted(names))
-    if lost := sorted(set(re.findall(r"^(?:Remv|Purg) (\S+)", plan, re.MULTILINE))):
-        raise DisplacedError(
-            f"the installation of {', '.join(sorted(names))} would remove {', '.join(lost)}; install or remove them "
-            "yourself, or use another host"
-        )
-    # "Inst name [old] (new ...)" is an upgrade.
-    return set(re.findall(r"^Inst (\S+) \(", plan, re.MULTILINE))
-
-
-def going_with(names: Collection[str]) -> set[str]:
-    """Return the packages that the purge of some would remove, with those that depend on them."""
-    return set(re.findall(r"^(?:Purg|Remv) (\S+)", run(*APT, "--simulate", "purge", *sorted(names)), re.MULTILINE))
-
-
-def needed_by(names: Collection[str]) -> set[str]:
-    """Return some installed packages and all their dependencies."""
-    if not names:
-        return set()
-    relations = ("--no-suggests", "--no-conflicts", "--no-breaks", "--no-replaces", "--no-enhances")
-    tree = run("apt-cache", "depends", "--recurse", "--installed", *relations, *sorted(names))
-    return {line.split(":")[0] for line in tree.splitlines() if line and not line.startswith((" ", "|", "<"))}
-
-
-def removable(record: dict[str, Any], owner: str) -> list[str]:
+def removable(manager: PackageManager, record: dict[str, Any], owner: str) -> list[str]:
     """Return the packages that this module installed and that only this owner needs."""
     if not all((MASKS / unit).is_symlink() for unit in record["masked"]):
         # The package's own service was unmasked and may be in use.
         return []
     others = {name for other, names in record["owners"].items() if other != owner for name in names}
-    doomed = present(record["came"]) - needed_by(present(others))
+    doomed = manager.present(record["came"]) - manager.needed_by(manager.present(others))
     if doomed:
         # A package that was installed since may depend on one of them.
-        doomed -= needed_by(going_with(doomed) - doomed)
+        doomed -= manager.needed_by(manager.going_with(doomed) - doomed)
     return sorted(doomed)
 
 
-def in_use(doomed: Collection[str], *, older: Collection[str], ledgers: Path) -> dict[str, str]:
+def in_use(
+    manager: PackageManager, doomed: Collection[str], *, older: Collection[str], ledgers: Path
+) -> dict[str, str]:
     """Return the packages that stay because others use them, or because such a package needs them, and why."""
-    used = dpkg.used_since(set(doomed) - set(older), relatives=doomed, ledgers=ledgers)
-    needs = {name: f"needed by {', '.join(sorted(used))}" for name in needed_by(used) & set(doomed)}
+    used = used_since(manager, set(doomed) - set(older), relatives=doomed, ledgers=ledgers)
+    needs = {name: f"needed by {', '.join(sorted(used))}" for name in manager.needed_by(used) & set(doomed)}
     return needs | used
 
 
@@ -223,28 +204,33 @@ def held(path: Path, *, dry: bool) -> Iterator[None]:
 
 def write(path: Path, record: dict[str, Any]) -> None:
     """Write the record, or remove it if it is empty."""
-    if not record["owners"] and not record["came"]:
+    if not record["owners"] and not record["came"] and not record["streams"]:
         safe_files.remove(path)
         return
     text = json.dumps(record, indent=2, sort_keys=True) + "\n"
     safe_files.write(path, text.encode(), owner=os.geteuid(), group=os.getegid(), mode=0o644)
 
 
-def install(params: dict[str, Any], record: dict[str, Any], *, missing: set[str]) -> list[str]:
+def install(manager: PackageManager, params: dict[str, Any], record: dict[str, Any], *, missing: set[str]) -> list[str]:
     """Install the missing packages, after recording all that will be installed."""
     path = Path(params["record"])
+    streams = manager.disabled(params["streams"])
+    record["streams"] = sorted({*record["streams"], *streams})
+    if streams:
+        write(path, record)
+        manager.enable(streams)
     try:
-        coming = coming_with(missing)
+        coming = manager.coming_with(missing)
     except DisplacedError:
         raise
     except PackageError:
-        run(*APT, "update")
-        coming = coming_with(missing)
-    earlier = dpkg.claims(present(record["came"]))
+        manager.refresh()
+        coming = manager.coming_with(missing)
+    earlier = claims(manager, manager.present(record["came"]))
     # A recorded package that was removed and installed again by others stays on record.
     record["came"] = sorted({*record["came"], *coming})
-    claimed = {*dpkg.claims(coming), *params["accounts"], *(LEFT_BEHIND if "nginx" in coming else ())}
-    there = dpkg.existing(claimed)
+    claimed = {*claims(manager, coming), *params["accounts"], *manager.leftovers(coming)}
+    there = existing(claimed)
     record["accounts"] = sorted({*record["accounts"], *(set(params["accounts"]) - there)})
     # What a run that was killed has installed is still new. Without its packages, it is another owner's by now.
     known = set(record["fresh"]) - (set() if record["installing"] else there - earlier)
@@ -261,38 +247,42 @@ def install(params: dict[str, Any], record: dict[str, Any], *, missing: set[str]
         record["masked"] = sorted({*record["masked"], unit})
     write(path, record)
     try:
-        run(*APT, "install", "--no-remove", *sorted(missing))
+        manager.install(missing)
     except PackageError:
         # The package list may name versions that the archive has replaced since.
-        run(*APT, "update")
-        run(*APT, "install", "--no-remove", *sorted(missing))
+        manager.refresh()
+        manager.install(missing)
     record["installing"] = False
     return sorted(coming)
 
 
-def purge(record: dict[str, Any], doomed: list[str], left: Collection[str], kept: Collection[str]) -> None:
+def purge(
+    manager: PackageManager,
+    record: dict[str, Any],
+    doomed: list[str],
+    left: Collection[str],
+    kept: Collection[str],
+) -> None:
     """Remove packages, and with the last of them their accounts and masks. Do not purge those in `left`.
 
     Those in `kept` stay, and are no longer recorded.
     """
-    locale = str(DEFAULT_LOCALE.readlink()) if DEFAULT_LOCALE.is_symlink() else ""
     # A purge also takes packages that depend on one of them, so the others are removed before.
     if left:
-        run(*APT, "remove", *sorted(left))
-    if purged := sorted(set(doomed) - set(left)):
-        run(*APT, "purge", *purged)
-    if locale and not DEFAULT_LOCALE.is_symlink():
-        DEFAULT_LOCALE.symlink_to(locale)
-    record["came"] = sorted(present(set(record["came"]) - {*doomed, *kept}))
+        manager.remove(left)
+    if purged := set(doomed) - set(left):
+        manager.purge(purged, fresh=record["fresh"])
+    record["came"] = sorted(manager.present(set(record["came"]) - {*doomed, *kept}))
     for unit in [unit for unit in record["masked"] if not (record["owners"] and (UNITS / unit).exists())]:
         (MASKS / unit).unlink(missing_ok=True)
         record["masked"].remove(unit)
     if not record["owners"]:
         if not record["came"]:
             # Files that stay may belong to an account of their package.
-            remove_accounts(set(record["accounts"]) - dpkg.claims([*left, *kept]))
+            remove_accounts(set(record["accounts"]) - claims(manager, [*left, *kept]))
+            manager.reset(record["streams"])
         # Packages that something else needs by now are no longer managed.
-        record.update({"came": [], "accounts": [], "fresh": [], "installing": False})
+        record.update({"came": [], "accounts": [], "fresh": [], "streams": [], "installing": False})
 
 
 def by_reason(found: dict[str, str]) -> list[tuple[str, str]]:
@@ -305,8 +295,10 @@ def main() -> None:
         argument_spec={
             "owner": {"type": "str", "required": True},
             "names": {"type": "list", "elements": "str", "default": []},
+            "components": {"type": "list", "elements": "str", "choices": [*COMPONENTS], "default": []},
             "accounts": {"type": "list", "elements": "str", "default": []},
             "mask": {"type": "list", "elements": "str", "default": []},
+            "streams": {"type": "list", "elements": "str", "default": []},
             "keep": {"type": "bool", "default": False},
             "state": {"type": "str", "choices": ["present", "absent"], "default": "present"},
             "record": {"type": "path", "default": "/var/lib/selfhosted-prefect/packages.json"},
@@ -314,6 +306,13 @@ def main() -> None:
         supports_check_mode=True,
     )
     params, dry = module.params, module.check_mode
+    for option, adds in (
+        ("names", "packages"),
+        ("accounts", "accounts"),
+        ("mask", "mask"),
+        ("streams", "streams"),
+    ):
+        params[option] = [*params[option], *(name for what in params["components"] for name in facts(what)[adds])]
     path = Path(params["record"])
     known = path.exists()
     if params["state"] == "absent" and not known:
@@ -324,9 +323,10 @@ def main() -> None:
     left: dict[str, str] = {}
     kept: dict[str, str] = {}
     try:
+        manager = chosen()
         with held(path, dry=dry):
             record: dict[str, Any] = {"owners": {}, "came": [], "accounts": [], "masked": [], "ledgers": []}
-            record |= {"fresh": [], "installing": False}
+            record |= {"fresh": [], "streams": [], "installing": False}
             if known:
                 record |= json.loads(safe_files.read(path))
             before, fresh = json.dumps(record, sort_keys=True), record["fresh"]
@@ -335,18 +335,18 @@ def main() -> None:
                     # The ledger recognizes a host of a version without ledgers by owners that are missing here.
                     record["ledgers"] = sorted({*record["ledgers"], params["owner"]})
                 record["owners"][params["owner"]] = sorted(params["names"])
-                if missing := set(params["names"]) - present(params["names"]):
-                    installed = sorted(missing) if dry else install(params, record, missing=missing)
+                if missing := set(params["names"]) - manager.present(params["names"]):
+                    installed = sorted(missing) if dry else install(manager, params, record, missing=missing)
             elif params["owner"] in record["owners"]:
-                doomed = [] if params["keep"] else removable(record, params["owner"])
-                left = dpkg.existed_before(doomed, fresh=record["fresh"])
-                kept = in_use(doomed, older=left, ledgers=path.parent)
+                doomed = [] if params["keep"] else removable(manager, record, params["owner"])
+                left = existed_before(manager, doomed, fresh=record["fresh"])
+                kept = in_use(manager, doomed, older=left, ledgers=path.parent)
                 removed = [name for name in doomed if name not in kept]
                 left = {name: why for name, why in left.items() if name not in kept}
                 del record["owners"][params["owner"]]
                 record["ledgers"] = [owner for owner in record["ledgers"] if owner != params["owner"]]
                 if not dry:
-                    purge(record, removed, left, kept)
+                    purge(manager, record, removed, left, kept)
             changed = bool(installed or removed) or json.dumps(record, sort_keys=True) != before
             if changed and not dry:
                 write(path, record)

@@ -1,18 +1,21 @@
 #!/usr/bin/python
 # Copyright: The selfhosted.prefect maintainers
 # Apache License 2.0 (see LICENSE or https://www.apache.org/licenses/LICENSE-2.0)
-"""Configure a PostgreSQL cluster of a Debian host for Prefect without changing what others use."""
+"""Configure a PostgreSQL cluster of a host for Prefect without changing what others use."""
 
 from __future__ import annotations
 
 DOCUMENTATION = r"""
 module: host_postgres_cluster
-short_description: Configure a PostgreSQL cluster of a Debian host for Prefect
+short_description: Configure a PostgreSQL cluster of a host for Prefect
 description:
   - Writes one settings file beside those of the cluster, and one block at the top of its C(pg_hba.conf). Files that
     PostgreSQL would reject are rolled back. PostgreSQL is reloaded, and restarted only if a setting requires it.
   - A cluster that M(selfhosted.prefect.host_packages) did not install belongs to others. It keeps its tuning, its
     certificate and its addresses, to which O(listen) is added, and is never dropped.
+  - On Debian and its kin, the cluster is one that C(pg_lsclusters) lists. On the RHEL family it is the one below
+    C(/var/lib/pgsql/data), which is created if it does not exist, and its C(postgresql.conf) gets a block that includes
+    the settings file; that was written from documentation and never run on a real host.
   - A settings file of that name that does not begin with this collection's header is another owner's, and is refused.
 version_added: 0.2.0
 author: The selfhosted.prefect maintainers
@@ -161,7 +164,7 @@ from pathlib import Path
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.selfhosted.prefect.plugins.module_utils.host import safe_files
+from ansible_collections.selfhosted.prefect.plugins.module_utils.host import distributions, safe_files
 from ansible_collections.selfhosted.prefect.plugins.module_utils.host.backups import SCRATCH
 from ansible_collections.selfhosted.prefect.plugins.module_utils.host.ledger import (
     KEPT,
@@ -252,8 +255,33 @@ class Cluster:
         return f"postgresql@{self.version}-{self.name}.service"
 
     @property
+    def package(self) -> str:
+        """Return the package that created the cluster."""
+        return f"postgresql-{self.version}"
+
+    @property
     def hba(self) -> Path:
         return Path(self.settings.get("hba_file") or self.config / "pg_hba.conf")
+
+    def drop_in(self, name: str) -> Path:
+        """Return the settings file of an instance."""
+        return self.config / "conf.d" / f"{name}.conf"
+
+    def includes(self, name: str, *, present: bool) -> dict[Path, str | None]:
+        """Return the files that have to change so that the settings file is read, or no longer."""
+        return {}
+
+    def settings_files(self) -> list[Path]:
+        """Return the files that PostgreSQL reads its settings from, in its order."""
+        names: list[str] = []
+        with contextlib.suppress(FileNotFoundError), reach(self.config / "conf.d") as directory:
+            names = [name for name in directory.names() if name.endswith(".conf") and not name.startswith(".")]
+        return [self.config / "postgresql.conf", *(self.config / "conf.d" / name for name in names)]
+
+    @property
+    def server(self) -> list[str]:
+        """Return the command of the server."""
+        return [f"/usr/lib/postgresql/{self.version}/bin/postgres", "-c", f"config_file={self.config}/postgresql.conf"]
 
     def sql(self, statement: str) -> str:
         """Run SQL as the superuser and return the rows as unaligned text. Raises ClusterError."""
@@ -267,13 +295,56 @@ class Cluster:
     def problems(self) -> str:
         """Return the errors that PostgreSQL finds in its current files."""
         # To print one setting, it reads all files.
-        server = f"/usr/lib/postgresql/{self.version}/bin/postgres"
-        read = as_postgres([server, "-C", "port", "-c", f"config_file={self.config / 'postgresql.conf'}"])
+        read = as_postgres([*self.server, "-C", "port"])
         return read.stderr.strip() if read.returncode else self.sql(HBA_PROBLEMS)
+
+    def drop(self) -> None:
+        """Remove the cluster with its data."""
+        command = ["pg_dropcluster", "--stop", self.version, self.name]
+        subprocess.run(command, capture_output=True, check=True)
+
+
+class RedhatCluster(Cluster):
+    """The one cluster of a host of the RHEL family. Its configuration is in its directory of data."""
+
+    @property
+    def unit(self) -> str:
+        return str(distributions.facts("postgresql")["unit"])
+
+    @property
+    def package(self) -> str:
+        return "postgresql-server"
+
+    def drop_in(self, name: str) -> Path:
+        return self.config / f"{name}.conf"
+
+    def includes(self, name: str, *, present: bool) -> dict[Path, str | None]:
+        main = self.config / "postgresql.conf"
+        text = with_block(text_of(main) or "", name, [])
+        if present:
+            begin, end = marks(name)
+            # Last, since the last setting counts.
+            text = f"{text}{'' if text.endswith(chr(10)) else chr(10)}{begin}include_if_exists '{name}.conf'\n{end}"
+        return {main: text}
+
+    def settings_files(self) -> list[Path]:
+        main = self.config / "postgresql.conf"
+        names = re.findall(r"^include_if_exists '([\w-]+\.conf)'$", text_of(main) or "", re.MULTILINE)
+        return [main, *(self.config / name for name in names)]
+
+    @property
+    def server(self) -> list[str]:
+        return [str(distributions.facts("postgresql")["server"]), "-D", str(self.config)]
+
+    def drop(self) -> None:
+        subprocess.run(["systemctl", "disable", "--quiet", "--now", self.unit], capture_output=True, check=True)
+        safe_files.remove(self.config)
 
 
 def clusters() -> list[Cluster]:
     """Return the clusters of this host."""
+    if distributions.current().family == distributions.REDHAT:
+        return redhat_clusters(distributions.facts("postgresql"))
     if shutil.which("pg_lsclusters") is None:
         return []
     listed = subprocess.run(["pg_lsclusters", "--json"], capture_output=True, text=True, check=True)
@@ -291,10 +362,35 @@ def clusters() -> list[Cluster]:
     ]
 
 
+def redhat_clusters(about: dict[str, Any]) -> list[Cluster]:
+    """Return the cluster of a host of the RHEL family, if it has been created."""
+    data = Path(about["data"])
+    version = (text_of(data / "PG_VERSION") or "").strip()
+    if not version:
+        return []
+    running = not subprocess.run(["systemctl", "is-active", "--quiet", about["unit"]], check=False).returncode
+    found = RedhatCluster(
+        version=version, name=data.name, port=5432, config=data, socket=about["socket"], running=running, settings={}
+    )
+    return [replaced(found, port=int(others_settings(found, Path()).get("port", found.port)))]
+
+
+def create_cluster(about: dict[str, Any]) -> None:
+    """Create the cluster of a host of the RHEL family, whose package does not, and start it at boot."""
+    env = os.environ | {"PGSETUP_INITDB_OPTIONS": "--encoding=UTF8", "LC_ALL": "C.UTF-8"}
+    done = subprocess.run(about["setup"], env=env, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise ClusterError(f"{' '.join(about['setup'])}: {(done.stderr or done.stdout).strip()}")
+    systemctl("enable", about["unit"])
+
+
 def is_owned(cluster: Cluster, record: Path) -> bool:
     """Return whether this collection installed a cluster's PostgreSQL."""
     with contextlib.suppress(OSError, ValueError):
-        return f"postgresql-{cluster.version}" in json.loads(safe_files.read(record))["came"]
+        known = json.loads(safe_files.read(record))
+        # Where the package does not create the cluster, it may have existed before.
+        is_new = not isinstance(cluster, RedhatCluster) or str(cluster.config.parent) in known["fresh"]
+        return cluster.package in known["came"] and is_new
     return False
 
 
@@ -342,10 +438,7 @@ def wanted_settings(cluster: Cluster, params: dict[str, Any], *, owned: bool, dr
 def others_settings(cluster: Cluster, drop_in: Path) -> dict[str, str]:
     """Return a cluster's settings by parsing all its files except this instance's."""
     found: dict[str, str] = {}
-    names: list[str] = []
-    with contextlib.suppress(FileNotFoundError), reach(cluster.config / "conf.d") as directory:
-        names = [name for name in directory.names() if name.endswith(".conf") and not name.startswith(".")]
-    for path in [cluster.config / "postgresql.conf", *(cluster.config / "conf.d" / name for name in names)]:
+    for path in cluster.settings_files():
         if path != drop_in:
             for name, value in re.findall(
                 r"^\s*(\w+)\s*=?\s*('(?:[^']|'')*'|[^\s#]+)", text_of(path) or "", re.MULTILINE
@@ -454,7 +547,7 @@ def apply(cluster: Cluster, files: dict[Path, str | None], *, port: int, timeout
     if cluster.sql("select count(*) from pg_settings where pending_restart") == "0":
         return False
     systemctl("restart", cluster.unit)
-    moved = Cluster(**{**cluster.__dict__, "port": port})
+    moved = replaced(cluster, port=port)
     wait_until(moved, "select true", timeout=timeout)
     return True
 
@@ -511,7 +604,7 @@ def configured_before(ledger: Ledger, cluster: Cluster, params: dict[str, Any]) 
 
 def drop_in_of(cluster: Cluster, params: dict[str, Any]) -> Path:
     """Return the settings file of this instance in a cluster."""
-    return cluster.config / "conf.d" / f"{params['name']}.conf"
+    return cluster.drop_in(params["name"])
 
 
 def has_header(path: Path) -> bool:
@@ -690,6 +783,9 @@ def ensure_present(params: dict[str, Any], ledger: Ledger | None, *, dry: bool) 
     found = clusters()
     if dry and not found:
         return {"changed": True, "cluster": "", "owned": True, "restarted": False, "socket": "", "certificate": ""}
+    if not found and (about := distributions.facts("postgresql"))["family"] == distributions.REDHAT:
+        create_cluster(about)
+        found = clusters()
     cluster = choose(found, params)
     require_known(ledger, cluster, params)
     check_certificate(params if not dry else params | {"certificate": None})
@@ -707,6 +803,7 @@ def ensure_present(params: dict[str, Any], ledger: Ledger | None, *, dry: bool) 
     hba = text_of(cluster.hba) or ""
     files: dict[Path, str | None] = {
         drop_in: f"{HEADER}{lines}",
+        **cluster.includes(params["name"], present=True),
         cluster.hba: with_block(hba, params["name"], params["hba"]),
     }
     result = serve(cluster, files, dry=dry, params=params)
@@ -752,7 +849,7 @@ def ensure_absent(params: dict[str, Any], ledger: Ledger | None, *, dry: bool) -
         drop_in = drop_in_of(cluster, params)
         configured = wrote(ledger, drop_in)
         hba = text_of(cluster.hba) or ""
-        files: dict[Path, str | None] = {cluster.hba: with_block(hba, params["name"], [])}
+        files = {**cluster.includes(params["name"], present=False), cluster.hba: with_block(hba, params["name"], [])}
         if configured:
             files = {drop_in: former(ledger, drop_in), **files}
         # After a removal without a purge, only the ledger knows the cluster.
@@ -788,8 +885,7 @@ def ensure_absent(params: dict[str, Any], ledger: Ledger | None, *, dry: bool) -
                 # pg_dropcluster would leave a file that it does not know, and so its directories.
                 if configured:
                     replace(drop_in, None)
-                command = ["pg_dropcluster", "--stop", cluster.version, cluster.name]
-                subprocess.run(command, capture_output=True, check=True)
+                cluster.drop()
             continue
         touched = configured or files[cluster.hba] != hba
         if touched and not cluster.running:

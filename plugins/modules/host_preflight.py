@@ -167,8 +167,18 @@ options:
     type: list
     elements: str
     default: []
+  components:
+    description:
+      - What roles or variables install from packages of the distribution, by their names, each one of V(postgresql),
+        V(redis), V(nginx) and V(firewall). The task fails if that is not possible on this host.
+    type: dict
+    default: {}
+  experimental:
+    description: Whether to allow it on distributions of the RHEL family, where it was never run on a real host.
+    type: bool
+    default: false
   state:
-    description: With V(absent), the host is not checked.
+    description: With V(absent), the host is not checked, except for O(components).
     type: str
     choices: [present, absent]
     default: present
@@ -187,6 +197,10 @@ EXAMPLES = r"""
 """
 
 RETURN = r"""
+components:
+  description: The facts about each value of O(components) on this host, such as the names of its packages.
+  returned: success
+  type: dict
 addresses:
   description: The addresses of each name to resolve, an empty list if it cannot be resolved.
   returned: success
@@ -369,6 +383,7 @@ from ansible.module_utils.urls import open_url
 from ansible_collections.selfhosted.prefect.plugins.module_utils.api.masking import userinfo
 from ansible_collections.selfhosted.prefect.plugins.module_utils.api.results import conceal
 from ansible_collections.selfhosted.prefect.plugins.module_utils.host import (
+    distributions,
     fingerprints,
     safe_files,
     trusted,
@@ -1066,6 +1081,8 @@ def main() -> None:
             "clock_of": text,
             "adopt": {"type": "list", "elements": "str", "default": []},
             "calendars": {"type": "dict", "default": {}},
+            "components": {"type": "dict", "default": {}},
+            "experimental": {"type": "bool", "default": False},
             "state": {"type": "str", "choices": ["present", "absent"], "default": "present"},
         },
         supports_check_mode=True,
@@ -1163,11 +1180,13 @@ def main() -> None:
         for name, each in host["environments"].items()
     ]
     host["confinement"] = confinement(host, params["needs"], interpreter, *others)
+    problems = distributions.refused(params["components"], experimental=params["experimental"])
+    host["components"] = {what: distributions.facts(what) for what in params["components"].values()}
     if params["state"] == "present":
-        problems = problems_of(params, host) + lost
-        if problems:
-            failure = {"msg": "\n".join(problems), "problems": problems, **host}
-            module.fail_json(**conceal(module, failure, userinfo(params["index_url"])))
+        problems += problems_of(params, host) + lost
+    if problems:
+        failure = {"msg": "\n".join(problems), "problems": problems, **host}
+        module.fail_json(**conceal(module, failure, userinfo(params["index_url"])))
     # Only the credential in the index's URL is a secret; messages show the rest.
     module.exit_json(**conceal(module, {"changed": False, **host}, userinfo(params["index_url"])))
 

@@ -18,7 +18,7 @@ def _suitable(monkeypatch: pytest.MonkeyPatch) -> None:
     """A Debian with systemd, whatever runs the test."""
     monkeypatch.setattr(os, "geteuid", lambda: 0)
     monkeypatch.setattr(Path, "is_dir", lambda self: True)
-    monkeypatch.setattr(shutil, "which", lambda name: f"/usr/bin/{name}")
+    monkeypatch.setattr(shutil, "which", lambda name, **_: f"/usr/bin/{name}")
 
 
 def look(**options: Any) -> dict[str, Any]:
@@ -63,7 +63,7 @@ def test_a_port_in_use() -> None:
 def test_every_obstacle_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "geteuid", lambda: 1000)
     monkeypatch.setattr(Path, "is_dir", lambda self: False)
-    monkeypatch.setattr(shutil, "which", lambda name: None)
-    lines = look()["msg"].splitlines()
+    monkeypatch.setattr(shutil, "which", lambda name, **_: None)
+    lines = look(components={"prefect_redis": "redis"})["msg"].splitlines()
     assert len(lines) == 3
     assert all("prefect_redis_url" in line for line in lines[1:])

@@ -9,8 +9,10 @@ import subprocess
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from xml.etree import ElementTree
 
 import pytest
+from ansible_collections.selfhosted.prefect.plugins.module_utils.host import distributions
 from ansible_collections.selfhosted.prefect.plugins.modules import host_firewall as firewall
 from fake_api import outcome
 
@@ -37,6 +39,7 @@ class Host:
             "name": "prefect-server",
             "rules_dir": str(self.directory / "rules"),
             "units_dir": str(self.directory / "units"),
+            "policies_dir": str(self.directory / "policies"),
             "ports": [4200],
             "sources": ["10.0.0.2", "10.1.0.7/16", "fd00::2", "localhost"],
         }
@@ -157,6 +160,89 @@ def test_without_nft(host: Host) -> None:
     assert host.ensure(check_mode=True)["changed"]
     assert host.ensure()["msg"] == "prefect_firewall: there is no nft on this host; install nftables"
     assert not host.ensure(state="absent")["changed"]
+
+
+FIREWALL_CMD = """#!/bin/sh
+echo "firewall-cmd $*" >> {calls}
+case $1 in
+--info-policy=*) test -e {directory}/policies/${{1#*=}}.xml ;;
+esac
+"""
+
+
+@pytest.fixture
+def redhat(host: Host, monkeypatch: pytest.MonkeyPatch) -> Host:
+    """A host of the RHEL family on which firewalld runs."""
+    rocky = distributions.Distribution("Rocky Linux 9.4", distributions.REDHAT, 9)
+    monkeypatch.setattr(distributions, "current", lambda: rocky)
+    monkeypatch.setattr(distributions, "firewalld_runs", lambda: True)
+    program = host.directory / "bin/firewall-cmd"
+    program.write_text(FIREWALL_CMD.format(calls=host.directory / "calls", directory=host.directory))
+    program.chmod(0o755)
+    (host.directory / "policies").mkdir()
+    (host.directory / "bin/nft").unlink()
+    return host
+
+
+def test_firewalld_gets_a_policy_dry_for_real_and_again(redhat: Host) -> None:
+    assert redhat.ensure(check_mode=True)["changed"]
+    assert redhat.files == []
+    redhat.calls.clear()
+    assert redhat.ensure()["changed"]
+    assert redhat.files == ["prefect-server.xml"]
+    assert redhat.calls[-2:] == ["daemon-reload", "firewall-cmd --quiet --reload"]
+    assert not redhat.ensure()["changed"]
+    assert "firewall-cmd --quiet --reload" not in redhat.calls
+    assert redhat.ensure(state="absent")["changed"]
+    assert redhat.files == [] and redhat.calls[-1] == "firewall-cmd --quiet --reload"
+    assert (redhat.directory / "policies").is_dir()
+
+
+def test_the_policy_accepts_the_sources_before_it_drops_the_rest(redhat: Host) -> None:
+    redhat.ensure(ports=[4200, 4201])
+    rules = ElementTree.parse(redhat.directory / "policies/prefect-server.xml").findall("rule")
+    found = [
+        (
+            int(rule.attrib["priority"]),
+            rule[-1].tag,
+            [source.attrib["address"] for source in rule.findall("source")],
+            [port.attrib["port"] for port in rule.findall("port")],
+        )
+        for rule in rules
+    ]
+    assert (-20, "accept", ["10.1.0.0/16"], ["4201"]) in found
+    assert (-20, "accept", ["fd00::2/128"], ["4200"]) in found
+    assert [rule for rule in found if rule[1] == "drop"] == [(-10, "drop", [], ["4200"]), (-10, "drop", [], ["4201"])]
+
+
+@pytest.mark.parametrize(
+    ("name", "policy"), [("prefect-server", "prefect-server"), ("prefect-blue-postgres", "prefect-")]
+)
+def test_names_of_policies_are_short(name: str, policy: str) -> None:
+    assert firewall.policy_name(name).startswith(policy)
+    assert len(firewall.policy_name(name)) <= 17
+    assert firewall.policy_name("prefect-blue-postgres") != firewall.policy_name("prefect-blue-server")
+
+
+def test_firewalld_replaces_the_table_of_an_earlier_run(redhat: Host, monkeypatch: pytest.MonkeyPatch) -> None:
+    (redhat.directory / "bin/nft").write_text(NFT.format(loaded=redhat.directory / "loaded"))
+    (redhat.directory / "bin/nft").chmod(0o755)
+    with monkeypatch.context() as patch:
+        patch.setattr(distributions, "firewalld_runs", lambda: False)
+        redhat.ensure()
+    assert "prefect-server.nft" in redhat.files
+    redhat.ensure()
+    assert redhat.files == ["prefect-server.xml"]
+    assert "disable --quiet --now prefect-server-firewall.service" in redhat.calls
+
+
+@pytest.mark.skipif(shutil.which("firewall-offline-cmd") is None or os.getuid() != 0, reason="needs firewalld and root")
+def test_firewalld_reads_the_policy(tmp_path: Path) -> None:
+    (tmp_path / "policies").mkdir()
+    text = firewall.policy("prefect-test", ports=[4200, 5432], allowed=firewall.networks(["10.0.0.2", "fd00::/8"]))
+    (tmp_path / "policies/prefect-test.xml").write_text(text)
+    command = ["firewall-offline-cmd", f"--system-config={tmp_path}", "--check-config"]
+    subprocess.run(command, check=True)
 
 
 @pytest.mark.skipif(shutil.which("nft") is None or os.getuid() != 0, reason="needs nft and root")

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from ansible_collections.selfhosted.prefect.plugins.module_utils.host import dpkg
+from ansible_collections.selfhosted.prefect.plugins.module_utils.host import distributions, dpkg, package_manager
 from ansible_collections.selfhosted.prefect.plugins.modules import host_packages as packages
 from fake_api import outcome
 
@@ -21,6 +21,9 @@ DEPENDS = {
     "postgresql": ["libpq5"],
 }
 CONFLICTS = {"nginx": "apache"}
+
+
+CHOSEN = packages.chosen
 
 
 class Host:
@@ -49,7 +52,7 @@ class Host:
         if not simulated:
             self.calls.append(" ".join([action, *sorted(names)]))
         if action == self.fails and not simulated:
-            raise packages.PackageError("killed")
+            raise package_manager.PackageError("killed")
         if action == "install":
             if lost := names & set(CONFLICTS):
                 return "".join(f"Remv {CONFLICTS[name]} [1.0]\nInst {name} (1.0 Debian [amd64])\n" for name in lost)
@@ -73,11 +76,12 @@ def manage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Any
     host = Host("bash")
     monkeypatch.setattr(dpkg, "PURGES", [])
     monkeypatch.setattr(dpkg, "query", lambda *_: "")
-    monkeypatch.setattr(packages, "run", host.run)
-    monkeypatch.setattr(packages, "present", lambda names: set(names) & host.there)
+    monkeypatch.setattr(packages, "chosen", lambda: dpkg)
+    monkeypatch.setattr(dpkg, "run", host.run)
+    monkeypatch.setattr(dpkg, "present", lambda names: set(names) & host.there)
     monkeypatch.setattr(packages, "MASKS", tmp_path)
     monkeypatch.setattr(packages, "UNITS", tmp_path / "units")
-    monkeypatch.setattr(packages, "DEFAULT_LOCALE", tmp_path / "locale")
+    monkeypatch.setattr(dpkg, "DEFAULT_LOCALE", tmp_path / "locale")
     monkeypatch.setattr(packages, "remove_accounts", lambda names: host.calls.append(f"accounts {sorted(names)}"))
 
     def call(owner: str = "one", *names: str, **options: Any) -> Any:
@@ -172,8 +176,8 @@ def test_the_record_says_who_and_what(manage: Callable[..., Any]) -> None:
 
 
 def test_commands_that_fail_say_why() -> None:
-    with pytest.raises(packages.PackageError, match="exit code 3\nno such thing"):
-        packages.run("sh", "-c", "echo no such thing >&2; exit 3")
+    with pytest.raises(package_manager.PackageError, match="exit code 3\nno such thing"):
+        package_manager.run("sh", "-c", "echo no such thing >&2; exit 3")
 
 
 @pytest.fixture
@@ -181,7 +185,7 @@ def redis(manage: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.Monkey
     """Give the directory of a Redis package's files: a configuration file, and data in `lib`."""
     etc = tmp_path / "redis"
     paths = (f"{etc}", f"{tmp_path}/data")
-    purge = dpkg.Purge(packages="redis-.*", paths=paths, accounts=("redis-of-the-test",))
+    purge = package_manager.Purge(packages="redis-.*", paths=paths, accounts=("redis-of-the-test",))
     monkeypatch.setattr(dpkg, "PURGES", [purge])
     digest = hashlib.md5(b"port 6379\n", usedforsecurity=False).hexdigest()
 
@@ -342,7 +346,7 @@ def test_another_packages_directory_that_its_removal_deletes(tmp_path: Path, mon
     (tmp_path / "odd.postrm").write_text(
         'rmdir /etc/kept\n  rm -rf /var/cache/odd /var/lib/odd /etc/odd/ "$X"\n rm -f /etc/single\n'
     )
-    assert dpkg.deleted_recursively("odd") == {"/var/lib/odd", "/etc/odd"}
+    assert package_manager.deleted_recursively(dpkg.removal_script("odd")) == {"/var/lib/odd", "/etc/odd"}
 
 
 def test_a_unit_of_others_is_neither_masked_nor_stopped(manage: Callable[..., Any]) -> None:
@@ -363,8 +367,25 @@ def test_only_the_packages_own_default_site_is_unwanted(
         link.write_text("default")
     else:
         link.symlink_to("/etc/passwd" if state == "elsewhere" else target)
-    monkeypatch.setattr(dpkg, "PURGES", [dpkg.Purge("nginx", (), links={str(link): str(target)})])
+    monkeypatch.setattr(dpkg, "PURGES", [package_manager.Purge("nginx", (), links={str(link): str(target)})])
     digest = hashlib.md5(b"default", usedforsecurity=False).hexdigest()
     answers = {"--search": f"nginx-common: {target}\n", "--show": f" {target} {digest}\n"}
     monkeypatch.setattr(dpkg, "query", lambda word, *_: answers[word])
     assert dpkg.is_packaged_link(str(link), "nginx") == (state == "own")
+
+
+def test_a_component_has_the_packages_of_the_distribution(manage: Callable[..., Any]) -> None:
+    first = manage("one", components=["redis"])
+    assert first["installed"] == ["liblzf1", "redis-server", "redis-tools"]
+    assert (first["directory"] / "redis-server.service").is_symlink()
+
+
+def test_a_host_without_a_known_package_manager_is_an_error(
+    manage: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr(packages, "current", lambda: distributions.Distribution("Alpine Linux v3.20", "", 3))
+        patch.setattr(packages, "chosen", CHOSEN)
+        said = manage("one", "redis-server")
+    assert "runs Alpine Linux v3.20, which has no package manager that is known" in said["msg"]
+    assert said["host"].calls == []

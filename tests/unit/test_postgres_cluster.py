@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import subprocess
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ from typing import Any
 import pytest
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.selfhosted.prefect.plugins.filter.backends import hba_lines, postgres_tuning, redis_word
+from ansible_collections.selfhosted.prefect.plugins.module_utils.host import distributions
 from ansible_collections.selfhosted.prefect.plugins.module_utils.host.ledger import Ledger
 from ansible_collections.selfhosted.prefect.plugins.modules import host_postgres_cluster as postgres_cluster
 from ansible_collections.selfhosted.prefect.plugins.modules.host_postgres_cluster import (
@@ -402,3 +404,91 @@ def test_a_cluster_with_something_of_others_is_not_dropped(
     )
     result = outcome(postgres_cluster.main, **stopped)
     assert (result["in_use"], result["cluster"]) == (True, "15/main")
+
+
+@pytest.fixture
+def redhat(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+    """Give options for a host of the RHEL family, whose package creates no cluster, and what systemctl was told."""
+    data, told = tmp_path / "pgsql/data", list[str]()
+    program = tmp_path / "postgresql-setup"
+    program.write_text(
+        f"#!/bin/sh -e\nmkdir {data}; echo 16 > {data}/PG_VERSION && printf 'max_connections = 100\\n' > "
+        f'{data}/postgresql.conf\necho "$PGSETUP_INITDB_OPTIONS" > {data}/pg_hba.conf\n'
+    )
+    program.chmod(0o755)
+    data.parent.mkdir()
+    about = {"family": "redhat", "unit": "postgresql.service", "setup": [str(program)], "data": str(data)}
+    about |= {"socket": "/run/postgresql", "server": "/usr/bin/postgres"}
+    rocky = distributions.Distribution("Rocky Linux 9.4", distributions.REDHAT, 9)
+    monkeypatch.setattr(distributions, "current", lambda: rocky)
+    monkeypatch.setattr(distributions, "facts", lambda what: about)
+    monkeypatch.setattr(postgres_cluster, "systemctl", lambda action, unit: told.append(f"{action} {unit}"))
+    monkeypatch.setattr(postgres_cluster, "exists", lambda *_: False)
+    monkeypatch.setattr(Cluster, "problems", lambda self: "")
+    monkeypatch.setattr(Cluster, "sql", lambda self, statement: answer(statement))
+    (tmp_path / "record.json").write_text(json.dumps({"came": ["postgresql-server"], "fresh": [str(data.parent)]}))
+    ledger = {"name": str(tmp_path / "state/prefect.json"), "part": "postgres"}
+    given = {"name": "prefect", "database": "prefect", "role": "prefect", "ledger": ledger, "hba": ["host a b c d"]}
+    return {"data": data, "told": told, "given": given | {"record": str(tmp_path / "record.json")}}
+
+
+def test_a_cluster_of_the_rhel_family_is_created_configured_and_read(redhat: dict[str, Any]) -> None:
+    data, given = redhat["data"], redhat["given"]
+    dry = outcome(postgres_cluster.main, **given, _ansible_check_mode=True)
+    assert (dry["changed"], redhat["told"], data.exists()) == (True, [], False)
+    first = outcome(postgres_cluster.main, **given, tuning={"shared_buffers": "1GB"}, max_connections=200)
+    assert "msg" not in first, first["msg"]
+    assert (first["cluster"], first["owned"], first["socket"]) == ("16/data", True, "/run/postgresql")
+    assert redhat["told"][:2] == ["enable postgresql.service", "start postgresql.service"]
+    assert (data / "pg_hba.conf").read_text().endswith("--encoding=UTF8\n")
+    assert "max_connections = 200\nshared_buffers = 1GB\n" in (data / "prefect.conf").read_text()
+    # The last setting counts.
+    lines = (data / "postgresql.conf").read_text().splitlines()
+    assert lines[0] == "max_connections = 100" and lines[-2] == "include_if_exists 'prefect.conf'"
+    cluster = postgres_cluster.clusters()[0]
+    assert postgres_cluster.others_settings(cluster, Path("/none"))["max_connections"] == "200"
+    assert postgres_cluster.others_settings(cluster, data / "prefect.conf")["max_connections"] == "100"
+    assert cluster.server == ["/usr/bin/postgres", "-D", str(data)]
+
+
+@pytest.mark.parametrize("text", ["port = 5433\n", "port = 5433"])
+def test_a_cluster_of_others_on_the_rhel_family_gets_its_files_back(redhat: dict[str, Any], text: str) -> None:
+    data, given = redhat["data"], redhat["given"] | {"port": 5433, "record": "/nowhere"}
+    data.mkdir()
+    for name, content in {"PG_VERSION": "16\n", "postgresql.conf": text, "pg_hba.conf": HBA}.items():
+        (data / name).write_text(content)
+    running = subprocess.CompletedProcess[str]([], 0)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(subprocess, "run", lambda *_, **__: running)
+        outcome(postgres_cluster.main, **given)
+        assert "include_if_exists 'prefect.conf'" in (data / "postgresql.conf").read_text()
+        assert not outcome(postgres_cluster.main, **given)["changed"]
+        outcome(postgres_cluster.main, **given, state="absent")
+    assert (data / "postgresql.conf").read_text() == text.rstrip("\n") + "\n"
+    assert ((data / "pg_hba.conf").read_text(), (data / "prefect.conf").exists()) == (HBA, False)
+
+
+@pytest.mark.parametrize("is_fresh", [True, False])
+def test_only_a_cluster_that_this_collection_created_is_dropped(redhat: dict[str, Any], is_fresh: bool) -> None:
+    data, given = redhat["data"], redhat["given"]
+    outcome(postgres_cluster.main, **given)
+    if not is_fresh:
+        # The package came, and the data of an earlier one existed.
+        Path(given["record"]).write_text(json.dumps({"came": ["postgresql-server"], "fresh": []}))
+    called: list[list[str]] = []
+
+    def run(command: list[str], **_: Any) -> subprocess.CompletedProcess[str]:
+        called.append(command)
+        return subprocess.CompletedProcess(command, 0)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(subprocess, "run", run)
+        outcome(postgres_cluster.main, **given, state="absent", purge=True)
+    assert data.exists() != is_fresh
+    assert (["systemctl", "disable", "--quiet", "--now", "postgresql.service"] in called) == is_fresh
+
+
+def test_a_setup_that_fails_is_shown(redhat: dict[str, Any]) -> None:
+    redhat["data"].mkdir()
+    said = outcome(postgres_cluster.main, **redhat["given"])
+    assert "postgresql-setup: mkdir: cannot create directory" in said["msg"]

@@ -109,6 +109,7 @@ def test_what_a_good_host_says(home: Path) -> None:
     assert said == {
         "changed": False,
         "addresses": {},
+        "components": {},
         "environments": {},
         "other_environments": [],
         "fingerprints": {},

@@ -1,39 +1,29 @@
-"""What dpkg knows of installed packages: their files, their configuration files, and what their purge removes."""
+"""apt and dpkg, the package manager of Debian and its kin."""
 
 from __future__ import annotations
 
-import fnmatch
-import grp
-import hashlib
-import json
-import os
-import pwd
 import re
 import subprocess
-from collections.abc import Collection, Iterable
-from dataclasses import dataclass, field
+from collections.abc import Collection
 from pathlib import Path
 
 from . import safe_files
+from .package_manager import (
+    Purge,
+    is_changed,
+    leads_to,
+    require_none_displaced,
+    run,
+)
 
+APT = ["apt-get", "--quiet", "--yes", "--no-install-recommends", "-o", "DPkg::Lock::Timeout=300"]
 SCRIPTS = Path("/var/lib/dpkg/info")
 
+LEFT_BEHIND = ("/var/www", "/var/www/html", "/var/www/html/index.nginx-debian.html")
+"""What Nginx creates and its purge leaves."""
 
-@dataclass(frozen=True)
-class Purge:
-    """What the purge of some packages removes besides their configuration files."""
-
-    packages: str
-    """Regular expression of the names of the packages."""
-    paths: tuple[str, ...]
-    accounts: tuple[str, ...] = ()
-    writes: tuple[str, ...] = ()
-    """Patterns of the files that the packages and their programs create there."""
-    links: dict[str, str] = field(default_factory=dict)
-    """Links that the packages create there, and their targets."""
-    placeholders: dict[str, bytes] = field(default_factory=dict)
-    """Files that the packages create there for a person to fill, and what such a filled one contains."""
-
+DEFAULT_LOCALE = Path("/etc/default/locale")
+"""A symbolic link of systemd on newer Debian, which a purge of the package locales removes."""
 
 PURGES = (
     Purge(
@@ -80,26 +70,83 @@ PURGES = (
 """The packages that this collection installs, and those that come with them."""
 
 
-def purge_of(package: str) -> Purge | None:
-    """Return what is known of the purge of a package."""
-    return next((purge for purge in PURGES if re.fullmatch(purge.packages, package)), None)
-
-
-def claims(packages: Iterable[str]) -> set[str]:
-    """Return the paths and the accounts that a purge of packages would remove."""
-    purges = [purge for purge in map(purge_of, packages) if purge]
-    return {name for purge in purges for name in (*purge.paths, *purge.accounts)}
-
-
-def existing(names: Iterable[str]) -> set[str]:
-    """Return which of some paths and accounts exist."""
-    accounts = {user.pw_name for user in pwd.getpwall()} | {group.gr_name for group in grp.getgrall()}
-    return {name for name in names if (os.path.lexists(name) if name.startswith("/") else name in accounts)}
-
-
 def query(*words: str) -> str:
     """Return what dpkg-query prints, which may know only some of the packages."""
     return subprocess.run(["dpkg-query", *words], capture_output=True, text=True, check=False).stdout
+
+
+def present(names: Collection[str]) -> set[str]:
+    """Return which of the packages are installed."""
+    if not names:
+        return set()
+    lines = query("--show", "--showformat", "${Package} ${db:Status-Status}\n", *names).splitlines()
+    return {line.split()[0] for line in lines if line.endswith(" installed")}
+
+
+def coming_with(names: Collection[str]) -> set[str]:
+    """Return the packages that the installation of some would install.
+
+    Raises DisplacedError if it would remove others.
+    """
+    plan = run(*APT, "--simulate", "install", *sorted(names))
+    require_none_displaced(names, set(re.findall(r"^(?:Remv|Purg) (\S+)", plan, re.MULTILINE)))
+    # "Inst name [old] (new ...)" is an upgrade.
+    return set(re.findall(r"^Inst (\S+) \(", plan, re.MULTILINE))
+
+
+def going_with(names: Collection[str]) -> set[str]:
+    """Return the packages that the purge of some would remove, with those that depend on them."""
+    return set(re.findall(r"^(?:Purg|Remv) (\S+)", run(*APT, "--simulate", "purge", *sorted(names)), re.MULTILINE))
+
+
+def needed_by(names: Collection[str]) -> set[str]:
+    """Return some installed packages and all their dependencies."""
+    if not names:
+        return set()
+    relations = ("--no-suggests", "--no-conflicts", "--no-breaks", "--no-replaces", "--no-enhances")
+    tree = run("apt-cache", "depends", "--recurse", "--installed", *relations, *sorted(names))
+    return {line.split(":")[0] for line in tree.splitlines() if line and not line.startswith((" ", "|", "<"))}
+
+
+def disabled(streams: Collection[str]) -> list[str]:
+    """Return nothing: Debian has no module streams."""
+    return []
+
+
+def enable(streams: Collection[str]) -> None:
+    """Do nothing."""
+
+
+def reset(streams: Collection[str]) -> None:
+    """Do nothing."""
+
+
+def refresh() -> None:
+    """Fetch the package lists."""
+    run(*APT, "update")
+
+
+def install(names: Collection[str]) -> None:
+    """Install packages, without removing others."""
+    run(*APT, "install", "--no-remove", *sorted(names))
+
+
+def remove(names: Collection[str]) -> None:
+    """Remove packages, and leave their configuration and data."""
+    run(*APT, "remove", *sorted(names))
+
+
+def purge(names: Collection[str], *, fresh: Collection[str]) -> None:
+    """Purge packages. Their scripts know what they created, so `fresh` is not needed."""
+    locale = str(DEFAULT_LOCALE.readlink()) if DEFAULT_LOCALE.is_symlink() else ""
+    run(*APT, "purge", *sorted(names))
+    if locale and not DEFAULT_LOCALE.is_symlink():
+        DEFAULT_LOCALE.symlink_to(locale)
+
+
+def leftovers(names: Collection[str]) -> Collection[str]:
+    """Return the paths that the installation of packages creates and their purge leaves."""
+    return LEFT_BEHIND if "nginx" in names else ()
 
 
 def configuration(packages: Collection[str]) -> dict[str, str]:
@@ -108,107 +155,20 @@ def configuration(packages: Collection[str]) -> dict[str, str]:
     return dict(re.findall(r"^ (/.+) ([0-9a-f]{32})(?: .*)?$", shown, re.MULTILINE))
 
 
-def is_changed(path: str, digest: str) -> bool:
-    """Return whether a configuration file is no longer what its package installed. A removed one is not lost again."""
-    if not os.path.lexists(path):
-        return False
-    try:
-        return hashlib.md5(safe_files.read(path), usedforsecurity=False).hexdigest() != digest
-    except OSError:
-        return True
+def listed(packages: Collection[str]) -> list[str]:
+    """Return the paths that packages consist of."""
+    return query("--listfiles", *sorted(packages)).splitlines() if packages else []
 
 
-def files_below(top: Path) -> list[Path]:
-    """Return a file, or all files below a directory; links are not followed."""
-    if top.is_symlink() or not top.is_dir():
-        return [top] if os.path.lexists(top) else []
-    found: list[Path] = []
-    for place, directories, files, _ in os.fwalk(top):
-        below = [Path(place, name) for name in (*directories, *files)]
-        found += [path for path in below if path.is_symlink() or not path.is_dir()]
-    return sorted(found)
-
-
-def recorded(ledgers: Path) -> tuple[set[str], tuple[str, ...]]:
-    """Return the paths that the instances on this host recorded, and the beginnings of those below directories."""
-    books = [json.loads(safe_files.read(book)) for book in ledgers.glob("*.json")]
-    # The record of packages has none.
-    entries = [entry for book in books for entry in book.get("entries", {}).values()]
-    below = tuple(f"{entry['name']}/" for entry in entries if entry["kind"] in ("tree", "data"))
-    return {entry["name"] for entry in entries}, below
-
-
-def deleted_recursively(package: str) -> set[str]:
-    """Return the directories of configuration and data that the removal script of a package deletes."""
+def removal_script(package: str) -> str:
+    """Return the script that runs when a package is removed."""
     script = SCRIPTS / f"{package}.postrm"
-    if not script.exists():
-        return set()
-    lines = re.findall(r"\brm\s+-\w*[rR].*", safe_files.read(script).decode(errors="replace"))
-    places = r"(?<=[\s\"'])/(?:etc|var(?!/cache|/run)|srv|opt|home)/[\w./+-]+"
-    return {path.rstrip("/") for line in lines for path in re.findall(places, line)}
-
-
-def existed_before(packages: Collection[str], *, fresh: Collection[str]) -> dict[str, str]:
-    """Return the packages whose purge could take what existed before them, and why.
-
-    `fresh` are the paths and accounts that did not exist before the packages were installed.
-    """
-    found: dict[str, str] = {}
-    for package in sorted(packages):
-        purge = purge_of(package)
-        if purge and (before := sorted(existing({*purge.paths, *purge.accounts} - set(fresh)))):
-            found[package] = f"{', '.join(before)} may have existed before the package"
-    return found
-
-
-def used_since(packages: Collection[str], *, relatives: Collection[str], ledgers: Path) -> dict[str, str]:
-    """Return the packages that someone else has configured or given files since they were installed, and why.
-
-    `relatives` are all packages that are removed together.
-    """
-    found: dict[str, str] = {}
-    own, below = recorded(ledgers)
-    # Packages share directories: /etc/postgresql-common holds configuration of postgresql-common-dev.
-    conffiles = configuration(relatives)
-    changed = {path for path, digest in conffiles.items() if is_changed(path, digest)}
-    known = {*own, *conffiles, *(query("--listfiles", *sorted(relatives)).splitlines() if relatives else ())}
-    for package in sorted(packages):
-        purge = purge_of(package)
-        family = [name for name in relatives if purge and re.fullmatch(purge.packages, name)] or [package]
-        tops = tuple(f"{top}/" for top in purge.paths) if purge else ()
-        if lost := changed & {*configuration(family), *(path for path in conffiles if path.startswith(tops))}:
-            found[package] = f"{', '.join(sorted(lost))} was changed"
-            continue
-        writes, links = (purge.writes, purge.links) if purge else ((), {})
-        paths = set(purge.paths) if purge else deleted_recursively(package)
-        foreign = [
-            str(path)
-            for top in sorted(paths)
-            for path in files_below(Path(top))
-            if str(path) not in known
-            and not str(path).startswith(below)
-            and not any(fnmatch.fnmatchcase(str(path), pattern) for pattern in writes)
-            and not leads_to(path, links.get(str(path)))
-            and not (purge and is_unfilled(path, purge.placeholders.get(str(path))))
-        ]
-        if foreign:
-            found[package] = f"{', '.join(foreign[:10])} did not come with the package"
-    return found
-
-
-def leads_to(path: Path, target: str | None) -> bool:
-    """Return whether a path is a link with this target."""
-    return target is not None and path.is_symlink() and str(path.readlink()) == target
-
-
-def is_unfilled(path: Path, text: bytes | None) -> bool:
-    """Return whether a file is still the placeholder of its package."""
-    return text is not None and not path.is_symlink() and text not in safe_files.read(path)
+    return safe_files.read(script).decode(errors="replace") if script.exists() else ""
 
 
 def is_packaged_link(path: str, package: str) -> bool:
     """Return whether a link is the one that a package created, to its own unchanged file."""
-    purge = purge_of(package)
+    purge = next((purge for purge in PURGES if re.fullmatch(purge.packages, package)), None)
     if purge is None or not leads_to(Path(path), purge.links.get(path)):
         return False
     target = purge.links[path]
