@@ -186,6 +186,9 @@ def test_firewalld_needs_no_packages_where_it_runs(
 ALL = {"prefect_postgres", "prefect_redis", "prefect_proxy", "prefect_firewall"}
 
 
+GROUPS = {"database": "postgres", "redis": "redis"}
+
+
 @pytest.mark.parametrize(
     ("groups", "variables", "asks"),
     [
@@ -201,9 +204,9 @@ ALL = {"prefect_postgres", "prefect_redis", "prefect_proxy", "prefect_firewall"}
 )
 def test_what_a_host_asks_for_by_its_groups(groups: str, variables: dict[str, str], asks: set[str]) -> None:
     described = yaml.load((ROOT / "roles/prefect/vars/main.yml").read_text(), yaml.CSafeLoader)
-    names = ("__prefect_components", "__prefect_database_group", "__prefect_redis_group", "__prefect_proxies")
     members = {f"prefect_{name}": ["one"] for name in groups.split()}
-    known = {name: trust_as_template(described[name]) for name in names}
+    known = {"__prefect_components": trust_as_template(described["__prefect_components"])}
+    known |= {f"__prefect_{kind}_group": members.get(f"prefect_{name}", []) for kind, name in GROUPS.items()}
     known |= {"groups": members, "inventory_hostname": "one", "prefect_servers": members.get("prefect_server", [])}
     found = Templar(loader=DataLoader(), variables=known | {"prefect_firewall": "none"} | variables).template(
         known["__prefect_components"]
