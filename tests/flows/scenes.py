@@ -57,14 +57,14 @@ def describes_itself(notes: str) -> None:
         notes,
         arguments=sys.argv,
         directory=str(Path.cwd()),
-        environment={name: value for name, value in os.environ.items() if name not in own},
+        environment={name: without_temporary(value) for name, value in os.environ.items() if name not in own},
         from_c=subprocess.run(["sh", "-c", "echo $SHOP"], capture_output=True, text=True, check=True).stdout,
         executable=sys.executable,
         is_leader=os.getsid(0) == os.getpid(),
         flags=repr(sys.flags),
         main=[main.__name__, main.__spec__.name if main.__spec__ else None],
         # Older versions have a temporary directory there.
-        path=[re.sub(r"/tmp\w+prefect$", "/temporary", entry) for entry in sys.path],
+        path=[without_temporary(entry) for entry in sys.path],
         run=[bool(flow_run.id), bool(deployment.name)],
         settings=str(get_settings_context().settings.api.url),
         signals=[str(signal.getsignal(number)) for number in (signal.SIGINT, signal.SIGPIPE, signal.SIGCHLD)],
@@ -77,6 +77,11 @@ def describes_itself(notes: str) -> None:
         logging=loggers(),
         open=sorted(open_files()),
     )
+
+
+def without_temporary(text: str) -> str:
+    """The worker makes a directory for each flow run; a shell also says in PWD that it is in it."""
+    return re.sub(r"/tmp\w+prefect$", "/temporary", text)
 
 
 @flow
@@ -136,6 +141,14 @@ def ends_by_sigterm(notes: str) -> None:
 
 @flow(on_cancellation=[when_cancelled])
 def sleeps(notes: str) -> None:
+    write(notes, pid=os.getpid())
+    for _ in range(600):
+        time.sleep(0.5)
+
+
+@flow(on_cancellation=[when_cancelled])
+def ignores_sigterm(notes: str) -> None:
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
     write(notes, pid=os.getpid())
     for _ in range(600):
         time.sleep(0.5)

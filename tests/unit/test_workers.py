@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -14,6 +15,7 @@ from ansible_collections.selfhosted.prefect.plugins.filter.workers import (
     worker_services,
     workers,
 )
+from ansible_collections.selfhosted.prefect.plugins.module_utils.onhost import launch
 
 HOST = {"dirs": {"opt": "/opt/prefect"}, "service_manager": "systemd"}
 LAUNCHER = ["/opt/prefect/current/bin/python", "/opt/prefect/lib/launch-worker"]
@@ -145,6 +147,27 @@ def test_refused(entries: list[dict[str, Any]], says: str) -> None:
 def test_command(own: dict[str, Any], more: list[str]) -> None:
     command = worker_command(found({"pool": "default"} | own)[0], opt="/opt/prefect", version="3.8.8")
     assert command == [*LAUNCHER, *START, *KEPT, *more]
+
+
+@pytest.mark.parametrize(
+    ("ways", "options"),
+    [
+        ({}, []),
+        ({"idle_minutes": 15, "preload": ["pandas"]}, []),
+        ({"warm": True, "preload": ["pandas", "a.b"]}, ["--warm", "--preload=pandas", "--preload=a.b"]),
+        (
+            {"warm": True, "idle_minutes": 15},
+            ["--warm", "--environments", "/opt/prefect/environments", "--idle-minutes", "15"],
+        ),
+    ],
+)
+def test_a_warm_worker_has_its_launcher_say_so(ways: dict[str, Any], options: list[str]) -> None:
+    command = worker_command(found({"pool": "default"})[0], opt="/opt/prefect", version="3.8.8", **ways)
+    assert command[: command.index(START[0])] == [*LAUNCHER, *options]
+    parsed = launch.parsed(command[2:])
+    assert parsed.program[0] == START[0]
+    expected = Path("/opt/prefect/environments") if "--environments" in options else None
+    assert (parsed.warm, parsed.environments) == (ways.get("warm", False), expected)
 
 
 def test_only_flow_runs_that_are_processes_here_need_a_launcher() -> None:

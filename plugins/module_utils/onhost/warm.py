@@ -6,14 +6,13 @@ becomes a child of the worker, as if the worker had started it: the worker is th
 kernel hands it the process when the zygote's helper that forked it ends. Process number, signals, exit status and
 process group are therefore the flow run's own.
 
-What cannot be forked is started as without a zygote: another program than Prefect's, another environment of Python, and
-everything when the zygote does not answer. The worker and the zygote share a socket pair, which no other process can
-open.
+What cannot be forked is started as without a zygote: another program than Prefect's, and everything when the zygote
+does not answer. The worker and the zygote share a socket pair, which no other process can open. The worker's end is in
+zygotes.py.
 """
 
 from __future__ import annotations
 
-import array
 import contextlib
 import ctypes
 import gc
@@ -22,15 +21,14 @@ import json
 import logging
 import os
 import runpy
-import select
 import signal
 import socket
 import sys
 import threading
 import time
 import warnings
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -71,13 +69,11 @@ MARK = "PREFECT__FLOW_RUN_ID"
 """The variable by which others recognize the process of a flow run in /proc, see rescue.running()."""
 
 NO_RUN = " " * 36
-PATIENCE = 10.0
-"""Seconds in which the zygote answers; it needs about 20 ms."""
 
-REAPING = 5.0
-"""Seconds between two looks for processes that flow runs have left behind."""
+READY = b"ready for orders of kind 1"
+"""What a zygote says first. The files of a worker may have been replaced since it started; then this differs."""
 
-PR_SET_PDEATHSIG, PR_SET_CHILD_SUBREAPER = 1, 36
+PR_SET_PDEATHSIG = 1
 
 
 @dataclass(frozen=True)
@@ -91,19 +87,26 @@ class Task:
     new_session: bool = False
 
 
-def task_of(command: Sequence[Any], environment: Mapping[str, str] | None, options: Mapping[str, Any]) -> Task | None:
-    """Return what a command line runs, or None if a fork of this process cannot do the same.
+def task_of(
+    words: Sequence[str],
+    environment: Mapping[str, str],
+    options: Mapping[str, Any],
+    *,
+    python: str | None = None,
+    held: Mapping[str, str] | None = None,
+) -> Task | None:
+    """Return what a command line runs, or None if a fork of a zygote cannot do the same.
 
     Args:
-        command: of a process that is to be started.
-        environment: of the process; None is that of this process.
+        words: the command line of a process that is to be started.
+        environment: of the process.
         options: other arguments of subprocess.Popen, as its `_execute_child` has them.
+        python: the zygote's; None is that of this process.
+        held: the zygote's environment; None is that of this process.
     """
-    words = [os.fsdecode(word) for word in command] if not isinstance(command, str | bytes | os.PathLike) else []
-    given = dict(os.environ if environment is None else environment)
-    if words[:2] != [sys.executable, "-m"] or len(words) < 3 or words[2] not in (ENGINE, SUPERVISOR):
+    if list(words[:2]) != [python or sys.executable, "-m"] or len(words) < 3 or words[2] not in (ENGINE, SUPERVISOR):
         return None
-    if not may_fork(given):
+    if not may_fork(environment, held):
         return None
     usual: dict[str, Any] = {
         "executable": None,
@@ -120,64 +123,24 @@ def task_of(command: Sequence[Any], environment: Mapping[str, str] | None, optio
         return None
     return Task(
         words[2],
-        words[3:],
-        given,
+        list(words[3:]),
+        dict(environment),
         None if directory is None else str(directory),
         bool(options.get("start_new_session")),
     )
 
 
-def may_fork(environment: Mapping[str, str]) -> bool:
-    """Return whether a process of this Python has what it reads only at its start in common with `environment`."""
+def may_fork(environment: Mapping[str, str], held: Mapping[str, str] | None = None) -> bool:
+    """Return whether a process has what Python reads only at its start in common with `environment`.
+
+    `held` is the environment of the process, by default of this one.
+    """
 
     def read_at_start(variables: Mapping[str, str]) -> dict[str, str]:
         names = (name for name in variables if name.startswith(READ_AT_START) and name != "PYTHONPATH")
         return {name: variables[name] for name in names}
 
-    return read_at_start(environment) == read_at_start(os.environ)
-
-
-class Zygote:
-    """The worker's end of its zygote."""
-
-    def __init__(self, pid: int, channel: socket.socket) -> None:
-        self.pid, self.channel, self.lock = pid, channel, threading.Lock()
-
-    def start(self, task: Task, descriptors: Mapping[int, int]) -> int | None:
-        """Return the number of a new process that runs a task, or None if there is none.
-
-        `descriptors` are the new process's, by the number that each is to have there.
-        """
-        with self.lock, contextlib.ExitStack() as opened:
-            if self.channel.fileno() < 0:
-                return None
-            order = opened.enter_context(os.fdopen(os.memfd_create("flow-run"), "w+b"))
-            order.write(json.dumps({"task": asdict(task), "targets": list(descriptors)}).encode())
-            order.flush()
-            answer, reply = os.pipe()
-            opened.callback(os.close, answer)
-            try:
-                passed = array.array("i", [order.fileno(), reply, *descriptors.values()])
-                self.channel.sendmsg([b"!"], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, passed)])
-            except OSError:
-                self.lost()
-                return None
-            finally:
-                os.close(reply)
-            ready = select.poll()
-            ready.register(answer, select.POLLIN)
-            found = os.read(answer, 32) if ready.poll(PATIENCE * 1000) else b""
-            if not found:
-                self.lost()
-            return int(found or 0) or None
-
-    def lost(self) -> None:
-        """Do without a zygote from now on."""
-        self.channel.close()
-        with contextlib.suppress(OSError):
-            os.kill(self.pid, signal.SIGKILL)
-            os.waitpid(self.pid, 0)
-        print("The warm process has ended. Flow runs start in new ones until the worker restarts.", flush=True)
+    return read_at_start(environment) == read_at_start(os.environ if held is None else held)
 
 
 def make_room() -> None:
@@ -190,53 +153,43 @@ def make_room() -> None:
     del os.environ[MARK]
 
 
-def begin(modules: Sequence[str], waited_for: Callable[[], set[int]]) -> Zygote | Task | None:
-    """Import Prefect, and fork a zygote, which imports `modules`. Call it before this process has a thread.
-
-    `waited_for` returns the processes whose exit status this process reads itself.
-    Returns the zygote, or None if there is none. In a process of a flow run it returns what this process is to run.
-    """
-    parent, child = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-    # Those that a flow run leaves behind come to the worker, too; see reap().
-    libc = ctypes.CDLL(None, use_errno=True)
-    if libc.prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0):
-        print(f"Flow runs start in new processes: {os.strerror(ctypes.get_errno())}", file=sys.stderr, flush=True)
-        return None
+def import_prefect() -> None:
     for name in IMPORTED:
         with contextlib.suppress(ModuleNotFoundError):
             importlib.import_module(name)
-    pid = os.fork()
-    if pid:
-        child.close()
-        threading.Thread(target=reap, args=(pid, waited_for), daemon=True).start()
-        return Zygote(pid, parent)
-    parent.close()
-    # The worker's signals are for the worker; its end is seen at the socket.
+
+
+def ignore_signals() -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, signal.SIG_IGN)
+
+
+def close_inherited(channel: socket.socket) -> None:
+    """Close what the worker has inherited, but for the three descriptors that every process has.
+
+    A new process would not have it either; what Python opens itself is no part of that.
+    """
+    for entry in list(Path("/proc/self/fd").iterdir()):
+        with contextlib.suppress(OSError):
+            descriptor = int(entry.name)
+            if descriptor > 2 and descriptor != channel.fileno() and os.get_inheritable(descriptor):
+                os.close(descriptor)
+
+
+def work(channel: socket.socket, modules: Sequence[str], *, says_so: bool = False) -> Task:
+    """Be a zygote, which has imported Prefect. Returns in each new process what that is to run."""
+    # The worker's signals are for the worker; its end is seen at the socket.
+    ignore_signals()
+    close_inherited(channel)
     load(modules)
-    task = serve(child)
+    if says_so:
+        with contextlib.suppress(OSError):
+            channel.send(READY)
+    task = serve(channel)
     if task is None:
         os._exit(0)
-    child.close()
+    channel.close()
     return task
-
-
-def reap(zygote: int, waited_for: Callable[[], set[int]]) -> None:
-    """Read the exit statuses of processes that flow runs have left behind and that have ended since."""
-    seen: set[int] = set()
-    while True:
-        time.sleep(REAPING)
-        found: set[int] = set()
-        for task in Path("/proc/self/task").iterdir():
-            with contextlib.suppress(OSError, ValueError):
-                found.update(int(pid) for pid in (task / "children").read_text(encoding="ascii").split())
-        left = found - waited_for() - {zygote}
-        # One that has just been started is not yet among those that are waited for.
-        for pid in left & seen:
-            with contextlib.suppress(OSError):
-                os.waitpid(pid, os.WNOHANG)
-        seen = left
 
 
 def load(modules: Sequence[str]) -> None:
