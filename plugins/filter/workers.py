@@ -209,14 +209,20 @@ def worker_services(
     ]
 
 
-def serve_services(scripts: list[dict[str, Any]], host: dict[str, Any], shared: dict[str, Any]) -> list[dict[str, Any]]:
-    """Return the services that run scripts which serve flows."""
-    python = f"{host['dirs']['opt']}/current/bin/python"
+def serve_services(
+    scripts: list[dict[str, Any]], host: dict[str, Any], shared: dict[str, Any], *, warm: bool = False
+) -> list[dict[str, Any]]:
+    """Return the services that run scripts which serve flows.
+
+    With `warm`, a launcher starts their flow runs by a fork of a process that has imported Prefect.
+    """
+    python = [f"{host['dirs']['opt']}/current/bin/python"]
+    python += [f"{host['dirs']['opt']}/lib/launch-worker", "--warm", "--served"] if warm else []
     return [
         shared
         | {
             "name": f"{shared['template']}{script['name']}",
-            "command": [python, f"{shared['working_directory']}/{script['path']}", *script.get("args", [])],
+            "command": [*python, f"{shared['working_directory']}/{script['path']}", *script.get("args", [])],
         }
         for script in scripts
     ]

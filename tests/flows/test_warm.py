@@ -29,6 +29,9 @@ del sys.path[0]
 launch.main(sys.argv)
 """
 
+HAS_DASK = any(PYTHON.parent.parent.glob("lib/python*/site-packages/prefect_dask"))
+"""Only if it was installed into the release by hand: `uv pip install distributed`, then `--no-deps prefect-dask`."""
+
 IN_ENVIRONMENT = (
     *("sleeps", "ignores_sigterm", "returns", "raises", "exits", "exits_at_once", "is_killed", "ends_by_sigterm"),
 )
@@ -56,6 +59,7 @@ ENDINGS: dict[str, dict[str, Any]] = {
     "is_killed": {},
     "ends_by_sigterm": {},
     "has_subflows_and_tasks": {},
+    **({"runs_on_dask": {}} if HAS_DASK else {}),
     "starts_processes": {},
     "leaves_a_process": {},
     "is_async": {},
@@ -216,11 +220,19 @@ def test_scenes_end_as_they_are_called(ended: dict[tuple[str, str], dict[str, An
     states = {name: run["state"]["type"] for (name, pool), run in ended.items() if pool == "warm"}
     good = {"returns", "describes_itself", "has_subflows_and_tasks", "starts_processes", "leaves_a_process", "is_async"}
     good |= {"logs_in_its_own_way", "yields", "returns_in_an_environment", "returns_with_other_hashes"}
-    good |= {"describes_itself_in_an_environment"}
+    good |= {"describes_itself_in_an_environment", "runs_on_dask"}
     assert {name for name, state in states.items() if state == "COMPLETED"} == good & set(states)
     cancelled = {"sleeps", "ignores_sigterm"}
     cancelled |= {f"{name}_in_an_environment" for name in cancelled}
     assert {name for name, state in states.items() if state == "CANCELLED"} == cancelled
+
+
+def test_each_flow_run_has_random_numbers_of_its_own(ended: dict[tuple[str, str], dict[str, Any]], place: Path) -> None:
+    """Also those of the standard library, whose generator is the zygote's before the fork."""
+    lines = [line for path in place.glob("*.warm.random") for line in path.read_text().splitlines()]
+    assert len(lines) > 10
+    for seen in zip(*(line.split() for line in lines), strict=True):
+        assert len(set(seen)) == len(lines)
 
 
 @pytest.mark.parametrize("name", IN_ENVIRONMENT)
@@ -314,7 +326,7 @@ def test_without_its_zygote_a_worker_goes_on_until_it_has_another_one(api: Api, 
     for zygote in zygotes:
         os.kill(zygote, signal.SIGKILL)
     for variables in ({}, COMMAND):
-        for number in range(3):
+        for number in range(2):
             name = f"after {number} {len(variables)}"
             run = begin(api, place, "warm", name, flow="describes_itself", variables=variables)
             until(lambda run=run: api.state(run) in END, "the flow run to end")

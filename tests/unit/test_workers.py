@@ -223,6 +223,10 @@ def test_what_is_served() -> None:
     assert shop["command"] == ["/opt/prefect/current/bin/python", "/flows/shop/serve.py"]
     assert mail["command"][1:] == ["/flows/m.py", "a b"]
     assert shop["settings_file"] == "serve.env"
+    *_, warm = serve_services(scripts, HOST, shared, warm=True)
+    assert warm["command"] == [*LAUNCHER, "--warm", "--served", "/flows/m.py", "a b"]
+    parsed = launch.parsed([*warm["command"][2:], "--warm"])
+    assert (parsed.served, parsed.environments, parsed.program) == (True, None, ["/flows/m.py", "a b", "--warm"])
 
 
 @pytest.mark.parametrize(

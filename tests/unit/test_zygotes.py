@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+import multiprocessing.spawn
+import multiprocessing.util
 import os
+import signal
 import socket
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,16 +27,19 @@ class Ready:
 
     def __init__(self, held: Mapping[str, str] | None = None) -> None:
         self.held: Mapping[str, str] = dict(os.environ) if held is None else held
-        self.begun, self.pid, self.number = 0.0, 77, 4711
+        self.begun, self.pid = 0.0, 77
+        self.number: int | None = 4711
         self.is_ready = self.alive = True
         self.asked: list[warm.Task] = []
+        self.given: list[tuple[dict[int, int], list[int]]] = []
         self.channel, self.other = socket.socketpair()
 
     def is_alive(self) -> bool:
         return self.alive
 
-    def start(self, task: warm.Task, descriptors: Mapping[int, int]) -> int | None:
+    def start(self, task: warm.Task, descriptors: Mapping[int, int], more: Sequence[int] = ()) -> int | None:
         self.asked.append(task)
+        self.given.append((dict(descriptors), list(more)))
         return self.number
 
     def kill(self) -> None:
@@ -328,6 +334,94 @@ def test_a_worker_without_its_zygote_starts_processes_itself(
     assert capfd.readouterr().out.count("The warm process has ended") == 1
     with pytest.raises(ChildProcessError):
         os.waitpid(pid, os.WNOHANG)
+
+
+def of_multiprocessing(*, tracker: int = 5, pipe: int = 8) -> list[str | bytes]:
+    return list(multiprocessing.spawn.get_command_line(tracker_fd=tracker, pipe_handle=pipe))
+
+
+def test_a_process_of_multiprocessing_is_a_fork(host: Path, clock: Clock) -> None:
+    first = Ready()
+    kept = made(host, first=first)
+    assert kept.spawn(of_multiprocessing(), [5, 8, 11]) == first.number
+    (task,) = first.asked
+    assert (task.module, task.environment, task.directory) == (warm.SPAWNED, dict(os.environ), str(Path.cwd()))
+    assert first.given == [({0: 0, 1: 1, 2: 2}, [5, 8, 11])]
+
+
+@pytest.mark.parametrize(
+    ("change", "descriptors"),
+    [
+        ({}, [5, 8, 11, 12]),
+        ({}, [5, 8]),
+        ({0: "/usr/bin/python3"}, [5, 8, 11]),
+        ({-3: "-E"}, [5, 8, 11]),
+        ({-2: "from multiprocessing.resource_tracker import main;main(5)"}, [5, 8, 11]),
+        ({-1: "--other"}, [5, 8, 11]),
+    ],
+)
+def test_other_processes_of_multiprocessing_are_not(
+    host: Path, clock: Clock, change: dict[int, str], descriptors: list[int]
+) -> None:
+    first = Ready()
+    command = of_multiprocessing()
+    for index, word in change.items():
+        command[index] = word
+    assert made(host, first=first).spawn(command, descriptors) is None
+    assert first.asked == []
+
+
+def test_a_process_of_multiprocessing_needs_what_the_zygote_has_read(
+    host: Path, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kept = made(host, first=Ready())
+    monkeypatch.setenv("PYTHONHASHSEED", "7")
+    assert kept.spawn(of_multiprocessing(), [5, 8, 11]) is None
+
+
+@pytest.mark.parametrize("number", [4711, None])
+def test_a_script_starts_processes_of_multiprocessing_by_its_zygote_or_as_usual(
+    host: Path, clock: Clock, monkeypatch: pytest.MonkeyPatch, number: int | None
+) -> None:
+    raised: list[int] = []
+    first = Ready()
+    first.number = number
+    kept = made(host, idle=0, first=first)
+    monkeypatch.setattr(zygotes, "DELAYS", (60.0,))
+    monkeypatch.setattr(multiprocessing.util, "spawnv_passfds", lambda *_: 12)
+    monkeypatch.setattr(launch.Process, "zygotes", kept)
+    monkeypatch.setattr(launch, "raise_adjustment", raised.append)
+    launch.replace_spawn()
+    for command in (of_multiprocessing(), ["python", "-c", "other"]):
+        multiprocessing.util.spawnv_passfds(b"python", command, [5, 8, 11])
+    assert (kept.spawned, raised) == ({12, number or 12}, [number or 12])
+
+
+@pytest.mark.parametrize("order", ["kept", "unknown"])
+def test_an_exit_status_is_left_to_the_one_who_waits_for_it(host: Path, order: str) -> None:
+    kept = made(host)
+    pid = os.spawnlp(os.P_NOWAIT, "true", "true")
+    if order == "kept":
+        kept.spawned.add(pid)
+    os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT)
+    for _ in range(2):
+        kept.reap()
+    if order == "kept":
+        assert os.waitpid(pid, 0) == (pid, 0)
+    else:
+        with pytest.raises(ChildProcessError):
+            os.waitpid(pid, 0)
+
+
+def test_a_process_that_has_not_ended_is_not_counted(host: Path) -> None:
+    kept = made(host)
+    pid = os.spawnlp(os.P_NOWAIT, "sleep", "sleep", "60")
+    for _ in range(5):
+        kept.reap()
+    os.kill(pid, signal.SIGKILL)
+    os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT)
+    kept.reap()
+    assert os.waitpid(pid, 0) == (pid, signal.SIGKILL)
 
 
 PROGRAM = """

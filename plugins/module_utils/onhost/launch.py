@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import importlib
 import inspect
 import os
 import runpy
@@ -94,6 +95,23 @@ PARAMETERS = list(inspect.signature(subprocess.Popen._execute_child).parameters)
 PIPES = ("p2cread", "p2cwrite", "c2pread", "c2pwrite", "errread", "errwrite")
 
 
+def replace_spawn() -> None:
+    """Let multiprocessing start its processes as `Process` does: so does Prefect for a flow that serves itself."""
+    util: Any = importlib.import_module("multiprocessing.util")
+    usual = util.spawnv_passfds
+
+    def spawnv_passfds(path: Any, command: Sequence[str | bytes], descriptors: Sequence[int]) -> int:
+        kept = Process.zygotes
+        pid: int = (kept.spawn(command, descriptors) if kept else None) or usual(path, command, descriptors)
+        if kept:
+            kept.spawned.add(pid)
+        if os.fsdecode(command[-1]) == "--multiprocessing-fork":
+            raise_adjustment(pid)
+        return pid
+
+    util.spawnv_passfds = spawnv_passfds
+
+
 def waited_for() -> set[int]:
     """Return the numbers of the processes whose exit status this process reads."""
     return {process.pid for process in _started if process.returncode is None}
@@ -173,8 +191,10 @@ def main(arguments: Sequence[str]) -> None:
             return
         if zygote:
             idle = 60 * options.idle_minutes
+            # A script may wait for processes of its own.
+            leave = 12 if options.served else 1
             Process.zygotes = zygotes.Zygotes(
-                arguments, zygote, waited_for, environments=options.environments, idle=idle
+                arguments, zygote, waited_for, environments=options.environments, idle=idle, leave=leave
             )
             threading.Thread(target=Process.zygotes.watch, daemon=True).start()
     if options.drain:
@@ -182,6 +202,8 @@ def main(arguments: Sequence[str]) -> None:
 
         drain.install(BaseWorker, options.drain)
     subprocess.Popen = Process  # type: ignore[misc]
+    if options.served:
+        replace_spawn()
     sys.argv = options.program
     # Python puts the directory of its program first.
     if sys.path and sys.path[0] == str(Path(arguments[0]).parent):
@@ -196,6 +218,7 @@ def parsed(arguments: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--preload", action="append", default=[], metavar="MODULE", help="import it there, too")
     parser.add_argument("--environments", type=Path, metavar="DIRECTORY", help="keep such a process for each one used")
     parser.add_argument("--idle-minutes", type=float, default=15, metavar="N", help="how long after its last flow run")
+    parser.add_argument("--served", action="store_true", help="the program is a script that serves flows")
     parser.add_argument("--zygote", type=int, metavar="DESCRIPTOR", help=argparse.SUPPRESS)
     parser.add_argument("program", nargs=argparse.REMAINDER, help="path of the program, and its arguments")
     return parser.parse_args(arguments)

@@ -28,13 +28,16 @@ import threading
 import time
 import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 ENGINE = "prefect.engine"
 SUPERVISOR = "prefect.runner._workspace_supervisor"
 """Since Prefect 3.8, the program that runs a deployment's pull steps and then becomes the engine."""
+
+SPAWNED = "multiprocessing.spawn"
+"""What `flow.serve()` runs: a process of Python's multiprocessing, which is given the flow by a pipe."""
 
 IMPORTED = (
     "prefect.flow_engine",
@@ -78,13 +81,25 @@ PR_SET_PDEATHSIG = 1
 
 @dataclass(frozen=True)
 class Task:
-    """A program of Prefect's to run: a module and its arguments, with an environment, in a directory."""
+    """A program of Prefect's to run: a module and its arguments, with an environment, in a directory.
+
+    The arguments of a process of multiprocessing are the descriptors of its resource tracker and of its pipe.
+    """
 
     module: str
     arguments: list[str]
     environment: dict[str, str]
     directory: str | None = None
     new_session: bool = False
+
+    @property
+    def options(self) -> list[str]:
+        """What Python is started with to run it."""
+        if self.module != SPAWNED:
+            return ["-m", self.module, *self.arguments]
+        tracker, pipe = self.arguments
+        program = f"from multiprocessing.spawn import spawn_main; spawn_main(tracker_fd={tracker}, pipe_handle={pipe})"
+        return ["-c", program, "--multiprocessing-fork"]
 
 
 def task_of(
@@ -245,11 +260,13 @@ def serve(channel: socket.socket) -> Task | None:
             with os.fdopen(order, "rb") as stream:
                 stream.seek(0)
                 wanted = json.load(stream)
-            for target, descriptor in zip(wanted["targets"], given, strict=True):
+            # What comes after those that have a number of their own stays open, and is what the task is about.
+            for target in wanted["targets"]:
+                descriptor = given.pop(0)
                 os.dup2(descriptor, target)
-            for descriptor in given:
                 os.close(descriptor)
-            return Task(**wanted["task"])
+            task = Task(**wanted["task"])
+            return replace(task, arguments=[*map(str, given[:2])]) if given else task
         with contextlib.suppress(OSError):
             os.write(reply, str(pid).encode())
         for descriptor in passed:
@@ -286,6 +303,11 @@ def fork_away() -> int | None:
 
 def run(task: Task) -> None:
     """Run a task in this process, as `python -m` does."""
+    if task.module == SPAWNED:
+        adopt(task)
+        tracker, pipe = map(int, task.arguments)
+        importlib.import_module(SPAWNED).spawn_main(tracker_fd=tracker, pipe_handle=pipe)
+        return
     # The engine is imported before, by what it imports itself.
     warnings.filterwarnings("ignore", message=".* found in sys.modules after import", category=RuntimeWarning)
     runpy.run_module(follow(task).module, run_name="__main__", alter_sys=True)
@@ -364,8 +386,8 @@ def adopt(task: Task) -> None:
     time.tzset()
     appear(task)
     sys.path[:] = [str(Path.cwd()), *path_of(task.environment), *(entry for entry in sys.path[1:] if entry not in own)]
-    sys.argv = [task.module, *task.arguments]
-    sys.orig_argv = [sys.executable, "-m", *sys.argv]
+    sys.orig_argv = [sys.executable, *task.options]
+    sys.argv = [task.module, *task.arguments] if task.module != SPAWNED else ["-c", task.options[-1]]
     try:
         context: Any = importlib.import_module("prefect.context")
         before = context.GLOBAL_SETTINGS_CONTEXT
@@ -417,7 +439,7 @@ def appear(task: Task) -> None:
         # proc_pid_stat(5): fields 48 to 51, and field 3 is the first after the name.
         first, last, env_first, env_last = (int(fields[number - 3]) for number in (48, 49, 50, 51))
         with Path("/proc/self/mem").open("r+b", buffering=0) as memory:
-            title = " ".join([sys.executable, "-m", task.module, *task.arguments]).encode()
+            title = " ".join([sys.executable, *task.options]).encode()
             memory.seek(first)
             memory.write(title[: last - first - 1].ljust(last - first, b"\0"))
             memory.seek(env_first)

@@ -36,6 +36,8 @@ Where it is a fork, this module does the same as templates/opt/prefect/bin/prefe
 
 NAME = re.compile(r"[A-Za-z0-9_-]+")
 VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+SPAWNS = re.compile(r"from multiprocessing\.spawn import spawn_main; spawn_main\(tracker_fd=(\d+), pipe_handle=(\d+)\)")
+"""The program of a process of multiprocessing."""
 
 PATIENCE = 10.0
 """Seconds in which a zygote answers; it needs about 20 ms."""
@@ -73,10 +75,10 @@ class Zygote:
         self.is_ready = said == warm.READY
         return self.is_ready
 
-    def start(self, task: warm.Task, descriptors: Mapping[int, int]) -> int | None:
+    def start(self, task: warm.Task, descriptors: Mapping[int, int], more: Sequence[int] = ()) -> int | None:
         """Return the number of a new process that runs a task, or 0 if it cannot be forked. None: there is no answer.
 
-        `descriptors` are the new process's, by the number that each is to have there.
+        `descriptors` are the new process's, by the number that each is to have there, and it has `more` of any number.
         """
         with contextlib.ExitStack() as opened:
             order = opened.enter_context(os.fdopen(os.memfd_create("flow-run"), "w+b"))
@@ -85,7 +87,7 @@ class Zygote:
             answer, reply = os.pipe()
             opened.callback(os.close, answer)
             try:
-                passed = array.array("i", [order.fileno(), reply, *descriptors.values()])
+                passed = array.array("i", [order.fileno(), reply, *descriptors.values(), *more])
                 self.channel.sendmsg([b"!"], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, passed)])
             except OSError:
                 return None
@@ -130,13 +132,13 @@ class Place:
             print(f"Cannot start the warm process{self.of}: {error}", file=sys.stderr, flush=True)
             self.count()
 
-    def fork(self, task: warm.Task, descriptors: Mapping[int, int]) -> int | None:
+    def fork(self, task: warm.Task, descriptors: Mapping[int, int], more: Sequence[int] = ()) -> int | None:
         """Return the number of a new process that runs a task, or None if there is no zygote that can be asked now."""
         self.used = time.monotonic()
         self.tend()
         if not self.zygote or not self.zygote.is_ready:
             return None
-        pid = self.zygote.start(task, descriptors)
+        pid = self.zygote.start(task, descriptors, more)
         if pid is None:
             self.lose()
         return pid or None
@@ -176,6 +178,7 @@ class Zygotes:
         waited_for: returns the processes whose exit status the worker reads itself.
         environments: the directory of the environments; None if their flow runs are not forked.
         idle: seconds after the last flow run in which the zygote of an environment remains.
+        leave: looks at which a child of which nothing is known must have ended before its exit status is read.
     """
 
     def __init__(
@@ -186,11 +189,14 @@ class Zygotes:
         *,
         environments: Path | None = None,
         idle: float = 0,
+        leave: int = 1,
     ) -> None:
         self.program, self.waited_for, self.environments, self.idle = program, waited_for, environments, idle
         self.release = Place(sys.executable, lambda: spawn(sys.executable, program, {}), zygote=first)
         self.places: dict[str, Place] = {}
         self.lock = threading.Lock()
+        self.leave, self.spawned = leave, set[int]()
+        self.ended: dict[int, int] = {}
 
     def start(
         self,
@@ -224,6 +230,26 @@ class Zygotes:
             if name:
                 self.places[name] = place
             return place.fork(task, descriptors)
+
+    def spawn(self, command: Sequence[str | bytes], descriptors: Sequence[int]) -> int | None:
+        """Return the number of a new process of multiprocessing, or None if it is to be started as usual."""
+        # Between them are the options of this Python, which the zygote has as well.
+        words = [os.fsdecode(word) for word in command]
+        found = SPAWNS.fullmatch(words[-2]) if len(words) > 3 else None
+        if not found or [words[0], words[-3], words[-1]] != [sys.executable, "-c", "--multiprocessing-fork"]:
+            return None
+        tracker, pipe = map(int, found.groups())
+        # One more is open as long as the process runs. Others would have to keep their numbers.
+        more = [tracker, pipe, *(set(descriptors) - {tracker, pipe})]
+        with self.lock:
+            zygote = self.release.zygote
+            if len(more) != 3 or not warm.may_fork(os.environ, zygote.held if zygote else None):
+                return None
+            try:
+                directory, standard = str(Path.cwd()), {number: number for number in (0, 1, 2) if os.fstat(number)}
+            except OSError:
+                return None
+            return self.release.fork(warm.Task(warm.SPAWNED, [], dict(os.environ), directory), standard, more)
 
     def environment_of(self, words: Sequence[str], given: Mapping[str, str]) -> str:
         """Return the environment whose engine a command line runs, or an empty string."""
@@ -268,16 +294,28 @@ class Zygotes:
 
     def watch(self) -> None:
         """Look after the zygotes, and read the exit statuses of processes that flow runs have left behind."""
-        seen: set[int] = set()
         while True:
             time.sleep(REAPING)
             self.tend()
-            left = children() - self.waited_for() - self.own()
-            # One that has just been started is not yet among those that are waited for.
-            for pid in left & seen:
-                with contextlib.suppress(OSError):
-                    os.waitpid(pid, os.WNOHANG)
-            seen = left
+            self.reap()
+
+    def reap(self) -> None:
+        """Read the exit statuses of processes that nothing waits for and that had ended before."""
+        found = children()
+        self.spawned &= found
+        left = found - self.waited_for() - self.own() - self.spawned
+        # One that has just been started is not yet among those that are waited for.
+        self.ended = {pid: self.ended.get(pid, 0) + 1 for pid in left if has_ended(pid)}
+        for pid in (pid for pid, looks in self.ended.items() if looks > self.leave):
+            with contextlib.suppress(OSError):
+                os.waitpid(pid, os.WNOHANG)
+
+
+def has_ended(pid: int) -> bool:
+    """Return whether a child of this process has ended. Its exit status can be read after that as well."""
+    with contextlib.suppress(OSError):
+        return os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None
+    return False
 
 
 def working_directory(given: Mapping[str, str], options: Mapping[str, Any]) -> dict[str, str]:
