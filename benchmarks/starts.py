@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
-"""Measure how long a flow run takes to start, and what it costs: a worker, a warm worker, and `serve()`, in turns.
+"""Measure how long a flow run takes to start, and what it costs: workers, environments and `serve()`, in turns.
 
-PREFECT_TEST_PYTHON=RELEASE/bin/python python starts.py [--runs 20] [--at-once 24] [--limit 6]
+PREFECT_TEST_PYTHON=RELEASE/bin/python python starts.py [--runs 20] [--at-once 24] [--limit 6] [--ways cold,warm]
 
 One server on SQLite, and for each way a process that looks for flow runs each second. Prints one table: from created to
 Running (median and 95th percentile) of runs one after the other; runs a minute of those that are created at once;
@@ -18,7 +18,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -27,6 +27,7 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT / "tests" / "flows"), str(ROOT / "tests")]
 
 from server import END, PYTHON, Api, alone, started, until  # noqa: E402
+from test_warm import program_of_environments  # noqa: E402
 
 FLOW = """
 import sys, time
@@ -42,7 +43,7 @@ def starts(seconds: float = 0):
     time.sleep(seconds)
 
 if __name__ == "__main__":
-    starts.serve("serve", limit=int(sys.argv[1]))
+    starts.serve(sys.argv[1], limit=int(sys.argv[2]))
 """
 
 LAUNCHER = """
@@ -54,7 +55,14 @@ launch.main(sys.argv)
 """
 
 TICKS = os.sysconf("SC_CLK_TCK")
-WAYS = {"cold": "a worker", "warm": "a warm worker", "serve": "`serve()`"}
+WAYS = {
+    "cold": "a worker",
+    "warm": "a warm worker",
+    "cold-environment": "an environment of a worker",
+    "environment": "an environment of a warm worker",
+    "serve": "`serve()`",
+    "warm-serve": "a warm `serve()`",
+}
 
 
 def tree(marks: tuple[str, ...]) -> list[int]:
@@ -100,10 +108,11 @@ class Way:
 
     def __init__(self, api: Api, name: str, directory: Path, limit: int) -> None:
         self.api, self.name, self.limit = api, name, limit
-        self.marks = ("serve.py",) if name == "serve" else ("--pool", name)
+        is_served = name.endswith("serve")
+        self.marks = ("serve.py", name) if is_served else ("--pool", name)
         self.times: list[float] = []
         self.rate = self.processor = self.memory = 0.0
-        if name == "serve":
+        if is_served:
             until(lambda: bool(self.deployments()), "serve() to register its deployment")
             self.deployment = self.deployments()[0]["id"]
             return
@@ -113,11 +122,12 @@ class Way:
             "entrypoint": "serve.py:starts",
             "work_pool_name": name,
             "pull_steps": [{"prefect.deployments.steps.set_working_directory": {"directory": str(directory)}}],
+            "job_variables": {"command": "prefect-environment etl"} if name.endswith("environment") else {},
         }
         self.deployment = api("POST", "/deployments/", made)["id"]
 
     def deployments(self) -> list[dict[str, Any]]:
-        wanted = {"deployments": {"name": {"any_": ["serve"]}}}
+        wanted = {"deployments": {"name": {"any_": [self.name]}}}
         return list(self.api("POST", "/deployments/filter", wanted))
 
     def create(self, seconds: float = 0) -> str:
@@ -160,10 +170,8 @@ def moment(text: str) -> datetime:
 
 
 @contextmanager
-def served(environment: dict[str, str], directory: Path, url: str, limit: int) -> Iterator[None]:
-    process = subprocess.Popen(
-        [PYTHON, "serve.py", str(limit)], env=environment | {"PREFECT_API_URL": url}, cwd=directory
-    )
+def served(environment: dict[str, str], directory: Path, url: str, *arguments: str) -> Iterator[None]:
+    process = subprocess.Popen([PYTHON, *arguments], env=environment | {"PREFECT_API_URL": url}, cwd=directory)
     try:
         yield
     finally:
@@ -176,7 +184,9 @@ def main() -> None:
     parser.add_argument("--runs", type=int, default=20, help="runs one after the other (%(default)s)")
     parser.add_argument("--at-once", type=int, default=24, help="runs that are created at once (%(default)s)")
     parser.add_argument("--limit", type=int, default=6, help="runs that run at once (%(default)s)")
+    parser.add_argument("--ways", default=",".join(WAYS), help="which ways (%(default)s)")
     arguments = parser.parse_args()
+    names = arguments.ways.split(",")
     version = subprocess.check_output([PYTHON, "-c", "import prefect; print(prefect.__version__)"], text=True).strip()
     with tempfile.TemporaryDirectory() as temporary:
         directory = Path(temporary)
@@ -190,12 +200,16 @@ def main() -> None:
             "PREFECT_LOGGING_LEVEL": "ERROR",
         }
         cold = [str(PYTHON), str(directory / "launcher")]
-        launchers = {"cold": cold, "warm": [*cold, "--warm"]}
-        with (
-            started(environment, directory, launchers=launchers, limit=arguments.limit) as api,
-            served(environment, directory, api.url, arguments.limit),
-        ):
-            ways = [Way(api, name, directory, arguments.limit) for name in WAYS]
+        environment["PATH"] = f"{program_of_environments(directory).parent}:{environment['PATH']}"
+        warm = [*cold, "--warm", "--environments", str(directory / "opt/environments")]
+        launchers = {name: cold if name.startswith("cold") else warm for name in names if not name.endswith("serve")}
+        scripts = {"serve": ["serve.py"], "warm-serve": ["launcher", "--warm", "--served", "serve.py"]}
+        with started(environment, directory, launchers=launchers, limit=arguments.limit) as api, ExitStack() as scopes:
+            for name in [name for name in names if name in scripts]:
+                more = (name, str(arguments.limit))
+                scopes.enter_context(served(environment, directory, api.url, *scripts[name], *more))
+            ways = [Way(api, name, directory, arguments.limit) for name in names]
+            # The first run in an environment is not warm.
             for way in ways:
                 way.finish(way.create())
             for _ in range(arguments.runs):

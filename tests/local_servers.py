@@ -32,8 +32,10 @@ SERVE = Path(__file__).resolve().parents[1] / "templates/opt/prefect/serve.j2"
 def serve_launcher(directory: Path, *, split: bool) -> Path:
     """Write the launcher of a server, as hosts have it: of one of several processes, or of one on SQLite."""
     launcher, code = directory / "serve", directory / "lib" / "selfhosted_prefect"
-    code.parent.mkdir()
-    code.symlink_to(SERVE.parents[3] / "plugins/module_utils")
+    # Tests of workers have the same code there.
+    code.parent.mkdir(exist_ok=True)
+    if not code.is_symlink():
+        code.symlink_to(SERVE.parents[3] / "plugins/module_utils")
     names: dict[str, object] = {"__prefect_host": {"dirs": {"opt": "/opt/prefect"}}, "__prefect_code_dir": str(code)}
     names |= {"ansible_managed": "", "__prefect_is_split": split}
     environment = Environment(keep_trailing_newline=True)

@@ -81,6 +81,7 @@ def worker_command(
     version: str,
     drain: int = 0,
     warm: bool = False,
+    idle_minutes: int = 0,
     preload: Sequence[str] | None = None,
 ) -> list[str]:
     """Return the command line of a worker for a version of Prefect.
@@ -89,12 +90,15 @@ def worker_command(
     `--type` lets the worker start while the API is down, and `--install-policy` keeps it from adding packages to
     the release. From Prefect 3.7 on, an option keeps it from creating a missing pool: the inventory defines the pools.
     With `drain`, in seconds, it also lets the worker drain. With `warm`, it starts flow runs by a fork of a process
-    that has imported Prefect and the modules `preload`.
+    that has imported Prefect and the modules `preload`; that of an environment remains for `idle_minutes` after its
+    last flow run, and 0 keeps none.
     """
     launcher = [f"{opt}/current/bin/python", f"{opt}/lib/launch-worker"] if worker["type"] == "process" else []
     if launcher:
         launcher += ["--drain", str(drain)] if drain else []
         launcher += ["--warm", *(f"--preload={module}" for module in preload or ())] if warm else []
+        launcher += ["--environments", f"{opt}/environments"] if warm and idle_minutes > 0 else []
+        launcher += ["--idle-minutes", str(idle_minutes)] if warm and idle_minutes > 0 else []
     command = [*launcher, f"{opt}/current/bin/prefect", "--no-prompt"]
     command += ["worker", "start", "--name", worker["name"], "--pool", worker["pool"]]
     command += ["--type", worker["type"], "--install-policy", "never", "--with-healthcheck"]
@@ -132,6 +136,7 @@ def worker_services(
     limit: int,
     drain: int = 0,
     warm: bool = False,
+    idle_minutes: int = 0,
     preload: Sequence[str] | None = None,
 ) -> list[dict[str, Any]]:
     """Return the services of workers, whose shared options are already merged into each.
@@ -139,12 +144,15 @@ def worker_services(
     `interrupted` is what to do with the flow runs that a worker leaves behind when it ends, and `limit` how often a
     flow run is restarted after its worker ended without being stopped. `drain` is how many seconds a process worker
     that is stopped waits for its flow runs; 0 is not at all. A worker of another type leaves them where they run.
-    `warm` and `preload` are those of `worker_command`. Raises AnsibleFilterError if `preload` has what is no module.
+    `warm`, `idle_minutes` and `preload` are those of `worker_command`. Raises AnsibleFilterError if `preload` has what
+    is no module.
     """
     if wrong := [module for module in preload or () if not re.fullmatch(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*", str(module))]:
         raise AnsibleFilterError(f"prefect_worker_preload: {', '.join(map(repr, wrong))}: not the name of a module")
-    command = functools.partial(worker_command, opt=host["dirs"]["opt"], version=version, warm=warm, preload=preload)
     opt = host["dirs"]["opt"]
+    command = functools.partial(
+        worker_command, opt=opt, version=version, warm=warm, idle_minutes=idle_minutes, preload=preload
+    )
 
     def draining(worker: dict[str, Any]) -> dict[str, Any]:
         if drain <= 0 or worker["type"] != "process":
@@ -182,14 +190,20 @@ def worker_services(
     ]
 
 
-def serve_services(scripts: list[dict[str, Any]], host: dict[str, Any], shared: dict[str, Any]) -> list[dict[str, Any]]:
-    """Return the services that run scripts which serve flows."""
-    python = f"{host['dirs']['opt']}/current/bin/python"
+def serve_services(
+    scripts: list[dict[str, Any]], host: dict[str, Any], shared: dict[str, Any], *, warm: bool = False
+) -> list[dict[str, Any]]:
+    """Return the services that run scripts which serve flows.
+
+    With `warm`, a launcher starts their flow runs by a fork of a process that has imported Prefect.
+    """
+    python = [f"{host['dirs']['opt']}/current/bin/python"]
+    python += [f"{host['dirs']['opt']}/lib/launch-worker", "--warm", "--served"] if warm else []
     return [
         shared
         | {
             "name": f"{shared['template']}{script['name']}",
-            "command": [python, f"{shared['working_directory']}/{script['path']}", *script.get("args", [])],
+            "command": [*python, f"{shared['working_directory']}/{script['path']}", *script.get("args", [])],
         }
         for script in scripts
     ]

@@ -18,7 +18,8 @@ options:
   state:
     description:
       - V(absent) removes a directory of releases, such as that of an environment, with its link C(current). While a
-        process runs from a release there, it only removes the link.
+        process runs from a release there, it only removes the link. A process that only waits for flow runs to start
+        ends without the link, and is waited for.
     type: str
     choices: [present, absent]
     default: present
@@ -152,6 +153,8 @@ SQLAlchemy and the lexers of Pygments, is never imported. Found by running servi
 3.8.8 with a release that they could write.
 """
 LOCK = "lock.txt"
+PATIENCE = 15.0
+"""Seconds in which a zygote ends whose environment was removed: it looks every 5 s, see zygotes.REAPING."""
 
 
 def obtain_uv(params: dict[str, Any]) -> str:
@@ -233,13 +236,18 @@ def unsafe(params: dict[str, Any], release: Path, *, built: bool) -> list[str]:
     return trusted.refused(**{name: params[name] for name in names if params[name]})
 
 
-def running(releases: Path) -> set[str]:
-    """Return the names of the releases from which a running process has loaded a library or another file."""
+def running(releases: Path, *, waiting: bool = True) -> set[str]:
+    """Return the names of the releases from which a running process has loaded a library or another file.
+
+    Unless `waiting`, without the zygotes of environments, see the module zygotes.
+    """
     names: set[str] = set()
     above = f"{releases.resolve()}/".encode()
     for maps in Path("/proc").glob("[0-9]*/maps"):
         # The process may have ended or belong to another user.
         with contextlib.suppress(OSError):
+            if not waiting and b"--zygote" in maps.with_name("cmdline").read_bytes().split(b"\0"):
+                continue
             names.update(os.fsdecode(part.partition(b"/")[0]) for part in maps.read_bytes().split(above)[1:])
     return names
 
@@ -267,12 +275,15 @@ def withdraw(module: AnsibleModule, directory: Path) -> None:
     What a process still runs from stays until a later call, without the link, so that nothing else starts from it.
     """
     link, releases = directory / "current", directory / "releases"
-    in_use = running(releases) if releases.is_dir() else set()
+    in_use = running(releases, waiting=False) if releases.is_dir() else set()
     doomed = [] if in_use or not directory.exists() else [directory.name]
     changed = bool(doomed) or link.is_symlink()
     if changed and not module.check_mode:
         with locked(f"releases {releases}"):
             link.unlink(missing_ok=True)
+            deadline = time.monotonic() + PATIENCE
+            while doomed and running(releases) and time.monotonic() < deadline:
+                time.sleep(0.5)
             # A process may have started before the link was removed.
             if doomed and not running(releases):
                 shutil.rmtree(directory)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import locale
 import logging
 import multiprocessing
 import os
@@ -30,6 +31,8 @@ def write(notes: str, **seen: Any) -> None:
     path = Path(notes)
     path.with_suffix(".new").write_text(json.dumps(seen, sort_keys=True))
     path.with_suffix(".new").replace(path)
+    with path.with_suffix(".random").open("a") as seeds:
+        seeds.write(f"{random.random()} {uuid.uuid4()}\n")
 
 
 def when_crashed(flow: Any, flow_run: Any, state: Any) -> None:
@@ -57,14 +60,15 @@ def describes_itself(notes: str) -> None:
         notes,
         arguments=sys.argv,
         directory=str(Path.cwd()),
-        environment={name: value for name, value in os.environ.items() if name not in own},
+        environment={name: without_temporary(value) for name, value in os.environ.items() if name not in own},
         from_c=subprocess.run(["sh", "-c", "echo $SHOP"], capture_output=True, text=True, check=True).stdout,
         executable=sys.executable,
+        locale=[locale.setlocale(locale.LC_CTYPE), locale.getpreferredencoding(), sys.getfilesystemencoding()],
         is_leader=os.getsid(0) == os.getpid(),
         flags=repr(sys.flags),
         main=[main.__name__, main.__spec__.name if main.__spec__ else None],
         # Older versions have a temporary directory there.
-        path=[re.sub(r"/tmp\w+prefect$", "/temporary", entry) for entry in sys.path],
+        path=[without_temporary(entry) for entry in sys.path],
         run=[bool(flow_run.id), bool(deployment.name)],
         settings=str(get_settings_context().settings.api.url),
         signals=[str(signal.getsignal(number)) for number in (signal.SIGINT, signal.SIGPIPE, signal.SIGCHLD)],
@@ -77,6 +81,11 @@ def describes_itself(notes: str) -> None:
         logging=loggers(),
         open=sorted(open_files()),
     )
+
+
+def without_temporary(text: str) -> str:
+    """The worker makes a directory for each flow run; a shell also says in PWD that it is in it."""
+    return re.sub(r"/tmp\w+prefect$", "/temporary", text)
 
 
 @flow
@@ -141,6 +150,14 @@ def sleeps(notes: str) -> None:
         time.sleep(0.5)
 
 
+@flow(on_cancellation=[when_cancelled])
+def ignores_sigterm(notes: str) -> None:
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    write(notes, pid=os.getpid())
+    for _ in range(600):
+        time.sleep(0.5)
+
+
 @task
 def number(index: int) -> int:
     return index
@@ -156,6 +173,17 @@ def has_subflows_and_tasks(notes: str) -> None:
     with ThreadPoolExecutor(2) as pool:
         threads = list(pool.map(abs, range(4)))
     write(notes, subflow=below(4), tasks=[future.result() for future in number.map([1, 2, 3])], threads=threads)
+
+
+@flow
+def runs_on_dask(notes: str) -> None:
+    from prefect_dask import DaskTaskRunner
+
+    @flow(task_runner=DaskTaskRunner(cluster_kwargs={"n_workers": 1, "threads_per_worker": 1, "processes": True}))
+    def on_dask() -> list[int]:
+        return [future.result() for future in number.map([1, 2, 3])]
+
+    write(notes, tasks=on_dask())
 
 
 def square(index: int) -> int:

@@ -29,16 +29,20 @@ del sys.path[0]
 launch.main(sys.argv)
 """
 
-IN_ENVIRONMENT = ("sleeps", "returns", "is_killed")
+HAS_DASK = any(PYTHON.parent.parent.glob("lib/python*/site-packages/prefect_dask"))
+"""Only if it was installed into the release by hand: `uv pip install distributed`, then `--no-deps prefect-dask`."""
+
+IN_ENVIRONMENT = (
+    *("sleeps", "ignores_sigterm", "returns", "raises", "exits", "exits_at_once", "is_killed", "ends_by_sigterm"),
+)
 """What is also run in an environment of packages, which is the release here, by the program on the worker's PATH."""
 
 COMMAND = {"command": "prefect-environment etl"}
 
 ENDINGS: dict[str, dict[str, Any]] = {
     "sleeps": {"cancel": True},
-    "sleeps_in_an_environment": {"flow": "sleeps", "cancel": True, "variables": COMMAND},
+    "ignores_sigterm": {"cancel": True},
     "returns": {},
-    "returns_in_an_environment": {"flow": "returns", "variables": COMMAND},
     "describes_itself": {"variables": {"env": {"SHOP": "a b", "TZ": "Asia/Tokyo", "PYTHONPATH": "PLACE/lib"}}},
     "logs_in_its_own_way": {
         "variables": {
@@ -53,15 +57,22 @@ ENDINGS: dict[str, dict[str, Any]] = {
     "exits": {},
     "exits_at_once": {},
     "is_killed": {},
-    "is_killed_in_an_environment": {"flow": "is_killed", "variables": COMMAND},
     "ends_by_sigterm": {},
     "has_subflows_and_tasks": {},
+    **({"runs_on_dask": {}} if HAS_DASK else {}),
     "starts_processes": {},
     "leaves_a_process": {},
     "is_async": {},
     "yields": {},
     "has_no_such_flow": {},
     "returns_with_other_hashes": {"flow": "returns", "variables": {"env": {"PYTHONHASHSEED": "7"}}},
+    "describes_itself_in_an_environment": {
+        "flow": "describes_itself",
+        "variables": {**COMMAND, "env": {"SHOP": "a b", "TZ": "Asia/Tokyo", "PYTHONPATH": "PLACE/lib"}},
+    },
+}
+ENDINGS |= {
+    f"{name}_in_an_environment": {**ENDINGS[name], "flow": name, "variables": COMMAND} for name in IN_ENVIRONMENT
 }
 
 
@@ -83,9 +94,10 @@ def api(place: Path) -> Iterator[Api]:
     # Processes say in the worker's log what they cannot import.
     cold = [str(PYTHON), str(place / "launcher")]
     warm = [*cold, "--warm", "--preload=early", "--preload=threaded", "--preload=missing"]
+    warm += ["--environments", str(place / "opt/environments")]
     environment = alone(place / "home") | {"PYTHONPATH": str(place), "PREFECT_WORKER_QUERY_SECONDS": "1"}
     environment["PATH"] = f"{program_of_environments(place).parent}:{environment['PATH']}"
-    with started(environment, place, launchers={"cold": cold, "warm": warm}, limit=1) as call:
+    with started(environment, place, launchers={"cold": cold, "warm": warm}, limit=2) as call:
         yield call
 
 
@@ -131,7 +143,11 @@ def ended(api: Api, place: Path) -> dict[tuple[str, str], dict[str, Any]]:
     runs = {}
     # Before 3.8, a flow that yields is Running for ever.
     old = tuple(int(part) for part in api("GET", "/admin/version").split(".")[:2]) < (3, 8)
-    for name, how in ENDINGS.items():
+    # The first flow run in an environment starts its zygote, and does not wait for that.
+    first = begin(api, place, "warm", "first_in_an_environment", flow="returns", variables=COMMAND)
+    settled(api, first, "the first one")
+    # Those first that are cancelled: they hold the others up.
+    for name, how in sorted(ENDINGS.items(), key=lambda item: "cancel" not in item[1]):
         if old and name == "yields":
             continue
         for pool in POOLS:
@@ -204,8 +220,19 @@ def test_scenes_end_as_they_are_called(ended: dict[tuple[str, str], dict[str, An
     states = {name: run["state"]["type"] for (name, pool), run in ended.items() if pool == "warm"}
     good = {"returns", "describes_itself", "has_subflows_and_tasks", "starts_processes", "leaves_a_process", "is_async"}
     good |= {"logs_in_its_own_way", "yields", "returns_in_an_environment", "returns_with_other_hashes"}
+    good |= {"describes_itself_in_an_environment", "runs_on_dask"}
     assert {name for name, state in states.items() if state == "COMPLETED"} == good & set(states)
-    assert states["sleeps"] == states["sleeps_in_an_environment"] == "CANCELLED"
+    cancelled = {"sleeps", "ignores_sigterm"}
+    cancelled |= {f"{name}_in_an_environment" for name in cancelled}
+    assert {name for name, state in states.items() if state == "CANCELLED"} == cancelled
+
+
+def test_each_flow_run_has_random_numbers_of_its_own(ended: dict[tuple[str, str], dict[str, Any]], place: Path) -> None:
+    """Also those of the standard library, whose generator is the zygote's before the fork."""
+    lines = [line for path in place.glob("*.warm.random") for line in path.read_text().splitlines()]
+    assert len(lines) > 10
+    for seen in zip(*(line.split() for line in lines), strict=True):
+        assert len(set(seen)) == len(lines)
 
 
 @pytest.mark.parametrize("name", IN_ENVIRONMENT)
@@ -220,22 +247,27 @@ def test_the_end_is_the_same_in_an_environment(
     assert seen(f"{name}_in_an_environment") == seen(name), api.log(ended[f"{name}_in_an_environment", "cold"]["id"])
 
 
-def test_a_warm_process_has_what_was_loaded_early(ended: dict[tuple[str, str], dict[str, Any]], api: Api) -> None:
-    def line(pool: str) -> str:
-        run = ended["describes_itself", pool]["id"]
-        return next(str(line) for line in api.log(run).splitlines() if line.startswith("loaded early"))
+@pytest.mark.parametrize("name", ["describes_itself", "describes_itself_in_an_environment"])
+def test_a_warm_process_has_what_was_loaded_early(
+    ended: dict[tuple[str, str], dict[str, Any]], api: Api, name: str
+) -> None:
+    assert [is_warm(api, ended[name, pool]["id"]) for pool in ("warm", "cold")] == [True, False]
 
-    until(lambda: all("loaded early" in api.log(ended["describes_itself", pool]["id"]) for pool in POOLS), "the logs")
-    assert (line("warm"), line("cold")) == ("loaded early: True", "loaded early: False")
+
+def is_warm(api: Api, run: str) -> bool:
+    """Return whether a flow that describes itself had what only zygotes import."""
+    until(lambda: "loaded early" in api.log(run), "the log")
+    return "loaded early: True" in api.log(run).splitlines()
 
 
 def test_processes_are_the_workers_and_leave_none_behind(
     ended: dict[tuple[str, str], dict[str, Any]], place: Path
 ) -> None:
-    """Its zygote is all that a worker with no flow run has."""
-    (zygote, worker) = zygote_of(place)
-    until(lambda: children(worker) == [zygote], "the worker to have no more processes")
-    assert len(list(Path(f"/proc/{zygote}/task").iterdir())) == 1
+    """Its zygotes, of the release and of an environment, are all that a worker with no flow run has."""
+    worker, zygotes = zygotes_of(place)
+    assert len(zygotes) == 2
+    until(lambda: sorted(children(worker)) == zygotes, "the worker to have no more processes")
+    assert [len(list(Path(f"/proc/{zygote}/task").iterdir())) for zygote in zygotes] == [1, 1]
 
 
 def test_a_flow_run_is_seen_from_outside(api: Api, place: Path) -> None:
@@ -249,14 +281,59 @@ def test_a_flow_run_is_seen_from_outside(api: Api, place: Path) -> None:
     until(lambda: api.state(run) == "CRASHED", "the flow run to crash")
 
 
-def test_without_its_zygote_a_worker_goes_on(api: Api, place: Path) -> None:
-    """Last, since the worker stays without one."""
-    zygote, worker = zygote_of(place)
-    os.kill(zygote, signal.SIGKILL)
-    run = begin(api, place, "warm", "after", flow="returns")
+def test_a_flow_run_keeps_the_release_of_its_environment(api: Api, place: Path) -> None:
+    """Another release has another zygote, and the one before has none."""
+    (before,) = of_environment(place)
+    run = begin(api, place, "warm", "stays", flow="sleeps", variables=COMMAND)
+    until(notes(place, "warm", "stays").exists, "the flow to begin")
+    pid = json.loads(notes(place, "warm", "stays").read_text())["pid"]
+    release = another_release(place)
+    current = place / "opt/environments/etl/current"
+    current.unlink()
+    current.symlink_to(release)
+    until(lambda: before not in of_environment(place), "the zygote to end")
+    assert Path(f"/proc/{pid}/cmdline").read_bytes().startswith(f"{PYTHON.parent.parent}/".encode())
+    # The pool runs one at a time.
+    os.kill(pid, signal.SIGKILL)
     until(lambda: api.state(run) in END, "the flow run to end")
-    assert api.state(run) == "COMPLETED"
-    assert zygote not in children(worker)
+    for name, expected in (("new", False), ("newer", True)):
+        run = begin(api, place, "warm", name, flow="describes_itself", variables=COMMAND)
+        until(lambda run=run: api.state(run) in END, "the flow run to end")
+        assert json.loads(notes(place, "warm", name).read_text())["executable"] == f"{release}/bin/python"
+        assert is_warm(api, run) == expected
+    assert len(of_environment(place)) == 1
+
+
+def another_release(place: Path) -> Path:
+    """Return a copy of the release, which shares its packages."""
+    directory = place / "opt/environments/etl/other"
+    (directory / "bin").mkdir(parents=True)
+    (directory / "bin/python").symlink_to(PYTHON.readlink())
+    (directory / "lib").symlink_to(PYTHON.parent.parent / "lib")
+    (directory / "pyvenv.cfg").write_text((PYTHON.parent.parent / "pyvenv.cfg").read_text())
+    return directory
+
+
+def of_environment(place: Path) -> list[int]:
+    """Return the zygotes that are not the worker's first."""
+    _, zygotes = zygotes_of(place)
+    return [pid for pid in zygotes if b"--zygote" in Path(f"/proc/{pid}/cmdline").read_bytes()]
+
+
+def test_without_its_zygote_a_worker_goes_on_until_it_has_another_one(api: Api, place: Path) -> None:
+    """No flow run fails in the meantime."""
+    worker, zygotes = zygotes_of(place)
+    for zygote in zygotes:
+        os.kill(zygote, signal.SIGKILL)
+    for variables in ({}, COMMAND):
+        for number in range(2):
+            name = f"after {number} {len(variables)}"
+            run = begin(api, place, "warm", name, flow="describes_itself", variables=variables)
+            until(lambda run=run: api.state(run) in END, "the flow run to end")
+            assert api.state(run) == "COMPLETED"
+        assert is_warm(api, run)
+    worker, others = zygotes_of(place)
+    assert not set(zygotes) & set(children(worker)) and len(others) == 2
 
 
 def children(pid: int) -> list[int]:
@@ -266,13 +343,14 @@ def children(pid: int) -> list[int]:
     return found
 
 
-def zygote_of(place: Path) -> tuple[int, int]:
-    """Return the numbers of the zygote and of its worker."""
+def zygotes_of(place: Path) -> tuple[int, list[int]]:
+    """Return the number of the worker, and those of its zygotes."""
     found = {}
     for command in Path("/proc").glob("[0-9]*/cmdline"):
         words = command.read_bytes().split(b"\0")
         if str(place / "launcher").encode() in words and b"--warm" in words:
             pid = int(command.parent.name)
             found[pid] = int((command.parent / "stat").read_text().rpartition(")")[2].split()[1])
-    ((zygote, worker),) = ((pid, parent) for pid, parent in found.items() if parent in found)
-    return zygote, worker
+    zygotes = sorted(pid for pid, parent in found.items() if parent in found)
+    (worker,) = set(found) - set(zygotes)
+    return worker, zygotes

@@ -73,18 +73,19 @@ def api(place: Path) -> Iterator[Api]:
     dirs = {"opt": str(place / "opt"), "bin": "/usr/local/bin"}
     settings = uv_settings({"scope": "system", "dirs": dirs}, index_url="")
     environment = alone(place / "home") | settings | {"HOME": str(place), "UV_OFFLINE": "1"}
-    with started(environment, place, launchers={"default": [str(PYTHON), str(place / "launcher")]}) as call:
+    cold = [str(PYTHON), str(place / "launcher")]
+    with started(environment, place, launchers={"cold": cold, "warm": [*cold, "--warm"]}) as call:
         yield call
 
 
-def run(api: Api, place: Path, name: str, **more: Any) -> tuple[str, str]:
+def run(api: Api, place: Path, pool: str, name: str, **more: Any) -> tuple[str, str]:
     """Run the flow by a deployment of its own, and return the state and the log."""
     flow = api("POST", "/flows/", {"name": "look"})["id"]
     deployment = {
-        "name": name,
+        "name": f"{name} {pool}",
         "flow_id": flow,
         "entrypoint": "look.py:look",
-        "work_pool_name": "default",
+        "work_pool_name": pool,
         "pull_steps": [{"prefect.deployments.steps.set_working_directory": {"directory": str(place)}}],
         **more,
     }
@@ -98,20 +99,21 @@ def run(api: Api, place: Path, name: str, **more: Any) -> tuple[str, str]:
 
 def test_a_flow_run_that_the_kernel_has_killed_says_so(api: Api, place: Path) -> None:
     """Its own last lines are lost with it: Prefect sends them every two seconds."""
-    state, log = run(api, place, "killed", parameters={"killed": True})
+    state, log = run(api, place, "cold", "killed", parameters={"killed": True})
     assert state == "CRASHED"
     assert "The kernel killed this flow run for memory." in log
 
 
 @pytest.mark.skipif(UV is None, reason="no uv beside this Python")
-def test_a_deployment_adds_packages_of_its_own_and_comes_before_the_worker(api: Api, place: Path) -> None:
+@pytest.mark.parametrize("pool", ["cold", "warm"])
+def test_a_deployment_adds_packages_of_its_own_and_comes_before_the_worker(api: Api, place: Path, pool: str) -> None:
     """The worker goes on after the flow run that was killed, and other deployments do not get the packages."""
     command = f"uv run --no-project --with {place}/added-1.0-py3-none-any.whl python -m prefect.engine"
-    state, log = run(api, place, "with", job_variables={"command": command})
+    state, log = run(api, place, pool, "with", job_variables={"command": command})
     assert state == "COMPLETED", log
     assert "added True" in log
     assert f"adjustment {min(OWN + MORE, 1000)}" in log
-    state, log = run(api, place, "without")
+    state, log = run(api, place, pool, "without")
     assert (state, "added False" in log) == ("COMPLETED", True)
     assert f"adjustment {min(OWN + MORE, 1000)}" in log
     assert "for memory" not in log

@@ -35,6 +35,9 @@ from jinja2 import Environment
 ROOT = Path(__file__).resolve().parents[2]
 HARD = Path(__file__).with_name("topologies.yml")
 ROLES = ["server", "worker", "flows", "postgres", "redis", "proxy", "celery", "definitions", "resources"]
+LOCKS = {"__prefect_proofs", "__prefect_proven", "__prefect_shipped_versions"}
+"""Variables that say what the shipped locks were proven on, and change with each lock."""
+
 SHARED = ("prefect", "prefect_vars", "prefect_server")
 """The roles whose variables are the topology. Of the others, only the defaults derive from it."""
 
@@ -257,7 +260,7 @@ class Evaluator:
             for one in [role, *role.get_all_dependencies()]:
                 found |= one.get_default_vars()
                 found |= one.get_vars(include_params=False) if one.get_name().split(".")[-1] in SHARED else {}
-        return {name: value for name, value in found.items() if holds_template(value)}
+        return {name: value for name, value in found.items() if holds_template(value) and name not in LOCKS}
 
     def worded(self, text: str) -> str:
         for path, word in self.replaced.items():

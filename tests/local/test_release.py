@@ -402,6 +402,33 @@ def test_a_directory_of_releases_goes_when_no_process_runs_from_it(host: Host) -
     assert outcome(release.main, **gone)["changed"] is False
 
 
+ZYGOTE = """
+import mmap, pathlib, sys, time
+f = open(sys.argv[2], "r+b")
+m = mmap.mmap(f.fileno(), 0)
+print(1, flush=True)
+while pathlib.Path(sys.argv[3]).is_symlink():
+    time.sleep(0.1)
+time.sleep(1)
+"""
+
+
+def test_a_process_that_waits_for_flow_runs_is_waited_for(host: Host) -> None:
+    """It ends without the link: the next run has nothing left to remove."""
+    host.install("1")
+    library = host.releases / "1" / "lib" / "loaded_late.py"
+    library.write_text("loaded")
+    gone = {"path": str(host.link.parent), "state": "absent"}
+    command = [sys.executable, "-c", ZYGOTE, "--zygote", str(library), str(host.link)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None and process.stdout.readline()
+        assert release.running(host.releases) == {"1"}
+        dry = outcome(release.main, check_mode=True, **gone)
+        assert outcome(release.main, **gone) == dry
+    assert dry["removed"] == ["opt"]
+    assert not host.link.parent.exists()
+
+
 def test_an_environment_is_named_where_it_fails(host: Host) -> None:
     host.says(MISMATCH)
     said = host.install(environment="etl")["msg"]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import socket
 import sys
 from pathlib import Path
 from typing import Any
@@ -26,13 +25,6 @@ def test_the_engine_is_forked() -> None:
     )
 
 
-def test_the_environment_is_the_own_one_if_none_is_given(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("SHOP", "a")
-    task = warm.task_of(ENGINE, None, usual())
-    assert task is not None
-    assert task.environment["SHOP"] == "a"
-
-
 def test_a_program_that_prepares_the_workspace_is_forked_in_a_session_and_a_directory(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "prefect.runner._workspace_supervisor", "config.json"]
     task = warm.task_of(command, os.environ, usual(cwd=tmp_path, start_new_session=True))
@@ -43,8 +35,6 @@ def test_a_program_that_prepares_the_workspace_is_forked_in_a_session_and_a_dire
     "command",
     [
         [],
-        "prefect",
-        b"prefect",
         ["/bin/true"],
         [sys.executable],
         [sys.executable, "-m"],
@@ -56,7 +46,7 @@ def test_a_program_that_prepares_the_workspace_is_forked_in_a_session_and_a_dire
         ["/usr/bin/python3", "-m", "prefect.engine"],
     ],
 )
-def test_other_programs_are_not(command: Any) -> None:
+def test_other_programs_are_not(command: list[str]) -> None:
     assert warm.task_of(command, os.environ, usual()) is None
 
 
@@ -101,32 +91,6 @@ def test_what_is_read_only_at_the_start_of_a_process_needs_a_new_one(
 @pytest.mark.parametrize("name", ["PYTHONPATH", "TZ", "PREFECT_HOME", "PREFECT_PROFILES_PATH", "PATH"])
 def test_what_a_process_can_change_needs_none(name: str) -> None:
     assert warm.may_fork({**os.environ, name: "/elsewhere"})
-
-
-def test_a_worker_without_its_zygote_starts_processes_itself(
-    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
-) -> None:
-    own, other = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-    other.close()
-    pid = os.spawnlp(os.P_NOWAIT, "sleep", "sleep", "60")
-    monkeypatch.setattr(launch.Process, "zygote", warm.Zygote(pid, own))
-    for _ in range(2):
-        with launch.Process([*ENGINE, "no id"], stdout=-1, stderr=-1, text=True) as process:
-            assert "No module named" in process.communicate()[1]
-        assert process.returncode == 1
-    assert capfd.readouterr().out.count("The warm process has ended") == 1
-    with pytest.raises(ChildProcessError):
-        os.waitpid(pid, os.WNOHANG)
-
-
-def test_a_zygote_that_does_not_answer_is_ended(monkeypatch: pytest.MonkeyPatch) -> None:
-    own, other = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-    pid = os.spawnlp(os.P_NOWAIT, "sleep", "sleep", "60")
-    monkeypatch.setattr(warm, "PATIENCE", 0.1)
-    assert warm.Zygote(pid, own).start(warm.Task("prefect.engine", [], {}), {}) is None
-    with pytest.raises(ChildProcessError):
-        os.waitpid(pid, os.WNOHANG)
-    other.close()
 
 
 def test_a_process_that_cannot_adopt_a_task_becomes_a_new_one(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,6 +14,7 @@ from ansible_collections.selfhosted.prefect.plugins.filter.workers import (
     worker_services,
     workers,
 )
+from ansible_collections.selfhosted.prefect.plugins.module_utils.onhost import launch
 from ansible_collections.selfhosted.prefect.plugins.plugin_utils.platform import uv_settings
 
 HOST = {"dirs": {"opt": "/opt/prefect"}, "service_manager": "systemd"}
@@ -147,6 +149,27 @@ def test_command(own: dict[str, Any], more: list[str]) -> None:
     assert command == [*LAUNCHER, *START, *KEPT, *more]
 
 
+@pytest.mark.parametrize(
+    ("ways", "options"),
+    [
+        ({}, []),
+        ({"idle_minutes": 15, "preload": ["pandas"]}, []),
+        ({"warm": True, "preload": ["pandas", "a.b"]}, ["--warm", "--preload=pandas", "--preload=a.b"]),
+        (
+            {"warm": True, "idle_minutes": 15},
+            ["--warm", "--environments", "/opt/prefect/environments", "--idle-minutes", "15"],
+        ),
+    ],
+)
+def test_a_warm_worker_has_its_launcher_say_so(ways: dict[str, Any], options: list[str]) -> None:
+    command = worker_command(found({"pool": "default"})[0], opt="/opt/prefect", version="3.8.8", **ways)
+    assert command[: command.index(START[0])] == [*LAUNCHER, *options]
+    parsed = launch.parsed(command[2:])
+    assert parsed.program[0] == START[0]
+    expected = Path("/opt/prefect/environments") if "--environments" in options else None
+    assert (parsed.warm, parsed.environments) == (ways.get("warm", False), expected)
+
+
 def test_only_flow_runs_that_are_processes_here_need_a_launcher() -> None:
     command = worker_command(found({"pool": "default", "type": "docker"})[0], opt="/opt/prefect", version="3.8.8")
     assert command[0] == "/opt/prefect/current/bin/prefect"
@@ -200,6 +223,10 @@ def test_what_is_served() -> None:
     assert shop["command"] == ["/opt/prefect/current/bin/python", "/flows/shop/serve.py"]
     assert mail["command"][1:] == ["/flows/m.py", "a b"]
     assert shop["settings_file"] == "serve.env"
+    *_, warm = serve_services(scripts, HOST, shared, warm=True)
+    assert warm["command"] == [*LAUNCHER, "--warm", "--served", "/flows/m.py", "a b"]
+    parsed = launch.parsed([*warm["command"][2:], "--warm"])
+    assert (parsed.served, parsed.environments, parsed.program) == (True, None, ["/flows/m.py", "a b", "--warm"])
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import importlib
 import inspect
 import os
 import runpy
@@ -25,7 +26,7 @@ from pathlib import Path
 from typing import Any
 
 from ..api.client import Failure
-from . import drain, warm
+from . import drain, warm, zygotes
 from .rescue import memory_kills
 from .status import client_of
 
@@ -58,10 +59,10 @@ _started: weakref.WeakSet[Process] = weakref.WeakSet()
 class Process(subprocess.Popen[Any]):
     """A process that is killed before its parent if it runs a flow run, and whose flow run's log says so.
 
-    With a zygote, that forks it if it can.
+    With zygotes, one of them forks it if it can.
     """
 
-    zygote: warm.Zygote | None = None
+    zygotes: zygotes.Zygotes | None = None
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -77,10 +78,10 @@ class Process(subprocess.Popen[Any]):
 
     def _execute_child(self, *args: Any) -> None:
         given = dict(zip(PARAMETERS, args, strict=True))
-        task = warm.task_of(given["args"], given["env"], given) if self.zygote else None
-        if self.zygote and task:
+        if self.zygotes:
             ends = {0: given["p2cread"], 1: given["c2pwrite"], 2: given["errwrite"]}
-            pid = self.zygote.start(task, {number: end for number, end in ends.items() if end != -1})
+            ends = {number: end for number, end in ends.items() if end != -1}
+            pid = self.zygotes.start(given["args"], given["env"], given, ends)
             if pid:
                 self.pid, self._child_created = pid, True
                 self._close_pipe_fds(*(given[name] for name in PIPES))  # type: ignore[attr-defined]
@@ -94,15 +95,40 @@ PARAMETERS = list(inspect.signature(subprocess.Popen._execute_child).parameters)
 PIPES = ("p2cread", "p2cwrite", "c2pread", "c2pwrite", "errread", "errwrite")
 
 
+def replace_spawn() -> None:
+    """Let multiprocessing start its processes as `Process` does: so does Prefect for a flow that serves itself."""
+    util: Any = importlib.import_module("multiprocessing.util")
+    usual = util.spawnv_passfds
+
+    def spawnv_passfds(path: Any, command: Sequence[str | bytes], descriptors: Sequence[int]) -> int:
+        kept = Process.zygotes
+        pid: int = (kept.spawn(command, descriptors) if kept else None) or usual(path, command, descriptors)
+        if kept:
+            kept.spawned.add(pid)
+        if os.fsdecode(command[-1]) == "--multiprocessing-fork":
+            raise_adjustment(pid)
+        return pid
+
+    util.spawnv_passfds = spawnv_passfds
+
+
 def waited_for() -> set[int]:
     """Return the numbers of the processes whose exit status this process reads."""
     return {process.pid for process in _started if process.returncode is None}
 
 
-def raise_adjustment(pid: int) -> None:
-    """Let the kernel kill a process, and what it will start, before this one. Ignores a process that has ended."""
+def adjustment() -> int:
+    """Return the OOM score adjustment of this process. Raises OSError."""
+    return int(Path(PROCESSES, "self", "oom_score_adj").read_text(encoding="ascii"))
+
+
+def raise_adjustment(pid: int, worker: int | None = None) -> None:
+    """Let the kernel kill a process, and what it will start, before the worker. Ignores a process that has ended.
+
+    `worker` is the adjustment of the worker, by default of this process.
+    """
     with contextlib.suppress(OSError, ValueError):
-        own = int(Path(PROCESSES, "self", "oom_score_adj").read_text(encoding="ascii"))
+        own = adjustment() if worker is None else worker
         Path(PROCESSES, str(pid), "oom_score_adj").write_text(str(min(own + MORE, HIGHEST)), encoding="ascii")
 
 
@@ -147,20 +173,37 @@ def report(run: str) -> None:
 def main(arguments: Sequence[str]) -> None:
     """Run the program of a worker in this process. `arguments` are the path of this program, and its arguments."""
     options = parsed(arguments[1:])
+    if options.zygote is not None:
+        own = adjustment()
+        task = zygotes.begun(options.zygote, options.preload)
+        # The worker may already have raised that of this process.
+        raise_adjustment(os.getpid(), own)
+        warm.run(task)
+        return
     drain.turn_to_release()
     if options.warm:
         warm.make_room()
-        zygote = warm.begin(options.preload, waited_for)
+        own = adjustment()
+        zygote = zygotes.begin(options.preload)
         if isinstance(zygote, warm.Task):
-            raise_adjustment(os.getpid())
+            raise_adjustment(os.getpid(), own)
             warm.run(zygote)
             return
-        Process.zygote = zygote
+        if zygote:
+            idle = 60 * options.idle_minutes
+            # A script may wait for processes of its own.
+            leave = 12 if options.served else 1
+            Process.zygotes = zygotes.Zygotes(
+                arguments, zygote, waited_for, environments=options.environments, idle=idle, leave=leave
+            )
+            threading.Thread(target=Process.zygotes.watch, daemon=True).start()
     if options.drain:
         from prefect.workers.base import BaseWorker
 
         drain.install(BaseWorker, options.drain)
     subprocess.Popen = Process  # type: ignore[misc]
+    if options.served:
+        replace_spawn()
     sys.argv = options.program
     # Python puts the directory of its program first.
     if sys.path and sys.path[0] == str(Path(arguments[0]).parent):
@@ -173,5 +216,9 @@ def parsed(arguments: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--drain", type=int, default=0, metavar="SECONDS", help="let the worker drain")
     parser.add_argument("--warm", action="store_true", help="fork flow runs from a process that has imported Prefect")
     parser.add_argument("--preload", action="append", default=[], metavar="MODULE", help="import it there, too")
+    parser.add_argument("--environments", type=Path, metavar="DIRECTORY", help="keep such a process for each one used")
+    parser.add_argument("--idle-minutes", type=float, default=15, metavar="N", help="how long after its last flow run")
+    parser.add_argument("--served", action="store_true", help="the program is a script that serves flows")
+    parser.add_argument("--zygote", type=int, metavar="DESCRIPTOR", help=argparse.SUPPRESS)
     parser.add_argument("program", nargs=argparse.REMAINDER, help="path of the program, and its arguments")
     return parser.parse_args(arguments)

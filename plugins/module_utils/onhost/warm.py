@@ -6,14 +6,13 @@ becomes a child of the worker, as if the worker had started it: the worker is th
 kernel hands it the process when the zygote's helper that forked it ends. Process number, signals, exit status and
 process group are therefore the flow run's own.
 
-What cannot be forked is started as without a zygote: another program than Prefect's, another environment of Python, and
-everything when the zygote does not answer. The worker and the zygote share a socket pair, which no other process can
-open.
+What cannot be forked is started as without a zygote: another program than Prefect's, and everything when the zygote
+does not answer. The worker and the zygote share a socket pair, which no other process can open. The worker's end is in
+zygotes.py.
 """
 
 from __future__ import annotations
 
-import array
 import contextlib
 import ctypes
 import gc
@@ -22,21 +21,23 @@ import json
 import logging
 import os
 import runpy
-import select
 import signal
 import socket
 import sys
 import threading
 import time
 import warnings
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 ENGINE = "prefect.engine"
 SUPERVISOR = "prefect.runner._workspace_supervisor"
 """Since Prefect 3.8, the program that runs a deployment's pull steps and then becomes the engine."""
+
+SPAWNED = "multiprocessing.spawn"
+"""What `flow.serve()` runs: a process of Python's multiprocessing, which is given the flow by a pipe."""
 
 IMPORTED = (
     "prefect.flow_engine",
@@ -71,18 +72,19 @@ MARK = "PREFECT__FLOW_RUN_ID"
 """The variable by which others recognize the process of a flow run in /proc, see rescue.running()."""
 
 NO_RUN = " " * 36
-PATIENCE = 10.0
-"""Seconds in which the zygote answers; it needs about 20 ms."""
 
-REAPING = 5.0
-"""Seconds between two looks for processes that flow runs have left behind."""
+READY = b"ready for orders of kind 1"
+"""What a zygote says first. The files of a worker may have been replaced since it started; then this differs."""
 
-PR_SET_PDEATHSIG, PR_SET_CHILD_SUBREAPER = 1, 36
+PR_SET_PDEATHSIG = 1
 
 
 @dataclass(frozen=True)
 class Task:
-    """A program of Prefect's to run: a module and its arguments, with an environment, in a directory."""
+    """A program of Prefect's to run: a module and its arguments, with an environment, in a directory.
+
+    The arguments of a process of multiprocessing are the descriptors of its resource tracker and of its pipe.
+    """
 
     module: str
     arguments: list[str]
@@ -90,20 +92,36 @@ class Task:
     directory: str | None = None
     new_session: bool = False
 
+    @property
+    def options(self) -> list[str]:
+        """What Python is started with to run it."""
+        if self.module != SPAWNED:
+            return ["-m", self.module, *self.arguments]
+        tracker, pipe = self.arguments
+        program = f"from multiprocessing.spawn import spawn_main; spawn_main(tracker_fd={tracker}, pipe_handle={pipe})"
+        return ["-c", program, "--multiprocessing-fork"]
 
-def task_of(command: Sequence[Any], environment: Mapping[str, str] | None, options: Mapping[str, Any]) -> Task | None:
-    """Return what a command line runs, or None if a fork of this process cannot do the same.
+
+def task_of(
+    words: Sequence[str],
+    environment: Mapping[str, str],
+    options: Mapping[str, Any],
+    *,
+    python: str | None = None,
+    held: Mapping[str, str] | None = None,
+) -> Task | None:
+    """Return what a command line runs, or None if a fork of a zygote cannot do the same.
 
     Args:
-        command: of a process that is to be started.
-        environment: of the process; None is that of this process.
+        words: the command line of a process that is to be started.
+        environment: of the process.
         options: other arguments of subprocess.Popen, as its `_execute_child` has them.
+        python: the zygote's; None is that of this process.
+        held: the zygote's environment; None is that of this process.
     """
-    words = [os.fsdecode(word) for word in command] if not isinstance(command, str | bytes | os.PathLike) else []
-    given = dict(os.environ if environment is None else environment)
-    if words[:2] != [sys.executable, "-m"] or len(words) < 3 or words[2] not in (ENGINE, SUPERVISOR):
+    if list(words[:2]) != [python or sys.executable, "-m"] or len(words) < 3 or words[2] not in (ENGINE, SUPERVISOR):
         return None
-    if not may_fork(given):
+    if not may_fork(environment, held):
         return None
     usual: dict[str, Any] = {
         "executable": None,
@@ -120,64 +138,24 @@ def task_of(command: Sequence[Any], environment: Mapping[str, str] | None, optio
         return None
     return Task(
         words[2],
-        words[3:],
-        given,
+        list(words[3:]),
+        dict(environment),
         None if directory is None else str(directory),
         bool(options.get("start_new_session")),
     )
 
 
-def may_fork(environment: Mapping[str, str]) -> bool:
-    """Return whether a process of this Python has what it reads only at its start in common with `environment`."""
+def may_fork(environment: Mapping[str, str], held: Mapping[str, str] | None = None) -> bool:
+    """Return whether a process has what Python reads only at its start in common with `environment`.
+
+    `held` is the environment of the process, by default of this one.
+    """
 
     def read_at_start(variables: Mapping[str, str]) -> dict[str, str]:
         names = (name for name in variables if name.startswith(READ_AT_START) and name != "PYTHONPATH")
         return {name: variables[name] for name in names}
 
-    return read_at_start(environment) == read_at_start(os.environ)
-
-
-class Zygote:
-    """The worker's end of its zygote."""
-
-    def __init__(self, pid: int, channel: socket.socket) -> None:
-        self.pid, self.channel, self.lock = pid, channel, threading.Lock()
-
-    def start(self, task: Task, descriptors: Mapping[int, int]) -> int | None:
-        """Return the number of a new process that runs a task, or None if there is none.
-
-        `descriptors` are the new process's, by the number that each is to have there.
-        """
-        with self.lock, contextlib.ExitStack() as opened:
-            if self.channel.fileno() < 0:
-                return None
-            order = opened.enter_context(os.fdopen(os.memfd_create("flow-run"), "w+b"))
-            order.write(json.dumps({"task": asdict(task), "targets": list(descriptors)}).encode())
-            order.flush()
-            answer, reply = os.pipe()
-            opened.callback(os.close, answer)
-            try:
-                passed = array.array("i", [order.fileno(), reply, *descriptors.values()])
-                self.channel.sendmsg([b"!"], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, passed)])
-            except OSError:
-                self.lost()
-                return None
-            finally:
-                os.close(reply)
-            ready = select.poll()
-            ready.register(answer, select.POLLIN)
-            found = os.read(answer, 32) if ready.poll(PATIENCE * 1000) else b""
-            if not found:
-                self.lost()
-            return int(found or 0) or None
-
-    def lost(self) -> None:
-        """Do without a zygote from now on."""
-        self.channel.close()
-        with contextlib.suppress(OSError):
-            os.kill(self.pid, signal.SIGKILL)
-            os.waitpid(self.pid, 0)
-        print("The warm process has ended. Flow runs start in new ones until the worker restarts.", flush=True)
+    return read_at_start(environment) == read_at_start(os.environ if held is None else held)
 
 
 def make_room() -> None:
@@ -190,53 +168,43 @@ def make_room() -> None:
     del os.environ[MARK]
 
 
-def begin(modules: Sequence[str], waited_for: Callable[[], set[int]]) -> Zygote | Task | None:
-    """Import Prefect, and fork a zygote, which imports `modules`. Call it before this process has a thread.
-
-    `waited_for` returns the processes whose exit status this process reads itself.
-    Returns the zygote, or None if there is none. In a process of a flow run it returns what this process is to run.
-    """
-    parent, child = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-    # Those that a flow run leaves behind come to the worker, too; see reap().
-    libc = ctypes.CDLL(None, use_errno=True)
-    if libc.prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0):
-        print(f"Flow runs start in new processes: {os.strerror(ctypes.get_errno())}", file=sys.stderr, flush=True)
-        return None
+def import_prefect() -> None:
     for name in IMPORTED:
         with contextlib.suppress(ModuleNotFoundError):
             importlib.import_module(name)
-    pid = os.fork()
-    if pid:
-        child.close()
-        threading.Thread(target=reap, args=(pid, waited_for), daemon=True).start()
-        return Zygote(pid, parent)
-    parent.close()
-    # The worker's signals are for the worker; its end is seen at the socket.
+
+
+def ignore_signals() -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, signal.SIG_IGN)
+
+
+def close_inherited(channel: socket.socket) -> None:
+    """Close what the worker has inherited, but for the three descriptors that every process has.
+
+    A new process would not have it either; what Python opens itself is no part of that.
+    """
+    for entry in list(Path("/proc/self/fd").iterdir()):
+        with contextlib.suppress(OSError):
+            descriptor = int(entry.name)
+            if descriptor > 2 and descriptor != channel.fileno() and os.get_inheritable(descriptor):
+                os.close(descriptor)
+
+
+def work(channel: socket.socket, modules: Sequence[str], *, says_so: bool = False) -> Task:
+    """Be a zygote, which has imported Prefect. Returns in each new process what that is to run."""
+    # The worker's signals are for the worker; its end is seen at the socket.
+    ignore_signals()
+    close_inherited(channel)
     load(modules)
-    task = serve(child)
+    if says_so:
+        with contextlib.suppress(OSError):
+            channel.send(READY)
+    task = serve(channel)
     if task is None:
         os._exit(0)
-    child.close()
+    channel.close()
     return task
-
-
-def reap(zygote: int, waited_for: Callable[[], set[int]]) -> None:
-    """Read the exit statuses of processes that flow runs have left behind and that have ended since."""
-    seen: set[int] = set()
-    while True:
-        time.sleep(REAPING)
-        found: set[int] = set()
-        for task in Path("/proc/self/task").iterdir():
-            with contextlib.suppress(OSError, ValueError):
-                found.update(int(pid) for pid in (task / "children").read_text(encoding="ascii").split())
-        left = found - waited_for() - {zygote}
-        # One that has just been started is not yet among those that are waited for.
-        for pid in left & seen:
-            with contextlib.suppress(OSError):
-                os.waitpid(pid, os.WNOHANG)
-        seen = left
 
 
 def load(modules: Sequence[str]) -> None:
@@ -292,11 +260,13 @@ def serve(channel: socket.socket) -> Task | None:
             with os.fdopen(order, "rb") as stream:
                 stream.seek(0)
                 wanted = json.load(stream)
-            for target, descriptor in zip(wanted["targets"], given, strict=True):
+            # What comes after those that have a number of their own stays open, and is what the task is about.
+            for target in wanted["targets"]:
+                descriptor = given.pop(0)
                 os.dup2(descriptor, target)
-            for descriptor in given:
                 os.close(descriptor)
-            return Task(**wanted["task"])
+            task = Task(**wanted["task"])
+            return replace(task, arguments=[*map(str, given[:2])]) if given else task
         with contextlib.suppress(OSError):
             os.write(reply, str(pid).encode())
         for descriptor in passed:
@@ -333,6 +303,11 @@ def fork_away() -> int | None:
 
 def run(task: Task) -> None:
     """Run a task in this process, as `python -m` does."""
+    if task.module == SPAWNED:
+        adopt(task)
+        tracker, pipe = map(int, task.arguments)
+        importlib.import_module(SPAWNED).spawn_main(tracker_fd=tracker, pipe_handle=pipe)
+        return
     # The engine is imported before, by what it imports itself.
     warnings.filterwarnings("ignore", message=".* found in sys.modules after import", category=RuntimeWarning)
     runpy.run_module(follow(task).module, run_name="__main__", alter_sys=True)
@@ -411,8 +386,8 @@ def adopt(task: Task) -> None:
     time.tzset()
     appear(task)
     sys.path[:] = [str(Path.cwd()), *path_of(task.environment), *(entry for entry in sys.path[1:] if entry not in own)]
-    sys.argv = [task.module, *task.arguments]
-    sys.orig_argv = [sys.executable, "-m", *sys.argv]
+    sys.orig_argv = [sys.executable, *task.options]
+    sys.argv = [task.module, *task.arguments] if task.module != SPAWNED else ["-c", task.options[-1]]
     try:
         context: Any = importlib.import_module("prefect.context")
         before = context.GLOBAL_SETTINGS_CONTEXT
@@ -464,7 +439,7 @@ def appear(task: Task) -> None:
         # proc_pid_stat(5): fields 48 to 51, and field 3 is the first after the name.
         first, last, env_first, env_last = (int(fields[number - 3]) for number in (48, 49, 50, 51))
         with Path("/proc/self/mem").open("r+b", buffering=0) as memory:
-            title = " ".join([sys.executable, "-m", task.module, *task.arguments]).encode()
+            title = " ".join([sys.executable, *task.options]).encode()
             memory.seek(first)
             memory.write(title[: last - first - 1].ljust(last - first, b"\0"))
             memory.seek(env_first)
