@@ -83,6 +83,7 @@ def worker_command(
     warm: bool = False,
     idle_minutes: int = 0,
     preload: Sequence[str] | None = None,
+    wake: bool = False,
 ) -> list[str]:
     """Return the command line of a worker for a version of Prefect.
 
@@ -91,11 +92,12 @@ def worker_command(
     the release. From Prefect 3.7 on, an option keeps it from creating a missing pool: the inventory defines the pools.
     With `drain`, in seconds, it also lets the worker drain. With `warm`, it starts flow runs by a fork of a process
     that has imported Prefect and the modules `preload`; that of an environment remains for `idle_minutes` after its
-    last flow run, and 0 keeps none.
+    last flow run, and 0 keeps none. With `wake`, it looks at once for each flow run that is scheduled in its pool.
     """
     launcher = [f"{opt}/current/bin/python", f"{opt}/lib/launch-worker"] if worker["type"] == "process" else []
     if launcher:
         launcher += ["--drain", str(drain)] if drain else []
+        launcher += ["--wake", worker["pool"]] if wake else []
         launcher += ["--warm", *(f"--preload={module}" for module in preload or ())] if warm else []
         launcher += ["--environments", f"{opt}/environments"] if warm and idle_minutes > 0 else []
         launcher += ["--idle-minutes", str(idle_minutes)] if warm and idle_minutes > 0 else []
@@ -138,20 +140,21 @@ def worker_services(
     warm: bool = False,
     idle_minutes: int = 0,
     preload: Sequence[str] | None = None,
+    wake: bool = False,
 ) -> list[dict[str, Any]]:
     """Return the services of workers, whose shared options are already merged into each.
 
     `interrupted` is what to do with the flow runs that a worker leaves behind when it ends, and `limit` how often a
     flow run is restarted after its worker ended without being stopped. `drain` is how many seconds a process worker
     that is stopped waits for its flow runs; 0 is not at all. A worker of another type leaves them where they run.
-    `warm`, `idle_minutes` and `preload` are those of `worker_command`. Raises AnsibleFilterError if `preload` has what
-    is no module.
+    `warm`, `idle_minutes`, `preload` and `wake` are those of `worker_command`. Raises AnsibleFilterError if `preload`
+    has what is no module.
     """
     if wrong := [module for module in preload or () if not re.fullmatch(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*", str(module))]:
         raise AnsibleFilterError(f"prefect_worker_preload: {', '.join(map(repr, wrong))}: not the name of a module")
     opt = host["dirs"]["opt"]
     command = functools.partial(
-        worker_command, opt=opt, version=version, warm=warm, idle_minutes=idle_minutes, preload=preload
+        worker_command, opt=opt, version=version, warm=warm, idle_minutes=idle_minutes, preload=preload, wake=wake
     )
 
     def draining(worker: dict[str, Any]) -> dict[str, Any]:

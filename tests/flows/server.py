@@ -89,10 +89,11 @@ def started(
     *,
     launchers: Mapping[str, Sequence[str]] = DEFAULT,
     limit: int | None = None,
+    options: Sequence[str] = (),
 ) -> Iterator[Api]:
     """Start a server with a worker for each pool, by its launcher if it has one, and end them all in the end.
 
-    `limit` is how many flow runs a pool runs at once.
+    `limit` is how many flow runs a pool runs at once; `options` are further ones of `prefect worker start`.
     """
     port = str(free_port())
     environment = environment | {"PREFECT_API_URL": f"http://127.0.0.1:{port}/api"}
@@ -108,7 +109,7 @@ def started(
         for pool, launcher in launchers.items():
             call("POST", "/work_pools/", {"name": pool, "type": "process", "concurrency_limit": limit})
             worker = ["worker", "start", "--pool", pool, "--type", "process", "--install-policy", "never"]
-            processes.append(subprocess.Popen([*launcher, *prefect, *worker], env=environment, cwd=directory))
+            processes.append(subprocess.Popen([*launcher, *prefect, *worker, *options], env=environment, cwd=directory))
         yield call
     finally:
         for process in reversed(processes):

@@ -155,6 +155,7 @@ def test_command(own: dict[str, Any], more: list[str]) -> None:
         ({}, []),
         ({"idle_minutes": 15, "preload": ["pandas"]}, []),
         ({"warm": True, "preload": ["pandas", "a.b"]}, ["--warm", "--preload=pandas", "--preload=a.b"]),
+        ({"wake": True}, ["--wake", "default"]),
         (
             {"warm": True, "idle_minutes": 15},
             ["--warm", "--environments", "/opt/prefect/environments", "--idle-minutes", "15"],
@@ -168,6 +169,7 @@ def test_a_warm_worker_has_its_launcher_say_so(ways: dict[str, Any], options: li
     assert parsed.program[0] == START[0]
     expected = Path("/opt/prefect/environments") if "--environments" in options else None
     assert (parsed.warm, parsed.environments) == (ways.get("warm", False), expected)
+    assert parsed.wake == ("default" if ways.get("wake") else None)
 
 
 def test_only_flow_runs_that_are_processes_here_need_a_launcher() -> None:

@@ -26,7 +26,7 @@ from pathlib import Path
 from typing import Any
 
 from ..api.client import Failure
-from . import drain, warm, zygotes
+from . import drain, wake, warm, zygotes
 from .rescue import memory_kills
 from .status import client_of
 
@@ -197,10 +197,13 @@ def main(arguments: Sequence[str]) -> None:
                 arguments, zygote, waited_for, environments=options.environments, idle=idle, leave=leave
             )
             threading.Thread(target=Process.zygotes.watch, daemon=True).start()
-    if options.drain:
+    if options.drain or options.wake:
         from prefect.workers.base import BaseWorker
 
-        drain.install(BaseWorker, options.drain)
+        if options.drain:
+            drain.install(BaseWorker, options.drain)
+        if options.wake:
+            wake.install(BaseWorker, options.wake)
     subprocess.Popen = Process  # type: ignore[misc]
     if options.served:
         replace_spawn()
@@ -214,6 +217,7 @@ def main(arguments: Sequence[str]) -> None:
 def parsed(arguments: Sequence[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="launch-worker", description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--drain", type=int, default=0, metavar="SECONDS", help="let the worker drain")
+    parser.add_argument("--wake", metavar="POOL", help="look at once for each flow run that is scheduled in this pool")
     parser.add_argument("--warm", action="store_true", help="fork flow runs from a process that has imported Prefect")
     parser.add_argument("--preload", action="append", default=[], metavar="MODULE", help="import it there, too")
     parser.add_argument("--environments", type=Path, metavar="DIRECTORY", help="keep such a process for each one used")

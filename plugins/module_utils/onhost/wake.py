@@ -1,0 +1,111 @@
+"""Lets a worker look for flow runs as soon as the server says that one was scheduled.
+
+Prefect's worker looks for flow runs at an interval, so a flow run that is created for now waits for half of it on
+average. The server also publishes an event for each: `prefect.flow-run.Scheduled`, at the websocket `/api/events/out`,
+which `prefect.events.clients.get_events_subscriber` reads. The interval stays, for what was missed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import random
+import sys
+from typing import Any
+
+SCHEDULED = "prefect.flow-run.Scheduled"
+
+PAUSE = 0.25
+"""Seconds between two looks, at least: many flow runs may be scheduled at once."""
+
+SHARE = 10
+"""How many times as long as a look the pause after it is, so that many workers do not load a busy server more."""
+
+LONGEST = 5.0
+"""Seconds of the longest pause."""
+
+JITTER = 0.1
+"""Seconds by which the workers of a pool differ."""
+
+DELAYS = (1.0, 5.0, 30.0, 120.0)
+"""Seconds before each attempt to listen again; the last one holds for all others."""
+
+SETTLED = 60.0
+"""Seconds after which listening counts as having worked."""
+
+
+class Wake:
+    """What a worker of a pool hears from the server, in the event loop of the worker."""
+
+    def __init__(self, worker: Any, pool: str) -> None:
+        self.worker, self.pool = worker, pool
+        # Two looks at once would take the same flow runs.
+        self.turn, self.due = asyncio.Lock(), asyncio.Event()
+        self.tasks = [asyncio.create_task(each) for each in (self.listen(), self.answer(), self.refill())]
+
+    def concerns(self, event: Any) -> bool:
+        """Return whether an event is about a flow run of the pool: the server's filter lets others pass as well."""
+        return any(related.role == "work-pool" and related.name == self.pool for related in event.related)
+
+    async def listen(self) -> None:
+        """Note each flow run that is scheduled, for as long as the worker runs."""
+        from prefect.events.clients import get_events_subscriber
+        from prefect.events.filters import EventFilter, EventNameFilter
+
+        failures = 0
+        while True:
+            begun = asyncio.get_running_loop().time()
+            try:
+                async with get_events_subscriber(EventFilter(event=EventNameFilter(name=[SCHEDULED]))) as events:
+                    async for event in events:
+                        if self.concerns(event):
+                            self.due.set()
+                said = "the server closed the connection"
+            except Exception as error:
+                said = f"{type(error).__name__}: {error}"
+            if asyncio.get_running_loop().time() > begun + SETTLED:
+                failures = 0
+            if failures == len(DELAYS) - 1:
+                heard = f"Cannot hear of new flow runs ({said.splitlines()[0]})."
+                print(f"{heard} The worker looks for them at its interval.", file=sys.stderr, flush=True)
+            await asyncio.sleep(DELAYS[min(failures, len(DELAYS) - 1)])
+            failures += 1
+
+    async def answer(self) -> None:
+        """Look for flow runs whenever there may be one."""
+        loop = asyncio.get_running_loop()
+        while True:
+            await self.due.wait()
+            await asyncio.sleep(random.uniform(0, JITTER))
+            self.due.clear()
+            begun = loop.time()
+            # The regular look reports what fails.
+            with contextlib.suppress(Exception):
+                await self.worker.get_and_submit_flow_runs()
+            await asyncio.sleep(min(max(PAUSE, SHARE * (loop.time() - begun)), LONGEST))
+
+    async def refill(self) -> None:
+        """Look again when the worker has room for a flow run, after it had none."""
+        was_full = False
+        while True:
+            await asyncio.sleep(PAUSE)
+            # A worker without a limit has no limiter.
+            with contextlib.suppress(Exception):
+                is_full = self.worker.limiter.available_tokens < 1
+                if was_full and not is_full:
+                    self.due.set()
+                was_full = is_full
+
+
+def install(worker_class: Any, pool: str) -> None:
+    """Let the worker of a pool hear of its flow runs; its class is derived from Prefect's BaseWorker."""
+    look = worker_class.get_and_submit_flow_runs
+    wake: Wake | None = None
+
+    async def alone(worker: Any) -> Any:
+        nonlocal wake
+        wake = wake or Wake(worker, pool)
+        async with wake.turn:
+            return await look(worker)
+
+    worker_class.get_and_submit_flow_runs = alone
