@@ -35,6 +35,12 @@ new Promise((resolve, reject) => {
 """
 
 
+KEPT = """
+Promise.all([document.querySelector('script[src*="/assets/"]').src, "/assets/none.js", "/api/health"].map(
+  (url) => fetch(url).then((answer) => answer.headers.get("Cache-Control"))
+))
+"""
+
 COMPLETED = """
 fetch("/api/flow_runs/filter", {
   method: "POST",
@@ -75,6 +81,11 @@ def test_the_run_that_has_completed(page: Browser) -> None:
 def test_the_websocket(page: Browser) -> None:
     heard = page.run(EVENTS.replace("TOKEN", json.dumps(AUTH)))
     assert heard == ["auth_success", "event"]
+
+
+def test_the_browser_keeps_the_files_of_the_ui(page: Browser) -> None:
+    """But not the page that the server sends in place of one that it does not have."""
+    assert page.run(KEPT) == ["max-age=31536000", None, None]
 
 
 def test_the_picture(page: Browser, tmp_path: Path) -> None:
