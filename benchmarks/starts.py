@@ -58,6 +58,7 @@ TICKS = os.sysconf("SC_CLK_TCK")
 WAYS = {
     "cold": "a worker",
     "warm": "a warm worker",
+    "woken": "a warm worker that hears of flow runs",
     "cold-environment": "an environment of a worker",
     "environment": "an environment of a warm worker",
     "serve": "`serve()`",
@@ -203,8 +204,13 @@ def main() -> None:
         environment["PATH"] = f"{program_of_environments(directory).parent}:{environment['PATH']}"
         warm = [*cold, "--warm", "--environments", str(directory / "opt/environments")]
         launchers = {name: cold if name.startswith("cold") else warm for name in names if not name.endswith("serve")}
+        launchers |= {name: [*warm, "--wake=woken"] for name in names if name == "woken"}
         scripts = {"serve": ["serve.py"], "warm-serve": ["launcher", "--warm", "--served", "serve.py"]}
-        with started(environment, directory, launchers=launchers, limit=arguments.limit) as api, ExitStack() as scopes:
+        room = ("--limit", str(arguments.limit))
+        with (
+            started(environment, directory, launchers=launchers, limit=arguments.limit, options=room) as api,
+            ExitStack() as scopes,
+        ):
             for name in [name for name in names if name in scripts]:
                 more = (name, str(arguments.limit))
                 scopes.enter_context(served(environment, directory, api.url, *scripts[name], *more))

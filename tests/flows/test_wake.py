@@ -62,7 +62,7 @@ def deployed(api: Api, place: Path) -> str:
 
 
 def test_flow_runs_start_between_two_looks(api: Api, place: Path) -> None:
-    """The worker has room for one: it looks for the others when that one has ended."""
+    """The worker has room for one, and looks for the others when that one has ended."""
     deployment = deployed(api, place)
     until(lambda: bool(api("POST", "/work_pools/woken/workers/filter", {})), "the worker to be online")
     runs = [str(api("POST", f"/deployments/{deployment}/create_flow_run", {})["id"]) for _ in range(3)]

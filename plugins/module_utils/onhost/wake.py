@@ -85,16 +85,16 @@ class Wake:
             await asyncio.sleep(min(max(PAUSE, SHARE * (loop.time() - begun)), LONGEST))
 
     async def refill(self) -> None:
-        """Look again when the worker has room for a flow run, after it had none."""
-        was_full = False
+        """Look again when a flow run of the worker has ended: there may have been no room for another one."""
+        before = 0
         while True:
             await asyncio.sleep(PAUSE)
             # A worker without a limit has no limiter.
             with contextlib.suppress(Exception):
-                is_full = self.worker.limiter.available_tokens < 1
-                if was_full and not is_full:
+                now = self.worker.limiter.borrowed_tokens
+                if now < before:
                     self.due.set()
-                was_full = is_full
+                before = now
 
 
 def install(worker_class: Any, pool: str) -> None:
