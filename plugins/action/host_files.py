@@ -14,7 +14,7 @@ LARGE = 2000
 
 def by_digest(file: dict[str, Any]) -> dict[str, Any]:
     """Return a file with the SHA-256 of its content in place of the content, if that is large."""
-    if len(file.get("content") or "") < LARGE:
+    if len(file.get("content") or "") < LARGE or file["state"] != "present":
         return file
     digest = hashlib.sha256(file["content"].encode()).hexdigest()
     return {name: value for name, value in file.items() if name != "content"} | {"sha256": digest}

@@ -60,7 +60,7 @@ def modules_of(package: str) -> list[Path]:
         found.add(module)
         for dots, name, imported in RELATIVE.findall((MODULE_UTILS / module).read_text(encoding="utf-8")):
             base = module.parents[len(dots) - 1].joinpath(*name.split(".")) if name else module.parents[len(dots) - 1]
-            below = [base / one.strip(" ()").partition(" ")[0] for one in imported.split(",")]
+            below = [base / one.strip(" ()\n").partition(" ")[0] for one in imported.split(",")]
             waiting += [
                 path for path in (base.with_suffix(".py"), base / "__init__.py") if (MODULE_UTILS / path).is_file()
             ]

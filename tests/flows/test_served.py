@@ -181,3 +181,43 @@ def test_without_its_zygote_a_script_goes_on(
     until(lambda: api.state(run) in END, "the flow run to end")
     assert api.state(run) == "COMPLETED"
     assert before[0] not in children(script)
+
+
+OWN = """
+import multiprocessing, os, subprocess, sys, time
+os.environ["PREFECT_LOGGING_LEVEL"] = "DEBUG"
+
+def nested():
+    inner = multiprocessing.get_context("spawn").Process(target=sys.exit, args=(4,))
+    inner.start()
+    inner.join(60)
+    sys.exit(inner.exitcode)
+
+if __name__ == "__main__":
+    from prefect.settings import PREFECT_LOGGING_LEVEL
+    said = [PREFECT_LOGGING_LEVEL.value(), subprocess.run(map(str, ["echo", 1]), capture_output=True).stdout]
+    for target, arguments in ((sys.exit, (3,)), (nested, ())):
+        process = multiprocessing.get_context("fork").Process(target=target, args=arguments)
+        process.start()
+        # Long enough for what reads the exit statuses of processes that flow runs have left behind.
+        while os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT | os.WNOHANG) is None:
+            time.sleep(0.1)
+        time.sleep(1)
+        process.join(60)
+        said.append(process.exitcode)
+    print(said)
+"""
+
+
+def test_a_script_has_settings_and_processes_of_its_own(tmp_path: Path) -> None:
+    """What it sets before it imports Prefect counts, and it learns how its own processes end."""
+    (tmp_path / "lib").mkdir()
+    (tmp_path / "lib" / "selfhosted_prefect").symlink_to(ROOT / "plugins/module_utils")
+    patched = LAUNCHER.replace("LIB", repr(str(tmp_path / "lib")))
+    patched = patched.replace("launch.main", "launch.zygotes.REAPING = 0.1\nlaunch.main")
+    (tmp_path / "launcher").write_text(patched)
+    (tmp_path / "own.py").write_text(OWN)
+    command = [str(PYTHON), str(tmp_path / "launcher"), "--warm", "--served", str(tmp_path / "own.py")]
+    done = subprocess.run(command, env=alone(tmp_path / "home"), capture_output=True, text=True, timeout=SECONDS)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[-1] == "['DEBUG', b'1\\n', 3, 4]"

@@ -82,6 +82,13 @@ GROUP = re.compile(r"postgres|redis|server|proxy|worker|flows|celery|definitions
 def test_an_inventory_without_hosts_for_a_playbook_fails(playbook: Path) -> None:
     """Every playbook asks first, and one for a single group asks for that group."""
     first, *others = yaml.load(playbook.read_text(encoding="utf-8"), yaml.CSafeLoader)
+    if playbook.stem == "site":
+        # It runs one of two others.
+        assert not others and re.findall(r"\w+\.yml", first["ansible.builtin.import_playbook"]) == [
+            "absent.yml",
+            "present.yml",
+        ]
+        return
     if playbook.stem in {"inventory", "reached", "shortname"}:
         assert first["hosts"] == {"reached": "all", "inventory": "localhost:all"}.get(playbook.stem, "localhost")
         return

@@ -54,6 +54,7 @@ _known = {"kills": 0}
 
 
 _started: weakref.WeakSet[Process] = weakref.WeakSet()
+_adding = threading.Lock()
 
 
 class Process(subprocess.Popen[Any]):
@@ -66,7 +67,8 @@ class Process(subprocess.Popen[Any]):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        _started.add(self)
+        with _adding:
+            _started.add(self)
         run = (kwargs.get("env") or {}).get("PREFECT__FLOW_RUN_ID")
         if run:
             raise_adjustment(self.pid)
@@ -78,6 +80,9 @@ class Process(subprocess.Popen[Any]):
 
     def _execute_child(self, *args: Any) -> None:
         given = dict(zip(PARAMETERS, args, strict=True))
+        if not isinstance(given["args"], str | bytes | os.PathLike):
+            # It may be one that can be read only once.
+            given["args"] = list(given["args"])
         if self.zygotes:
             ends = {0: given["p2cread"], 1: given["c2pwrite"], 2: given["errwrite"]}
             ends = {number: end for number, end in ends.items() if end != -1}
@@ -86,7 +91,7 @@ class Process(subprocess.Popen[Any]):
                 self.pid, self._child_created = pid, True
                 self._close_pipe_fds(*(given[name] for name in PIPES))  # type: ignore[attr-defined]
                 return
-        super()._execute_child(*args)  # type: ignore[misc]
+        super()._execute_child(*given.values())  # type: ignore[misc]
 
 
 PARAMETERS = list(inspect.signature(subprocess.Popen._execute_child).parameters)[1:]  # type: ignore[attr-defined]
@@ -104,7 +109,7 @@ def replace_spawn() -> None:
         kept = Process.zygotes
         pid: int = (kept.spawn(command, descriptors) if kept else None) or usual(path, command, descriptors)
         if kept:
-            kept.spawned.add(pid)
+            kept.note(pid)
         if os.fsdecode(command[-1]) == "--multiprocessing-fork":
             raise_adjustment(pid)
         return pid
@@ -112,9 +117,16 @@ def replace_spawn() -> None:
     util.spawnv_passfds = spawnv_passfds
 
 
+def forget_zygotes() -> None:
+    """Start processes as without zygotes, in a process that has been forked."""
+    Process.zygotes = None
+
+
 def waited_for() -> set[int]:
     """Return the numbers of the processes whose exit status this process reads."""
-    return {process.pid for process in _started if process.returncode is None}
+    with _adding:
+        started = list(_started)
+    return {process.pid for process in started if process.returncode is None}
 
 
 def adjustment() -> int:
@@ -184,18 +196,19 @@ def main(arguments: Sequence[str]) -> None:
     if options.warm:
         warm.make_room()
         own = adjustment()
-        zygote = zygotes.begin(options.preload)
+        # A script decides by what it sets first how Prefect is imported in its own process.
+        zygote = zygotes.begin_apart(arguments) if options.served else zygotes.begin(options.preload)
         if isinstance(zygote, warm.Task):
             raise_adjustment(os.getpid(), own)
             warm.run(zygote)
             return
         if zygote:
             idle = 60 * options.idle_minutes
-            # A script may wait for processes of its own.
-            leave = 12 if options.served else 1
             Process.zygotes = zygotes.Zygotes(
-                arguments, zygote, waited_for, environments=options.environments, idle=idle, leave=leave
+                arguments, zygote, waited_for, environments=options.environments, idle=idle, is_script=options.served
             )
+            # What a script forks itself has threads and locks of its own.
+            os.register_at_fork(after_in_child=forget_zygotes)
             threading.Thread(target=Process.zygotes.watch, daemon=True).start()
     if options.drain or options.wake:
         from prefect.workers.base import BaseWorker

@@ -27,7 +27,7 @@ LONGEST = 5.0
 JITTER = 0.1
 """Seconds by which the workers of a pool differ."""
 
-DELAYS = (1.0, 5.0, 30.0, 120.0)
+DELAYS = (1.0, 2.0, 5.0, 10.0, 30.0)
 """Seconds before each attempt to listen again; the last one holds for all others."""
 
 SETTLED = 60.0
@@ -47,16 +47,23 @@ class Wake:
         """Return whether an event is about a flow run of the pool: the server's filter lets others pass as well."""
         return any(related.role == "work-pool" and related.name == self.pool for related in event.related)
 
+    def end(self) -> None:
+        """Look for no flow run any more."""
+        for task in self.tasks:
+            task.cancel()
+
     async def listen(self) -> None:
         """Note each flow run that is scheduled, for as long as the worker runs."""
-        from prefect.events.clients import get_events_subscriber
-        from prefect.events.filters import EventFilter, EventNameFilter
-
         failures = 0
         while True:
             begun = asyncio.get_running_loop().time()
             try:
-                async with get_events_subscriber(EventFilter(event=EventNameFilter(name=[SCHEDULED]))) as events:
+                from prefect.events.clients import get_events_subscriber
+                from prefect.events.filters import EventFilter, EventNameFilter
+
+                scheduled = EventFilter(event=EventNameFilter(name=[SCHEDULED]))
+                # Its own attempts to connect again have no pause, and no end while the server accepts connections.
+                async with get_events_subscriber(scheduled, reconnection_attempts=0) as events:
                     async for event in events:
                         if self.concerns(event):
                             self.due.set()
@@ -99,7 +106,7 @@ class Wake:
 
 def install(worker_class: Any, pool: str) -> None:
     """Let the worker of a pool hear of its flow runs; its class is derived from Prefect's BaseWorker."""
-    look = worker_class.get_and_submit_flow_runs
+    look, teardown = worker_class.get_and_submit_flow_runs, worker_class.teardown
     wake: Wake | None = None
 
     async def alone(worker: Any) -> Any:
@@ -108,4 +115,10 @@ def install(worker_class: Any, pool: str) -> None:
         async with wake.turn:
             return await look(worker)
 
-    worker_class.get_and_submit_flow_runs = alone
+    async def quietly(worker: Any, *arguments: Any) -> Any:
+        # Prefect has ended its own looks by now, and ends the flow runs that the worker has.
+        if wake:
+            wake.end()
+        return await teardown(worker, *arguments)
+
+    worker_class.get_and_submit_flow_runs, worker_class.teardown = alone, quietly

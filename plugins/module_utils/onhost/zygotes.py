@@ -178,7 +178,7 @@ class Zygotes:
         waited_for: returns the processes whose exit status the worker reads itself.
         environments: the directory of the environments; None if their flow runs are not forked.
         idle: seconds after the last flow run in which the zygote of an environment remains.
-        leave: looks at which a child of which nothing is known must have ended before its exit status is read.
+        is_script: whether this process runs a script of a user's, which may have children of its own.
     """
 
     def __init__(
@@ -189,14 +189,14 @@ class Zygotes:
         *,
         environments: Path | None = None,
         idle: float = 0,
-        leave: int = 1,
+        is_script: bool = False,
     ) -> None:
         self.program, self.waited_for, self.environments, self.idle = program, waited_for, environments, idle
         self.release = Place(sys.executable, lambda: spawn(sys.executable, program, {}), zygote=first)
         self.places: dict[str, Place] = {}
         self.lock = threading.Lock()
-        self.leave, self.spawned = leave, set[int]()
-        self.ended: dict[int, int] = {}
+        self.is_script, self.sessions, self.spawned = is_script, set[int](), set[int]()
+        self.ended: set[int] = set()
 
     def start(
         self,
@@ -229,7 +229,15 @@ class Zygotes:
                 return None
             if name:
                 self.places[name] = place
-            return place.fork(task, descriptors)
+            pid = place.fork(task, descriptors)
+            if pid:
+                self.sessions.add(pid)
+            return pid
+
+    def note(self, pid: int) -> None:
+        """Leave the exit status of a process to what has started it."""
+        with self.lock:
+            self.spawned.add(pid)
 
     def spawn(self, command: Sequence[str | bytes], descriptors: Sequence[int]) -> int | None:
         """Return the number of a new process of multiprocessing, or None if it is to be started as usual."""
@@ -296,19 +304,36 @@ class Zygotes:
         """Look after the zygotes, and read the exit statuses of processes that flow runs have left behind."""
         while True:
             time.sleep(REAPING)
-            self.tend()
-            self.reap()
+            for look in (self.tend, self.reap):
+                try:
+                    look()
+                except Exception as error:
+                    print(f"Cannot look after the warm processes: {error}", file=sys.stderr, flush=True)
 
     def reap(self) -> None:
         """Read the exit statuses of processes that nothing waits for and that had ended before."""
         found = children()
-        self.spawned &= found
-        left = found - self.waited_for() - self.own() - self.spawned
-        # One that has just been started is not yet among those that are waited for.
-        self.ended = {pid: self.ended.get(pid, 0) + 1 for pid in left if has_ended(pid)}
-        for pid in (pid for pid, looks in self.ended.items() if looks > self.leave):
-            with contextlib.suppress(OSError):
-                os.waitpid(pid, os.WNOHANG)
+        waited, own = self.waited_for(), self.own()
+        with self.lock:
+            self.spawned &= found
+            left = found - waited - own - self.spawned
+            if self.is_script:
+                # A flow run has a session of its own, and so has what it leaves behind.
+                sessions = {pid: session(pid) for pid in left}
+                self.sessions &= found | {*sessions.values()}
+                left = {pid for pid in left if sessions[pid] in self.sessions}
+            # One that has just been started is not yet among those that are waited for.
+            before, self.ended = self.ended, {pid for pid in left if has_ended(pid)}
+            for pid in before & self.ended:
+                with contextlib.suppress(OSError):
+                    os.waitpid(pid, os.WNOHANG)
+
+
+def session(pid: int) -> int:
+    """Return the session of a process, or 0 if there is no such process any more."""
+    with contextlib.suppress(OSError):
+        return os.getsid(pid)
+    return 0
 
 
 def has_ended(pid: int) -> bool:
@@ -333,16 +358,31 @@ def children() -> set[int]:
     return found
 
 
+def becomes_subreaper() -> bool:
+    """Let processes that a flow run leaves behind come to this process; see Zygotes.watch()."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    if libc.prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0):
+        print(f"Flow runs start in new processes: {os.strerror(ctypes.get_errno())}", file=sys.stderr, flush=True)
+        return False
+    return True
+
+
+def begin_apart(program: Sequence[str]) -> Zygote | None:
+    """Return a zygote that is a new process, or None if there is none. This process does not import Prefect."""
+    try:
+        return spawn(sys.executable, program, {}) if becomes_subreaper() else None
+    except OSError as error:
+        print(f"Flow runs start in new processes: {error}", file=sys.stderr, flush=True)
+        return None
+
+
 def begin(modules: Sequence[str]) -> Zygote | warm.Task | None:
     """Import Prefect, and fork a zygote, which imports `modules`. Call it before this process has a thread.
 
     Returns the zygote, or None if there is none. In a process of a flow run it returns what this process is to run.
     """
     parent, child = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-    # Those that a flow run leaves behind come to the worker, too; see Zygotes.watch().
-    libc = ctypes.CDLL(None, use_errno=True)
-    if libc.prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0):
-        print(f"Flow runs start in new processes: {os.strerror(ctypes.get_errno())}", file=sys.stderr, flush=True)
+    if not becomes_subreaper():
         return None
     warm.import_prefect()
     pid = os.fork()
