@@ -146,9 +146,10 @@ bench: env .cache/release-3.9.1/.ready ## Compare with an installation by hand, 
 docs: env ## Write the generated pages
 	@$(RUN) python docs/generate.py
 
-controller-locks: env ## Resolve the locks of the controller and of `make matrix` again
-	@cd requirements && ../$(VENV)/bin/uv pip compile --quiet --upgrade --universal --fork-strategy requires-python --python-version 3.11 --generate-hashes \
-	  --no-header --no-annotate controller.in -o controller.txt
+controller-locks: env ## Resolve the locks of the controller, of `make matrix` and of publishing again
+	@cd requirements && for name in controller publish; do \
+	  ../$(VENV)/bin/uv pip compile --quiet --upgrade --universal --fork-strategy requires-python --python-version 3.11 \
+	    --generate-hashes --output-file $$name.txt $$name.in; done
 	@$(RUN) tests/cores.py lock
 
 locks: env ## Resolve what hosts install, prove it on every Python found, and write the table (ONLY="3.9.1 supervisor")
@@ -156,4 +157,24 @@ locks: env ## Resolve what hosts install, prove it on every Python found, and wr
 	@$(RUN) python requirements/locks.py prove $(ONLY)
 	@$(RUN) python docs/generate.py
 
-.PHONY: help env $(PLAYBOOKS) check check-ansible check-types check-unit check-python check-yaml test matrix test-times test-count test-unit test-system test-molecule test-api test-local test-preset test-flows faults bench docs controller-locks locks
+##@ Publish
+sanity: env ## ansible-test's sanity tests of what Galaxy gets, on the oldest and the newest core (ONLY="2.20 2.21")
+	@$(RUN) tests/galaxy.py sanity $(if $(ONLY),--only $(ONLY))
+
+sanity-ignore: env ## Write tests/sanity/ignore-*.txt again, from the reasons in tests/galaxy.py (ONLY="2.20 2.21")
+	@$(RUN) tests/galaxy.py ignore $(if $(ONLY),--only $(ONLY))
+
+import-check: .cache/publish/.ready ## galaxy-importer and ansible-lint, as Galaxy runs them, and the linters of documentation and changelog
+	@PYTHONDONTWRITEBYTECODE= $(<D)/bin/python tests/galaxy.py import
+
+docs-site: .cache/publish/.ready ## The documentation as a site, in .cache/docs, with every link in it followed
+	@PYTHONDONTWRITEBYTECODE= $(<D)/bin/python docs/site/build.py
+
+changelog: .cache/publish/.ready ## Make the changelog of the version in galaxy.yml from the fragments
+	@PATH="$(CURDIR)/$(<D)/bin:$$PATH" antsibull-changelog release
+
+.cache/publish/.ready: requirements/publish.txt roles/prefect/files/locks/uv.txt requirements/env.sh
+	@PYTHON="$(PYTHON)" requirements/env.sh $(@D) $<
+	@touch $@
+
+.PHONY: help env $(PLAYBOOKS) check check-ansible check-types check-unit check-python check-yaml test matrix test-times test-count test-unit test-system test-molecule test-api test-local test-preset test-flows faults bench sanity sanity-ignore import-check docs-site changelog docs controller-locks locks

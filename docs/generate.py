@@ -130,7 +130,10 @@ def load(path: Path) -> Any:
 def read_role(path: Path) -> Role:
     """Return the role in directory `path`."""
     defaults = load(path / "defaults" / "main.yml")
-    specs = load(path / "meta" / "argument_specs.yml").get("argument_specs", {})
+    described = load(path / "meta" / "main.yml")["galaxy_info"]["description"]
+    # A role without tasks takes no arguments, and Galaxy refuses a role without a README.
+    alone = {"main": {"short_description": described}}
+    specs = load(path / "meta" / "argument_specs.yml").get("argument_specs", alone)
     example = path.parent.parent / "docs" / "examples" / f"{path.name}.yml"
     return Role(
         name=path.name,
@@ -236,7 +239,7 @@ def pages(root: Path) -> dict[Path, str]:
         autoescape=False,
     )
     environment.filters["cell"] = cell
-    roles = [read_role(path) for path in sorted((root / "roles").glob("*/")) if (path / "tasks").exists()]
+    roles = [read_role(path) for path in sorted((root / "roles").glob("*/"))]
     reference = {
         "modules": [read_module(path) for path in sorted((root / "plugins" / "modules").glob("*.py"))],
         "playbooks": [read_playbook(path) for path in sorted((root / "playbooks").glob("*.yml"))],

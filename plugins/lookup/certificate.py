@@ -4,8 +4,9 @@ from __future__ import annotations
 
 DOCUMENTATION = r"""
 name: certificate
-author: The selfhosted.prefect maintainers
+author: The selfhosted.prefect maintainers (@selfhosted)
 short_description: A certificate from a private CA that is kept on the controller
+version_added: 1.0.0
 description:
   - Returns a certificate and its key. Generates them if they do not exist, if the names have changed, and a month
     before they expire. The first certificate of a directory also generates the CA that signs all of them, valid for ten

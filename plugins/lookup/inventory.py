@@ -4,8 +4,9 @@ from __future__ import annotations
 
 DOCUMENTATION = r"""
 name: inventory
-author: The selfhosted.prefect maintainers
+author: The selfhosted.prefect maintainers (@selfhosted)
 short_description: The Prefect objects that an inventory describes
+version_added: 1.0.0
 description:
   - Returns C(prefect_work_pools), C(prefect_deployments) and the other lists of M(selfhosted.prefect.resources), and
     C(prefect_tasks) and C(prefect_runners), if the host has variables with these names.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 DOCUMENTATION = r"""
 name: inventory_owner
-author: The selfhosted.prefect maintainers
+author: The selfhosted.prefect maintainers (@selfhosted)
 short_description: A unique name for an inventory
 description:
   - Returns the name with which M(selfhosted.prefect.resources) tells the objects of one inventory from those of

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 DOCUMENTATION = r"""
 name: project
-author: The selfhosted.prefect maintainers
+author: The selfhosted.prefect maintainers (@selfhosted)
 short_description: Deployments of prefect.yaml files
+version_added: 1.0.0
 description:
   - Returns the deployments of Prefect projects as entries of C(prefect_deployments), without running anything. The
     name, description and parameters of a flow are read from its source.

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 DOCUMENTATION = r"""
 name: secret
-author: The selfhosted.prefect maintainers
+author: The selfhosted.prefect maintainers (@selfhosted)
 short_description: A secret that is generated once and kept on the controller
+version_added: 1.0.0
 description:
   - Returns the content of a file in the directory. If the file does not exist, writes a random secret to it first. Only
     the user who runs Ansible can read it, and git ignores it.

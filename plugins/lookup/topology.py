@@ -4,7 +4,7 @@ from __future__ import annotations
 
 DOCUMENTATION = r"""
 name: topology
-author: The selfhosted.prefect maintainers
+author: The selfhosted.prefect maintainers (@selfhosted)
 short_description: A fact about the platform that an inventory describes, as a host sees it
 description:
   - Returns facts that the roles derive from the groups and the variables of an inventory, such as the URL of the API or

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 DOCUMENTATION = r"""
 name: uv
-author: The selfhosted.prefect maintainers
+author: The selfhosted.prefect maintainers (@selfhosted)
 short_description: The controller's uv and its platform
-version_added: 0.1.0
+version_added: 1.0.0
 description:
   - Finds uv on the controller, in Ansible's own Python environment or on the PATH.
   - A host of another platform, or of a controller without uv, uses its own uv or fetches one from the package index.

@@ -6,7 +6,7 @@ from __future__ import annotations
 DOCUMENTATION = r"""
 module: block
 short_description: Manage Prefect blocks
-version_added: 0.1.0
+version_added: 1.0.0
 author:
   - The selfhosted.prefect maintainers (@selfhosted)
 description:

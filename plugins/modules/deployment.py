@@ -6,7 +6,7 @@ from __future__ import annotations
 DOCUMENTATION = r"""
 module: deployment
 short_description: Manage Prefect deployments
-version_added: 0.1.0
+version_added: 1.0.0
 author:
   - The selfhosted.prefect maintainers (@selfhosted)
 description:

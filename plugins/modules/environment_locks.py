@@ -12,8 +12,8 @@ description:
   - Resolves each environment once, with the Prefect of the release, into a hashed requirement file on the controller,
     from which all hosts install the same packages.
   - Runs on the controller and connects to no host.
-version_added: 0.2.0
-author: The selfhosted.prefect maintainers
+version_added: 1.0.0
+author: The selfhosted.prefect maintainers (@selfhosted)
 options:
   environments:
     description:

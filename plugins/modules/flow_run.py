@@ -6,7 +6,7 @@ from __future__ import annotations
 DOCUMENTATION = r"""
 module: flow_run
 short_description: Start, cancel, resume or retry Prefect flow runs
-version_added: 0.1.0
+version_added: 1.0.0
 author:
   - The selfhosted.prefect maintainers (@selfhosted)
 description:
@@ -516,7 +516,7 @@ def main() -> None:
             "parameters": {"type": "dict"},
             "job_variables": {"type": "dict"},
             "tags": {"type": "list", "elements": "str"},
-            "idempotency_key": {"type": "str"},
+            "idempotency_key": {"type": "str", "no_log": False},
             "run_input": {"type": "dict"},
             "wait": {"type": "bool", "default": True},
             "until": {

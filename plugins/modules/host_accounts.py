@@ -20,8 +20,8 @@ description:
     in the account's home directory.
   - The owner of the directory, or of O(worker_home), changes last, so that the next run completes one that was
     killed. Stop all services that run flows first.
-version_added: 0.1.0
-author: The selfhosted.prefect maintainers
+version_added: 1.0.0
+author: The selfhosted.prefect maintainers (@selfhosted)
 extends_documentation_fragment: selfhosted.prefect.ledger
 options:
   home:

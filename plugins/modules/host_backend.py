@@ -11,8 +11,8 @@ short_description: Check a host that will run PostgreSQL or Redis
 description:
   - Resolves the addresses of the hosts that need the service, and finds the host's own addresses that face them.
   - Reports all errors together, each with the variable to change, before anything is written.
-version_added: 0.2.0
-author: The selfhosted.prefect maintainers
+version_added: 1.0.0
+author: The selfhosted.prefect maintainers (@selfhosted)
 extends_documentation_fragment: selfhosted.prefect.secrets
 options:
   peers:
@@ -109,8 +109,8 @@ from ansible_collections.selfhosted.prefect.plugins.module_utils.host.ports impo
 def resolve(name: str) -> list[str]:
     """Return the IP addresses of a host, none if its name does not resolve."""
     with contextlib.suppress(OSError):
-        found = {str(info[4][0]).split("%")[0] for info in socket.getaddrinfo(name, None, type=socket.SOCK_STREAM)}
-        return sorted(found)
+        found = socket.getaddrinfo(name, None, type=socket.SOCK_STREAM)
+        return sorted({str(info[4][0]).split("%", maxsplit=1)[0] for info in found})
     return []
 
 

@@ -18,16 +18,18 @@ description:
     Other tables in the same PostgreSQL database do not change.
   - Needs read access to the SQLite file, or the PostgreSQL client programs of at least the server's major version.
     It looks for these on the PATH and where Debian and Red Hat install each version.
-version_added: 0.1.0
-author: The selfhosted.prefect maintainers
+version_added: 1.0.0
+author: The selfhosted.prefect maintainers (@selfhosted)
 options:
   state:
     description:
       - V(present) makes a backup. V(secured) makes one in the directory C(safety). V(checked) checks that O(restore),
         or without it the database, can be used, and changes nothing. V(listed) lists the backups. V(restored) replaces
         the database by a backup. V(emptied) removes Prefect's tables.
+      - V(proven) proves O(restore) with the scratch server of O(proof). V(cleared) removes what a proof that was
+        killed left.
     type: str
-    choices: [present, secured, checked, listed, restored, emptied]
+    choices: [present, secured, checked, listed, restored, emptied, proven, cleared]
     default: present
   directory:
     description:

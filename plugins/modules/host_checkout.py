@@ -11,8 +11,8 @@ description:
   - Runs M(ansible.builtin.git) on the task's host; use C(delegate_to) to run it on the controller.
   - Passes a user and a password or token of the URL to git in a file that only its user can read, and removes the file
     afterwards. No argument, environment, output or configuration of the checkout contains them.
-version_added: 0.2.0
-author: The selfhosted.prefect maintainers
+version_added: 1.0.0
+author: The selfhosted.prefect maintainers (@selfhosted)
 options:
   repo:
     description: URL or path of the repository.

@@ -11,8 +11,8 @@ short_description: Check that a PostgreSQL database can serve Prefect
 description:
   - Logs in from the host on which the module runs, as Prefect will, and checks version, extension and connections.
   - Fails with one message that names the variable to change. It needs no client on the host.
-version_added: 0.2.0
-author: The selfhosted.prefect maintainers
+version_added: 1.0.0
+author: The selfhosted.prefect maintainers (@selfhosted)
 extends_documentation_fragment: selfhosted.prefect.postgres
 options:
   connections:

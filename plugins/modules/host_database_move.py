@@ -15,8 +15,8 @@ description:
     of both first.
   - The module fails if PostgreSQL contains rows that SQLite does not, unless O(replace) allows to lose them. A database
     that an earlier run filled, and that was not used since, is filled again.
-version_added: 0.2.0
-author: The selfhosted.prefect maintainers
+version_added: 1.0.0
+author: The selfhosted.prefect maintainers (@selfhosted)
 extends_documentation_fragment: selfhosted.prefect.postgres
 options:
   sqlite:

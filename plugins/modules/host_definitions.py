@@ -13,8 +13,8 @@ description:
   - It also rejects what would fail on this host, such as a callable that cannot be imported, an environment variable
     that is not set, and a Celery task that no Celery worker serves.
   - Registers nothing. It returns the objects of the definitions for M(selfhosted.prefect.resources).
-version_added: 0.1.0
-author: The selfhosted.prefect maintainers
+version_added: 1.0.0
+author: The selfhosted.prefect maintainers (@selfhosted)
 options:
   directory:
     description: Directory with the package C(prefect_definitions), to which the definitions are written.

@@ -13,8 +13,8 @@ description:
   - Each runs again only if it, the code in O(chdir), the release, the environment or the API has changed since it last
     succeeded.
   - All scripts are compiled before the first one runs, so that a syntax error changes nothing.
-version_added: 0.1.0
-author: The selfhosted.prefect maintainers
+version_added: 1.0.0
+author: The selfhosted.prefect maintainers (@selfhosted)
 options:
   scripts:
     description: The scripts, in the order in which they run.

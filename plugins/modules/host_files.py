@@ -12,8 +12,8 @@ description:
   - M(ansible.builtin.file) and M(ansible.builtin.template) need several round trips for each file; this module needs
     one for all files.
   - A file is replaced atomically, with its owner and mode.
-version_added: 0.1.0
-author: The selfhosted.prefect maintainers
+version_added: 1.0.0
+author: The selfhosted.prefect maintainers (@selfhosted)
 extends_documentation_fragment:
   - selfhosted.prefect.files
   - selfhosted.prefect.ledger

@@ -15,8 +15,8 @@ description:
     ports to the sources, and reloads firewalld. Rules of others that were added at run time only are lost by that.
   - The host itself can always reach its ports.
   - A loaded table of this name is refused unless this collection wrote its rules.
-version_added: 0.2.0
-author: The selfhosted.prefect maintainers
+version_added: 1.0.0
+author: The selfhosted.prefect maintainers (@selfhosted)
 extends_documentation_fragment: selfhosted.prefect.ledger
 options:
   name:

@@ -15,7 +15,7 @@ description:
     release have changed.
   - An entrypoint whose file does not exist on the host is left out.
 version_added: 1.0.0
-author: The selfhosted.prefect maintainers
+author: The selfhosted.prefect maintainers (@selfhosted)
 options:
   entrypoints:
     description:

@@ -15,8 +15,8 @@ description:
     otherwise RV(left) and a warning list what keeps it. What existed before gets its previous owner and mode.
   - A host that was installed by a version without a ledger is recognized by its releases and by the record of
     M(selfhosted.prefect.host_packages).
-version_added: 0.3.0
-author: The selfhosted.prefect maintainers
+version_added: 1.0.0
+author: The selfhosted.prefect maintainers (@selfhosted)
 extends_documentation_fragment: selfhosted.prefect.ledger
 options:
   ledger:

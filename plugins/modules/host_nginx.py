@@ -14,8 +14,8 @@ description:
   - Fails before any change if Nginx rejects its configuration because of files outside this instance.
   - Nginx is reloaded if one of the files, or the directory of a removed one, is newer than its worker processes. So
     the next run completes one that was interrupted before the reload.
-version_added: 0.1.0
-author: The selfhosted.prefect maintainers
+version_added: 1.0.0
+author: The selfhosted.prefect maintainers (@selfhosted)
 extends_documentation_fragment:
   - selfhosted.prefect.files
   - selfhosted.prefect.ledger

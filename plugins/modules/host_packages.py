@@ -22,8 +22,8 @@ description:
     before, and the accounts in O(accounts) with the last owner.
   - Calls C(apt-get) or C(dnf) itself. M(ansible.builtin.apt) installs python3-apt if it is missing, and leaves it;
     M(ansible.builtin.dnf) needs the bindings of the system's Python, which may not be the one that runs modules.
-version_added: 0.2.0
-author: The selfhosted.prefect maintainers
+version_added: 1.0.0
+author: The selfhosted.prefect maintainers (@selfhosted)
 options:
   owner:
     description: Name of the owner, which needs the packages.

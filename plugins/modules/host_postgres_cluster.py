@@ -17,8 +17,8 @@ description:
     C(/var/lib/pgsql/data), which is created if it does not exist, and its C(postgresql.conf) gets a block that includes
     the settings file; that was written from documentation and never run on a real host.
   - A settings file of that name that does not begin with this collection's header is another owner's, and is refused.
-version_added: 0.2.0
-author: The selfhosted.prefect maintainers
+version_added: 1.0.0
+author: The selfhosted.prefect maintainers (@selfhosted)
 extends_documentation_fragment: selfhosted.prefect.ledger
 options:
   name:

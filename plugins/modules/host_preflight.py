@@ -11,8 +11,8 @@ short_description: Check a host and report what cannot work there
 description:
   - Determines the directories, the accounts and the service manager of a Prefect instance on a host.
   - Reports all errors together, each with the variable to change, before anything is written.
-version_added: 0.1.0
-author: The selfhosted.prefect maintainers
+version_added: 1.0.0
+author: The selfhosted.prefect maintainers (@selfhosted)
 extends_documentation_fragment: selfhosted.prefect.secrets
 options:
   instance:

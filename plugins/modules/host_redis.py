@@ -13,8 +13,8 @@ description:
   - Writes a key there and removes it, except in check mode. Fails for a replica, and for a Redis server that evicts
     keys when its memory is full.
   - Fails with one message that names the variable to change. It needs no client on the host.
-version_added: 0.2.0
-author: The selfhosted.prefect maintainers
+version_added: 1.0.0
+author: The selfhosted.prefect maintainers (@selfhosted)
 options:
   host:
     description: Host of Redis.

@@ -12,8 +12,8 @@ description:
   - A release is an immutable virtual environment. It is built with uv from a hashed lock, verified by importing the
     modules of a server and a worker, and never changed afterwards.
   - If a build is killed half-way, the release has no verification marker and is built again.
-version_added: 0.1.0
-author: The selfhosted.prefect maintainers
+version_added: 1.0.0
+author: The selfhosted.prefect maintainers (@selfhosted)
 options:
   state:
     description:

@@ -12,8 +12,8 @@ description:
   - With V(fetched), finds the generated secrets in the settings of a host's services, and writes those that the
     controller lacks to O(directory). The output shows only names and paths. The key of a CA is not on any host.
   - With V(replaced), moves secrets in O(directory) aside, so that new ones are generated. Needs no host.
-version_added: 0.2.0
-author: The selfhosted.prefect maintainers
+version_added: 1.0.0
+author: The selfhosted.prefect maintainers (@selfhosted)
 options:
   state:
     description: Whether to fetch secrets or to move them aside.

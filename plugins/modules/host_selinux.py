@@ -15,7 +15,7 @@ description:
   - Does nothing on a host without SELinux.
   - Written from the documentation of RHEL 9 and 10; never run on a real host.
 version_added: 1.0.0
-author: The selfhosted.prefect maintainers
+author: The selfhosted.prefect maintainers (@selfhosted)
 options:
   owner:
     description: Name of the owner, which needs this.

@@ -13,8 +13,8 @@ description:
     until each is healthy. The digest of those files is kept in a state directory and written after the wait. So the
     next run completes one that was killed between writing and restarting.
   - If a service does not become healthy, the task fails with the end of its log.
-version_added: 0.1.0
-author: The selfhosted.prefect maintainers
+version_added: 1.0.0
+author: The selfhosted.prefect maintainers (@selfhosted)
 extends_documentation_fragment: selfhosted.prefect.ledger
 options:
   services:

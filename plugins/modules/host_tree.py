@@ -12,8 +12,8 @@ description:
   - Sends files that differ in one archive, and removes files that it sent before and that the source no longer has.
   - A file that it has not sent does not change. Where the source has a file of the same name, the other one is kept
     beside it, with the suffix C(.selfhosted-prefect.bak), and restored when the source no longer has such a file.
-version_added: 0.1.0
-author: The selfhosted.prefect maintainers
+version_added: 1.0.0
+author: The selfhosted.prefect maintainers (@selfhosted)
 options:
   src:
     description: Directory on the controller.

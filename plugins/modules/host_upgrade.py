@@ -13,8 +13,8 @@ description:
     is written before the upgrade changes anything and removed when the upgrade has ended, so a later run can complete
     or undo an upgrade that was interrupted.
   - Restarts no service and does not change the database.
-version_added: 0.4.0
-author: The selfhosted.prefect maintainers
+version_added: 1.0.0
+author: The selfhosted.prefect maintainers (@selfhosted)
 options:
   state:
     description:

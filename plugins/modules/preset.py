@@ -6,7 +6,7 @@ from __future__ import annotations
 DOCUMENTATION = r"""
 module: preset
 short_description: Run a preset, a named bundle of steps with typed parameters, as one task
-version_added: 0.1.0
+version_added: 1.0.0
 description:
   - A preset is a file C(presets/<name>/preset.yml) that declares parameters and steps. The steps are ordinary tasks, so
     roles, includes, blocks, loops and handlers work.

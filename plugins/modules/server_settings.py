@@ -6,7 +6,7 @@ from __future__ import annotations
 DOCUMENTATION = r"""
 module: server_settings
 short_description: Manage the defaults that a Prefect server keeps for all clients
-version_added: 0.1.0
+version_added: 1.0.0
 author:
   - The selfhosted.prefect maintainers (@selfhosted)
 description:

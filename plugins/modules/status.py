@@ -13,8 +13,8 @@ description:
     answer, whether the work pools have workers, whether the background services schedule and mark flow runs, and
     whether events arrive.
   - C(prefect-info) on a host reports the same. Problems are returned and do not fail the task.
-version_added: 0.1.0
-author: The selfhosted.prefect maintainers
+version_added: 1.0.0
+author: The selfhosted.prefect maintainers (@selfhosted)
 options:
   instance:
     description: Name of the instance.

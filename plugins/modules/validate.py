@@ -11,8 +11,8 @@ short_description: Reject variables that nothing reads
 description:
   - Argument specs check only the variables that they know, and silently accept misspelt ones. This module rejects them.
   - Runs on the controller and connects to no host.
-version_added: 0.1.0
-author: The selfhosted.prefect maintainers
+version_added: 1.0.0
+author: The selfhosted.prefect maintainers (@selfhosted)
 options:
   version:
     description: Version of Prefect to install; empty for none. A version without a lock gives a warning.

@@ -51,70 +51,54 @@ class PackageManager(Protocol):
     @property
     def PURGES(self) -> Sequence[Purge]:
         """Return what is known of the packages that this collection installs, and of those that come with them."""
-        ...
 
     def present(self, names: Collection[str]) -> set[str]:
         """Return which of the packages are installed."""
-        ...
 
     def coming_with(self, names: Collection[str]) -> set[str]:
         """Return the packages that the installation of some would install.
 
         Raises DisplacedError if it would remove others.
         """
-        ...
 
     def going_with(self, names: Collection[str]) -> set[str]:
         """Return the packages that the removal of some would remove, with those that depend on them."""
-        ...
 
     def needed_by(self, names: Collection[str]) -> set[str]:
         """Return some installed packages and all their dependencies."""
-        ...
 
     def disabled(self, streams: Collection[str]) -> list[str]:
         """Return which of some module streams, such as V(postgresql:16), are of modules that have no stream enabled."""
-        ...
 
     def enable(self, streams: Collection[str]) -> None:
         """Let packages come from module streams."""
-        ...
 
     def reset(self, streams: Collection[str]) -> None:
         """Let the packages of their modules come from the default again."""
-        ...
 
     def refresh(self) -> None:
         """Read again what can be installed."""
-        ...
 
     def install(self, names: Collection[str]) -> None:
         """Install packages."""
-        ...
 
     def remove(self, names: Collection[str]) -> None:
         """Remove packages, and leave their configuration and data."""
-        ...
 
     def purge(self, names: Collection[str], *, fresh: Collection[str]) -> None:
         """Remove packages with their configuration and data, which is all `fresh`: it did not exist before them."""
-        ...
 
     def leftovers(self, names: Collection[str]) -> Collection[str]:
         """Return the paths that the installation of packages creates and their purge leaves."""
-        ...
 
     def configuration(self, packages: Collection[str]) -> dict[str, str]:
         """Return the configuration files of packages with the digests that they were installed with."""
-        ...
 
     def listed(self, packages: Collection[str]) -> list[str]:
         """Return the paths that packages consist of."""
-        ...
 
     def removal_script(self, package: str) -> str:
         """Return the script that runs when a package is removed."""
-        ...
 
 
 def run(*command: str, accept: str = "") -> str:

@@ -198,6 +198,7 @@ class Following:
                 stdout=subprocess.PIPE,
                 text=True,
                 timeout=CHECK_SECONDS,
+                check=False,
             )
             answer = dict(json.loads(done.stdout))
         except subprocess.TimeoutExpired as error:
