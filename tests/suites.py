@@ -81,7 +81,7 @@ AFFECTS: tuple[tuple[str, tuple[str, ...]], ...] = (
     (r"roles/prefect_definitions/.*|plugins/(\w+/)?(host_)?definitions\.py|playbooks/definitions\w*\.yml", DEFINITIONS),
     (r"roles/prefect_celery/.*|roles/prefect/files/locks/celery/.*", DEFINITIONS),
     (r"roles/prefect_proxy/.*|templates/etc/nginx/.*|playbooks/maintenance\.yml", PROXY),
-    (r"plugins/(action/host_nginx|modules/host_nginx|filter/proxies|lookup/certificate|plugin_utils/certificates)\.py", PROXY),
+    (r"plugins/((action|modules)/host_nginx|filter/proxies|lookup/certificate|plugin_utils/certificates)\.py", PROXY),
     (r"roles/prefect_flows/.*", ("flows/examples", "system", "molecule")),
     (r"roles/prefect_resources/.*", ("api", "system/operations", "system/definitions", "system/inventories")),
     (r"plugins/(action|filter|lookup)/.*", ("api", "local", "preset", "system", "molecule")),
