@@ -168,7 +168,8 @@ class StepOutput(StepCallback):
         outcome = result.result
         self.show_warnings(outcome)
         verbose = self._display.verbosity > 0
-        if status == "skipped" and not (verbose or self.get_option("display_skipped_hosts")):
+        # Half of the steps are for other hosts than this one.
+        if status == "skipped" and not verbose:
             return
         name = self._name(result.task)
         if "ansible_loop_var" in outcome:
