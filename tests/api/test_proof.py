@@ -21,6 +21,7 @@ from urllib.parse import urlsplit
 import pytest
 from ansible_collections.selfhosted.prefect.plugins.module_utils.host import databases, proofs
 from ansible_collections.selfhosted.prefect.plugins.module_utils.host.proofs import Place
+from ansible_collections.selfhosted.prefect.plugins.module_utils.onhost import backup as backup_program
 from ansible_collections.selfhosted.prefect.plugins.modules import host_backup as backup
 from conftest import RELEASES, PrefectServer
 from fake_api import outcome
@@ -316,7 +317,7 @@ def test_a_timer_that_is_stopped_leaves_nothing(instance: Instance) -> None:
         databases.OPTIONS: json.dumps(options),
         "PREFECT_SERVER_DATABASE_PASSWORD": password,
     }
-    main = f"import sys; from {databases.__name__} import main; sys.exit(main())"
+    main = f"import sys; from {backup_program.__name__} import main; sys.exit(main())"
     process = subprocess.Popen([sys.executable, "-c", main], env=environment, start_new_session=True)
     deadline = time.monotonic() + 180
     while not instance.left() or not proofs.processes(Place.of(instance.proof())):
