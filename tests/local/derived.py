@@ -190,6 +190,8 @@ class Evaluator:
             str(directory): "INVENTORY",
             str(ROOT / ".collections/ansible_collections/selfhosted/prefect"): "HERE",
         }
+        # The package index of an inventory, without its credentials.
+        self.replaced |= {"https://mirror.example.org/simple": "INDEX"}
         self.replaced |= {str(ROOT): "HERE", str(Path.home()): "HOME", os.environ.get("PWD", "-"): "PWD"}
 
     def read(self, host: str) -> None:
